@@ -1,0 +1,132 @@
+"""What a view is: numbers alone. How it is drawn and rendered stands in the files beside this one."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSpec:
+    """One random view of an image. The defaults are those of Barlow Twins' first view."""
+
+    crop_size: int = 224
+    """Side of the view in pixels."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Range of the crop's share of the image's area."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of the crop's width / height, drawn uniformly in its logarithm."""
+    flip_p: float = 0.5
+    """Probability of a horizontal flip."""
+    jitter_p: float = 0.8
+    """Probability of colour jitter: the next four in random order."""
+    brightness: float = 0.4
+    """Factor from U(1 - brightness, 1 + brightness)."""
+    contrast: float = 0.4
+    """Factor from U(1 - contrast, 1 + contrast)."""
+    saturation: float = 0.2
+    """Factor from U(1 - saturation, 1 + saturation)."""
+    hue: float = 0.1
+    """Shift from U(-hue, hue), in turns of the colour circle."""
+    grayscale_p: float = 0.2
+    """Probability of losing the colour."""
+    blur_p: float = 1.0
+    """Probability of a Gaussian blur."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of the blur's standard deviation in pixels."""
+    blur_taps: int = 23
+    """Length of the blur kernel in pixels."""
+    solarise_p: float = 0.0
+    """Probability of inverting values at or above `solarise_threshold`."""
+    solarise_threshold: float = 128 / 255
+    """Of values from 0 to 1."""
+    mean: Triple = IMAGENET_MEAN
+    """Subtracted from each channel at the end, of values from 0 to 1."""
+    std: Triple = IMAGENET_STD
+    """Divides each channel at the end."""
+
+    def __post_init__(self) -> None:
+        for name in ("flip_p", "jitter_p", "grayscale_p", "blur_p", "solarise_p"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be a probability, 0 to 1")
+        if self.crop_size < 1:
+            raise ValueError(f"crop_size={self.crop_size} must be 1 or more")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale={self.crop_scale} must be two rising shares of 1")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError(f"crop_ratio={self.crop_ratio} must be two rising positive numbers")
+        for name in ("brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be from 0 to 1")
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError(f"hue={self.hue} must be from 0 to 0.5")
+        if self.blur_taps % 2 == 0 or self.blur_taps < 1:
+            raise ValueError(f"blur_taps={self.blur_taps} must be an odd number")
+        if self.blur_p and self.blur_taps // 2 >= self.crop_size:
+            raise ValueError(
+                f"blur_taps={self.blur_taps} is too long for crop_size={self.crop_size}: half of it "
+                "is reflected at the edge; blur_p=0 switches the blur off"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSpec:
+    """The one view of evaluation: shorter side to `resize`, then the central square."""
+
+    crop_size: int
+    """Side of the view in pixels."""
+    resize: int
+    """Length of the shorter side before the crop, in pixels."""
+    mean: Triple = IMAGENET_MEAN
+    """Subtracted from each channel, of values from 0 to 1."""
+    std: Triple = IMAGENET_STD
+    """Divides each channel."""
+
+
+def barlow_twins(crop_size: int = 224) -> tuple[ViewSpec, ViewSpec]:
+    """The pair of arXiv 2103.03230, appendix A: T and T' differ in blur and solarisation alone."""
+    first = ViewSpec(crop_size=crop_size)
+    return first, replace(first, blur_p=0.1, solarise_p=0.2)
+
+
+def barlow_twins_small(crop_size: int = 32) -> tuple[ViewSpec, ViewSpec]:
+    """The pair for 32-pixel images, as used for CIFAR: no blur, CIFAR-10's mean and deviation."""
+    first = ViewSpec(crop_size=crop_size, blur_p=0.0, mean=CIFAR10_MEAN, std=CIFAR10_STD)
+    return first, replace(first, solarise_p=0.2)
+
+
+def barlow_twins_digits(crop_size: int = 32) -> tuple[ViewSpec, ViewSpec]:
+    """The small pair for handwriting: no flip (a mirrored 2 is no digit), and no tiny crops."""
+    first, second = barlow_twins_small(crop_size)
+    return (
+        replace(first, flip_p=0.0, crop_scale=(0.4, 1.0)),
+        replace(second, flip_p=0.0, crop_scale=(0.4, 1.0)),
+    )
+
+
+ViewsName = Literal["barlow_twins", "barlow_twins_small", "barlow_twins_digits"]
+
+VIEWS = {
+    "barlow_twins": barlow_twins,
+    "barlow_twins_small": barlow_twins_small,
+    "barlow_twins_digits": barlow_twins_digits,
+}
+"""Pairs of views by name; each a function of the crop size."""
+
+
+def evaluation_spec(views: tuple[ViewSpec, ...], source: int | None) -> EvaluationSpec:
+    """The evaluation view that goes with training views.
+
+    Args:
+        views: their crop size, mean and standard deviation are taken over.
+        source: side of the images where all are equally small (then the whole image is used), or
+            None for photographs (shorter side to 256 for 224, and in that ratio).
+    """
+    size = views[0].crop_size
+    resize = size if source is not None else round(size * 256 / 224)
+    return EvaluationSpec(crop_size=size, resize=resize, mean=views[0].mean, std=views[0].std)

@@ -1,0 +1,99 @@
+"""What every loader yields and obeys."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Finished, normalised views on the device.
+
+    views: float32 tensors (batch, 3, height, width), one a view; labels: int64 (batch,), -1 where
+    the data has none.
+    """
+
+    views: tuple[Tensor, ...]
+    labels: Tensor
+
+
+class TrainLoader(Protocol):
+    """One rank's share of each epoch's batches, in an order that is the same on every rank."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """The next iteration is of this epoch, from this batch on."""
+        ...
+
+
+class EvaluationLoader(Protocol):
+    """One rank's share of a data set, each sample once over all ranks, in order."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """Which samples make up which batch, as a pure function of (seed, epoch, step, rank).
+
+    Each epoch is a permutation cut into batches of `batch_size` over all ranks; a remainder smaller
+    than a batch is dropped (another one each epoch). Each batch is cut into equal parts for the
+    ranks, so the samples of a step are the same on any number of ranks.
+
+    Args:
+        size: samples in the data set.
+        batch_size: samples a step over all ranks together.
+        seed: of the permutations.
+        rank, world_size: which part is ours.
+
+    Raises:
+        ValueError: a batch larger than the data, or one that does not divide among the ranks.
+    """
+
+    size: int
+    batch_size: int
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.batch_size % self.world_size:
+            raise ValueError(
+                f"a batch of {self.batch_size} does not divide among {self.world_size} ranks; "
+                "choose a multiple"
+            )
+        if self.batch_size > self.size:
+            raise ValueError(
+                f"batch_size={self.batch_size} is larger than the data ({self.size} images); "
+                "choose a smaller one"
+            )
+
+    def __len__(self) -> int:
+        return self.size // self.batch_size
+
+    def permutation(self, epoch: int) -> NDArray[np.int64]:
+        """All sample indices in the order of one epoch."""
+        key = np.array([self.seed, epoch], dtype=np.uint64)
+        return np.random.Generator(np.random.Philox(key=key)).permutation(self.size)
+
+    def steps(self, epoch: int, start_step: int = 0) -> Iterator[NDArray[np.int64]]:
+        """Our part of each batch of an epoch, from `start_step` on."""
+        permutation = self.permutation(epoch)
+        share = self.batch_size // self.world_size
+        for step in range(start_step, len(self)):
+            start = step * self.batch_size + self.rank * share
+            yield permutation[start : start + share]
+
+
+def rank_share(size: int, rank: int, world_size: int) -> range:
+    """A contiguous part of range(size), all parts together covering it once."""
+    return range(rank * size // world_size, (rank + 1) * size // world_size)

@@ -1,0 +1,5 @@
+"""Self-supervised losses. Needs torch alone."""
+
+from sslortho.losses.barlow_twins import BarlowTwinsLoss
+
+__all__ = ["BarlowTwinsLoss"]

@@ -1,0 +1,98 @@
+"""The Barlow Twins loss (arXiv 2103.03230, equations 1 and 2)."""
+
+import difflib
+
+import torch
+from torch import Tensor, nn
+
+from sslortho.losses.gather import gather_batch
+
+EPS = 1e-5  # of the batch normalisation in facebookresearch/barlowtwins
+
+FORMS = ("auto", "correlation", "gram")
+
+
+def standardise(z: Tensor) -> Tensor:
+    """(batch, dim) to mean 0 and variance 1 in each dimension; biased variance, as batch norm."""
+    centred = z - z.mean(dim=0)
+    return centred * (centred.square().mean(dim=0) + EPS).rsqrt()
+
+
+def correlation_terms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """(sum of (C_ii - 1)^2, sum of C_ij^2 for i != j) of C = a^T b / batch, by forming C.
+
+    a, b: standardised, (batch, dim). The literal reference: batch * dim^2 multiplications.
+    """
+    c = a.mT @ b / a.shape[0]
+    diagonal = c.diagonal()
+    off_diagonal = c - torch.diag(diagonal)
+    return (diagonal - 1).square().sum(), off_diagonal.square().sum()
+
+
+def gram_terms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The same two numbers without C, in batch^2 * dim multiplications.
+
+    ||a^T b||_F^2 = trace(a a^T b b^T) = <a a^T, b b^T>, and the diagonal of C is elementwise.
+    """
+    n = a.shape[0]
+    diagonal = (a * b).mean(dim=0)
+    total = ((a @ a.mT) * (b @ b.mT)).sum() / n**2
+    return (diagonal - 1).square().sum(), total - diagonal.square().sum()
+
+
+class BarlowTwinsLoss(nn.Module):
+    """Invariance plus redundancy reduction; a drop-in for lightly's class of the same name.
+
+    Args:
+        lambda_param: weight of the off-diagonal terms.
+        gather_distributed: False for the loss of this rank's batch. True for that of all ranks'
+            batches together, statistics included; then parameter gradients averaged over ranks (as
+            DistributedDataParallel does) equal those of one rank with the whole batch. lightly's
+            True leaves the statistics to each rank, so that there the loss depends on their number.
+        form: "correlation" forms the (dim, dim) matrix, "gram" two (batch, batch) ones; equal in
+            value. "auto" takes the cheaper by shape.
+
+    Computed in float32 (float64 for float64 input), with autocast off.
+    """
+
+    def __init__(
+        self,
+        lambda_param: float = 5e-3,
+        gather_distributed: bool = False,
+        form: str = "auto",
+    ) -> None:
+        super().__init__()
+        if form not in FORMS:
+            near = difflib.get_close_matches(str(form), FORMS, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"form={form!r} is not one of {', '.join(FORMS)}{hint}")
+        if not lambda_param >= 0:
+            raise ValueError(f"lambda_param={lambda_param} must be 0 or more")
+        self.lambda_param = lambda_param
+        self.gather_distributed = gather_distributed
+        self.form = form
+
+    def terms(self, z_a: Tensor, z_b: Tensor) -> tuple[Tensor, Tensor]:
+        """The invariance and the (unweighted) redundancy term of projections (batch, dim)."""
+        if z_a.ndim != 2 or z_a.shape != z_b.shape:
+            raise ValueError(
+                "z_a and z_b must both be (batch, dim), got "
+                f"{tuple(z_a.shape)} and {tuple(z_b.shape)}"
+            )
+        with torch.autocast(z_a.device.type, enabled=False):
+            dtype = torch.promote_types(z_a.dtype, torch.float32)
+            z_a, z_b = z_a.to(dtype), z_b.to(dtype)
+            if self.gather_distributed:
+                z_a, z_b = gather_batch(z_a), gather_batch(z_b)
+            batch, dim = z_a.shape
+            if batch < 2:
+                raise ValueError(f"a batch of {batch} has no correlation; give at least 2 samples")
+            # one (dim, dim) product of depth batch against two (batch, batch) ones of depth dim
+            gram = self.form == "gram" or (self.form == "auto" and 2 * batch < dim)
+            terms = gram_terms if gram else correlation_terms
+            return terms(standardise(z_a), standardise(z_b))
+
+    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """Scalar loss of two batches of projections (batch, dim), row i of both from one image."""
+        invariance, redundancy = self.terms(z_a, z_b)
+        return invariance + self.lambda_param * redundancy

@@ -1,0 +1,96 @@
+"""Backbones by name: our own for small images, torchvision's, timm's."""
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+import torchvision
+from torch import nn
+
+from sslortho.models.cifar_resnet import BasicCNN, CifarResNet
+
+Stem = Literal["stock", "small"]
+
+OWN: dict[str, Callable[..., nn.Module]] = {
+    "basic_cnn": BasicCNN,
+    "resnet20": partial(CifarResNet, 20),
+    "resnet32": partial(CifarResNet, 32),
+    "resnet44": partial(CifarResNet, 44),
+    "resnet56": partial(CifarResNet, 56),
+    "resnet110": partial(CifarResNet, 110),
+}
+
+TORCHVISION = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+)
+
+BACKBONES = (*OWN, *TORCHVISION)
+"""Names that need no prefix; "timm:NAME" is any model of timm."""
+
+
+def _torchvision_backbone(name: str, stem: Stem) -> nn.Module:
+    # zero_init_residual as in facebookresearch/barlowtwins
+    model = torchvision.models.get_model(name, weights=None, zero_init_residual=True)
+    model.fc = nn.Identity()
+    if stem == "small":
+        # The usual change for 32-pixel images: no early loss of resolution (arXiv 2002.05709, B.9)
+        model.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+    return model
+
+
+def _timm_backbone(name: str) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise ValueError(f"backbone='timm:{name}' is no model of timm; near: {', '.join(near)}")
+    return timm.create_model(name, num_classes=0)
+
+
+def create_backbone(name: str, stem: Stem = "stock") -> nn.Module:
+    """A network from images (batch, 3, height, width) to features (batch, dim), randomly initialised.
+
+    Args:
+        name: one of BACKBONES, or "timm:NAME".
+        stem: "small" gives torchvision's residual networks a 3x3 first convolution of stride 1 and
+            no max pooling, for 32-pixel images. Our own are made for those; timm's stay as they are.
+
+    The module is the plain one (torchvision's with an identity in place of `fc`), so its state dict
+    loads into the plain one.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name in OWN:
+        return OWN[name]()
+    if name in TORCHVISION:
+        return _torchvision_backbone(name, stem)
+    if name.startswith("timm:"):
+        return _timm_backbone(name.removeprefix("timm:"))
+    near = difflib.get_close_matches(name, BACKBONES, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(f"backbone={name!r} is not one of {', '.join(BACKBONES)} or timm:NAME{hint}")
+
+
+@torch.no_grad()
+def feature_dim(backbone: nn.Module, crop_size: int) -> int:
+    """Dimension of the features that a backbone makes of square images of `crop_size` pixels."""
+    parameter = next(backbone.parameters())
+    training = backbone.training
+    backbone.eval()
+    features = backbone(torch.zeros(1, 3, crop_size, crop_size).to(parameter))
+    backbone.train(training)
+    if features.ndim != 2:
+        raise ValueError(
+            f"the backbone gives features of shape {tuple(features.shape)}; (batch, dim) is needed"
+        )
+    return features.shape[1]

@@ -1,0 +1,98 @@
+"""Small networks for 32-pixel images."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class PreActivationBlock(nn.Module):
+    """Batch norm, ReLU, 3x3 convolution, twice, beside an identity (arXiv 1603.05027, figure 1b).
+
+    Where the shape changes the identity is subsampled and padded with zero channels, so that it
+    has no parameters (option A of arXiv 1512.03385).
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, padding=1, bias=False)
+        self.stride = stride
+        self.added_channels = channels - in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(functional.relu(self.bn1(x)))
+        out = self.conv2(functional.relu(self.bn2(out)))
+        if self.stride > 1 or self.added_channels:
+            x = x[:, :, :: self.stride, :: self.stride]
+            x = functional.pad(x, (0, 0, 0, 0, 0, self.added_channels))
+        return x + out
+
+
+class CifarResNet(nn.Module):
+    """Residual network of depth 6n + 2 for small images (arXiv 1512.03385, section 4.2).
+
+    Full pre-activation, as arXiv 2202.07052 uses it. Convolutions start Kaiming-normal.
+
+    Args:
+        depth: 20, 32, 44, 56, 110, ...
+        num_classes: 0 for the 64 features before the classifier.
+        width: channels of the first stage, 16 in the paper.
+
+    Maps (batch, 3, height, width) to (batch, num_classes or 4 * width).
+    """
+
+    def __init__(self, depth: int, num_classes: int = 0, width: int = 16) -> None:
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"depth={depth} must be 6 n + 2: 20, 32, 44, 56, 110")
+        blocks = (depth - 2) // 6
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.layer1 = self._stage(width, width, blocks, 1)
+        self.layer2 = self._stage(width, 2 * width, blocks, 2)
+        self.layer3 = self._stage(2 * width, 4 * width, blocks, 2)
+        self.bn = nn.BatchNorm2d(4 * width)
+        self.fc = nn.Linear(4 * width, num_classes) if num_classes else nn.Identity()
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @staticmethod
+    def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+        first = PreActivationBlock(in_channels, channels, stride)
+        return nn.Sequential(
+            first, *(PreActivationBlock(channels, channels, 1) for _ in range(blocks - 1))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        x = functional.relu(self.bn(x)).mean(dim=(-2, -1))
+        return self.fc(x)
+
+
+class BasicCNN(nn.Module):
+    """Three 3x3 convolutions of stride 2 with 32 filters, and a linear layer.
+
+    24,714 parameters with 10 classes and 32-pixel images (arXiv 2202.07052, appendix A.1).
+
+    Args:
+        num_classes: 0 for the 512 features (32 channels of 4 x 4) before the classifier.
+
+    Maps (batch, 3, 32, 32) to (batch, num_classes or 512).
+    """
+
+    def __init__(self, num_classes: int = 0) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for in_channels in (3, 32, 32):
+            layers += [
+                nn.Conv2d(in_channels, 32, 3, stride=2, padding=1),
+                nn.BatchNorm2d(32),
+                nn.ReLU(inplace=True),
+            ]
+        self.features = nn.Sequential(*layers)
+        self.fc = nn.Linear(512, num_classes) if num_classes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.flatten(self.features(x), 1))

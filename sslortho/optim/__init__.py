@@ -1,0 +1,22 @@
+"""Optimizers on orthonormal gradients (arXiv 2202.07052). Needs torch alone."""
+
+from sslortho.optim.gradients import orthonormalise_
+from sslortho.optim.grouping import param_groups
+from sslortho.optim.lars import LARS
+from sslortho.optim.polar_factor import polar
+from sslortho.optim.registry import OPTIMIZERS, create_optimizer
+from sslortho.optim.wrapped import OrthAdam, OrthAdamW, OrthLARS, OrthSGD, orthogonal
+
+__all__ = [
+    "LARS",
+    "OPTIMIZERS",
+    "OrthAdam",
+    "OrthAdamW",
+    "OrthLARS",
+    "OrthSGD",
+    "create_optimizer",
+    "orthogonal",
+    "orthonormalise_",
+    "param_groups",
+    "polar",
+]

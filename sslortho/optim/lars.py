@@ -1,0 +1,116 @@
+"""LARS in the dialect of facebookresearch/barlowtwins (arXiv 1708.03888, 2103.03230)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def lars_direction(
+    parameter: Tensor, gradient: Tensor, weight_decay: float, trust_coefficient: float | None
+) -> Tensor:
+    """`dp * trust_coefficient * ||p|| / ||dp||` with `dp = gradient + weight_decay * parameter`.
+
+    The ratio is one where either norm is zero, and always where `trust_coefficient` is None.
+    No host synchronisation.
+    """
+    direction = gradient.add(parameter, alpha=weight_decay) if weight_decay else gradient
+    if trust_coefficient is None:
+        return direction
+    parameter_norm = torch.linalg.vector_norm(parameter)
+    direction_norm = torch.linalg.vector_norm(direction)
+    ratio = trust_coefficient * parameter_norm / direction_norm
+    defined = (parameter_norm > 0) & (direction_norm > 0)
+    return direction * torch.where(defined, ratio, 1)
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling with momentum.
+
+    For each parameter p with gradient g:
+
+        dp = g + weight_decay * p
+        dp = dp * trust_coefficient * ||p|| / ||dp||
+        mu = momentum * mu + dp
+        p  = p - lr * mu                      (nesterov: lr * (dp + momentum * mu))
+
+    Args:
+        params: parameters or groups of them; every option below can be set per group.
+        lr: absolute (multiply a rate per 256 samples by batch_size / 256 yourself).
+        momentum: 0 keeps no buffer.
+        weight_decay: added to the gradient before the ratio, so it is part of what is scaled.
+        trust_coefficient: None takes the first two lines out of a group's step but for the decay.
+        nesterov: look ahead along the momentum.
+        exempt_1d: parameters of one dimension or none (biases, norms) take neither decay nor ratio.
+
+    Raises:
+        ValueError: an option out of its range.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float | None = 1e-3,
+        nesterov: bool = False,
+        exempt_1d: bool = True,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust_coefficient": trust_coefficient,
+            "nesterov": nesterov,
+            "exempt_1d": exempt_1d,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's, with the options checked."""
+        options = {**self.defaults, **param_group}
+        for name in ("lr", "momentum", "weight_decay"):
+            if not options[name] >= 0:
+                raise ValueError(f"{name}={options[name]} must be 0 or more")
+        trust_coefficient = options["trust_coefficient"]
+        if trust_coefficient is not None and not trust_coefficient > 0:
+            raise ValueError(
+                f"trust_coefficient={trust_coefficient} must be above 0, or None for no adaptation"
+            )
+        if options["nesterov"] and not options["momentum"]:
+            raise ValueError("nesterov=True needs momentum above 0")
+        super().add_param_group(param_group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; returns the closure's loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+        return loss
+
+    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        if parameter.grad.is_sparse:
+            raise ValueError("LARS does not take sparse gradients; use sparse=False")
+        exempt = group["exempt_1d"] and parameter.ndim <= 1
+        update = lars_direction(
+            parameter,
+            parameter.grad,
+            0.0 if exempt else group["weight_decay"],
+            None if exempt else group["trust_coefficient"],
+        )
+        if group["momentum"]:
+            state = self.state[parameter]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
+            update = update.add(buffer, alpha=group["momentum"]) if group["nesterov"] else buffer
+        parameter.sub_(group["lr"] * update)

@@ -1,0 +1,77 @@
+"""Odd quintic polynomials that drive singular values to one, as fast as any can.
+
+Polar Express (arXiv 2505.16932): on [lower, upper] take the odd polynomial of degree five nearest
+to one in the maximum norm; its values fill [1 - error, 1 + error]; take the best polynomial on that
+interval next, and so on. The composition is the best of all compositions of that length (theorem
+3.1 there).
+"""
+
+import functools
+import math
+
+import torch
+
+Quintic = tuple[float, float, float]
+"""(a, b, c) of a x + b x^3 + c x^5."""
+
+NEWTON_SCHULZ: Quintic = (15 / 8, -10 / 8, 3 / 8)
+"""The odd quintic that is flattest at one (p(1) = 1, p'(1) = p''(1) = 0): Newton-Schulz of order
+three (Higham, Functions of Matrices, section 8.3), and the limit of `minimax_quintic` as the
+interval closes on one."""
+
+MAX_STEPS = 60
+
+
+def evaluate(polynomial: Quintic, x: float) -> float:
+    """Value of an odd quintic at x."""
+    a, b, c = polynomial
+    return x * (a + x * x * (b + x * x * c))
+
+
+def minimax_quintic(lower: float, upper: float) -> Quintic:
+    """The odd quintic p that minimises max |1 - p(x)| over [lower, upper], 0 < lower <= upper.
+
+    Remez exchange: the error of the optimum alternates at the two ends and at the two interior
+    extrema of p (Polar Express, algorithm 3).
+    """
+    if 1 - lower / upper < 1e-3:  # the 4 x 4 system degenerates; the error is below 1e-10 here
+        centre = (lower + upper) / 2
+        a, b, c = NEWTON_SCHULZ
+        return a / centre, b / centre**3, c / centre**5
+    first, second = (3 * lower + upper) / 4, (lower + 3 * upper) / 4
+    quintic, error = NEWTON_SCHULZ, math.inf
+    for _ in range(100):
+        x = torch.tensor([lower, first, second, upper], dtype=torch.float64)
+        signs = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+        system = torch.stack([x, x**3, x**5, signs], dim=1)
+        a, b, c, new_error = torch.linalg.solve(system, torch.ones_like(x)).tolist()
+        quintic = (a, b, c)
+        if abs(new_error - error) <= 1e-14:
+            break
+        error = new_error
+        root = math.sqrt(9 * b * b - 20 * a * c)
+        first, second = (math.sqrt((-3 * b + sign * root) / (10 * c)) for sign in (-1, 1))
+    return quintic
+
+
+@functools.lru_cache(maxsize=256)
+def polar_express_schedule(lower: float, tolerance: float) -> tuple[Quintic, ...]:
+    """Shortest minimax composition that maps [lower, 1] into [1 - tolerance, 1 + tolerance]."""
+    steps: list[Quintic] = []
+    upper = 1.0
+    while max(1 - lower, upper - 1) > tolerance and len(steps) < MAX_STEPS:
+        quintic = minimax_quintic(lower, upper)
+        steps.append(quintic)
+        lower = min(evaluate(quintic, lower), evaluate(quintic, upper))
+        upper = 2 - lower
+    return tuple(steps)
+
+
+@functools.lru_cache(maxsize=256)
+def newton_schulz_schedule(lower: float, tolerance: float) -> tuple[Quintic, ...]:
+    """The fixed quintic of `NEWTON_SCHULZ`, repeated until [lower, 1] maps to 1 +- tolerance."""
+    steps = 0
+    while 1 - lower > tolerance and steps < MAX_STEPS:
+        lower = evaluate(NEWTON_SCHULZ, lower)
+        steps += 1
+    return (NEWTON_SCHULZ,) * steps

@@ -1,0 +1,214 @@
+"""Optimizers that replace the gradients and then step as their base class does.
+
+Order of a step: the closure runs, the gradients are replaced in place, the base class steps, the
+loss is returned. So weight decay, momentum and the LARS ratio act on the orthonormal gradient, as
+in the paper (arXiv 2202.07052, section 2.2).
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from sslortho.optim.components import check_components, is_matrix
+from sslortho.optim.gradients import normalise_, orthonormalise_
+from sslortho.optim.lars import LARS
+from sslortho.optim.polar_factor import check_method
+
+REFUSED = {
+    "LBFGS": "it evaluates the loss several times a step and needs the raw gradients",
+    "SparseAdam": "a sparse gradient has no nearest orthonormal matrix",
+    "Muon": "it orthonormalises its momentum already",
+}
+"""Optimizers that `orthogonal` does not take, and why."""
+
+
+class ReplacedGradients(Optimizer):
+    """Mixin in front of an optimizer class: each step replaces the gradients first.
+
+    A subclass names its group options in `group_defaults`, checks them in `check_group` and
+    replaces the gradients of one group in `replace_gradients`.
+    """
+
+    group_defaults: dict[str, Any] = {"orth": True}
+
+    def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        names = inspect.signature(super().__init__).parameters
+        if "foreach" in names and not (kwargs.get("fused") or kwargs.get("differentiable")):
+            kwargs.setdefault("foreach", True)
+        self._options = {key: kwargs.pop(key, value) for key, value in self.group_defaults.items()}
+        super().__init__(params, *args, **kwargs)
+        self.defaults.update(self._options)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's, with this class's options filled in and checked."""
+        for key, value in self._options.items():
+            param_group.setdefault(key, value)
+        super().add_param_group(param_group)
+        try:
+            self.check_group(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def check_group(self, group: dict[str, Any]) -> None:
+        """Raise ValueError for an option that cannot be honoured."""
+        name = type(self).__name__
+        if group.get("fused"):
+            raise ValueError(
+                f"{name}(fused=True): a gradient scaler hands fused optimizers scaled gradients, "
+                "which must not be replaced; use foreach=True"
+            )
+        if group.get("differentiable"):
+            raise ValueError(
+                f"{name}(differentiable=True): gradients are replaced in place, outside autograd"
+            )
+        if not isinstance(group["orth"], bool):
+            raise ValueError(f"orth={group['orth']!r} of a parameter group must be True or False")
+
+    def replace_gradients(self, group: dict[str, Any]) -> None:
+        """Replace the gradients of one group in place."""
+        raise TypeError(f"{type(self).__name__} does not say how it replaces gradients")
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Closure, replaced gradients, the base class's step; returns the closure's loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group["orth"]:
+                self.replace_gradients(group)
+        # torch wraps `step` of every class it has made an instance of in code that runs the step
+        # hooks; ours is wrapped, so the base class's must be called bare or hooks would run twice.
+        step = super().step.__func__  # pyright: ignore[reportFunctionMemberAccess]
+        if getattr(step, "hooked", False):
+            step = step.__wrapped__
+        step(self)
+        return loss
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._options = {
+            key: self.defaults.get(key, value) for key, value in self.group_defaults.items()
+        }
+        for group in self.param_groups:  # a state saved by the plain optimizer lacks our options
+            for key, value in self._options.items():
+                group.setdefault(key, value)
+
+
+class Orthogonal(ReplacedGradients):
+    """Mixin that orthonormalises gradients; made into optimizers by `orthogonal`.
+
+    Group options, also keyword arguments of the optimizer:
+        orth: False leaves a group's gradients raw. Parameters of one dimension always are.
+        polar: "auto", "svd", "gram_eigh", "polar_express" or "newton_schulz".
+        orth_components: matrices that each parameter's first dimension is split into.
+        rank_tol: see `sslortho.optim.polar`; None for its default.
+    """
+
+    group_defaults: dict[str, Any] = {
+        "orth": True,
+        "polar": "auto",
+        "orth_components": 1,
+        "rank_tol": None,
+    }
+
+    def check_group(self, group: dict[str, Any]) -> None:
+        super().check_group(group)
+        check_method(group["polar"])
+        if group["rank_tol"] is not None and group["polar"] not in ("auto", "svd", "gram_eigh"):
+            raise ValueError(
+                f"rank_tol={group['rank_tol']} has no effect on polar={group['polar']!r}; use 'svd'"
+            )
+        if group["orth"]:
+            for parameter in group["params"]:
+                if is_matrix(parameter):
+                    check_components(parameter, group["orth_components"])
+
+    def replace_gradients(self, group: dict[str, Any]) -> None:
+        orthonormalise_(
+            group["params"],
+            group["polar"],
+            components=group["orth_components"],
+            rank_tol=group["rank_tol"],
+        )
+
+
+class OrthSGD(Orthogonal, SGD):
+    """Orthogonal-SGDM: `torch.optim.SGD` on orthonormal gradients (arXiv 2202.07052, eq. 6 and 7).
+
+    Arguments are torch's and those of `Orthogonal`. lr: absolute.
+    """
+
+
+class OrthAdam(Orthogonal, Adam):
+    """Orthogonal-Adam: `torch.optim.Adam` on orthonormal gradients (arXiv 2202.07052, 3.1.2).
+
+    Arguments are torch's and those of `Orthogonal`. lr: absolute.
+    """
+
+
+class OrthAdamW(Orthogonal, AdamW):
+    """`torch.optim.AdamW` on orthonormal gradients.
+
+    Arguments are torch's and those of `Orthogonal`. lr: absolute.
+    """
+
+
+class OrthLARS(Orthogonal, LARS):
+    """Orthogonal-LARS: `LARS` on orthonormal gradients (arXiv 2202.07052, section 3.3).
+
+    Arguments are those of `LARS` and `Orthogonal`. lr: absolute.
+    """
+
+
+class NormSGD(ReplacedGradients, SGD):
+    """N-SGDM: SGD on gradients of norm one, layer by layer (arXiv 2202.07052, section 4.1)."""
+
+    def replace_gradients(self, group: dict[str, Any]) -> None:
+        normalise_(group["params"], per="layer")
+
+
+class ComponentNormSGD(ReplacedGradients, SGD):
+    """CN-SGDM: SGD on gradients whose rows have norm one (arXiv 2202.07052, section 4.1).
+
+    The paper reports that it diverges on most models; it is here as the control that it is there.
+    """
+
+    def replace_gradients(self, group: dict[str, Any]) -> None:
+        normalise_(group["params"], per="component")
+
+
+_NAMED: dict[type[Optimizer], type[Optimizer]] = {
+    SGD: OrthSGD,
+    Adam: OrthAdam,
+    AdamW: OrthAdamW,
+    LARS: OrthLARS,
+}
+
+
+@functools.cache
+def orthogonal(cls: type[Optimizer]) -> type[Optimizer]:
+    """The optimizer class that orthonormalises the gradients and then steps as `cls` does.
+
+    `orthogonal(torch.optim.SGD) is OrthSGD`. The same class comes back for the same `cls`; only the
+    named ones (OrthSGD, OrthAdam, OrthAdamW, OrthLARS) can be pickled.
+
+    Raises:
+        ValueError: `cls` is no optimizer class, is orthogonal already, or is one of REFUSED.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Optimizer)):
+        raise ValueError(f"orthogonal takes a subclass of torch.optim.Optimizer, got {cls!r}")
+    if issubclass(cls, ReplacedGradients):
+        raise ValueError(f"{cls.__name__} replaces its gradients already")
+    for base in cls.__mro__:
+        if base.__name__ in REFUSED:
+            raise ValueError(f"orthogonal({cls.__name__}): {REFUSED[base.__name__]}")
+    if cls in _NAMED:
+        return _NAMED[cls]
+    doc = f"`{cls.__name__}` on orthonormal gradients; see `Orthogonal`."
+    return type(f"Orth{cls.__name__}", (Orthogonal, cls), {"__doc__": doc})
