@@ -1,5 +1,7 @@
 """The projector of Barlow Twins (arXiv 2103.03230, section 4.1)."""
 
+import itertools
+
 from torch import nn
 
 
@@ -18,7 +20,7 @@ class Projector(nn.Sequential):
             raise ValueError(f"widths={widths!r} must be one or more positive integers")
         layers: list[nn.Module] = []
         dims = (in_dim, *widths)
-        for before, after in zip(dims[:-2], dims[1:-1], strict=True):
+        for before, after in itertools.pairwise(dims[:-1]):
             layers += [
                 nn.Linear(before, after, bias=False),
                 nn.BatchNorm1d(after),
