@@ -1,0 +1,265 @@
+"""From a configuration to objects: the only place that knows both."""
+
+import os
+from dataclasses import asdict, dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from torch import nn
+from torch.optim import Optimizer
+
+from sslortho.augment import VIEWS, EvaluationRenderer, ViewRenderer, ViewSpec
+from sslortho.augment.views import evaluation_spec
+from sslortho.config import PretrainConfig
+from sslortho.data import (
+    EpochOrder,
+    EvaluationLoader,
+    FileEvaluationLoader,
+    FileLoader,
+    ImageArray,
+    ImageFiles,
+    ImageSet,
+    TensorEvaluationLoader,
+    TensorLoader,
+    TrainLoader,
+    balanced_subset,
+    load_split,
+)
+from sslortho.evaluate import FrozenEvaluation
+from sslortho.losses import BarlowTwinsLoss
+from sslortho.models import Projector, convert_sync_batch_norm, create_backbone, feature_dim
+from sslortho.optim import OPTIMIZERS, create_optimizer, param_groups
+from sslortho.optim.registry import accepted_options
+from sslortho.optim.schedules import warmup_cosine
+from sslortho.tasks import BarlowTwins, Task
+from sslortho.train import FitOptions
+from sslortho.train.fit import Schedule
+
+SMALL_CROP = 64
+"""Views up to so many pixels count as small: no blur, and stems without early pooling."""
+
+EVALUATION_BATCH = 512
+
+
+def create_accelerator(config: PretrainConfig) -> Accelerator:
+    """The device, the ranks and the trackers.
+
+    Raises ValueError for fp16 without a GPU, and if the launcher's number of processes and ours
+    differ (each would train alone and believe itself the only one).
+    """
+    cuda = torch.cuda.is_available()
+    if config.mixed_precision == "fp16" and not cuda:
+        raise ValueError("mixed_precision='fp16' needs a GPU; on a CPU use 'bf16' or 'no'")
+    names = [name for name in config.trackers.split(",") if name and name != "none"]
+    accelerator = Accelerator(
+        cpu=not cuda,
+        mixed_precision=config.mixed_precision,
+        log_with=names or None,
+        project_config=ProjectConfiguration(
+            project_dir=str(config.run_folder), logging_dir=str(config.run_folder / "logs")
+        ),
+    )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise ValueError(
+            f"the launcher started {launched} processes, but this one sees "
+            f"{accelerator.num_processes}; for several CPU processes use "
+            "torchrun --nproc_per_node N scripts/pretrain.py"
+        )
+    return accelerator
+
+
+def create_views(config: PretrainConfig) -> tuple[ViewSpec, ViewSpec]:
+    """The pair of views that the configuration names."""
+    name = config.views
+    if name == "auto":
+        small = "barlow_twins_digits" if config.data == "digits" else "barlow_twins_small"
+        name = small if config.crop_size <= SMALL_CROP else "barlow_twins"
+    return VIEWS[name](config.crop_size)
+
+
+def build_backbone(config: PretrainConfig) -> nn.Module:
+    """The backbone with its initial weights, which depend on the seed alone."""
+    torch.manual_seed(config.seed)
+    stem = config.stem
+    if stem == "auto":
+        stem = "small" if config.crop_size <= SMALL_CROP else "stock"
+    return create_backbone(config.backbone, stem)
+
+
+def build_task(config: PretrainConfig) -> Task:
+    """Model and loss, on the CPU."""
+    backbone = build_backbone(config)
+    dim = feature_dim(backbone, config.crop_size)
+    loss = BarlowTwinsLoss(config.lambda_param, gather_distributed=True)
+    return BarlowTwins(backbone, Projector(dim, config.projector_widths), loss)
+
+
+def build_optimizer(config: PretrainConfig, task: nn.Module) -> Optimizer:
+    """The optimizer over the task's parameter groups, with rates for this batch size.
+
+    Raises ValueError for an option that the optimizer does not take.
+    """
+    accepted = accepted_options(config.optim)
+    scale = config.batch_size / 256
+    options: dict[str, object] = {}
+    momentum = config.momentum
+    if momentum is None and "momentum" in accepted:
+        momentum = 0.9
+    for name, value in (
+        ("momentum", momentum),
+        ("trust_coefficient", config.trust_coefficient),
+        ("polar", config.polar),
+    ):
+        if value is not None:
+            options[name] = value
+    if config.orth_layers is not None and "orth" not in accepted:
+        raise ValueError(
+            f"orth_layers={config.orth_layers!r} has no effect on optim={config.optim!r}; "
+            f"the ones that it has are {', '.join(n for n in OPTIMIZERS if 'orth' in n)}"
+        )
+    groups = param_groups(
+        task,
+        config.orth_layers or "conv",
+        lr=config.lr * scale,
+        lr_biases=config.lr_biases * scale,
+        weight_decay=config.weight_decay,
+    )
+    return create_optimizer(config.optim, groups, lr=config.lr * scale, **options)
+
+
+def build_schedule(config: PretrainConfig, steps_per_epoch: int) -> Schedule:
+    """Linear warm-up and cosine, as facebookresearch/barlowtwins."""
+    total = config.epochs * steps_per_epoch
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    return lambda step: warmup_cosine(step, total, warmup)
+
+
+def build_train_loader(
+    config: PretrainConfig, data: ImageSet, accelerator: Accelerator
+) -> TrainLoader:
+    """Random views of the training set, this rank's share."""
+    if config.batch_size % config.accumulation_steps:
+        raise ValueError(
+            f"batch_size={config.batch_size} does not divide into accumulation_steps="
+            f"{config.accumulation_steps} parts; choose a multiple"
+        )
+    renderer = ViewRenderer(create_views(config), config.seed, config.channels_last)
+    order = EpochOrder(
+        size=len(data),
+        batch_size=config.batch_size // config.accumulation_steps,
+        seed=config.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+    if isinstance(data, ImageArray):
+        return TensorLoader(data, renderer, order, accelerator.device)
+    return FileLoader(data, renderer, order, accelerator.device, config.workers)
+
+
+def build_evaluation_loader(
+    config: PretrainConfig, data: ImageSet, accelerator: Accelerator
+) -> EvaluationLoader:
+    """The evaluation view of a data set, this rank's share."""
+    in_memory = isinstance(data, ImageArray)
+    spec = evaluation_spec(create_views(config), data.images.shape[-1] if in_memory else None)
+    renderer = EvaluationRenderer(spec, config.channels_last)
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    device = accelerator.device
+    if isinstance(data, ImageFiles):
+        return FileEvaluationLoader(
+            data, renderer, EVALUATION_BATCH, device, config.workers, rank, world_size
+        )
+    return TensorEvaluationLoader(data, renderer, EVALUATION_BATCH, device, rank, world_size)
+
+
+def build_evaluation(
+    config: PretrainConfig, train: ImageSet, test: ImageSet | None, accelerator: Accelerator
+) -> FrozenEvaluation:
+    """kNN, linear probe and collapse measures on the images trained on and the test images."""
+    labelled = test is not None and bool((train.labels >= 0).all())
+    return FrozenEvaluation(
+        train=build_evaluation_loader(config, train, accelerator),
+        test=build_evaluation_loader(config, test, accelerator) if test and labelled else None,
+        knn_k=config.knn_k,
+        knn_temperature=config.knn_temperature,
+    )
+
+
+def build_fit_options(config: PretrainConfig) -> FitOptions:
+    """How long, how often."""
+    return FitOptions(
+        epochs=config.epochs,
+        accumulation_steps=config.accumulation_steps,
+        seed=config.seed,
+        log_every=config.log_every,
+        evaluate_every=config.evaluate_every,
+        checkpoint_every=config.checkpoint_every,
+        max_bad_steps=config.max_bad_steps,
+    )
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Everything that a pretraining run is made of."""
+
+    config: PretrainConfig
+    accelerator: Accelerator
+    task: Task
+    optimizer: Optimizer
+    loader: TrainLoader
+    schedule: Schedule
+    evaluation: FrozenEvaluation
+    options: FitOptions
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return len(self.loader) // self.config.accumulation_steps
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.steps_per_epoch * self.config.epochs
+
+    def untrained_backbone(self) -> nn.Module:
+        """The backbone as it was before training."""
+        return build_backbone(self.config).to(self.accelerator.device)
+
+
+def build_pretraining(config: PretrainConfig) -> Pretraining:
+    """All of a pretraining run, checked. Raises ValueError for a mistake of the user's."""
+    accepted_options(config.optim)
+    accelerator = create_accelerator(config)
+    with accelerator.local_main_process_first():  # the others find what it downloaded
+        train = load_split(config.data, config.data_dir, "train", config.loader)
+        test = load_split(config.data, config.data_dir, "test", config.loader)
+    assert train is not None
+    if config.subset is not None:
+        train = balanced_subset(train, config.subset, config.seed)
+    loader = build_train_loader(config, train, accelerator)
+
+    task = build_task(config)
+    if config.sync_batch_norm and accelerator.num_processes > 1:
+        convert_sync_batch_norm(task, accelerator.device)
+    memory_format = torch.channels_last if config.channels_last else torch.preserve_format
+    task.to(accelerator.device, memory_format=memory_format)
+    optimizer = build_optimizer(config, task)
+    if config.compile:
+        task.compile()
+    return Pretraining(
+        config=config,
+        accelerator=accelerator,
+        task=task,
+        optimizer=optimizer,
+        loader=loader,
+        schedule=build_schedule(config, len(loader) // config.accumulation_steps),
+        evaluation=build_evaluation(config, train, test, accelerator),
+        options=build_fit_options(config),
+    )
+
+
+def plain_values(config: PretrainConfig) -> dict[str, object]:
+    """A configuration as a plain dictionary, for checkpoints and trackers."""
+    return asdict(config)

@@ -1,0 +1,233 @@
+"""What each script can be told: one frozen dataclass a script, and how a command line becomes one."""
+
+import dataclasses
+import difflib
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+import yaml
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+MAY_CHANGE = frozenset(
+    {
+        "out",
+        "workers",
+        "log_every",
+        "checkpoint_every",
+        "keep_last",
+        "max_bad_steps",
+        "trackers",
+        "debug",
+    }
+)
+"""Options that a resumed run may be given anew, since its weights do not depend on them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Self-supervised pretraining. The defaults are the embedded digits, minutes on a CPU."""
+
+    method: Literal["barlow_twins"] = "barlow_twins"
+    """What is learned."""
+    data: Literal["digits", "cifar10", "cifar100", "folder"] = "digits"
+    """Data set. folder: data_dir/train/<class>/*, data_dir/test or val/<class>/*."""
+    data_dir: str | None = None
+    """Folder of the data set (digits needs none)."""
+    loader: Literal["auto", "tensor", "files"] = "auto"
+    """How a folder is read: into memory, or file by file. auto: memory if all are small."""
+    subset: int | None = None
+    """Train on so many images only, balanced over the classes and chosen by seed."""
+    workers: int = 2
+    """Processes that decode and crop image files, on each rank."""
+    out: str | None = None
+    """Run folder. Default: runs/{method}-{data}-{optim}-s{seed}."""
+    seed: int = 0
+    """Of initial weights, order and augmentation; 0 to 2**32 - 1."""
+
+    views: Literal["auto", "barlow_twins", "barlow_twins_small", "barlow_twins_digits"] = "auto"
+    """Pair of views. auto: _digits for digits, _small (no blur) up to 64 pixels, else the paper's."""
+    crop_size: int = 32
+    """Side of the views in pixels."""
+    backbone: str = "resnet20"
+    """Backbone by name: basic_cnn, resnet20, resnet18, resnet50, ..., or timm:NAME."""
+    stem: Literal["auto", "stock", "small"] = "auto"
+    """First layers of torchvision's networks. auto: small (3x3, no pooling) up to 64 pixels."""
+    projector: str = "512-512-512"
+    """Widths of the projector's layers. The paper's, for ResNet-50: 8192-8192-8192."""
+    lambda_param: float = 0.0051
+    """Weight of the redundancy term; 0.0051 as in facebookresearch/barlowtwins."""
+
+    optim: str = "orth_lars"
+    """sgd, adam, adamw, lars, each also with orth_ in front, norm_sgd or component_norm_sgd."""
+    lr: float = 0.2
+    """Rate of the weights per 256 samples: multiplied by batch_size / 256."""
+    lr_biases: float = 0.0048
+    """Rate of biases and norms per 256 samples."""
+    momentum: float | None = None
+    """Of sgd and lars; default 0.9."""
+    weight_decay: float = 1e-6
+    """Decay of the weights; biases and norms have none."""
+    trust_coefficient: float | None = None
+    """Of lars; default 0.001."""
+    orth_layers: Literal["conv", "all"] | None = None
+    """Whose gradients orth_* orthonormalises. Default conv, as the paper for Barlow Twins."""
+    polar: Literal["auto", "svd", "gram_eigh", "polar_express", "newton_schulz"] | None = None
+    """How orth_* orthonormalises. Default auto."""
+
+    batch_size: int = 256
+    """Samples of one optimizer step, over all ranks and accumulated batches together."""
+    accumulation_steps: int = 1
+    """Parts that a step's samples are cut into to save memory. Each part has its own batch norm
+    statistics and correlation matrix, so this is not the same as one large batch."""
+    epochs: int = 40
+    """Passes over the data."""
+    warmup_epochs: float = 4
+    """Linear warm-up from 0 before the cosine."""
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    """fp16 needs a GPU."""
+    channels_last: bool = False
+    """Memory format of views and convolutions."""
+    compile: bool = False
+    """torch.compile the model."""
+    sync_batch_norm: bool = True
+    """Batch norm statistics over all ranks."""
+    max_bad_steps: int = 10
+    """Stop after so many steps in a row with non-finite gradients; each is skipped."""
+
+    log_every: int = 10
+    """Steps between records of metrics.jsonl."""
+    evaluate_every: int = 5
+    """Epochs between online kNN evaluations; 0 for none."""
+    knn_k: int = 20
+    """Neighbours of the kNN evaluation."""
+    knn_temperature: float = 0.07
+    """Temperature of the kNN evaluation."""
+    checkpoint_every: int = 1
+    """Epochs between checkpoints."""
+    keep_last: int = 2
+    """Checkpoints kept."""
+    trackers: str = "tensorboard"
+    """Comma-separated trackers of Accelerate (tensorboard, wandb, ...), or none."""
+    debug: bool = False
+    """Show the traceback of an error that is the user's."""
+
+    def __post_init__(self) -> None:
+        for name in ("crop_size", "batch_size", "accumulation_steps", "epochs", "log_every"):
+            self._check(name, getattr(self, name) >= 1, "1 or more")
+        for name in ("checkpoint_every", "keep_last", "max_bad_steps", "knn_k"):
+            self._check(name, getattr(self, name) >= 1, "1 or more")
+        for name in ("lr", "lr_biases", "weight_decay", "lambda_param", "workers"):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
+        self._check("evaluate_every", self.evaluate_every >= 0, "0 or more")
+        self._check("knn_temperature", self.knn_temperature > 0, "above 0")
+        self._check("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1")
+        self._check(
+            "warmup_epochs",
+            0 <= self.warmup_epochs <= self.epochs,
+            f"from 0 to {self.epochs} epochs",
+        )
+        self._check("projector", bool(re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", self.projector)),
+                    "widths joined by dashes, such as 2048-2048-2048")  # fmt: skip
+        if self.data == "digits" and self.data_dir is not None:
+            raise ValueError(f"data_dir={self.data_dir!r} has no effect on data='digits'")
+        if self.loader != "auto" and self.data != "folder":
+            raise ValueError(f"loader={self.loader!r} has no effect on data={self.data!r}")
+
+    def _check(self, name: str, holds: bool, wanted: str) -> None:
+        if not holds:
+            raise ValueError(f"{name}={getattr(self, name)!r} must be {wanted}")
+
+    @property
+    def projector_widths(self) -> tuple[int, ...]:
+        """`projector` as numbers."""
+        return tuple(int(width) for width in self.projector.split("-"))
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run lives."""
+        return Path(self.out or f"runs/{self.method}-{self.data}-{self.optim}-s{self.seed}")
+
+
+Config = TypeVar("Config", bound=PretrainConfig)
+
+
+def _nearest(name: str, config: type[Any]) -> str:
+    names = [f.name for f in fields(config)]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+class _Parser(ArgumentParser):
+    """One line and exit code 2 for a mistake, with the nearest right name."""
+
+    config_class: type[Any]
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        unknown = re.search(r"unrecognized arguments: --([\w-]+)", message) or re.search(
+            r"[Oo]ption '([\w-]+)' is not accepted", message
+        )
+        hint = _nearest(unknown[1], self.config_class) if unknown else ""
+        print(f"{self.prog}: error: {' '.join(message.split())}{hint}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _spell_out_switches(arguments: Sequence[str], config: type[Any]) -> list[str]:
+    """`--compile` to `--compile true`: a switch needs no value, but may have one."""
+    switches = {f"--{f.name}" for f in fields(config) if f.type in (bool, "bool")}
+    result: list[str] = []
+    for i, argument in enumerate(arguments):
+        result.append(argument)
+        following = arguments[i + 1] if i + 1 < len(arguments) else "--"
+        if argument in switches and following.startswith("--"):
+            result.append("true")
+    return result
+
+
+def parse_config(config: type[Config], arguments: Sequence[str] | None = None) -> Config:
+    """A configuration from a command line: `--config FILE.yaml`, and flags that override it.
+
+    An unknown key, on the command line or in a file, is an error that names the nearest right one.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = _Parser(description=config.__doc__, allow_abbrev=False)
+    parser.config_class = config
+    parser.add_argument("--config", action="config", help="YAML file with any of the options")
+    parser.add_class_arguments(config)
+    given = sys.argv[1:] if arguments is None else arguments
+    values = parser.parse_args(_spell_out_switches(given, config)).as_dict()
+    values.pop("config")
+    try:
+        return config(**values)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def to_yaml(config: PretrainConfig) -> str:
+    """A configuration as the YAML that `--config` reads."""
+    return yaml.safe_dump(asdict(config), sort_keys=False)
+
+
+def check_same_run(config: PretrainConfig, path: Path) -> None:
+    """Raise ValueError if a run folder's config.yaml is of another run than `config` describes."""
+    if not path.exists():
+        return
+    stored = yaml.safe_load(path.read_text())
+    ours = asdict(config)
+    known = {f.name for f in dataclasses.fields(config)}
+    if unknown := set(stored) - known:
+        warnings.warn(f"{path} has unknown options: {', '.join(sorted(unknown))}", stacklevel=2)
+    different = [
+        f"{name} ({stored[name]!r} there, {ours[name]!r} here)"
+        for name in stored
+        if name in known - MAY_CHANGE and stored[name] != ours[name]
+    ]
+    if different:
+        raise ValueError(
+            f"{path.parent} holds a run with other options: {', '.join(different)}; "
+            "give another --out, or the same options to resume it"
+        )

@@ -1,0 +1,20 @@
+"""The training loop, its checkpoints, and what it tells."""
+
+from sslortho.train.checkpoint import (
+    CheckpointFolder,
+    export_backbone,
+    write_atomically,
+)
+from sslortho.train.fit import FitOptions, FitResult, NonFiniteError, fit
+from sslortho.train.reporting import Reporter
+
+__all__ = [
+    "CheckpointFolder",
+    "FitOptions",
+    "FitResult",
+    "NonFiniteError",
+    "Reporter",
+    "export_backbone",
+    "fit",
+    "write_atomically",
+]

@@ -1,0 +1,99 @@
+"""Files that are either whole or not there: checkpoints and exported weights."""
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+FORMAT = 1
+"""Version of the checkpoint's layout."""
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Have `write` fill a temporary file beside `path`, and rename it once it is on the disk.
+
+    Whoever looks at `path` sees the old content or the new, never a part, whatever happens.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself
+    finally:
+        os.close(folder)
+
+
+class CheckpointFolder:
+    """A run's checkpoints, `step-00000042.pt`, the newest few kept.
+
+    Args:
+        path: the folder; made on the first save.
+        keep_last: how many to keep, 1 or more.
+    """
+
+    def __init__(self, path: Path, keep_last: int = 2) -> None:
+        if keep_last < 1:
+            raise ValueError(f"keep_last={keep_last} must be 1 or more")
+        self.path = path
+        self.keep_last = keep_last
+
+    def list(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(self.path.glob("step-*.pt"))
+
+    def save(self, state: dict[str, Any], step: int) -> Path:
+        """Write one checkpoint, then remove what is older than the newest `keep_last`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        path = self.path / f"step-{step:08d}.pt"
+        write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+        for old in self.list()[: -self.keep_last]:
+            old.unlink()
+        return path
+
+    def load_latest(self) -> dict[str, Any] | None:
+        """The newest checkpoint that can be read, on the CPU; None where there is none.
+
+        Raises ValueError if there are some but none can be read.
+        """
+        paths = self.list()
+        for path in reversed(paths):
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+            except Exception as error:  # torch raises half a dozen kinds for a damaged file
+                warnings.warn(
+                    f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); "
+                    "trying the one before it",
+                    stacklevel=2,
+                )
+                continue
+            if state.get("format") != FORMAT:
+                raise ValueError(
+                    f"checkpoint {path} has format {state.get('format')}, this version reads "
+                    f"{FORMAT}; use the version that wrote it, or another --out"
+                )
+            return state
+        if paths:
+            raise ValueError(
+                f"none of the {len(paths)} checkpoints in {self.path} can be read; "
+                "remove the folder to start over"
+            )
+        return None
+
+
+def export_backbone(backbone: nn.Module, path: Path) -> None:
+    """Write a backbone's state dict as safetensors, under the names of the plain network."""
+    state = {name: value.detach().cpu() for name, value in backbone.state_dict().items()}
+    content = save({name: value.contiguous() for name, value in state.items()})
+    write_atomically(path, lambda file: file.write(content))

@@ -1,0 +1,347 @@
+"""The only training loop."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sslortho.data import Batch, TrainLoader
+from sslortho.tasks import Task
+from sslortho.train.checkpoint import CheckpointFolder
+from sslortho.train.reporting import Reporter
+from sslortho.train.signals import StopRequest
+
+Schedule = Callable[[int], float]
+"""Step (from 0) to the multiplier of every group's learning rate."""
+
+Evaluate = Callable[[nn.Module], dict[str, float]]
+"""Backbone to figures; called on every rank."""
+
+
+class NonFiniteError(RuntimeError):
+    """Too many steps in a row had gradients that were not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How to train, apart from what is trained."""
+
+    epochs: int
+    """Passes over the data."""
+    accumulation_steps: int = 1
+    """Batches of the loader that make up one optimizer step. The task sees each alone."""
+    seed: int = 0
+    """Of whatever the model draws itself, dropout say: reset at every step, so a resumed run draws
+    what an unbroken one does."""
+    log_every: int = 10
+    """Steps between two records."""
+    evaluate_every: int = 0
+    """Epochs between two evaluations; 0 for none."""
+    checkpoint_every: int = 1
+    """Epochs between two checkpoints; there is always one at the end and when asked to stop."""
+    max_bad_steps: int = 10
+    """Steps in a row with non-finite gradients (skipped) before training stops with an error."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How training ended."""
+
+    step: int
+    """Optimizer steps taken in all."""
+    stopped_by: int | None
+    """Number of the signal that asked for a stop; None if training is complete."""
+    loss: float
+    """Of the last record."""
+    images_per_second: float
+    """Over this session's steps, evaluation and checkpoints left out; nan if it took none."""
+
+
+@dataclass
+class _Progress:
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    bad_steps: int = 0
+    loss: float = float("nan")
+
+    def state(self) -> dict[str, float]:
+        return dict(vars(self))
+
+
+@dataclass
+class _Clock:
+    """Images a second while stepping."""
+
+    images: int = 0
+    seconds: float = 0.0
+    _start: float = field(default_factory=time.perf_counter)
+
+    def start(self) -> None:
+        self._start = time.perf_counter()
+
+    def stop(self, images: int) -> float:
+        """Count a stretch of steps; its rate."""
+        seconds = time.perf_counter() - self._start
+        self.images += images
+        self.seconds += seconds
+        self.start()
+        return images / seconds
+
+    def rate(self) -> float:
+        return self.images / self.seconds if self.seconds else float("nan")
+
+
+def _accumulate(
+    task: nn.Module, batches: Iterable[Batch], count: int, accelerator: Accelerator
+) -> tuple[dict[str, Tensor], int]:
+    """Backward through `count` batches; their mean metrics, and the images seen on this rank."""
+    sums: dict[str, Tensor] = {}
+    images = 0
+    for i, batch in enumerate(batches):
+        # gradients travel between ranks once a step
+        quiet = accelerator.no_sync(task) if i < count - 1 else contextlib.nullcontext()
+        with quiet:
+            metrics = task(batch.views, batch.labels)
+            accelerator.backward(metrics["loss"] / count)
+        for name, value in metrics.items():
+            sums[name] = sums.get(name, 0) + value.detach() / count
+        images += len(batch.labels)
+    return sums, images
+
+
+def _offenders(task: nn.Module, most: int = 5) -> str:
+    """Names of the parameters whose gradients are not finite."""
+    bad = [
+        name
+        for name, parameter in task.named_parameters()
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+    ]
+    return ", ".join(bad[:most]) + (f" and {len(bad) - most} more" if len(bad) > most else "")
+
+
+def _checkpoint_state(
+    progress: _Progress, task: nn.Module, optimizer: Optimizer, accelerator: Accelerator
+) -> dict[str, Any]:
+    return {
+        "progress": progress.state(),
+        "task": accelerator.unwrap_model(task).state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
+    }
+
+
+def _restore(
+    state: dict[str, Any], task: nn.Module, optimizer: Optimizer, accelerator: Accelerator
+) -> _Progress:
+    accelerator.unwrap_model(task).load_state_dict(state["task"])
+    optimizer.load_state_dict(state["optimizer"])
+    if accelerator.scaler and state["scaler"]:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    return _Progress(**state["progress"])
+
+
+class _Fit:
+    """State of one call of `fit`, so that its parts can be read one at a time."""
+
+    def __init__(
+        self,
+        task: Task,
+        optimizer: Optimizer,
+        loader: TrainLoader,
+        *,
+        accelerator: Accelerator,
+        schedule: Schedule,
+        options: FitOptions,
+        reporter: Reporter,
+        checkpoints: CheckpointFolder,
+        config: dict[str, Any],
+        evaluate: Evaluate | None,
+    ) -> None:
+        self.task, self.optimizer = accelerator.prepare(task, optimizer)
+        self.plain_task = task
+        self.loader = loader
+        self.accelerator = accelerator
+        self.schedule = schedule
+        self.options = options
+        self.reporter = reporter
+        self.checkpoints = checkpoints
+        self.config = config
+        self.evaluate = evaluate
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.steps_per_epoch = len(loader) // options.accumulation_steps
+        if self.steps_per_epoch < 1:
+            raise ValueError(
+                f"accumulation_steps={options.accumulation_steps} batches do not fit into an epoch "
+                f"of {len(loader)}; lower it, or batch_size"
+            )
+        self.progress = _Progress()
+        self.clock = _Clock()
+        self.unlogged_images = 0
+        self.unlogged_steps = 0
+
+    def run(self) -> FitResult:
+        """Train from where the newest checkpoint stands to the end, or to a signal."""
+        state = self.checkpoints.load_latest()
+        if state is not None:
+            self.progress = _restore(state, self.task, self.optimizer, self.accelerator)
+            self.reporter.say(f"resuming at step {self.progress.step}")
+        self.reporter.resume(self.progress.step)
+        self.task.train()
+        with StopRequest(self.accelerator) as stop:
+            while self.progress.epoch < self.options.epochs:
+                for _ in self._epoch_steps():
+                    signal = stop.agreed(self.progress.step)
+                    if signal is not None:
+                        self._flush()
+                        self._save()
+                        return self._result(signal)
+                self._finish_epoch()
+        return self._result(None)
+
+    def _result(self, signal: int | None) -> FitResult:
+        rate = self.clock.rate()
+        return FitResult(self.progress.step, signal, self.progress.loss, rate)
+
+    def _epoch_steps(self) -> Iterator[None]:
+        """Take the remaining steps of the current epoch, yielding after each."""
+        progress, count = self.progress, self.options.accumulation_steps
+        self.loader.set_epoch(progress.epoch, progress.step_in_epoch * count)
+        batches = iter(self.loader)
+        metrics: dict[str, Tensor] = {}
+        self.clock.start()
+        while progress.step_in_epoch < self.steps_per_epoch:
+            metrics = self._step(islice(batches, count))
+            progress.step += 1
+            progress.step_in_epoch += 1
+            if progress.step % self.options.log_every == 0:
+                self._flush(metrics)
+            yield
+        if self.unlogged_steps:
+            self._flush(metrics)
+
+    def _step(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """One optimizer step."""
+        torch.manual_seed(
+            (self.options.seed << 32) + self.progress.step * self.accelerator.num_processes
+            + self.accelerator.process_index
+        )  # fmt: skip
+        multiplier = self.schedule(self.progress.step)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * multiplier
+        self.optimizer.zero_grad(set_to_none=True)
+        count = self.options.accumulation_steps
+        metrics, images = _accumulate(self.task, batches, count, self.accelerator)
+        self.unlogged_images += images * self.accelerator.num_processes
+        self.unlogged_steps += 1
+        if self.accelerator.scaler:
+            self.accelerator.unscale_gradients(self.optimizer)
+        grads = [p.grad for p in self.task.parameters() if p.grad is not None]
+        metrics["grad_norm"] = torch.nn.utils.get_total_norm(grads)
+        self._update(bool(torch.isfinite(metrics["grad_norm"])), metrics)
+        return metrics
+
+    def _update(self, finite: bool, metrics: dict[str, Tensor]) -> None:
+        """Step, unless the gradients are not finite. After DDP's mean all ranks see the same."""
+        if finite or self.accelerator.scaler:  # the scaler skips by itself, and lowers its scale
+            self.optimizer.step()
+        if finite:
+            self.plain_task.after_step()
+            self.progress.bad_steps = 0
+            return
+        self.progress.bad_steps += 1
+        if self.progress.bad_steps >= self.options.max_bad_steps:
+            raise NonFiniteError(
+                f"step {self.progress.step + 1}: the gradients of {_offenders(self.plain_task)} are "
+                f"not finite (loss {float(metrics['loss']):g}), for the "
+                f"{self.progress.bad_steps}th step in a row; the last checkpoint is untouched. "
+                "Lower lr, raise warmup_epochs, or use mixed_precision bf16 or no"
+            )
+
+    def _flush(self, metrics: dict[str, Tensor] | None = None) -> None:
+        """Write a record of the steps since the last one."""
+        if metrics is not None:
+            reduced = self.accelerator.reduce(metrics, reduction="mean")
+            assert isinstance(reduced, dict)
+            values = {name: float(value) for name, value in reduced.items()}
+            self.progress.loss = values["loss"]
+            values["images_per_second"] = self.clock.stop(self.unlogged_images)
+            for group in self.optimizer.param_groups:
+                values[f"lr/{group.get('name', 'all')}"] = float(group["lr"])
+            epoch = self.progress.epoch
+            self.reporter.log(self.progress.step, epoch, values)
+            shown = {"loss": values["loss"], "img/s": values["images_per_second"]}
+            rates = {float(group["lr"]) for group in self.optimizer.param_groups}
+            shown |= {f"lr{i or ''}": rate for i, rate in enumerate(sorted(rates, reverse=True))}
+            self.reporter.progress(self.unlogged_steps, shown)
+        self.unlogged_images = self.unlogged_steps = 0
+
+    def _finish_epoch(self) -> None:
+        progress, options = self.progress, self.options
+        progress.epoch += 1
+        progress.step_in_epoch = 0
+        last = progress.epoch == options.epochs
+        if self.evaluate and options.evaluate_every:
+            if last or progress.epoch % options.evaluate_every == 0:
+                figures = self.evaluate(self.plain_task.backbone)
+                self.reporter.log(progress.step, progress.epoch, figures)
+        if last or progress.epoch % options.checkpoint_every == 0:
+            self._save()
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            state = _checkpoint_state(self.progress, self.task, self.optimizer, self.accelerator)
+            self.checkpoints.save({**state, "config": self.config}, self.progress.step)
+        self.accelerator.wait_for_everyone()
+
+
+def fit(
+    task: Task,
+    optimizer: Optimizer,
+    loader: TrainLoader,
+    *,
+    accelerator: Accelerator,
+    schedule: Schedule,
+    options: FitOptions,
+    reporter: Reporter,
+    checkpoints: CheckpointFolder,
+    config: dict[str, Any],
+    evaluate: Evaluate | None = None,
+) -> FitResult:
+    """Train a task, from the newest checkpoint if there is one.
+
+    Args:
+        task: on the accelerator's device or not; prepared here.
+        optimizer: over the task's parameters; each group's "lr" is what `schedule` multiplies.
+        loader: finished batches on the device.
+        accelerator: device, ranks and precision.
+        schedule: step to multiplier of the learning rates.
+        options: the rest.
+        reporter, checkpoints: where to tell and to save.
+        config: plain values, stored in every checkpoint.
+        evaluate: figures of the backbone, every `options.evaluate_every` epochs and at the end.
+
+    Raises:
+        NonFiniteError: `options.max_bad_steps` steps in a row with non-finite gradients. Such steps
+            are skipped; under fp16 the gradient scaler skips them and lowers its scale.
+        ValueError: an epoch with no step in it.
+    """
+    return _Fit(
+        task,
+        optimizer,
+        loader,
+        accelerator=accelerator,
+        schedule=schedule,
+        options=options,
+        reporter=reporter,
+        checkpoints=checkpoints,
+        config=config,
+        evaluate=evaluate,
+    ).run()

@@ -1,0 +1,174 @@
+"""What a run tells: metrics.jsonl, trackers, a progress bar, pictures, summary.json."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sslortho.train.checkpoint import write_atomically
+
+Record = dict[str, float | int | None]
+
+
+def _jsonable(value: Any) -> Any:
+    # JSON has no NaN; readers of every language take null
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """The records of a metrics.jsonl; a last line that a crash cut short is left out."""
+    records: list[Record] = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return records
+
+
+class Reporter:
+    """Writes a run's records; silent on all ranks but the first.
+
+    Args:
+        folder: the run's folder.
+        accelerator: whose trackers get every record too.
+        total_steps: length of the progress bar.
+    """
+
+    def __init__(self, folder: Path, accelerator: Accelerator, total_steps: int) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.accelerator = accelerator
+        self.main = accelerator.is_main_process
+        self.bar = tqdm(total=total_steps, unit="step", disable=not self.main, dynamic_ncols=True)
+
+    def resume(self, step: int) -> None:
+        """Forget records after `step`: those steps will be taken again."""
+        self.bar.update(step - self.bar.n)
+        if self.main and self.path.exists():
+            kept = [record for record in read_metrics(self.path) if (record["step"] or 0) <= step]
+            text = "".join(json.dumps(record) + "\n" for record in kept)
+            write_atomically(self.path, lambda file: file.write(text.encode()))
+
+    def log(self, step: int, epoch: int, values: dict[str, float]) -> None:
+        """Append one record and pass it to the trackers."""
+        if not self.main:
+            return
+        record = {"step": step, "epoch": epoch, **{k: _jsonable(v) for k, v in values.items()}}
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        self.accelerator.log(values, step=step)
+
+    def progress(self, steps: int, shown: dict[str, float] | None = None) -> None:
+        """Move the bar, and show values beside it."""
+        self.bar.update(steps)
+        if shown:
+            self.bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar, on the first rank."""
+        if self.main:
+            tqdm.write(text)
+
+    def close(self) -> None:
+        """Finish the bar."""
+        self.bar.close()
+
+
+def write_summary(path: Path, summary: dict[str, Any]) -> None:
+    """Write summary.json."""
+    text = json.dumps({name: _jsonable(value) for name, value in summary.items()}, indent=2)
+    write_atomically(path, lambda file: file.write((text + "\n").encode()))
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> None:
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
+
+
+def draw_views(path: Path, views: tuple[Tensor, ...], columns: int = 8) -> None:
+    """A picture of augmented views: each row one view, each column one image.
+
+    Args:
+        views: tensors (batch, 3, height, width), normalised as for training; each view is
+            stretched to its own range of values for showing.
+        columns: images shown.
+    """
+    columns = min(columns, len(views[0]))
+    figure = _figure(1.2 * columns, 1.3 * len(views))
+    axes = figure.subplots(len(views), columns, squeeze=False)
+    for row, view in enumerate(views):
+        shown = view[:columns].float().cpu()
+        low, high = shown.amin(dim=(0, 2, 3)), shown.amax(dim=(0, 2, 3))
+        shown = (shown - low.view(1, -1, 1, 1)) / (high - low).clamp_min(1e-6).view(1, -1, 1, 1)
+        for axis, image in zip(axes[row], shown, strict=True):
+            axis.imshow(image.permute(1, 2, 0).numpy())
+            axis.set_xticks([])
+            axis.set_yticks([])
+        axes[row][0].set_ylabel(f"view {row + 1}")
+    _save(figure, path)
+
+
+def _series(records: list[Record], name: str) -> tuple[list[float], list[float]]:
+    points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+    steps, values = zip(*points, strict=True) if points else ((), ())
+    return list(steps), list(values)  # pyright: ignore[reportReturnType]
+
+
+def draw_curves(path: Path, runs: dict[str, list[Record]], title: str = "") -> None:
+    """Loss and kNN accuracy against steps, a line for each run.
+
+    Args:
+        path: the picture.
+        runs: label to records of a metrics.jsonl.
+        title: above the picture.
+    """
+    panels = {"loss": "loss", "knn_top1": "kNN top-1 (%)"}
+    figure = _figure(10, 4)
+    for axis, (name, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for run, records in runs.items():
+            steps, values = _series(records, name)
+            axis.plot(steps, values, label=run, marker="o" if len(steps) < 30 else None)
+        axis.set_xlabel("step")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+    if any(_series(records, "loss")[0] for records in runs.values()):
+        figure.axes[0].set_yscale("log")
+    if len(runs) > 1:
+        figure.axes[0].legend()
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what figures depend on."""
+    import platform
+    from importlib.metadata import version
+
+    names = ("sslortho", "torch", "torchvision", "accelerate", "numpy", "timm")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def hardware(accelerator: Accelerator) -> str:
+    """The machine in words."""
+    import os
+
+    device = accelerator.device
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()}"
+    return f"{accelerator.num_processes} process(es), {name}"

@@ -1,0 +1,56 @@
+"""Stop when asked, at the end of a step."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+import torch
+from accelerate import Accelerator
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+AGREE_EVERY = 10
+"""Steps between the ranks' agreements on whether to stop; each costs one small message."""
+
+
+class StopRequest:
+    """While entered, SIGTERM, SIGUSR1 and Ctrl-C ask for a stop instead of ending the process.
+
+    A second Ctrl-C interrupts at once. Outside of the main thread signals are left as they are.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.signal: int | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def agreed(self, step: int) -> int | None:
+        """The signal that asked for a stop, the same on every rank at the same step; or None."""
+        if self.accelerator.num_processes == 1:
+            return self.signal
+        if step % AGREE_EVERY:
+            return None
+        ours = torch.tensor(float(self.signal or 0), device=self.accelerator.device)
+        numbers = self.accelerator.gather(ours.view(1))
+        assert isinstance(numbers, torch.Tensor)
+        return int(numbers.max()) or None
