@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -51,7 +52,7 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
     cuda = torch.cuda.is_available()
     if config.mixed_precision == "fp16" and not cuda:
         raise ValueError("mixed_precision='fp16' needs a GPU; on a CPU use 'bf16' or 'no'")
-    names = [name for name in config.trackers.split(",") if name and name != "none"]
+    names: list[Any] = [name for name in config.trackers.split(",") if name and name != "none"]
     accelerator = Accelerator(
         cpu=not cuda,
         mixed_precision=config.mixed_precision,
@@ -103,17 +104,14 @@ def build_optimizer(config: PretrainConfig, task: nn.Module) -> Optimizer:
     """
     accepted = accepted_options(config.optim)
     scale = config.batch_size / 256
-    options: dict[str, object] = {}
     momentum = config.momentum
     if momentum is None and "momentum" in accepted:
         momentum = 0.9
-    for name, value in (
-        ("momentum", momentum),
-        ("trust_coefficient", config.trust_coefficient),
-        ("polar", config.polar),
-    ):
-        if value is not None:
-            options[name] = value
+    given = {
+        "momentum": momentum,
+        "trust_coefficient": config.trust_coefficient,
+        "polar": config.polar,
+    }
     if config.orth_layers is not None and "orth" not in accepted:
         raise ValueError(
             f"orth_layers={config.orth_layers!r} has no effect on optim={config.optim!r}; "
@@ -126,6 +124,7 @@ def build_optimizer(config: PretrainConfig, task: nn.Module) -> Optimizer:
         lr_biases=config.lr_biases * scale,
         weight_decay=config.weight_decay,
     )
+    options = {name: value for name, value in given.items() if value is not None}
     return create_optimizer(config.optim, groups, lr=config.lr * scale, **options)
 
 
@@ -243,8 +242,9 @@ def build_pretraining(config: PretrainConfig) -> Pretraining:
     task = build_task(config)
     if config.sync_batch_norm and accelerator.num_processes > 1:
         convert_sync_batch_norm(task, accelerator.device)
-    memory_format = torch.channels_last if config.channels_last else torch.preserve_format
-    task.to(accelerator.device, memory_format=memory_format)
+    task.to(accelerator.device)
+    if config.channels_last:
+        task.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = build_optimizer(config, task)
     if config.compile:
         task.compile()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -88,11 +88,11 @@ def digits(split: Split) -> ImageArray:
     """scikit-learn's 1,797 handwritten digits, 8 x 8 made 32 x 32 RGB; every fifth is for testing."""
     from sklearn.datasets import load_digits
 
-    data = load_digits()
+    data: Any = load_digits()
     images = torch.from_numpy(data.images).float().mul_(255 / 16).unsqueeze(1)
     images = functional.interpolate(images, size=32, mode="bicubic", antialias=True)
     images = images.round_().clamp_(0, 255).to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
-    labels = torch.from_numpy(np.asarray(data.target)).long()
+    labels = torch.from_numpy(data.target).long()
     test = torch.arange(len(labels)) % 5 == 0
     chosen = (test if split == "test" else ~test).nonzero().squeeze(1)
     return ImageArray(images, labels, tuple("0123456789")).select(chosen)

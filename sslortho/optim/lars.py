@@ -94,16 +94,16 @@ class LARS(Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
+                    self._update(parameter, parameter.grad, group)
         return loss
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        if parameter.grad.is_sparse:
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        if gradient.is_sparse:
             raise ValueError("LARS does not take sparse gradients; use sparse=False")
         exempt = group["exempt_1d"] and parameter.ndim <= 1
         update = lars_direction(
             parameter,
-            parameter.grad,
+            gradient,
             0.0 if exempt else group["weight_decay"],
             None if exempt else group["trust_coefficient"],
         )

@@ -140,7 +140,7 @@ def _decompose(matrices: Tensor, method: str, rank_tol: float) -> Tensor:
     for attempt in (matrices, matrices.double()):
         try:
             return decomposition(attempt, rank_tol).to(matrices.dtype)
-        except torch.linalg.LinAlgError:
+        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
             continue
     return torch.full_like(matrices, torch.nan)
 

@@ -1,9 +1,8 @@
 """The only training loop."""
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.optim import Optimizer
 from sslortho.data import Batch, TrainLoader
 from sslortho.tasks import Task
 from sslortho.train.checkpoint import CheckpointFolder
+from sslortho.train.progress import Clock, Progress, Window
 from sslortho.train.reporting import Reporter
 from sslortho.train.signals import StopRequest
 
@@ -64,41 +64,6 @@ class FitResult:
     """Over this session's steps, evaluation and checkpoints left out; nan if it took none."""
 
 
-@dataclass
-class _Progress:
-    step: int = 0
-    epoch: int = 0
-    step_in_epoch: int = 0
-    bad_steps: int = 0
-    loss: float = float("nan")
-
-    def state(self) -> dict[str, float]:
-        return dict(vars(self))
-
-
-@dataclass
-class _Clock:
-    """Images a second while stepping."""
-
-    images: int = 0
-    seconds: float = 0.0
-    _start: float = field(default_factory=time.perf_counter)
-
-    def start(self) -> None:
-        self._start = time.perf_counter()
-
-    def stop(self, images: int) -> float:
-        """Count a stretch of steps; its rate."""
-        seconds = time.perf_counter() - self._start
-        self.images += images
-        self.seconds += seconds
-        self.start()
-        return images / seconds
-
-    def rate(self) -> float:
-        return self.images / self.seconds if self.seconds else float("nan")
-
-
 def _accumulate(
     task: nn.Module, batches: Iterable[Batch], count: int, accelerator: Accelerator
 ) -> tuple[dict[str, Tensor], int]:
@@ -128,7 +93,7 @@ def _offenders(task: nn.Module, most: int = 5) -> str:
 
 
 def _checkpoint_state(
-    progress: _Progress, task: nn.Module, optimizer: Optimizer, accelerator: Accelerator
+    progress: Progress, task: nn.Module, optimizer: Optimizer, accelerator: Accelerator
 ) -> dict[str, Any]:
     return {
         "progress": progress.state(),
@@ -140,12 +105,12 @@ def _checkpoint_state(
 
 def _restore(
     state: dict[str, Any], task: nn.Module, optimizer: Optimizer, accelerator: Accelerator
-) -> _Progress:
+) -> Progress:
     accelerator.unwrap_model(task).load_state_dict(state["task"])
     optimizer.load_state_dict(state["optimizer"])
     if accelerator.scaler and state["scaler"]:
         accelerator.scaler.load_state_dict(state["scaler"])
-    return _Progress(**state["progress"])
+    return Progress(**state["progress"])
 
 
 class _Fit:
@@ -182,10 +147,9 @@ class _Fit:
                 f"accumulation_steps={options.accumulation_steps} batches do not fit into an epoch "
                 f"of {len(loader)}; lower it, or batch_size"
             )
-        self.progress = _Progress()
-        self.clock = _Clock()
-        self.unlogged_images = 0
-        self.unlogged_steps = 0
+        self.progress = Progress()
+        self.clock = Clock()
+        self.window = Window()
 
     def run(self) -> FitResult:
         """Train from where the newest checkpoint stands to the end, or to a signal."""
@@ -195,12 +159,13 @@ class _Fit:
             self.reporter.say(f"resuming at step {self.progress.step}")
         self.reporter.resume(self.progress.step)
         self.task.train()
+        if self.progress.step == 0 and self.options.evaluate_every:
+            self._evaluate()
         with StopRequest(self.accelerator) as stop:
             while self.progress.epoch < self.options.epochs:
                 for _ in self._epoch_steps():
                     signal = stop.agreed(self.progress.step)
                     if signal is not None:
-                        self._flush()
                         self._save()
                         return self._result(signal)
                 self._finish_epoch()
@@ -215,19 +180,18 @@ class _Fit:
         progress, count = self.progress, self.options.accumulation_steps
         self.loader.set_epoch(progress.epoch, progress.step_in_epoch * count)
         batches = iter(self.loader)
-        metrics: dict[str, Tensor] = {}
         self.clock.start()
         while progress.step_in_epoch < self.steps_per_epoch:
-            metrics = self._step(islice(batches, count))
+            self._step(islice(batches, count))
             progress.step += 1
             progress.step_in_epoch += 1
             if progress.step % self.options.log_every == 0:
-                self._flush(metrics)
+                self._log()
             yield
-        if self.unlogged_steps:
-            self._flush(metrics)
+        if self.window.steps:
+            self._log()
 
-    def _step(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    def _step(self, batches: Iterable[Batch]) -> None:
         """One optimizer step."""
         torch.manual_seed(
             (self.options.seed << 32) + self.progress.step * self.accelerator.num_processes
@@ -239,14 +203,12 @@ class _Fit:
         self.optimizer.zero_grad(set_to_none=True)
         count = self.options.accumulation_steps
         metrics, images = _accumulate(self.task, batches, count, self.accelerator)
-        self.unlogged_images += images * self.accelerator.num_processes
-        self.unlogged_steps += 1
         if self.accelerator.scaler:
             self.accelerator.unscale_gradients(self.optimizer)
         grads = [p.grad for p in self.task.parameters() if p.grad is not None]
         metrics["grad_norm"] = torch.nn.utils.get_total_norm(grads)
         self._update(bool(torch.isfinite(metrics["grad_norm"])), metrics)
-        return metrics
+        self.window.add(metrics, images * self.accelerator.num_processes)
 
     def _update(self, finite: bool, metrics: dict[str, Tensor]) -> None:
         """Step, unless the gradients are not finite. After DDP's mean all ranks see the same."""
@@ -265,35 +227,40 @@ class _Fit:
                 "Lower lr, raise warmup_epochs, or use mixed_precision bf16 or no"
             )
 
-    def _flush(self, metrics: dict[str, Tensor] | None = None) -> None:
-        """Write a record of the steps since the last one."""
-        if metrics is not None:
-            reduced = self.accelerator.reduce(metrics, reduction="mean")
-            assert isinstance(reduced, dict)
-            values = {name: float(value) for name, value in reduced.items()}
-            self.progress.loss = values["loss"]
-            values["images_per_second"] = self.clock.stop(self.unlogged_images)
-            for group in self.optimizer.param_groups:
-                values[f"lr/{group.get('name', 'all')}"] = float(group["lr"])
-            epoch = self.progress.epoch
-            self.reporter.log(self.progress.step, epoch, values)
-            shown = {"loss": values["loss"], "img/s": values["images_per_second"]}
-            rates = {float(group["lr"]) for group in self.optimizer.param_groups}
-            shown |= {f"lr{i or ''}": rate for i, rate in enumerate(sorted(rates, reverse=True))}
-            self.reporter.progress(self.unlogged_steps, shown)
-        self.unlogged_images = self.unlogged_steps = 0
+    def _log(self) -> None:
+        """Write a record: means over the steps since the last one."""
+        reduced = self.accelerator.reduce(self.window.means(), reduction="mean")
+        assert isinstance(reduced, dict)
+        values = {name: float(value) for name, value in reduced.items()}
+        self.progress.loss = values["loss"]
+        values["images_per_second"] = self.clock.stop(self.window.images)
+        groups = self.optimizer.param_groups
+        rates = {f"lr/{group.get('name', 'all')}": float(group["lr"]) for group in groups}
+        self.reporter.log(self.progress.step, self.progress.epoch, {**values, **rates})
+        shown = {
+            "loss": values["loss"],
+            "img/s": values["images_per_second"],
+            "lr": float(groups[0]["lr"]),
+            "lr_biases": float(groups[-1]["lr"]),
+        }
+        self.reporter.progress(self.window.steps, shown)
+        self.window = Window()
 
     def _finish_epoch(self) -> None:
         progress, options = self.progress, self.options
         progress.epoch += 1
         progress.step_in_epoch = 0
         last = progress.epoch == options.epochs
-        if self.evaluate and options.evaluate_every:
-            if last or progress.epoch % options.evaluate_every == 0:
-                figures = self.evaluate(self.plain_task.backbone)
-                self.reporter.log(progress.step, progress.epoch, figures)
+        every = options.evaluate_every
+        if every and (last or progress.epoch % every == 0):
+            self._evaluate()
         if last or progress.epoch % options.checkpoint_every == 0:
             self._save()
+
+    def _evaluate(self) -> None:
+        if self.evaluate:
+            figures = self.evaluate(self.plain_task.backbone)
+            self.reporter.log(self.progress.step, self.progress.epoch, figures)
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:

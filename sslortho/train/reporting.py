@@ -51,7 +51,8 @@ class Reporter:
         """Forget records after `step`: those steps will be taken again."""
         self.bar.update(step - self.bar.n)
         if self.main and self.path.exists():
-            kept = [record for record in read_metrics(self.path) if (record["step"] or 0) <= step]
+            # at step 0 nothing was kept: the untrained evaluation is logged again
+            kept = [r for r in read_metrics(self.path) if step > 0 and (r["step"] or 0) <= step]
             text = "".join(json.dumps(record) + "\n" for record in kept)
             write_atomically(self.path, lambda file: file.write(text.encode()))
 
