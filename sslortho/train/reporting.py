@@ -36,7 +36,7 @@ class Reporter:
     """Writes a run's records; silent on all ranks but the first.
 
     Args:
-        folder: the run's folder.
+        folder: the run's folder; made if need be.
         accelerator: whose trackers get every record too.
         total_steps: length of the progress bar.
     """
@@ -45,6 +45,7 @@ class Reporter:
         self.path = folder / "metrics.jsonl"
         self.accelerator = accelerator
         self.main = accelerator.is_main_process
+        folder.mkdir(parents=True, exist_ok=True)
         self.bar = tqdm(total=total_steps, unit="step", disable=not self.main, dynamic_ncols=True)
 
     def resume(self, step: int) -> None:

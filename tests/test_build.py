@@ -1,0 +1,144 @@
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+
+from sslortho import build
+from sslortho.config import PretrainConfig, parse_config
+from sslortho.data import FileLoader, TensorLoader
+from sslortho.optim import OPTIMIZERS
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def names(paths):
+    return [path.stem for path in paths]
+
+
+YAMLS = sorted(CONFIGS.glob("*.yaml"))
+MACHINES = sorted((CONFIGS / "accelerate").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=names(YAMLS))
+@pytest.mark.parametrize("optim", ["lars", "orth_lars"])
+def test_every_configuration_builds(path, optim):
+    config = parse_config(PretrainConfig, ["--config", str(path), "--optim", optim])
+    with torch.device("meta"):  # shapes without memory: some of these are large
+        task = build.build_task(config)
+        optimizer = build.build_optimizer(config, task)
+    views = build.create_views(config)
+    size = (2, 3, config.crop_size, config.crop_size)
+    features = task.backbone(torch.zeros(size, device="meta"))
+    assert task.projector(features).shape == (2, config.projector_widths[-1])
+    assert [view.crop_size for view in views] == [config.crop_size] * 2
+    assert type(optimizer) is OPTIMIZERS[optim]
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=names(MACHINES))
+def test_every_machine_is_one_that_accelerate_reads(path):
+    assert load_config_from_file(str(path)).num_processes >= 1
+
+
+def built_optimizer(**options):
+    config = PretrainConfig(backbone="basic_cnn", projector="8-8", **options)
+    task = build.build_task(config)
+    return task, build.build_optimizer(config, task)
+
+
+@pytest.mark.parametrize("optim", sorted(OPTIMIZERS))
+def test_every_optimizer_builds_with_rates_for_the_batch_size(optim):
+    _, optimizer = built_optimizer(optim=optim, lr=0.1, lr_biases=0.01, batch_size=1024)
+    assert type(optimizer) is OPTIMIZERS[optim]
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert rates.pop("biases and norms") == pytest.approx(0.04)
+    assert set(rates.values()) == {0.4}
+
+
+def test_barlow_twins_orthonormalises_convolutions_alone_unless_told():
+    for layers, expected in ((None, {"conv"}), ("conv", {"conv"}), ("all", {"conv", "dense"})):
+        task, optimizer = built_optimizer(orth_layers=layers)
+        chosen = {id(p) for g in optimizer.param_groups if g["orth"] for p in g["params"]}
+        kinds = {"conv" if p.ndim == 4 else "dense" for p in task.parameters() if id(p) in chosen}
+        assert kinds == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optim": "orth_larz"}, "did you mean 'orth_lars'"),
+        ({"optim": "lars", "polar": "svd"}, "polar='svd' is not an option of optim='lars'"),
+        ({"optim": "adam", "momentum": 0.5}, "momentum=0.5 is not an option of optim='adam'"),
+        ({"optim": "sgd", "trust_coefficient": 0.1}, "trust_coefficient=0.1 is not an option"),
+        ({"optim": "lars", "orth_layers": "all"}, "orth_layers='all' has no effect"),
+    ],
+)
+def test_an_option_without_effect_is_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        built_optimizer(**options)
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    first = build.build_task(PretrainConfig(seed=1)).state_dict()
+    torch.rand(5)
+    again = build.build_task(PretrainConfig(seed=1, optim="lars")).state_dict()
+    other = build.build_task(PretrainConfig(seed=2)).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["backbone.conv1.weight"], other["backbone.conv1.weight"])
+    backbone = build.build_backbone(PretrainConfig(seed=1)).state_dict()
+    assert all(torch.equal(first[f"backbone.{name}"], backbone[name]) for name in backbone)
+
+
+def test_small_views_have_no_blur_and_large_ones_the_papers():
+    small = build.create_views(PretrainConfig(data="cifar10", data_dir="d", crop_size=32))
+    large = build.create_views(PretrainConfig(data="folder", data_dir="d", crop_size=224))
+    digits = build.create_views(PretrainConfig())
+    assert [view.blur_p for view in small] == [0, 0]
+    assert [view.blur_p for view in large] == [1.0, 0.1]
+    assert [view.flip_p for view in digits] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 4000}, "batch_size=4000 is larger than the data"),
+        ({"batch_size": 100, "accumulation_steps": 3}, "does not divide into accumulation_steps=3"),
+        ({"mixed_precision": "fp16"}, "needs a GPU"),
+        ({"data": "folder"}, "needs data_dir"),
+        ({"data": "folder", "data_dir": "/no/such/folder"}, "/no/such/folder.* is no folder"),
+        ({"subset": 5000}, "subset=5000 must be from 1 to the 1437 images"),
+        ({"backbone": "resnet19"}, "did you mean 'resnet18'"),
+    ],
+)
+def test_mistakes_are_found_before_training(options, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        build.build_pretraining(PretrainConfig(trackers="none", **options))
+
+
+def test_processes_that_do_not_know_of_each_other_are_an_error(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(build, "Accelerator", lambda **_: type("Alone", (), {"num_processes": 1}))
+    with pytest.raises(ValueError, match="started 2 processes, but this one sees 1"):
+        build.create_accelerator(PretrainConfig(trackers="none"))
+
+
+def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
+    from PIL import Image
+
+    for side, name, loader in ((32, "small", TensorLoader), (200, "large", FileLoader)):
+        for split in ("train", "val"):
+            for label in ("a", "b"):
+                folder = tmp_path / name / split / label
+                folder.mkdir(parents=True)
+                for i in range(4):
+                    Image.new("RGB", (side, side), (i, i, i)).save(folder / f"{i}.png")
+        config = PretrainConfig(
+            data="folder", data_dir=str(tmp_path / name), batch_size=4, workers=0,
+            backbone="basic_cnn", projector="8", trackers="none",
+        )  # fmt: skip
+        run = build.build_pretraining(config)
+        assert isinstance(run.loader, loader)
+        batch = next(iter(run.loader))
+        assert [view.shape for view in batch.views] == [(4, 3, 32, 32)] * 2

@@ -1,0 +1,101 @@
+import dataclasses
+
+import pytest
+import yaml
+from docstring_parser import parse_from_object
+
+from sslortho.config import MAY_CHANGE, PretrainConfig, check_same_run, parse_config, to_yaml
+
+
+def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("lr: 3\nepochs: 7\nwarmup_epochs: 1\n")
+    config = parse_config(PretrainConfig, ["--config", str(path), "--lr", "1e-2"])
+    assert (config.lr, config.epochs, config.seed) == (0.01, 7, 0)
+
+
+def test_a_configuration_survives_its_yaml(tmp_path):
+    config = PretrainConfig(optim="lars", subset=100, trust_coefficient=0.02, compile=True)
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    assert parse_config(PretrainConfig, ["--config", str(path)]) == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--compile"], True),
+        (["--compile", "--lr", "1"], True),
+        (["--compile", "false"], False),
+        (["--compile", "true"], True),
+        ([], False),
+    ],
+)
+def test_a_switch_needs_no_value(arguments, expected):
+    assert parse_config(PretrainConfig, arguments).compile is expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weight_dcay", "0"], "--weight_dcay 0 .did you mean weight_decay?"),
+        (["--backbon", "resnet18"], "did you mean backbone?"),
+        (["--lr", "fast"], "lr"),
+        (["--data", "mnist"], "digits"),
+        (["--epochs", "0", "--warmup_epochs", "0"], "epochs=0 must be 1 or more"),
+        (["--projector", "512x512"], "projector='512x512' must be widths joined by dashes"),
+        (["--warmup_epochs", "50"], "warmup_epochs=50.0 must be from 0 to"),
+        (["--seed", "-1"], "seed=-1 must be from 0"),
+        (["--knn_temperature", "0"], "knn_temperature=0.0 must be above 0"),
+        (["--data_dir", "x"], "data_dir='x' has no effect on data='digits'"),
+        (["--loader", "files"], "loader='files' has no effect on data='digits'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_config(PretrainConfig, arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error.replace("(", ".") or message in error
+    assert error.count("\n") == 1
+
+
+def test_an_unknown_key_in_a_file_names_the_nearest(tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_text("optm: lars\n")
+    with pytest.raises(SystemExit):
+        parse_config(PretrainConfig, ["--config", str(path)])
+    assert "'optm' is not accepted (did you mean optim?)" in capsys.readouterr().err
+
+
+def test_every_option_has_a_line_of_help():
+    documented = {p.arg_name: p.description for p in parse_from_object(PretrainConfig).params}
+    missing = [f.name for f in dataclasses.fields(PretrainConfig) if not documented.get(f.name)]
+    assert missing == []
+
+
+def test_the_run_folder_tells_what_runs():
+    assert (
+        str(PretrainConfig(optim="lars", seed=3).run_folder) == "runs/barlow_twins-digits-lars-s3"
+    )
+    assert str(PretrainConfig(out="there").run_folder) == "there"
+
+
+def test_options_that_may_change_exist():
+    assert {f.name for f in dataclasses.fields(PretrainConfig)} >= MAY_CHANGE
+
+
+def test_resuming_checks_the_options_that_the_weights_depend_on(tmp_path):
+    path = tmp_path / "config.yaml"
+    check_same_run(PretrainConfig(), path)  # no run there yet
+    path.write_text(to_yaml(PretrainConfig(lr=0.5)))
+    check_same_run(PretrainConfig(lr=0.5, workers=7, keep_last=5), path)
+    with pytest.raises(ValueError, match=r"lr \(0.5 there, 0.2 here\).*another --out"):
+        check_same_run(PretrainConfig(lr=0.2), path)
+
+
+def test_a_run_of_another_version_may_know_other_options(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"lr": PretrainConfig().lr, "gone": 1}))
+    with pytest.warns(UserWarning, match="unknown options: gone"):
+        check_same_run(PretrainConfig(), path)

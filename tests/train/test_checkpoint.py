@@ -1,0 +1,89 @@
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file
+
+from sslortho.models import create_backbone
+from sslortho.train import CheckpointFolder, export_backbone, write_atomically
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def half(file):
+        file.write(b"new, but")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, half)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_newest_checkpoints_are_kept(tmp_path):
+    folder = CheckpointFolder(tmp_path / "checkpoints", keep_last=2)
+    for step in (3, 20, 100, 1000):
+        folder.save({"value": step}, step)
+    assert [path.name for path in folder.list()] == ["step-00000100.pt", "step-00001000.pt"]
+    assert folder.load_latest()["value"] == 1000
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert CheckpointFolder(tmp_path / "nothing").load_latest() is None
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    folder.save({"value": 1}, 1)
+    newest = folder.save({"value": 2, "weights": torch.randn(1000)}, 2)
+    newest.write_bytes(newest.read_bytes()[:900])
+    with pytest.warns(UserWarning, match="step-00000002.pt cannot be read"):
+        assert folder.load_latest()["value"] == 1
+
+
+def test_nothing_readable_is_an_error_and_not_a_new_start(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    folder.save({"value": 1}, 1).write_bytes(b"no checkpoint")
+    with (
+        pytest.warns(UserWarning, match="cannot be read"),
+        pytest.raises(ValueError, match="none of the 1 checkpoints"),
+    ):
+        folder.load_latest()
+
+
+def test_code_hidden_in_a_checkpoint_is_not_run(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return print, ("ran",)
+
+    torch.save({"format": 1, "payload": Attack()}, tmp_path / "step-00000001.pt")
+    with (
+        pytest.warns(UserWarning, match="cannot be read"),
+        pytest.raises(ValueError, match="none of the 1"),
+    ):
+        CheckpointFolder(tmp_path).load_latest()
+
+
+def test_another_format_is_refused(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    torch.save({"format": 99}, tmp_path / "step-00000001.pt")
+    with pytest.raises(ValueError, match="has format 99, this version reads 1"):
+        folder.load_latest()
+
+
+def test_keep_last_must_keep_something(tmp_path):
+    with pytest.raises(ValueError, match="keep_last=0"):
+        CheckpointFolder(tmp_path, keep_last=0)
+
+
+def test_an_exported_backbone_loads_into_the_plain_network(tmp_path):
+    backbone = create_backbone("resnet18").to(memory_format=torch.channels_last)
+    export_backbone(backbone, tmp_path / "backbone.safetensors")
+    plain = torchvision.models.resnet18()
+    missing = plain.load_state_dict(load_file(tmp_path / "backbone.safetensors"), strict=False)
+    assert missing.missing_keys == ["fc.weight", "fc.bias"]
+    assert missing.unexpected_keys == []
+    plain.fc = torch.nn.Identity()
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(plain.eval()(images), backbone.eval()(images), atol=1e-5, rtol=1e-5)

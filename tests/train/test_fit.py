@@ -1,0 +1,233 @@
+"""The loop on a linear model, where every step can be written down."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from sslortho.data import Batch, EpochOrder
+from sslortho.tasks import Task
+from sslortho.train import CheckpointFolder, FitOptions, NonFiniteError, Reporter, fit
+from sslortho.train.reporting import read_metrics
+
+IMAGES, SIZE = 24, 12
+
+
+class Regression(Task):
+    """Fits labels by a linear map of the pixels, behind dropout."""
+
+    def __init__(self, dropout=0.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(SIZE, 1))
+        self.steps_followed = 0
+
+    def forward(self, views, labels):
+        error = self.backbone(views[0]).squeeze(1) - labels
+        return {"loss": error.square().mean(), "bias": self.backbone[2].bias.detach().mean()}
+
+    def after_step(self):
+        self.steps_followed += 1
+
+
+class Loader:
+    """Batches of fixed images; `poison` holds (epoch, batch) whose labels are NaN."""
+
+    def __init__(self, batch_size=4, poison=(), at_batch=None):
+        generator = torch.Generator().manual_seed(1)
+        self.images = torch.randn(IMAGES, 3, 2, 2, generator=generator)
+        self.labels = torch.randn(IMAGES, generator=generator)
+        self.order = EpochOrder(IMAGES, batch_size)
+        self.poison = set(poison)
+        self.at_batch = at_batch or {}
+        self.epoch = self.start = 0
+
+    def __len__(self):
+        return len(self.order)
+
+    def set_epoch(self, epoch, start_step=0):
+        self.epoch, self.start = epoch, start_step
+
+    def __iter__(self):
+        steps = self.order.steps(self.epoch, self.start)
+        for step, indices in enumerate(steps, start=self.start):
+            if (self.epoch, step) in self.at_batch:
+                self.at_batch[self.epoch, step]()
+            labels = self.labels[indices]
+            if (self.epoch, step) in self.poison:
+                labels = labels * float("nan")
+            yield Batch((self.images[indices],), labels)
+
+
+def train(folder, loader=None, dropout=0.0, evaluate=None, schedule=lambda step: 1.0, **options):
+    task = Regression(dropout)
+    accelerator = Accelerator(cpu=True)
+    optimizer = torch.optim.SGD(task.parameters(), lr=0.1, momentum=0.9)
+    options = FitOptions(**{"epochs": 2, "log_every": 1, **options})
+    result = fit(
+        task,
+        optimizer,
+        loader or Loader(),
+        accelerator=accelerator,
+        schedule=schedule,
+        options=options,
+        reporter=Reporter(folder, accelerator, total_steps=12),
+        checkpoints=CheckpointFolder(folder / "checkpoints"),
+        config={"lr": 0.1},
+        evaluate=evaluate,
+    )
+    return task, result
+
+
+def weights(task):
+    return torch.cat([p.detach().flatten() for p in task.parameters()])
+
+
+def literal_training(epochs=2, batch_size=4, parts=1, schedule=lambda step: 1.0, skip=()):
+    """The same in numpy: momentum SGD on the mean of the parts' gradients."""
+    task, loader = Regression(), Loader(batch_size)
+    linear = task.backbone[2]
+    parameters = np.append(linear.weight.detach().numpy()[0], linear.bias.detach().numpy())
+    buffer, losses, step = np.zeros_like(parameters), [], 0
+    for epoch in range(epochs):
+        permutation = loader.order.permutation(epoch)
+        for start in range(0, IMAGES - batch_size * parts + 1, batch_size * parts):
+            gradient, loss = np.zeros_like(parameters), 0.0
+            for part in range(parts):
+                chosen = permutation[start + part * batch_size :][:batch_size]
+                x = loader.images[chosen].flatten(1).numpy()
+                x = np.hstack([x, np.ones((len(x), 1), dtype=x.dtype)])
+                error = x @ parameters - loader.labels[chosen].numpy()
+                gradient += 2 * x.T @ error / batch_size / parts
+                loss += (error**2).mean() / parts
+            if step not in skip:
+                buffer = 0.9 * buffer + gradient
+                parameters = parameters - 0.1 * schedule(step) * buffer
+            losses.append(loss)
+            step += 1
+    return parameters, losses
+
+
+def test_training_equals_the_literal_one(tmp_path):
+    def schedule(step):
+        return 1 / (1 + step)
+
+    task, result = train(tmp_path, schedule=schedule)
+    parameters, losses = literal_training(schedule=schedule)
+    np.testing.assert_allclose(weights(task).numpy(), parameters, rtol=1e-5, atol=1e-6)
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    np.testing.assert_allclose([r["loss"] for r in records], losses, rtol=1e-4)
+    assert [r["step"] for r in records] == list(range(1, 13))
+    assert [r["lr/all"] for r in records] == pytest.approx([0.1 * schedule(s) for s in range(12)])
+    assert (result.step, result.stopped_by) == (12, None)
+    assert result.images_per_second > 0
+    assert task.steps_followed == 12
+
+
+def test_records_hold_the_mean_over_their_steps(tmp_path):
+    train(tmp_path, log_every=4)
+    _, losses = literal_training()
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    # every 4 steps, and what is left at the end of each epoch of 6
+    assert [r["step"] for r in records] == [4, 6, 8, 12]
+    expected = [np.mean(losses[:4]), np.mean(losses[4:6]), np.mean(losses[6:8]),
+                np.mean(losses[8:12])]  # fmt: skip
+    np.testing.assert_allclose([r["loss"] for r in records], expected, rtol=1e-4)
+
+
+def test_accumulated_batches_make_one_step_of_their_mean_gradient(tmp_path):
+    task, result = train(tmp_path, loader=Loader(4), accumulation_steps=3)
+    parameters, _ = literal_training(batch_size=4, parts=3)
+    np.testing.assert_allclose(weights(task).numpy(), parameters, rtol=1e-5, atol=1e-6)
+    assert result.step == 4
+
+
+def test_more_accumulation_than_an_epoch_has_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="accumulation_steps=7 batches do not fit"):
+        train(tmp_path, accumulation_steps=7)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_stops_after_the_step_and_resuming_ends_bitwise_the_same(tmp_path, number):
+    whole, _ = train(tmp_path / "whole", dropout=0.5)
+
+    def ask_to_stop():
+        os.kill(os.getpid(), number)
+
+    broken = Loader(at_batch={(1, 2): ask_to_stop})
+    _, result = train(tmp_path / "broken", loader=broken, dropout=0.5)
+    assert (result.step, result.stopped_by) == (9, number)
+    resumed, result = train(tmp_path / "broken", dropout=0.5)
+    assert (result.step, result.stopped_by) == (12, None)
+    assert torch.equal(weights(resumed), weights(whole))
+    losses = [
+        [r["loss"] for r in read_metrics(tmp_path / run / "metrics.jsonl")]
+        for run in ("whole", "broken")
+    ]
+    assert losses[0] == losses[1]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_crash_costs_what_came_after_the_last_checkpoint(tmp_path):
+    whole, _ = train(tmp_path / "whole", dropout=0.5)
+
+    def crash():
+        raise MemoryError("killed")
+
+    with pytest.raises(MemoryError):
+        train(tmp_path / "broken", loader=Loader(at_batch={(1, 3): crash}), dropout=0.5)
+    assert len(read_metrics(tmp_path / "broken" / "metrics.jsonl")) == 9
+    resumed, _ = train(tmp_path / "broken", dropout=0.5)
+    assert torch.equal(weights(resumed), weights(whole))
+    records = read_metrics(tmp_path / "broken" / "metrics.jsonl")
+    assert [r["step"] for r in records] == list(range(1, 13))
+
+
+def test_a_finished_run_takes_no_more_steps(tmp_path):
+    first, _ = train(tmp_path)
+    again, result = train(tmp_path)
+    assert torch.equal(weights(first), weights(again))
+    assert result.step == 12
+    assert np.isnan(result.images_per_second)
+
+
+def test_steps_with_non_finite_gradients_are_skipped(tmp_path):
+    task, _ = train(tmp_path, loader=Loader(poison=[(0, 1), (0, 2), (1, 0)]), max_bad_steps=3)
+    parameters, _ = literal_training(skip={1, 2, 6})
+    np.testing.assert_allclose(weights(task).numpy(), parameters, rtol=1e-5, atol=1e-6)
+    assert task.steps_followed == 9
+    assert read_metrics(tmp_path / "metrics.jsonl")[1]["loss"] is None
+
+
+def test_too_many_bad_steps_in_a_row_stop_with_step_and_names(tmp_path):
+    loader = Loader(poison=[(1, 1), (1, 2), (1, 3)])
+    pattern = r"step 10: the gradients of backbone\.2\.weight, backbone\.2\.bias .* \(loss nan\)"
+    with pytest.raises(NonFiniteError, match=pattern):
+        train(tmp_path, loader=loader, max_bad_steps=3)
+    assert CheckpointFolder(tmp_path / "checkpoints").load_latest()["progress"]["step"] == 6
+
+
+def test_evaluation_before_the_first_step_then_every_so_many_epochs_and_last(tmp_path):
+    seen = []
+
+    def evaluate(backbone):
+        seen.append(backbone)
+        return {"knn_top1": float(len(seen))}
+
+    task, _ = train(tmp_path, evaluate=evaluate, evaluate_every=2, epochs=5)
+    records = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "knn_top1" in r]
+    assert [(r["step"], r["epoch"]) for r in records] == [(0, 0), (12, 2), (24, 4), (30, 5)]
+    assert all(backbone is task.backbone for backbone in seen)
+
+
+def test_checkpoints_hold_the_configuration_and_the_newest_are_kept(tmp_path):
+    train(tmp_path, epochs=5, checkpoint_every=2)
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    assert [path.name for path in folder.list()] == ["step-00000024.pt", "step-00000030.pt"]
+    state = folder.load_latest()
+    assert state["config"] == {"lr": 0.1}
+    assert state["progress"]["epoch"] == 5
