@@ -11,6 +11,11 @@ CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 Triple = tuple[float, float, float]
 
 
+def _check_std(std: Triple) -> None:
+    if min(std) <= 0:
+        raise ValueError(f"std={std} must be three positive numbers")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ViewSpec:
     """One random view of an image. The defaults are those of Barlow Twins' first view."""
@@ -65,6 +70,13 @@ class ViewSpec:
                 raise ValueError(f"{name}={getattr(self, name)} must be from 0 to 1")
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"hue={self.hue} must be from 0 to 0.5")
+        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
+            raise ValueError(f"blur_sigma={self.blur_sigma} must be two rising positive numbers")
+        if not 0 <= self.solarise_threshold <= 1:
+            raise ValueError(
+                f"solarise_threshold={self.solarise_threshold} must be from 0 to 1, not of 255"
+            )
+        _check_std(self.std)
         if self.blur_taps % 2 == 0 or self.blur_taps < 1:
             raise ValueError(f"blur_taps={self.blur_taps} must be an odd number")
         if self.blur_p and self.blur_taps // 2 >= self.crop_size:
@@ -86,6 +98,14 @@ class EvaluationSpec:
     """Subtracted from each channel, of values from 0 to 1."""
     std: Triple = IMAGENET_STD
     """Divides each channel."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.crop_size <= self.resize:
+            raise ValueError(
+                f"crop_size={self.crop_size} must be from 1 to resize={self.resize}: the crop is "
+                "cut out of the resized image"
+            )
+        _check_std(self.std)
 
 
 def barlow_twins(crop_size: int = 224) -> tuple[ViewSpec, ViewSpec]:

@@ -1,87 +1,16 @@
-"""Data sets by name: a stack of small images in memory, or the paths of image files."""
+"""Data sets by name."""
 
 import difflib
-import os
-import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 from torch.nn import functional
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
-
-SMALL_SIDE = 96
-"""Folders of images that are all of one size up to this many pixels are read into memory."""
-
-HEADERS_CHECKED = 100_000
-"""Up to so many files every header is read before training starts, beyond it one a class."""
-
-Split = Literal["train", "test"]
-
-
-@dataclass(frozen=True)
-class ImageArray:
-    """Images of one size in memory: uint8 (n, 3, height, width), labels int64 (n,) or -1."""
-
-    images: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def select(self, indices: Tensor) -> "ImageArray":
-        """The data set of these samples alone."""
-        return ImageArray(self.images[indices], self.labels[indices], self.classes)
-
-
-@dataclass(frozen=True)
-class ImageFiles:
-    """Paths of image files of any size, labels int64 (n,) or -1."""
-
-    paths: tuple[str, ...]
-    labels: Tensor
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def select(self, indices: Tensor) -> "ImageFiles":
-        """The data set of these samples alone."""
-        paths = tuple(self.paths[i] for i in indices.tolist())
-        return ImageFiles(paths, self.labels[indices], self.classes)
-
-
-ImageSet = ImageArray | ImageFiles
-
-
-def read_image(path: str) -> Image.Image:
-    """Decode a file to RGB; ValueError with its path if it cannot be."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({error}); remove or replace it"
-        ) from error
-
-
-def read_size(path: str) -> tuple[int, int]:
-    """(width, height) from a file's header; ValueError with its path if there is none."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({error}); remove or replace it"
-        ) from error
+from sslortho.data.image_folder import folder
+from sslortho.data.image_sets import ImageArray, ImageSet, Split
 
 
 def digits(split: Split) -> ImageArray:
@@ -113,136 +42,6 @@ def cifar(name: str, data_dir: Path, split: Split) -> ImageArray:
         ) from error
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
     return ImageArray(images, torch.tensor(data.targets), tuple(data.classes))
-
-
-def _list_images(folder: Path) -> list[str]:
-    """All images below a folder, sorted; hidden files and folders do not count."""
-    found, other = [], []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith("."):
-                is_image = os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-                (found if is_image else other).append(os.path.join(root, name))
-    if other:
-        warnings.warn(
-            f"{len(other)} files in {folder} have no image suffix and are left out, {other[0]} first",
-            stacklevel=2,
-        )
-    return found
-
-
-def _split_folder(data_dir: Path, split: Split) -> Path | None:
-    if not data_dir.is_dir():
-        raise ValueError(f"data_dir={str(data_dir)!r} is no folder; give one that holds train/")
-    for name in ("train",) if split == "train" else ("test", "val"):
-        if (data_dir / name).is_dir():
-            return data_dir / name
-    if split == "train":
-        inside = ", ".join(sorted(path.name for path in data_dir.iterdir())[:5]) or "nothing"
-        raise ValueError(
-            f"data_dir={str(data_dir)!r} has no folder train/ (it holds {inside}); expected "
-            "train/<class>/<image>, or train/<image> without labels"
-        )
-    return None
-
-
-def scan_folder(data_dir: Path, split: Split) -> ImageFiles | None:
-    """`train/<class>/*` or `test|val/<class>/*`; without class folders the labels are -1.
-
-    None where there is no test or val. Raises ValueError for a missing folder, one without images,
-    an empty class, and test classes other than the training ones.
-    """
-    folder = _split_folder(data_dir, split)
-    if folder is None:
-        return None
-    classes = sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
-    paths: list[str] = []
-    labels: list[int] = []
-    if not classes:
-        paths = _list_images(folder)
-        labels = [-1] * len(paths)
-    for label, name in enumerate(classes):
-        found = _list_images(folder / name)
-        if not found:
-            raise ValueError(f"class folder {folder / name} holds no images; fill or remove it")
-        paths += found
-        labels += [label] * len(found)
-    if not paths:
-        raise ValueError(
-            f"{folder} holds no images (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
-        )
-    if split == "test":
-        _check_same_classes(data_dir / "train", folder, classes)
-    return ImageFiles(tuple(paths), torch.tensor(labels), tuple(classes))
-
-
-def _check_same_classes(train: Path, test: Path, classes: list[str]) -> None:
-    ours = {path.name for path in train.iterdir() if path.is_dir()}
-    different = sorted(
-        name for name in ours.symmetric_difference(classes) if not name.startswith(".")
-    )
-    if different:
-        raise ValueError(
-            f"{test} and {train} do not have the same classes ({different[0]} is in one alone); "
-            "labels would not match"
-        )
-
-
-def check_headers(files: ImageFiles) -> list[tuple[int, int]]:
-    """Read image headers so that a broken file is known before training; returns their sizes.
-
-    Every file of a small set, the first of each class of a large one.
-    """
-    paths = list(files.paths)
-    if len(paths) > HEADERS_CHECKED:
-        first = np.unique(files.labels.numpy(), return_index=True)[1]
-        paths = [files.paths[i] for i in first]
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(read_size, paths, chunksize=64))
-
-
-def read_into_memory(files: ImageFiles) -> ImageArray:
-    """Decode files that are all of one size."""
-
-    def decode(path: str) -> Tensor:
-        return torch.from_numpy(np.asarray(read_image(path)).copy()).permute(2, 0, 1)
-
-    first = decode(files.paths[0])
-    images = torch.empty(len(files), *first.shape, dtype=torch.uint8)
-
-    def fill(i: int) -> None:
-        image = decode(files.paths[i])
-        if image.shape != first.shape:
-            raise ValueError(
-                f"{files.paths[i]} is {image.shape[2]} x {image.shape[1]} pixels and "
-                f"{files.paths[0]} {first.shape[2]} x {first.shape[1]}; images of different sizes "
-                "need --loader files"
-            )
-        images[i] = image
-
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(fill, range(len(files)), chunksize=256):
-            pass
-    return ImageArray(images, files.labels, files.classes)
-
-
-def folder(
-    data_dir: Path, split: Split, loader: Literal["auto", "tensor", "files"]
-) -> ImageSet | None:
-    """An image folder; small images of one size are read into memory (unless `loader` says)."""
-    files = scan_folder(data_dir, split)
-    if files is None:
-        return None
-    if loader == "tensor":
-        return read_into_memory(files)
-    sizes = set(check_headers(files))
-    small = len(sizes) == 1 and max(next(iter(sizes))) <= SMALL_SIDE
-    if loader == "auto" and small and len(files) <= HEADERS_CHECKED:
-        return read_into_memory(files)
-    return files
 
 
 DATASETS = ("digits", "cifar10", "cifar100", "folder")

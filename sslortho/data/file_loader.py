@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sslortho.augment import EvaluationRenderer, EvaluationSpec, ViewRenderer
 from sslortho.data.batches import Batch, EpochOrder, rank_share
-from sslortho.data.datasets import ImageFiles, read_image
+from sslortho.data.image_folder import read_image
+from sslortho.data.image_sets import ImageFiles
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
@@ -58,8 +59,9 @@ class _EpochSampler(Sampler[list[tuple[int, int]]]):
         return len(self.order)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for indices in self.order.steps(self.epoch, self.start_step):
-            yield [(self.epoch, index) for index in indices.tolist()]
+        epoch = self.epoch  # read once: set_epoch is about the next iteration
+        for indices in self.order.steps(epoch, self.start_step):
+            yield [(epoch, index) for index in indices.tolist()]
 
 
 class FileLoader:
@@ -81,6 +83,12 @@ class FileLoader:
         device: torch.device,
         workers: int,
     ) -> None:
+        sizes = {spec.crop_size for spec in renderer.specs}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"all views of image files need one crop_size, got {sorted(sizes)}: they travel "
+                "from the workers as one tensor"
+            )
         self.renderer = renderer
         self.device = device
         self.sampler = _EpochSampler(order)

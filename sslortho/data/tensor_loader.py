@@ -7,7 +7,7 @@ import torch
 
 from sslortho.augment import EvaluationRenderer, ViewRenderer
 from sslortho.data.batches import Batch, EpochOrder, rank_share
-from sslortho.data.datasets import ImageArray
+from sslortho.data.image_sets import ImageArray
 
 
 class TensorLoader:
@@ -39,9 +39,10 @@ class TensorLoader:
         self.epoch, self.start_step = epoch, start_step
 
     def __iter__(self) -> Iterator[Batch]:
-        for indices in self.order.steps(self.epoch, self.start_step):
+        epoch = self.epoch  # set_epoch is about the next iteration, not this one
+        for indices in self.order.steps(epoch, self.start_step):
             index = torch.from_numpy(indices).to(self.device, non_blocking=True)
-            views = self.renderer.render(self.images[index], indices, self.epoch)
+            views = self.renderer.render(self.images[index], indices, epoch)
             yield Batch(views, self.labels[index])
 
 
@@ -68,6 +69,6 @@ class TensorEvaluationLoader:
         return -(-len(self.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        parts = self.images.split(self.batch_size), self.labels.split(self.batch_size)
-        for images, labels in zip(*parts, strict=True):
-            yield Batch((self.renderer.render(images),), labels)
+        for start in range(0, len(self.images), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            yield Batch((self.renderer.render(self.images[part]),), self.labels[part])

@@ -1,0 +1,353 @@
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tv
+
+from sslortho.augment import VIEWS, EvaluationRenderer, EvaluationSpec, ViewRenderer, ViewSpec
+from sslortho.data import (
+    EpochOrder,
+    FileEvaluationLoader,
+    FileLoader,
+    ImageArray,
+    ImageFiles,
+    TensorEvaluationLoader,
+    TensorLoader,
+)
+
+CPU = torch.device("cpu")
+SIDE, SIZE, BATCH, SEED = 16, 26, 6, 9
+GREY_LEVELS = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
+PLAIN = ViewSpec(
+    crop_size=SIDE,
+    crop_scale=(1.0, 1.0),
+    crop_ratio=(1.0, 1.0),
+    flip_p=0.0,
+    jitter_p=0.0,
+    grayscale_p=0.0,
+    blur_p=0.0,
+    **GREY_LEVELS,
+)
+CROPS = replace(PLAIN, crop_scale=(0.08, 1.0), crop_ratio=(3 / 4, 4 / 3), flip_p=0.5)
+RANDOM = VIEWS["barlow_twins_small"](SIDE)
+EVALUATION = EvaluationSpec(crop_size=SIDE, resize=SIDE, **GREY_LEVELS)
+
+# Python 3.12 and 3.13 warn of any fork beside torch's own threads
+forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
+
+def label_of(index: int) -> int:
+    return 1000 - index
+
+
+def picture(index: int, height: int = SIDE, width: int = SIDE) -> np.ndarray:
+    """Noise whose first red value is the index."""
+    rng = np.random.default_rng(index)
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels[0, 0, 0] = index
+    return pixels
+
+
+def smooth_picture(index: int, height: int, width: int) -> np.ndarray:
+    """Waves that stay clear of 0 and 255, where PIL clamps after each of its two passes."""
+    y, x = np.mgrid[0 : 4 : height * 1j, 0 : 5 : width * 1j][..., None]
+    phase = np.arange(3) + index
+    return (128 + 35 * np.sin(2 * y + phase) + 35 * np.cos(3 * x - y + phase)).astype(np.uint8)
+
+
+def as_array(pictures: list[np.ndarray]) -> ImageArray:
+    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    labels = torch.tensor([label_of(i) for i in range(len(pictures))])
+    return ImageArray(images, labels, ())
+
+
+def as_files(folder: Path, pictures: list[np.ndarray]) -> ImageFiles:
+    paths = []
+    for i, pixels in enumerate(pictures):
+        paths.append(str(folder / f"{i:03}.png"))
+        Image.fromarray(pixels).save(paths[-1])
+    return ImageFiles(tuple(paths), torch.tensor([label_of(i) for i in range(len(paths))]), ())
+
+
+@pytest.fixture
+def make_loader(tmp_path):
+    """kind -> loader of the same 26 noise pictures, in memory or from files."""
+
+    def make(kind: str, specs=RANDOM, workers: int = 0, rank: int = 0, world_size: int = 1):
+        pictures = [picture(i) for i in range(SIZE)]
+        renderer = ViewRenderer(specs, seed=SEED)
+        order = EpochOrder(SIZE, BATCH, SEED, rank, world_size)
+        if kind == "tensor":
+            return TensorLoader(as_array(pictures), renderer, order, CPU)
+        return FileLoader(as_files(tmp_path, pictures), renderer, order, CPU, workers)
+
+    return make
+
+
+def collect(loader, epoch: int, start_step: int = 0) -> list[tuple[torch.Tensor, ...]]:
+    loader.set_epoch(epoch, start_step)
+    return [(*batch.views, batch.labels) for batch in loader]
+
+
+def same_bits(ours, theirs) -> bool:
+    return len(ours) == len(theirs) and all(
+        torch.equal(a, b)
+        for batch_a, batch_b in zip(ours, theirs, strict=True)
+        for a, b in zip(batch_a, batch_b, strict=True)
+    )
+
+
+def to_pixels(view: torch.Tensor) -> np.ndarray:
+    """A view in grey levels back to uint8 (batch, height, width, 3)."""
+    rounded = view.round()
+    assert (view - rounded).abs().max() < 1e-3
+    return rounded.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+KINDS = pytest.mark.parametrize("kind", ["tensor", "files"])
+
+
+@KINDS
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_batches_hold_the_pictures_and_labels_of_the_order(make_loader, kind, epoch):
+    loader = make_loader(kind, (PLAIN, PLAIN))
+    batches = collect(loader, epoch)
+    assert len(loader) == len(batches) == 4
+    expected = list(EpochOrder(SIZE, BATCH, SEED).steps(epoch))
+    for (first, second, labels), indices in zip(batches, expected, strict=True):
+        assert labels.dtype == torch.int64
+        assert labels.tolist() == [label_of(i) for i in indices]
+        assert torch.equal(first, second)
+        np.testing.assert_array_equal(to_pixels(first), [picture(i) for i in indices])
+
+
+@KINDS
+def test_the_remainder_is_dropped_and_nothing_is_doubled(make_loader, kind):
+    batches = collect(make_loader(kind, (PLAIN,)), 0)
+    seen = [int(i) for view, _ in batches for i in to_pixels(view)[:, 0, 0, 0]]
+    assert len(seen) == len(set(seen)) == 24
+
+
+@KINDS
+def test_a_loader_is_in_the_first_epoch_until_told_otherwise(make_loader, kind):
+    fresh = [(*batch.views, batch.labels) for batch in make_loader(kind)]
+    loader = make_loader(kind)
+    assert same_bits(fresh, collect(loader, 0))
+    assert same_bits(fresh, [(*batch.views, batch.labels) for batch in loader])
+    assert not same_bits(fresh, collect(loader, 1))
+    assert same_bits(fresh, collect(loader, 0))
+
+
+@KINDS
+@pytest.mark.parametrize("start_step", [1, 3, 4])
+def test_a_resumed_epoch_is_the_tail_of_the_whole_bit_for_bit(make_loader, kind, start_step):
+    whole = collect(make_loader(kind), 2)
+    resumed = make_loader(kind)
+    assert same_bits(collect(resumed, 2, start_step), whole[start_step:])
+    assert same_bits(collect(resumed, 3), collect(make_loader(kind), 3))
+
+
+@KINDS
+def test_an_epoch_that_is_running_is_not_disturbed_by_the_next(make_loader, kind):
+    loader = make_loader(kind)
+    expected = collect(loader, 0)
+    loader.set_epoch(0)
+    batches = []
+    for batch in loader:
+        batches.append((*batch.views, batch.labels))
+        loader.set_epoch(1)
+    assert same_bits(batches, expected)
+
+
+@KINDS
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_the_batches_of_all_ranks_together_are_those_of_one(make_loader, kind, world_size):
+    single = collect(make_loader(kind), 1)
+    ranks = [
+        collect(make_loader(kind, rank=rank, world_size=world_size), 1)
+        for rank in range(world_size)
+    ]
+    for parts, whole in zip(zip(*ranks, strict=True), single, strict=True):
+        *views, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        assert torch.equal(labels, whole[-1])
+        for ours, theirs in zip(views, whole[:-1], strict=True):
+            # matrix products of other shapes may round otherwise: one value in a thousand may
+            # fall to the other side of a grey level or of the threshold of solarisation
+            assert ((ours - theirs).abs() > 1e-4).float().mean() < 1e-3
+
+
+@forks
+def test_workers_change_no_bit_over_epochs_and_broken_off_iterations(make_loader):
+    alone, helped = make_loader("files"), make_loader("files", workers=2)
+    assert same_bits(collect(helped, 0), collect(alone, 0))
+    helped.set_epoch(1)
+    next(iter(helped))
+    assert same_bits(collect(helped, 2, 1), collect(alone, 2)[1:])
+
+
+def test_files_and_tensors_are_cropped_by_the_same_boxes(tmp_path):
+    pictures = [smooth_picture(i, 40, 56) for i in range(12)]
+    renderer, order = ViewRenderer((CROPS, CROPS), seed=SEED), EpochOrder(12, 12, SEED)
+    from_files = FileLoader(as_files(tmp_path, pictures), renderer, order, CPU, 0)
+    in_memory = TensorLoader(as_array(pictures), renderer, order, CPU)
+    for epoch in (0, 1):
+        ((*ours, labels),) = collect(from_files, epoch)
+        ((*theirs, their_labels),) = collect(in_memory, epoch)
+        assert torch.equal(labels, their_labels)
+        for a, b in zip(ours, theirs, strict=True):
+            assert (a - b).abs().max() < 1.01
+        assert (ours[0] - ours[1]).abs().amax(dim=(1, 2, 3)).min() > 1.01
+
+
+def test_files_of_different_sizes_are_cropped_as_pil_does(tmp_path):
+    sizes = [(20, 33), (33, 20), (16, 16), (50, 41), (9, 60), (70, 8)]
+    pictures = [picture(i, *size) for i, size in enumerate(sizes)]
+    data, count = as_files(tmp_path, pictures), len(sizes)
+    renderer = ViewRenderer((CROPS, CROPS), seed=SEED)
+    loader = FileLoader(data, renderer, EpochOrder(count, count, SEED), CPU, 0)
+    ((*views, labels),) = collect(loader, 5)
+    indices = np.array([1000 - label for label in labels.tolist()])
+    heights, widths = np.array(sizes)[indices].T
+    for number, view in enumerate(views):
+        draw = renderer.draw_crops(number, indices, 5, heights, widths)
+        for i, pixels in enumerate(to_pixels(view)):
+            box = (int(draw.top[i]), int(draw.left[i]), int(draw.height[i]), int(draw.width[i]))
+            image = Image.fromarray(pictures[indices[i]])
+            crop = tv.resized_crop(image, *box, [SIDE, SIDE], InterpolationMode.BICUBIC)
+            crop = tv.hflip(crop) if draw.flip[i] else crop
+            np.testing.assert_array_equal(pixels, np.asarray(crop))
+
+
+def test_files_need_one_crop_size_for_all_views(tmp_path):
+    data = as_files(tmp_path, [picture(i) for i in range(2)])
+    renderer = ViewRenderer((PLAIN, replace(PLAIN, crop_size=SIDE - 4)))
+    with pytest.raises(ValueError, match="crop_size"):
+        next(iter(FileLoader(data, renderer, EpochOrder(2, 2), CPU, 0)))
+
+
+def run_until_error(loader) -> tuple[int, str]:
+    """The number of batches before a ValueError, and its message."""
+    count = 0
+    try:
+        for _ in loader:
+            count += 1
+    except ValueError as error:
+        # torch's traceback is a cycle that holds the workers; collecting it waits 10 s for them
+        traceback.clear_frames(error.__traceback__)
+        return count, str(error)
+    return count, "no error"
+
+
+@forks
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("damage", ["cut short", "emptied", "removed"])
+def test_a_file_that_breaks_during_training_is_named(tmp_path, workers, damage):
+    data = as_files(tmp_path, [picture(i) for i in range(SIZE)])
+    order = EpochOrder(SIZE, BATCH, SEED)
+    loader = FileLoader(data, ViewRenderer(RANDOM), order, CPU, workers)
+    victim = Path(data.paths[list(order.steps(0))[2][1]])
+    if damage == "removed":
+        victim.unlink()
+    else:
+        victim.write_bytes(victim.read_bytes()[:300] if damage == "cut short" else b"")
+    batches, message = run_until_error(loader)
+    assert batches == 2
+    assert f"{victim} cannot be read" in message
+
+
+# evaluation
+
+
+def make_evaluation(kind: str, folder: Path, pictures, batch_size=4, workers=0, **ranks):
+    renderer = EvaluationRenderer(EVALUATION)
+    if kind == "tensor":
+        return TensorEvaluationLoader(as_array(pictures), renderer, batch_size, CPU, **ranks)
+    data = as_files(folder, pictures)
+    return FileEvaluationLoader(data, renderer, batch_size, CPU, workers, **ranks)
+
+
+@KINDS
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 2, 12, 13])
+def test_evaluation_covers_each_sample_once_in_order(tmp_path, kind, world_size, size):
+    pictures = [picture(i) for i in range(size)]
+    seen, labels = [], []
+    for rank in range(world_size):
+        loader = make_evaluation(kind, tmp_path, pictures, rank=rank, world_size=world_size)
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        assert all(1 <= len(batch.labels) <= 4 for batch in batches)
+        for batch in batches:
+            (view,) = batch.views
+            assert view.dtype == torch.float32
+            assert batch.labels.dtype == torch.int64
+            seen += list(to_pixels(view))
+            labels += batch.labels.tolist()
+    assert labels == [label_of(i) for i in range(size)]
+    np.testing.assert_array_equal(seen, pictures)
+
+
+@KINDS
+def test_evaluation_can_be_iterated_again(tmp_path, kind):
+    loader = make_evaluation(kind, tmp_path, [picture(i) for i in range(7)])
+    first, second = ([batch.labels.tolist() for batch in loader] for _ in range(2))
+    assert first == second == [[1000, 999, 998, 997], [996, 995, 994]]
+
+
+@forks
+def test_evaluation_with_workers_is_evaluation_without(tmp_path):
+    pictures = [picture(i) for i in range(13)]
+    alone, helped = (
+        [
+            (*batch.views, batch.labels)
+            for batch in make_evaluation("files", tmp_path, pictures, 4, w)
+        ]
+        for w in (0, 2)
+    )
+    assert same_bits(alone, helped)
+
+
+SIZES = [(40, 57), (57, 40), (33, 33), (20, 90), (91, 20), (21, 20), (17, 18), (100, 75)]
+
+
+@pytest.mark.parametrize(("resize", "crop_size"), [(20, 17), (20, 20), (37, 32), (16, 13)])
+def test_evaluation_of_files_is_torchvisions_resize_and_crop_of_pil(tmp_path, resize, crop_size):
+    pictures = [picture(i, *size) for i, size in enumerate(SIZES)]
+    data = as_files(tmp_path, pictures)
+    spec = EvaluationSpec(crop_size=crop_size, resize=resize, **GREY_LEVELS)
+    (batch,) = FileEvaluationLoader(data, EvaluationRenderer(spec), len(SIZES), CPU, 0)
+    reference = transforms.Compose(
+        [
+            transforms.Resize(resize, InterpolationMode.BICUBIC),
+            transforms.CenterCrop(crop_size),
+        ]
+    )
+    for pixels, path in zip(to_pixels(batch.views[0]), data.paths, strict=True):
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(pixels, np.asarray(reference(image)))
+
+
+@pytest.mark.parametrize(("resize", "crop_size"), [(20, 17), (37, 32)])
+def test_evaluation_of_files_and_tensors_agrees(tmp_path, resize, crop_size):
+    pictures = [smooth_picture(i, 40, 57) for i in range(3)]
+    renderer = EvaluationRenderer(EvaluationSpec(crop_size=crop_size, resize=resize, **GREY_LEVELS))
+    (files,) = FileEvaluationLoader(as_files(tmp_path, pictures), renderer, 3, CPU, 0)
+    (tensors,) = TensorEvaluationLoader(as_array(pictures), renderer, 3, CPU)
+    assert torch.equal(files.labels, tensors.labels)
+    assert (files.views[0] - tensors.views[0]).abs().max() < 1.01
+
+
+@forks
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_breaks_before_evaluation_is_named(tmp_path, workers):
+    loader = make_evaluation("files", tmp_path, [picture(i) for i in range(9)], 4, workers)
+    (tmp_path / "006.png").write_bytes(b"GIF")
+    batches, message = run_until_error(loader)
+    assert batches == 1
+    assert "006.png cannot be read" in message
