@@ -66,8 +66,8 @@ def draw_crops(
         wide, tall = source > spec.crop_ratio[1], source < spec.crop_ratio[0]
         last_width = np.where(wide, np.rint(heights * spec.crop_ratio[1]), widths)
         last_height = np.where(tall, np.rint(widths / spec.crop_ratio[0]), heights)
-        width = np.where(none, last_width.astype(np.int64), width)
-        height = np.where(none, last_height.astype(np.int64), height)
+        width = np.where(none, np.maximum(last_width, 1).astype(np.int64), width)
+        height = np.where(none, np.maximum(last_height, 1).astype(np.int64), height)
         top = np.where(none, (heights - height) // 2, top)
         left = np.where(none, (widths - width) // 2, left)
     return CropDraw(top[:, 0], left[:, 0], height[:, 0], width[:, 0], uniform[:, -1] < spec.flip_p)

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sslortho.augment.draws import check_seed
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -66,6 +68,9 @@ class EpochOrder:
     world_size: int = 1
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank={self.rank} must be from 0 to world_size={self.world_size} - 1")
         if self.batch_size < 1 or self.batch_size % self.world_size:
             raise ValueError(
                 f"a batch of {self.batch_size} does not divide among {self.world_size} ranks; "

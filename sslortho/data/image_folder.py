@@ -41,6 +41,8 @@ def read_image(path: str) -> Image.Image:
         if image.mode.startswith("I"):  # PIL's own conversion would cut off at 255
             scaled = (np.asarray(image).astype(np.float32) / 257).round().clip(0, 255)
             return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+        if image.mode == "F":
+            raise ValueError(f"{path} holds floating-point pixels of unknown range; convert it")
         if image.mode == "P" and "transparency" in image.info:
             return image.convert("RGBA").convert("RGB")
         return image.convert("RGB")
@@ -121,7 +123,13 @@ def scan_folder(data_dir: Path, split: Split) -> ImageFiles | None:
 
 
 def _warn_of_loose_images(folder: Path) -> None:
-    loose = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    loose = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not path.name.startswith(".")
+    )
     if loose:
         warnings.warn(
             f"{len(loose)} images in {folder} lie beside the class folders and are left out, "

@@ -52,7 +52,8 @@ def _timm_backbone(name: str) -> nn.Module:
 
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise ValueError(f"backbone='timm:{name}' is no model of timm; near: {', '.join(near)}")
+        hint = f"; near: {', '.join(near)}" if near else "; timm.list_models() has the names"
+        raise ValueError(f"backbone='timm:{name}' is no model of timm{hint}")
     return timm.create_model(name, num_classes=0)
 
 
@@ -68,8 +69,10 @@ def create_backbone(name: str, stem: Stem = "stock") -> nn.Module:
     loads into the plain one.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name or stem.
     """
+    if stem not in ("stock", "small"):
+        raise ValueError(f"stem={stem!r} is not one of 'stock', 'small'")
     if name in OWN:
         return OWN[name]()
     if name in TORCHVISION:
@@ -85,10 +88,11 @@ def create_backbone(name: str, stem: Stem = "stock") -> nn.Module:
 def feature_dim(backbone: nn.Module, crop_size: int) -> int:
     """Dimension of the features that a backbone makes of square images of `crop_size` pixels."""
     parameter = next(backbone.parameters())
-    training = backbone.training
+    modes = [(module, module.training) for module in backbone.modules()]
     backbone.eval()
     features = backbone(torch.zeros(1, 3, crop_size, crop_size).to(parameter))
-    backbone.train(training)
+    for module, training in modes:
+        module.training = training
     if features.ndim != 2:
         raise ValueError(
             f"the backbone gives features of shape {tuple(features.shape)}; (batch, dim) is needed"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -82,21 +83,35 @@ class SyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
 
 
+class SyncBatchNormAct(SyncBatchNorm):
+    """timm's `BatchNormAct2d` over all ranks: a batch norm that ends in dropout and activation."""
+
+    def __init__(self, fused: BatchNormAct2d) -> None:
+        super().__init__(*_arguments(fused))  # pyright: ignore[reportArgumentType]
+        self.drop: nn.Module = fused.drop  # pyright: ignore[reportAttributeAccessIssue]
+        self.act: nn.Module = fused.act  # pyright: ignore[reportAttributeAccessIssue]
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))
+
+
+def _arguments(norm: _BatchNorm) -> tuple[Any, ...]:
+    return norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
+
+
 def convert_sync_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
     """Replace every batch norm inside `module` by one over all ranks, keeping parameters and buffers.
 
-    torch's on CUDA, ours elsewhere. Returns the module (another one if it is itself a batch norm).
+    torch's on CUDA (by timm, which knows its own fused norms), ours elsewhere. Returns the module,
+    another one if it is itself a batch norm.
     """
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        return convert_sync_batchnorm(module)
     if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm):
-        sync = SyncBatchNorm(
-            module.num_features,
-            module.eps,
-            module.momentum,
-            module.affine,
-            module.track_running_stats,
-        )
+        if isinstance(module, BatchNormAct2d):
+            sync = SyncBatchNormAct(module)
+        else:
+            sync = SyncBatchNorm(*_arguments(module))
         # the same tensors, not copies: an optimizer may hold them already
         sync._parameters = module._parameters
         sync._buffers = module._buffers

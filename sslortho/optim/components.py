@@ -21,7 +21,7 @@ def is_matrix(tensor: Tensor) -> bool:
 
 def check_components(tensor: Tensor, components: int) -> None:
     """Raise ValueError unless the rows of `tensor` split evenly into `components` matrices."""
-    if components < 1 or tensor.shape[0] % components:
+    if not isinstance(components, int) or components < 1 or tensor.shape[0] % components:
         raise ValueError(
             f"orth_components={components} does not divide the first dimension of a parameter of "
             f"shape {tuple(tensor.shape)}; give the number of groups of that convolution, or 1"

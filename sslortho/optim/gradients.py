@@ -16,7 +16,7 @@ from sslortho.optim.polar_factor import polar as polar_factor
 def _matrix_gradients(parameters: Iterable[Tensor] | Tensor) -> Iterator[Tensor]:
     for parameter in [parameters] if isinstance(parameters, Tensor) else parameters:
         grad = parameter.grad
-        if grad is None or not is_matrix(parameter):
+        if grad is None or not is_matrix(parameter) or not grad.numel():
             continue
         if grad.layout != torch.strided:
             raise ValueError(

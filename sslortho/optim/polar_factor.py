@@ -10,7 +10,7 @@
 | `newton_schulz` | the same                                    | three products a step                 |
 
 A rank-deficient matrix has no unique nearest orthonormal matrix. What is returned is the partial
-isometry: directions at or below `rank_tol * sigma_max` go to zero, so the answer is unique, turns
+isometry: directions below `rank_tol * sigma_max` go to zero, so the answer is unique, turns
 with the matrix, and zero stays zero. The iterative methods take no hard decision: a direction below
 `lower_bound` comes out somewhere between 0 and 1.
 """
@@ -42,7 +42,7 @@ def default_rank_tol(rows: int, columns: int, dtype: torch.dtype) -> float:
 def polar_svd(matrices: Tensor, rank_tol: float) -> Tensor:
     """`U V^T` of float32 or float64 matrices (..., rows, columns) by a singular value decomposition."""
     u, s, vh = torch.linalg.svd(matrices, full_matrices=False)
-    keep = s > rank_tol * s[..., :1]
+    keep = s >= rank_tol * s[..., :1]
     return (u * keep.unsqueeze(-2)) @ vh
 
 
@@ -56,7 +56,7 @@ def polar_gram_eigh(matrices: Tensor, rank_tol: float) -> Tensor:
     gram = a @ a.mT if a.shape[-2] <= a.shape[-1] else a.mT @ a
     values, vectors = torch.linalg.eigh(gram)
     noise = torch.finfo(torch.float64).eps * gram.shape[-1]
-    keep = values > max(rank_tol**2, noise) * values[..., -1:]
+    keep = values >= max(rank_tol**2, noise) * values[..., -1:]
     inverse_root = torch.where(keep, values, 1).rsqrt() * keep
     root = (vectors * inverse_root.unsqueeze(-2)) @ vectors.mT
     result = root @ a if a.shape[-2] <= a.shape[-1] else a @ root
@@ -134,6 +134,21 @@ def check_method(method: str) -> None:
         raise ValueError(f"polar={method!r} is not one of {', '.join(METHODS)}{hint}")
 
 
+def check_rank_tol(rank_tol: float | None, method: str) -> None:
+    """Raise ValueError for a rank_tol that is negative, or that `method` cannot honour."""
+    if rank_tol is None:
+        return
+    if rank_tol < 0:
+        raise ValueError(f"rank_tol={rank_tol} must be 0 or more")
+    if method not in ("auto", "svd", "gram_eigh"):
+        raise ValueError(f"rank_tol={rank_tol} has no effect on polar={method!r}; use 'svd'")
+    if method == "gram_eigh" and rank_tol == 0:
+        raise ValueError(
+            f"rank_tol={rank_tol}: polar='gram_eigh' cannot tell the smallest directions from the "
+            "rounding noise of the Gram matrix; use 'svd'"
+        )
+
+
 def _decompose(matrices: Tensor, method: str, rank_tol: float) -> Tensor:
     """One exact method, once more in float64 if LAPACK gives up, NaN if it gives up again."""
     decomposition = polar_svd if method == "svd" else polar_gram_eigh
@@ -152,7 +167,7 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
         matrices: real floating point, (..., rows, columns). Any scale: each matrix is divided by
             its largest entry first. float16 and bfloat16 are computed in float32.
         method: "auto", "svd", "gram_eigh", "polar_express" or "newton_schulz" (this module's table).
-        rank_tol: singular values at or below `rank_tol` times the largest count as zero (svd and
+        rank_tol: singular values below `rank_tol` times the largest count as zero (svd and
             gram_eigh alone). None: eps * max(rows, columns). 0 keeps every direction, rounding
             noise too, as the paper's authors do.
 
@@ -166,6 +181,7 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
             point, or a rank_tol given to a method that takes none.
     """
     check_method(method)
+    check_rank_tol(rank_tol, method)
     if matrices.ndim < 2 or not matrices.is_floating_point():
         raise ValueError(
             f"matrices must be real floating point with at least two dimensions, got {matrices.dtype}"
@@ -175,8 +191,6 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
         return matrices.clone()
     if method == "auto":
         method = choose_method(matrices) if rank_tol is None else "svd"
-    elif rank_tol is not None and method not in ("svd", "gram_eigh"):
-        raise ValueError(f"rank_tol={rank_tol} has no effect on polar={method!r}; use 'svd'")
 
     dtype = matrices.dtype if matrices.dtype == torch.float64 else torch.float32
     x = matrices.to(dtype)
@@ -193,4 +207,5 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
         if rank_tol is None:
             rank_tol = default_rank_tol(x.shape[-2], x.shape[-1], dtype)
         result = _decompose(x, method, rank_tol)
+    result = torch.where(largest > 0, result, 0)  # of a zero matrix no direction is its own
     return torch.where(finite, result, torch.nan).to(matrices.dtype)

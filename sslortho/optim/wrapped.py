@@ -11,12 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from sslortho.optim.components import check_components, is_matrix
 from sslortho.optim.gradients import normalise_, orthonormalise_
 from sslortho.optim.lars import LARS
-from sslortho.optim.polar_factor import check_method
+from sslortho.optim.polar_factor import check_method, check_rank_tol
 
 REFUSED = {
     "LBFGS": "it evaluates the loss several times a step and needs the raw gradients",
@@ -37,7 +38,9 @@ class ReplacedGradients(Optimizer):
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         names = inspect.signature(super().__init__).parameters
-        if "foreach" in names and not (kwargs.get("fused") or kwargs.get("differentiable")):
+        # torch's own default is foreach on CUDA alone; with a tensor for a rate it has to be asked
+        others = kwargs.get("fused") or kwargs.get("differentiable")
+        if "foreach" in names and not (others or isinstance(kwargs.get("lr"), Tensor)):
             kwargs.setdefault("foreach", True)
         self._options = {key: kwargs.pop(key, value) for key, value in self.group_defaults.items()}
         super().__init__(params, *args, **kwargs)
@@ -91,13 +94,16 @@ class ReplacedGradients(Optimizer):
         return loss
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        before = getattr(self, "param_groups", [])
         super().__setstate__(state)
         self._options = {
             key: self.defaults.get(key, value) for key, value in self.group_defaults.items()
         }
-        for group in self.param_groups:  # a state saved by the plain optimizer lacks our options
-            for key, value in self._options.items():
-                group.setdefault(key, value)
+        # a state saved by the plain optimizer lacks our options: each group keeps those it has
+        for i, group in enumerate(self.param_groups):
+            own = before[i] if i < len(before) else self._options
+            for key in self._options:
+                group.setdefault(key, own[key])
 
 
 class Orthogonal(ReplacedGradients):
@@ -120,10 +126,7 @@ class Orthogonal(ReplacedGradients):
     def check_group(self, group: dict[str, Any]) -> None:
         super().check_group(group)
         check_method(group["polar"])
-        if group["rank_tol"] is not None and group["polar"] not in ("auto", "svd", "gram_eigh"):
-            raise ValueError(
-                f"rank_tol={group['rank_tol']} has no effect on polar={group['polar']!r}; use 'svd'"
-            )
+        check_rank_tol(group["rank_tol"], group["polar"])
         if group["orth"]:
             for parameter in group["params"]:
                 if is_matrix(parameter):

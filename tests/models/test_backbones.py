@@ -1,0 +1,200 @@
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from sslortho.models import BACKBONES, create_backbone, feature_dim
+from sslortho.models.backbones import TORCHVISION
+from sslortho.models.cifar_resnet import BasicCNN, CifarResNet
+
+DIMS = {
+    "basic_cnn": 512,
+    "resnet20": 64,
+    "resnet32": 64,
+    "resnet44": 64,
+    "resnet56": 64,
+    "resnet110": 64,
+    "resnet18": 512,
+    "resnet34": 512,
+    "resnet50": 2048,
+    "resnet101": 2048,
+    "resnext50_32x4d": 2048,
+    "wide_resnet50_2": 2048,
+}
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_basic_cnn_has_the_published_number_of_parameters():
+    """arXiv 2202.07052, appendix A.1."""
+    assert count_parameters(BasicCNN(num_classes=10)) == 24_714
+
+
+@pytest.mark.parametrize(
+    ("depth", "millions"), [(20, "0.27"), (32, "0.46"), (44, "0.66"), (56, "0.85"), (110, "1.7")]
+)
+def test_cifar_resnets_have_the_published_number_of_parameters(depth, millions):
+    """arXiv 1512.03385, table 6."""
+    model = CifarResNet(depth, num_classes=10)
+    assert f"{count_parameters(model) / 1e6:.{len(millions) - 2}f}" == millions
+    weighted = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert len(weighted) == depth
+
+
+def test_cifar_resnet_stages_halve_the_resolution_and_double_the_channels():
+    model, shapes = CifarResNet(20, width=8), []
+    for stage in (model.layer1, model.layer2, model.layer3):
+        stage.register_forward_hook(lambda *args: shapes.append(tuple(args[2].shape[1:])))
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 32)
+    assert shapes == [(8, 32, 32), (16, 16, 16), (32, 8, 8)]
+
+
+def test_cifar_resnet_shortcut_is_an_identity_subsampled_and_padded():
+    """With silent residual branches the features are those of the first convolution (option A)."""
+    torch.manual_seed(0)
+    model, images = CifarResNet(20).eval(), torch.randn(3, 3, 32, 32)
+    for name, module in model.named_modules():
+        if name.endswith("conv2"):
+            nn.init.zeros_(module.weight)
+    identity = model.conv1(images)[:, :, ::4, ::4] / (1 + 1e-5) ** 0.5
+    expected = torch.cat([identity.relu().mean(dim=(2, 3)), torch.zeros(3, 48)], dim=1)
+    torch.testing.assert_close(model(images), expected)
+
+
+def test_cifar_resnet_block_is_fully_pre_activated():
+    """arXiv 1603.05027, figure 4e: x + conv(relu(bn(conv(relu(bn(x)))))), no ReLU after the sum."""
+    torch.manual_seed(0)
+    block = CifarResNet(20).layer1[0].eval()
+    x = torch.randn(2, 16, 8, 8)
+    hidden = x / (1 + 1e-5) ** 0.5
+    for conv in (block.conv1, block.conv2):
+        hidden = nn.functional.conv2d(hidden.relu(), conv.weight, padding=1)
+        hidden = hidden / (1 + 1e-5) ** 0.5 if conv is block.conv1 else hidden
+    torch.testing.assert_close(block(x), x + hidden)
+    assert block(x).min() < 0
+
+
+@pytest.mark.parametrize("depth", [2, 18, 19, 51])
+def test_depth_must_be_6n_plus_2(depth):
+    with pytest.raises(ValueError, match=rf"depth={depth} must be 6 n \+ 2"):
+        CifarResNet(depth)
+
+
+def test_every_name_is_known_here():
+    assert set(BACKBONES) == set(DIMS)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_features_are_two_dimensional(name):
+    with torch.device("meta"):
+        backbone = create_backbone(name)
+        features = backbone(torch.zeros(2, 3, 32, 32))
+    assert features.shape == (2, DIMS[name])
+    assert feature_dim(backbone, 32) == DIMS[name]
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("stem", ["stock", "small"])
+def test_state_dict_fits_torchvisions_model_but_for_the_classifier(name, stem):
+    with torch.device("meta"):
+        ours = create_backbone(name, stem=stem).state_dict()
+        theirs = torchvision.models.get_model(name, weights=None).state_dict()
+    differing = {"conv1.weight"} if stem == "small" else set()
+    assert set(theirs) - set(ours) == {"fc.weight", "fc.bias"}
+    assert set(ours) <= set(theirs)
+    assert {key for key in ours if ours[key].shape != theirs[key].shape} == differing
+
+
+def test_torchvisions_model_computes_the_same_features():
+    torch.manual_seed(0)
+    backbone, plain = create_backbone("resnet18").eval(), torchvision.models.resnet18().eval()
+    for norm in (m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.weight)  # the last of each block starts at zero
+    missing, unexpected = plain.load_state_dict(backbone.state_dict(), strict=False)
+    assert (missing, unexpected) == (["fc.weight", "fc.bias"], [])
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(plain.fc(backbone(images)), plain(images))
+
+
+def test_residual_branches_start_silent():
+    """zero_init_residual, as in facebookresearch/barlowtwins."""
+    backbone = create_backbone("resnet18")
+    last = [m.bn2.weight for m in backbone.modules() if type(m).__name__ == "BasicBlock"]
+    assert len(last) == 8
+    assert not any(weight.any() for weight in last)
+
+
+@pytest.mark.parametrize(("stem", "resolution"), [("stock", 8), ("small", 32)])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_small_stem_keeps_the_resolution(name, stem, resolution):
+    shapes = []
+    with torch.device("meta"):
+        backbone = create_backbone(name, stem=stem)
+        backbone.layer1.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))
+        backbone(torch.zeros(2, 3, 32, 32))
+    assert shapes == [(2, 64, resolution, resolution)]
+
+
+def test_convolutions_start_kaiming_normal():
+    torch.manual_seed(0)
+    weight = CifarResNet(20).layer3[1].conv2.weight
+    expected = (2 / (weight.shape[0] * 9)) ** 0.5
+    assert weight.std().item() == pytest.approx(expected, rel=0.02)
+    assert weight.mean().item() == pytest.approx(0, abs=expected * 0.02)
+
+
+def test_small_stem_starts_kaiming_normal():
+    torch.manual_seed(0)
+    weight = create_backbone("resnet18", stem="small").conv1.weight
+    assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.06)
+
+
+@pytest.mark.parametrize(("name", "dim"), [("convnext_atto", 320), ("resnet10t", 512)])
+def test_any_model_of_timm(name, dim):
+    backbone = create_backbone(f"timm:{name}")
+    assert backbone(torch.zeros(2, 3, 64, 64)).shape == (2, dim)
+    assert feature_dim(backbone, 64) == dim
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_feature_dim_leaves_the_backbone_as_it_was(training):
+    backbone = create_backbone("resnet20").train(training)
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    feature_dim(backbone, 32)
+    assert all(module.training == training for module in backbone.modules())
+    torch.testing.assert_close(backbone.state_dict(), before, rtol=0, atol=0)
+
+
+def test_feature_dim_leaves_the_mode_of_every_module():
+    backbone = create_backbone("resnet20").train()
+    backbone.layer1.eval()  # as a frozen stage is
+    feature_dim(backbone, 32)
+    assert not backbone.layer1.training
+    assert backbone.layer2.training
+
+
+def test_feature_dim_depends_on_the_size_of_the_images():
+    assert feature_dim(create_backbone("basic_cnn"), 64) == 32 * 8 * 8
+
+
+def test_feature_maps_are_refused():
+    with pytest.raises(ValueError, match=r"features of shape \(1, 4, 30, 30\)"):
+        feature_dim(nn.Conv2d(3, 4, 3), 32)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: create_backbone("resnet-18"), r"backbone='resnet-18'.*did you mean 'resnet18'\?"),
+        (lambda: create_backbone("basiccnn"), "did you mean 'basic_cnn'"),
+        (lambda: create_backbone("???"), r"is not one of basic_cnn, .* or timm:NAME$"),
+        (lambda: create_backbone("timm:convnext_ato"), "'timm:convnext_ato'.*near: convnext_atto"),
+        (lambda: create_backbone("timm:qqqq"), r"'timm:qqqq' is no model of timm(?!; near: $)"),
+        (lambda: create_backbone("resnet18", stem="smal"), "stem='smal'.*'small'"),
+    ],
+)
+def test_errors_name_the_nearest(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

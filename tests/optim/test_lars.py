@@ -1,0 +1,231 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sslortho.optim import LARS
+
+SHAPES = [(5,), (4, 6), (3, 2, 3, 3), (2, 4), (6,), (3, 3)]
+STEPS = 25
+
+
+def reference_step(p, g, mu, *, lr, momentum, weight_decay, eta, exempt, nesterov=False):
+    """LARS of facebookresearch/barlowtwins on numpy arrays: new p and mu.
+
+    `exempt` is what its two exclusion filters say of a parameter.
+    """
+    dp = g if exempt else g + weight_decay * p
+    if not exempt and eta is not None:
+        norms = np.sqrt((p**2).sum()), np.sqrt((dp**2).sum())
+        if norms[0] > 0 and norms[1] > 0:
+            dp = eta * norms[0] / norms[1] * dp
+    mu = momentum * mu + dp
+    return p - lr * (dp + momentum * mu if nesterov else mu), mu
+
+
+def draw_parameters() -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(s, generator=generator, dtype=torch.float64) for s in SHAPES]
+    tensors[3].zero_()  # no ratio, until it has moved
+    return [nn.Parameter(tensor) for tensor in tensors]
+
+
+def draw_gradients(step: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(100 + step)
+    gradients = [torch.randn(s, generator=generator, dtype=torch.float64) for s in SHAPES]
+    if step % 5 < 2:
+        gradients[3].zero_()  # on step 0 of a zero parameter: both norms are zero
+        gradients[5].zero_()
+    return gradients
+
+
+def run(optimizer, parameters, steps) -> None:
+    for step in steps:
+        for parameter, gradient in zip(parameters, draw_gradients(step), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+
+
+def assert_follows_reference(optimizer, parameters, options_of) -> None:
+    """STEPS steps of the optimizer and of `reference_step`, side by side."""
+    expected = [p.detach().numpy().copy() for p in parameters]
+    mus = [np.zeros_like(p) for p in expected]
+    for step in range(STEPS):
+        run(optimizer, parameters, [step])
+        for i, gradient in enumerate(draw_gradients(step)):
+            options = options_of(i)
+            expected[i], mus[i] = reference_step(expected[i], gradient.numpy(), mus[i], **options)
+    for parameter, array in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), torch.from_numpy(array))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"weight_decay": 1e-2},
+        {"weight_decay": 0.3, "momentum": 0.5, "trust_coefficient": 0.02},
+        {"weight_decay": 0.1, "momentum": 0.0},
+        {"weight_decay": 0.1, "nesterov": True},
+        {"weight_decay": 0.1, "trust_coefficient": None},
+        {"weight_decay": 0.1, "exempt_1d": False},
+        {"exempt_1d": False, "nesterov": True, "momentum": 0.3},
+    ],
+    ids=str,
+)
+def test_follows_the_formula_of_barlow_twins(options):
+    parameters = draw_parameters()
+    optimizer = LARS(parameters, lr=0.3, **options)
+    full = {"momentum": 0.9, "weight_decay": 0, "trust_coefficient": 1e-3, "nesterov": False}
+    full |= {"exempt_1d": True} | options
+
+    def options_of(i: int) -> dict:
+        return {
+            "lr": 0.3,
+            "momentum": full["momentum"],
+            "weight_decay": full["weight_decay"],
+            "eta": full["trust_coefficient"],
+            "nesterov": full["nesterov"],
+            "exempt": full["exempt_1d"] and len(SHAPES[i]) == 1,
+        }
+
+    assert_follows_reference(optimizer, parameters, options_of)
+
+
+def test_every_option_can_be_set_for_a_group():
+    parameters = draw_parameters()
+    optimizer = LARS(
+        [
+            {"params": parameters[:3]},
+            {
+                "params": parameters[3:],
+                "lr": 0.05,
+                "momentum": 0.4,
+                "weight_decay": 0.2,
+                "trust_coefficient": 0.01,
+                "nesterov": True,
+                "exempt_1d": False,
+            },
+        ],
+        lr=0.3,
+        weight_decay=1e-2,
+    )
+    first = {"lr": 0.3, "momentum": 0.9, "weight_decay": 1e-2, "eta": 1e-3}
+    second = {"lr": 0.05, "momentum": 0.4, "weight_decay": 0.2, "eta": 0.01, "nesterov": True}
+
+    def options_of(i: int) -> dict:
+        if i < 3:
+            return {**first, "exempt": len(SHAPES[i]) == 1}
+        return {**second, "exempt": False}
+
+    assert_follows_reference(optimizer, parameters, options_of)
+
+
+def test_step_is_lr_times_trust_coefficient_of_the_norm():
+    weight = nn.Parameter(torch.randn(5, 7, generator=torch.Generator().manual_seed(0)))
+    before = weight.detach().clone()
+    weight.grad = 1e6 * torch.ones(5, 7)
+    LARS([weight], lr=2.0, trust_coefficient=0.01).step()
+    moved = torch.linalg.vector_norm(weight.detach() - before)
+    torch.testing.assert_close(moved, 2.0 * 0.01 * torch.linalg.vector_norm(before))
+
+
+def test_a_scalar_is_exempt():
+    scalar = nn.Parameter(torch.tensor(3.0))
+    scalar.grad = torch.tensor(0.5)
+    LARS([scalar], lr=1.0, weight_decay=10.0).step()
+    assert scalar.item() == 2.5
+
+
+def test_missing_gradient_leaves_the_parameter():
+    moved, still = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    moved.grad = torch.ones(2, 2)
+    LARS([moved, still], lr=1.0, weight_decay=0.1).step()
+    assert torch.equal(still, torch.ones(2, 2))
+    assert not torch.equal(moved, torch.ones(2, 2))
+
+
+def test_gradient_is_not_written_to():
+    parameter = nn.Parameter(torch.ones(2, 2))
+    parameter.grad = torch.full((2, 2), 3.0)
+    LARS([parameter], lr=1.0, weight_decay=0.1).step()
+    assert torch.equal(parameter.grad, torch.full((2, 2), 3.0))
+
+
+def test_lr_as_tensor_equals_lr_as_number():
+    results = []
+    for lr in (0.3, torch.tensor(0.3, dtype=torch.float64)):
+        parameters = draw_parameters()
+        run(LARS(parameters, lr=lr, weight_decay=0.1), parameters, range(3))
+        results.append([p.detach() for p in parameters])
+    torch.testing.assert_close(*results)
+
+
+def test_no_buffer_without_momentum():
+    parameters = draw_parameters()
+    optimizer = LARS(parameters, lr=0.1, momentum=0)
+    run(optimizer, parameters, range(2))
+    assert optimizer.state_dict()["state"] == {}
+
+
+def test_closure_runs_once_with_gradients_and_its_loss_is_returned():
+    parameter = nn.Parameter(torch.ones(2, 2))
+    optimizer, calls = LARS([parameter], lr=0.1), []
+
+    def closure():
+        calls.append(torch.is_grad_enabled())
+        loss = parameter.sum()
+        loss.backward()
+        return loss
+
+    with torch.no_grad():
+        loss = optimizer.step(closure)
+    assert calls == [True]
+    assert loss.item() == 4
+
+
+def test_saved_state_continues_identically():
+    straight = draw_parameters()
+    run(LARS(straight, lr=0.3, weight_decay=0.1), straight, range(8))
+
+    parameters = draw_parameters()
+    optimizer = LARS(parameters, lr=0.3, weight_decay=0.1)
+    run(optimizer, parameters, range(4))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    resumed = LARS(parameters, lr=99.0)
+    resumed.load_state_dict(torch.load(file))
+    run(resumed, parameters, range(4, 8))
+    for a, b in zip(straight, parameters, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": -0.1}, "lr=-0.1 must be 0 or more"),
+        ({"lr": float("nan")}, "lr=nan"),
+        ({"momentum": -1.0}, "momentum=-1.0 must be 0 or more"),
+        ({"weight_decay": -1e-4}, "weight_decay=-0.0001 must be 0 or more"),
+        ({"trust_coefficient": 0.0}, "trust_coefficient=0.0 must be above 0, or None"),
+        ({"trust_coefficient": -1.0}, "trust_coefficient=-1.0 must be above 0"),
+        ({"nesterov": True, "momentum": 0.0}, "nesterov=True needs momentum"),
+    ],
+    ids=str,
+)
+def test_options_are_checked_for_the_optimizer_and_for_a_group(options, message):
+    parameters = draw_parameters()
+    with pytest.raises(ValueError, match=message):
+        LARS(parameters, **{"lr": 0.1, **options})
+    with pytest.raises(ValueError, match=message):
+        LARS([{"params": parameters, **options}], lr=0.1)
+
+
+def test_sparse_gradient_is_refused():
+    table = nn.Embedding(5, 3, sparse=True)
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match="sparse=False"):
+        LARS(table.parameters(), lr=0.1).step()
