@@ -143,6 +143,7 @@ def test_hidden_files_and_folders_are_left_out_without_a_word(tmp_path):
     write(tmp_path / "train" / "a" / ".thumbnail.png")
     write(tmp_path / "train" / "a" / ".cache" / "x.png")
     write(tmp_path / "train" / ".trash" / "x.png")
+    write(tmp_path / "train" / "._a.png")  # macOS writes such beside what it copies
     (tmp_path / "train" / "b" / ".DS_Store").touch()
     write_classes(tmp_path, "test")
     data = load_split("folder", tmp_path, "train", "files")
@@ -165,6 +166,11 @@ def test_images_beside_the_class_folders_are_not_dropped_in_silence(tmp_path):
     write(tmp_path / "train" / "loose.png")
     with pytest.warns(UserWarning, match=r"loose\.png"):
         assert len(load_split("folder", tmp_path, "train")) == 4
+
+
+def test_a_class_folder_whose_name_ends_like_an_image_is_no_loose_image(tmp_path):
+    write(tmp_path / "train" / "scan.tif" / "x.png")
+    assert load_split("folder", tmp_path, "train").classes == ("scan.tif",)
 
 
 @pytest.mark.parametrize(
@@ -283,6 +289,14 @@ def test_unlabelled_test_images_beside_labelled_training_ones(tmp_path):
     write(tmp_path / "test" / "x.png")
     with pytest.raises(ValueError, match="same classes"):
         load_split("folder", tmp_path, "test")
+
+
+def test_labelled_test_images_beside_unlabelled_training_ones_keep_their_labels(tmp_path):
+    write(tmp_path / "train" / "x.png")
+    write_classes(tmp_path, "test", count=1)
+    data = load_split("folder", tmp_path, "test")
+    assert data.labels.tolist() == [0, 1]
+    assert data.classes == ("a", "b")
 
 
 @pytest.mark.parametrize("loader", ["auto", "files", "tensor"])
