@@ -17,6 +17,7 @@ MAY_CHANGE = frozenset(
     {
         "out",
         "workers",
+        "threads",
         "log_every",
         "checkpoint_every",
         "keep_last",
@@ -44,6 +45,9 @@ class PretrainConfig:
     """Train on so many images only, balanced over the classes and chosen by seed."""
     workers: int = 2
     """Processes that decode and crop image files, on each rank."""
+    threads: int | None = None
+    """CPU threads of each process. Default: what torch takes; under a launcher, which would leave
+    one, the machine's cores shared among its processes (when training on CPUs)."""
     out: str | None = None
     """Run folder. Default: runs/{method}-{data}-{optim}-s{seed}."""
     seed: int = 0
@@ -126,6 +130,7 @@ class PretrainConfig:
             self._check(name, getattr(self, name) >= 0, "0 or more")
         self._check("evaluate_every", self.evaluate_every >= 0, "0 or more")
         self._check("knn_temperature", self.knn_temperature > 0, "above 0")
+        self._check("threads", self.threads is None or self.threads >= 1, "1 or more")
         self._check("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1")
         self._check(
             "warmup_epochs",

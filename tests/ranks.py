@@ -1,8 +1,11 @@
 """A function on several gloo processes of this machine's CPU."""
 
 import datetime
+import inspect
 import multiprocessing
+import runpy
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,12 @@ TIMEOUT = 120.0  # seconds
 PRELOAD = ["sslortho.losses", "sslortho.models"]
 
 
-def _run_rank(rank: int, world_size: int, folder: Path, function: Any, arguments: tuple) -> None:
+def _run_rank(
+    rank: int, world_size: int, folder: Path, file: str, name: str, arguments: tuple
+) -> None:
     torch.set_num_threads(1)
+    # from its file: the name that pytest imports a test module by means nothing in another process
+    function = runpy.run_path(file)[name]
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/rendezvous",
@@ -30,12 +37,16 @@ def _run_rank(rank: int, world_size: int, folder: Path, function: Any, arguments
 
 
 def run_on_ranks(
-    function: Any, world_size: int, folder: Path, *arguments: Any, timeout: float = TIMEOUT
+    function: Callable[..., Any],
+    world_size: int,
+    folder: Path,
+    *arguments: Any,
+    timeout: float = TIMEOUT,
 ) -> list[Any]:
     """Results of `function(rank, *arguments)` on `world_size` processes of one thread each.
 
     Args:
-        function: of a module's top level; its result is of tensors and plain containers.
+        function: at the top level of its file; its result is of tensors and plain containers.
         folder: empty, for the rendezvous and the results (pytest's tmp_path).
         timeout: seconds until the ranks are killed.
 
@@ -48,7 +59,7 @@ def run_on_ranks(
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
     context = torch.multiprocessing.start_processes(
         _run_rank,
-        args=(world_size, folder, function, arguments),
+        args=(world_size, folder, inspect.getfile(function), function.__name__, arguments),
         nprocs=world_size,
         join=False,
         start_method="forkserver",

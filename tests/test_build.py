@@ -124,6 +124,32 @@ def test_processes_that_do_not_know_of_each_other_are_an_error(monkeypatch):
         build.create_accelerator(PretrainConfig(trackers="none"))
 
 
+@pytest.mark.parametrize(
+    ("environment", "threads", "expected"),
+    [
+        ({}, None, 3),  # what torch had
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, None, 8),
+        ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2"}, None, 4),
+        ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "16"}, None, 1),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, 2, 2),
+    ],
+)
+def test_a_launcher_does_not_leave_cores_idle(monkeypatch, environment, threads, expected):
+    for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(build.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        build.set_threads(PretrainConfig(threads=threads))
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
     from PIL import Image
 

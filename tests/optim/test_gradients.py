@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from matrices import nearest_orthonormal, well_conditioned
 from torch import nn
 
-from optim.matrices import nearest_orthonormal, well_conditioned
 from sslortho.optim import orthonormalise_
 from sslortho.optim.gradients import normalise_
 

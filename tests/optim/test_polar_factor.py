@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-
-from optim.matrices import (
+from matrices import (
     nearest_orthonormal,
     random_orthogonal,
     well_conditioned,
     with_singular_values,
 )
+
 from sslortho.optim import polar
 from sslortho.optim.polar_factor import LOWER_BOUND, TOLERANCE
 

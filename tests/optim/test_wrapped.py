@@ -4,13 +4,13 @@ import pickle
 
 import pytest
 import torch
+from matrices import nearest_orthonormal
 from torch import nn
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
 
-from optim.matrices import nearest_orthonormal
 from sslortho.optim import LARS, OrthAdam, OrthAdamW, OrthLARS, OrthSGD, orthogonal
 from sslortho.optim.wrapped import ComponentNormSGD, NormSGD
 
