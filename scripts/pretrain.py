@@ -4,6 +4,7 @@ Writes one run folder; starting the same command on the same folder resumes.
 """
 
 import json
+import math
 import shlex
 import signal
 import sys
@@ -67,6 +68,10 @@ def train(run: Pretraining, folder: Path) -> FitResult:
 
 def finish(run: Pretraining, folder: Path, result: FitResult, started: float) -> dict[str, Any]:
     """Final figures, pictures and weights."""
+    if run.accelerator.is_main_process:  # first what cannot fail
+        export_backbone(run.task.backbone, folder / "backbone.safetensors")
+        records = read_metrics(folder / "metrics.jsonl")
+        draw_curves(folder / "curves.png", {run.config.optim: records})
     figures = run.evaluation.final(run.task.backbone)
     before = run.evaluation.final(run.untrained_backbone())
     summary: dict[str, Any] = {
@@ -83,17 +88,14 @@ def finish(run: Pretraining, folder: Path, result: FitResult, started: float) ->
         "config": plain_values(run.config),
     }
     if run.accelerator.is_main_process:
-        export_backbone(run.task.backbone, folder / "backbone.safetensors")
-        draw_curves(
-            folder / "curves.png", {run.config.optim: read_metrics(folder / "metrics.jsonl")}
-        )
         write_summary(folder / "summary.json", summary)
     return summary
 
 
 def tell(summary: dict[str, Any], folder: Path) -> None:
     """The final figures on the terminal."""
-    print(f"{folder}: loss {summary['loss']:.4g} after {summary['steps']} steps")
+    loss = math.nan if summary["loss"] is None else summary["loss"]
+    print(f"{folder}: loss {loss:.4g} after {summary['steps']} steps")
     names = {"knn_top1": "kNN top-1 (%)", "linear_top1": "linear top-1 (%)",
              "rankme": "RankMe", "feature_std": "feature std"}  # fmt: skip
     for name, label in names.items():

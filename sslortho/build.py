@@ -30,6 +30,7 @@ from sslortho.data import (
 from sslortho.evaluate import FrozenEvaluation
 from sslortho.losses import BarlowTwinsLoss
 from sslortho.models import Projector, convert_sync_batch_norm, create_backbone, feature_dim
+from sslortho.models.backbones import TORCHVISION
 from sslortho.optim import OPTIMIZERS, create_optimizer, param_groups
 from sslortho.optim.registry import accepted_options
 from sslortho.optim.schedules import warmup_cosine
@@ -43,6 +44,10 @@ SMALL_CROP = 64
 EVALUATION_BATCH = 512
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 def set_threads(config: PretrainConfig) -> None:
     """CPU threads of this process.
 
@@ -50,9 +55,10 @@ def set_threads(config: PretrainConfig) -> None:
     one process trains on a CPU.
     """
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    one = os.environ.get("OMP_NUM_THREADS") == "1"
     threads = config.threads
-    if threads is None and launched and not torch.cuda.is_available():
-        threads = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if threads is None and launched and one and not torch.cuda.is_available():
+        threads = max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if threads is not None:
         torch.set_num_threads(threads)
 
@@ -66,6 +72,12 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
     cuda = torch.cuda.is_available()
     if config.mixed_precision == "fp16" and not cuda:
         raise ValueError("mixed_precision='fp16' needs a GPU; on a CPU use 'bf16' or 'no'")
+    launcher_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launcher_precision not in ("no", config.mixed_precision):
+        raise ValueError(
+            f"the launcher asks for mixed_precision={launcher_precision!r}, the configuration for "
+            f"{config.mixed_precision!r}; give --mixed_precision to the script"
+        )
     names: list[Any] = [name for name in config.trackers.split(",") if name and name != "none"]
     accelerator = Accelerator(
         cpu=not cuda,
@@ -75,6 +87,11 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
             project_dir=str(config.run_folder), logging_dir=str(config.run_folder / "logs")
         ),
     )
+    if len(accelerator.log_with) < len(names):
+        raise ValueError(
+            f"trackers={config.trackers!r}: not all of them are installed; pip install the missing "
+            "one, or leave it out"
+        )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise ValueError(
@@ -98,6 +115,11 @@ def build_backbone(config: PretrainConfig) -> nn.Module:
     """The backbone with its initial weights, which depend on the seed alone."""
     torch.manual_seed(config.seed)
     stem = config.stem
+    if stem != "auto" and config.backbone not in TORCHVISION:
+        raise ValueError(
+            f"stem={stem!r} has no effect on backbone={config.backbone!r}; it is for "
+            f"{', '.join(TORCHVISION)}"
+        )
     if stem == "auto":
         stem = "small" if config.crop_size <= SMALL_CROP else "stock"
     return create_backbone(config.backbone, stem)
@@ -157,6 +179,11 @@ def build_train_loader(
         raise ValueError(
             f"batch_size={config.batch_size} does not divide into accumulation_steps="
             f"{config.accumulation_steps} parts; choose a multiple"
+        )
+    if config.batch_size > len(data):
+        raise ValueError(
+            f"batch_size={config.batch_size} is larger than the data ({len(data)} images); "
+            "choose a smaller one"
         )
     renderer = ViewRenderer(create_views(config), config.seed, config.channels_last)
     order = EpochOrder(

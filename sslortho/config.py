@@ -17,7 +17,6 @@ MAY_CHANGE = frozenset(
     {
         "out",
         "workers",
-        "threads",
         "log_every",
         "checkpoint_every",
         "keep_last",
@@ -54,7 +53,8 @@ class PretrainConfig:
     """Of initial weights, order and augmentation; 0 to 2**32 - 1."""
 
     views: Literal["auto", "barlow_twins", "barlow_twins_small", "barlow_twins_digits"] = "auto"
-    """Pair of views. auto: _digits for digits, _small (no blur) up to 64 pixels, else the paper's."""
+    """Pair of views. auto: up to 64 pixels _digits for digits, else _small (no
+    blur); beyond, the paper's."""
     crop_size: int = 32
     """Side of the views in pixels."""
     backbone: str = "resnet20"

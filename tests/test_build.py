@@ -107,7 +107,9 @@ def test_small_views_have_no_blur_and_large_ones_the_papers():
         ({"data": "folder"}, "needs data_dir"),
         ({"data": "folder", "data_dir": "/no/such/folder"}, "/no/such/folder.* is no folder"),
         ({"subset": 5000}, "subset=5000 must be from 1 to the 1437 images"),
+        ({"batch_size": 4000, "accumulation_steps": 4}, "batch_size=4000 is larger than the data"),
         ({"backbone": "resnet19"}, "did you mean 'resnet18'"),
+        ({"stem": "stock"}, "stem='stock' has no effect on backbone='resnet20'"),
     ],
 )
 def test_mistakes_are_found_before_training(options, message, monkeypatch):
@@ -116,10 +118,24 @@ def test_mistakes_are_found_before_training(options, message, monkeypatch):
         build.build_pretraining(PretrainConfig(trackers="none", **options))
 
 
+def test_a_tracker_that_is_not_installed_is_an_error():
+    config = PretrainConfig(trackers="tensorboard,swanlab")
+    with pytest.raises(ValueError, match="trackers='tensorboard,swanlab': not all of them are"):
+        build.create_accelerator(config)
+
+
+def test_a_launcher_that_asks_for_another_precision_is_an_error(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(ValueError, match="launcher asks for mixed_precision='bf16'"):
+        build.create_accelerator(PretrainConfig(trackers="none"))
+
+
 def test_processes_that_do_not_know_of_each_other_are_an_error(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.setattr(build, "Accelerator", lambda **_: type("Alone", (), {"num_processes": 1}))
+    monkeypatch.setattr(
+        build, "Accelerator", lambda **_: type("Alone", (), {"num_processes": 1, "log_with": ()})
+    )
     with pytest.raises(ValueError, match="started 2 processes, but this one sees 1"):
         build.create_accelerator(PretrainConfig(trackers="none"))
 
@@ -139,7 +155,8 @@ def test_a_launcher_does_not_leave_cores_idle(monkeypatch, environment, threads,
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(build.os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as launchers do
+    monkeypatch.setattr(build.os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     before = torch.get_num_threads()
     try:

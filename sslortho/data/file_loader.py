@@ -1,5 +1,7 @@
 """Loaders for folders of big images: decode and crop in workers, photometry on the device."""
 
+import os
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -45,6 +47,14 @@ class _Crops(Dataset[tuple[Tensor, int, int]]):
                 crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             crops.append(_to_tensor(crop))
         return torch.stack(crops), index, int(self.data.labels[index])
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    # Ctrl-C and launchers signal the whole process group; a worker that dies of it would take the
+    # main process along before it has saved.
+    os.setpgid(0, 0)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _EpochSampler(Sampler[list[tuple[int, int]]]):
@@ -97,6 +107,7 @@ class FileLoader:
             batch_sampler=self.sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals_to_the_main_process,
             pin_memory=device.type == "cuda",
         )
 
@@ -161,6 +172,7 @@ class FileEvaluationLoader:
             _CentreCrops(data, renderer.spec, share),
             batch_size=batch_size,
             num_workers=workers,
+            worker_init_fn=_leave_signals_to_the_main_process,
             pin_memory=device.type == "cuda",
         )
 

@@ -29,7 +29,8 @@ def knn_predict(
     predictions = []
     for chunk in functional.normalize(queries, dim=1).split(CHUNK):
         similarity, index = (chunk @ bank.mT).topk(min(k, len(bank)), dim=1)
-        weights = (similarity / temperature).exp()
+        # relative to the nearest, so that a low temperature does not overflow; the vote is the same
+        weights = ((similarity - similarity[:, :1]) / temperature).exp()
         votes = weights.new_zeros(len(chunk), classes)
         predictions.append(votes.scatter_add_(1, labels[index], weights).argmax(dim=1))
     return torch.cat(predictions)

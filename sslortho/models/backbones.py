@@ -66,7 +66,7 @@ def create_backbone(name: str, stem: Stem = "stock") -> nn.Module:
             no max pooling, for 32-pixel images. Our own are made for those; timm's stay as they are.
 
     The module is the plain one (torchvision's with an identity in place of `fc`), so its state dict
-    loads into the plain one.
+    loads into the plain one; that of a small stem into `create_backbone(name, "small")`.
 
     Raises:
         ValueError: an unknown name or stem.

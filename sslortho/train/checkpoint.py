@@ -58,7 +58,9 @@ class CheckpointFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / f"step-{step:08d}.pt"
         write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
-        for old in self.list()[: -self.keep_last]:
+        others = self.list()
+        stale = [other for other in others if other.name > path.name]  # could not be read, then
+        for old in stale + [other for other in others if other not in stale][: -self.keep_last]:
             old.unlink()
         return path
 

@@ -202,12 +202,17 @@ class _Fit:
             group["lr"] = rate * multiplier
         self.optimizer.zero_grad(set_to_none=True)
         count = self.options.accumulation_steps
+        statistics = [b.clone() for b in self.plain_task.buffers()]
         metrics, images = _accumulate(self.task, batches, count, self.accelerator)
         if self.accelerator.scaler:
             self.accelerator.unscale_gradients(self.optimizer)
         grads = [p.grad for p in self.task.parameters() if p.grad is not None]
         metrics["grad_norm"] = torch.nn.utils.get_total_norm(grads)
-        self._update(bool(torch.isfinite(metrics["grad_norm"])), metrics)
+        finite = bool(torch.isfinite(metrics["grad_norm"]))
+        if not finite:  # what broke the gradients has broken batch norm's running statistics too
+            for buffer, before in zip(self.plain_task.buffers(), statistics, strict=True):
+                buffer.copy_(before)
+        self._update(finite, metrics)
         self.window.add(metrics, images * self.accelerator.num_processes)
 
     def _update(self, finite: bool, metrics: dict[str, Tensor]) -> None:

@@ -35,6 +35,14 @@ def test_prediction_equals_brute_force_vote(monkeypatch, k, temperature):
     assert torch.equal(knn_predict(bank, labels, queries, k, temperature), expected)
 
 
+def test_a_low_temperature_is_the_nearest_neighbour():
+    generator = torch.Generator().manual_seed(2)
+    bank, queries = torch.randn(60, 4, generator=generator), torch.randn(20, 4, generator=generator)
+    labels = torch.arange(60) % 6
+    nearest = knn_predict(bank, labels, queries, k=1)
+    assert torch.equal(knn_predict(bank, labels, queries, k=20, temperature=1e-5), nearest)
+
+
 def test_a_bank_predicts_its_own_labels_with_one_neighbour():
     bank = torch.randn(50, 8, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(50) % 5

@@ -42,6 +42,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
         assert folder.load_latest()["value"] == 1
 
 
+def test_a_damaged_newer_checkpoint_does_not_push_out_a_good_one(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep_last=1)
+    folder.save({"value": 20}, 20).write_bytes(b"damaged")
+    folder.save({"value": 13}, 13)
+    assert folder.load_latest()["value"] == 13
+
+
 def test_nothing_readable_is_an_error_and_not_a_new_start(tmp_path):
     folder = CheckpointFolder(tmp_path)
     folder.save({"value": 1}, 1).write_bytes(b"no checkpoint")

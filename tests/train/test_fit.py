@@ -203,6 +203,29 @@ def test_steps_with_non_finite_gradients_are_skipped(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl")[1]["loss"] is None
 
 
+def test_a_skipped_step_leaves_no_trace_in_batch_norm(tmp_path):
+    task = Regression()
+    task.backbone.append(nn.BatchNorm1d(1))
+    accelerator = Accelerator(cpu=True)
+    loader = Loader()
+    loader.images[loader.order.permutation(0)[4]] = float("inf")  # in the second batch
+    fit(
+        task,
+        torch.optim.SGD(task.parameters(), lr=0.1),
+        loader,
+        accelerator=accelerator,
+        schedule=lambda step: 1.0,
+        options=FitOptions(epochs=1),
+        reporter=Reporter(tmp_path, accelerator, total_steps=6),
+        checkpoints=CheckpointFolder(tmp_path / "checkpoints"),
+        config={},
+    )
+    norm = task.backbone[-1]
+    assert norm.running_mean.isfinite().all()
+    assert norm.running_var.isfinite().all()
+    assert int(norm.num_batches_tracked) == 5
+
+
 def test_too_many_bad_steps_in_a_row_stop_with_step_and_names(tmp_path):
     loader = Loader(poison=[(1, 1), (1, 2), (1, 3)])
     pattern = r"step 10: the gradients of backbone\.2\.weight, backbone\.2\.bias .* \(loss nan\)"
