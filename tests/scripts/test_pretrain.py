@@ -134,6 +134,31 @@ def test_a_broken_run_resumes_to_bitwise_the_same_weights(finished, tmp_path, nu
     assert losses[0] == losses[1]
 
 
+def test_a_signal_to_the_whole_group_spares_the_workers_and_saves(tmp_path):
+    """As Ctrl-C in a terminal, and as torchrun, send it."""
+    folder = tmp_path / "data" / "train"
+    folder.mkdir(parents=True)
+    for i in range(400):
+        Image.new("RGB", (40, 40), (i % 256, 0, 0)).save(folder / f"{i}.png")
+    out = tmp_path / "run"
+    command = [
+        sys.executable, SCRIPT, *SMALL, "--out", str(out), "--data", "folder", "--loader", "files",
+        "--data_dir", str(folder.parent), "--workers", "2", "--batch_size", "20", "--epochs", "50",
+        "--trackers", "none",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGINT, errors[-2000:]
+    assert list((out / "checkpoints").glob("step-*.pt"))
+
+
 def test_two_ranks_train_as_one(finished, tmp_path):
     whole, _ = finished
     out = tmp_path / "two"
