@@ -2,12 +2,14 @@
 
 `svd` is the reference. The others give the same answer:
 
-| method          | exact on                                    | cost                                  |
-|-----------------|---------------------------------------------|---------------------------------------|
-| `svd`           | every direction above `rank_tol`            | an SVD                                |
-| `gram_eigh`     | the same (its Gram matrix is in float64)    | two products and a small eigenproblem |
-| `polar_express` | directions above `lower_bound * sigma_max`  | three products a step, fewest steps   |
-| `newton_schulz` | the same                                    | three products a step                 |
+| method          | exact on                                   | cost                                   |
+|-----------------|--------------------------------------------|----------------------------------------|
+| `svd`           | every direction above `rank_tol`           | an SVD                                 |
+| `gram_eigh`     | the same (its Gram matrix is in float64)   | two products and a small eigenproblem  |
+| `polar_express` | directions above `lower_bound * sigma_max` | four products, and small ones, fewest  |
+| `newton_schulz` | the same                                   | the same with more small ones          |
+
+Products are those of the large side; `sslortho.optim.gram_iteration` has the iterations.
 
 A rank-deficient matrix has no unique nearest orthonormal matrix. What is returned is the partial
 isometry: directions below `rank_tol * sigma_max` go to zero, so the answer is unique, turns
@@ -15,20 +17,40 @@ with the matrix, and zero stays zero. The iterative methods take no hard decisio
 `lower_bound` comes out somewhere between 0 and 1.
 """
 
+import contextlib
 import difflib
-import math
-from collections.abc import Callable
+import functools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from sslortho.optim.minimax import Quintic, newton_schulz_schedule, polar_express_schedule
+from sslortho.optim.gram_iteration import iterate, relative_lower_bound
+from sslortho.optim.minimax import newton_schulz_schedule, polar_express_schedule
+from sslortho.optim.threads import run_on_threads
 
 LOWER_BOUND = 1e-3
 """Relative singular value above which the iterative methods keep their promise."""
 
 TOLERANCE = 1e-3
 """Largest distance from one of a singular value that the iterative methods leave above it."""
+
+PANEL_ROWS = 64
+"""Rows of a Gram matrix computed at a time on the CPU. Of a symmetric matrix the part above the
+diagonal is never needed; narrower panels skip more of it, and slow the product down."""
+
+PANEL_COLUMNS = 1024
+"""Columns converted to float64 at a time there, so that the copy stays in a core's cache."""
+
+CPU_STACK = 2**16
+"""Most entries of matrices solved together on one CPU thread. Beyond, calls cost nothing beside the
+work, stacking is a copy for nothing, and smaller parts keep all threads busy to the end."""
+
+GPU_STACK = 2**26
+"""Most entries solved together elsewhere: 256 MiB of float32, and about five times that at work."""
+
+NATURAL = (1e-30, 1e30)
+"""Squared norms of float32 matrices whose float64 Gram matrix and its inverse root need no scaling."""
 
 
 def default_rank_tol(rows: int, columns: int, dtype: torch.dtype) -> float:
@@ -46,48 +68,70 @@ def polar_svd(matrices: Tensor, rank_tol: float) -> Tensor:
     return (u * keep.unsqueeze(-2)) @ vh
 
 
+def _lower_gram(matrices: Tensor) -> Tensor:
+    """`A A^T` of (..., n, m) in float64; above the diagonal it may hold anything."""
+    n = matrices.shape[-2]
+    if not matrices.is_cpu or n <= PANEL_ROWS or matrices[..., 0, 0].numel() > 1:
+        a = matrices.double()
+        return a @ a.mT
+    gram = matrices.new_zeros(n, n, dtype=torch.float64)
+    for columns in matrices.reshape(matrices.shape[-2:]).split(PANEL_COLUMNS, dim=-1):
+        a = columns.double()
+        for start in range(0, n, PANEL_ROWS):
+            stop = min(start + PANEL_ROWS, n)
+            gram[start:stop, :stop].addmm_(a[start:stop], a[:stop].mT)
+    return gram.view(*matrices.shape[:-1], n)
+
+
 def polar_gram_eigh(matrices: Tensor, rank_tol: float) -> Tensor:
     """`(A A^T)^(-1/2) A` from the eigenvalues of the small Gram matrix, in float64.
 
     Squaring the matrix squares its condition number, so float32 input is promoted: then directions
     down to 1e-7 of the largest are told from noise. For float64 input only those above about 1e-8.
-    """
-    a = matrices.double()
-    gram = a @ a.mT if a.shape[-2] <= a.shape[-1] else a.mT @ a
-    values, vectors = torch.linalg.eigh(gram)
-    noise = torch.finfo(torch.float64).eps * gram.shape[-1]
-    keep = values >= max(rank_tol**2, noise) * values[..., -1:]
-    inverse_root = torch.where(keep, values, 1).rsqrt() * keep
-    root = (vectors * inverse_root.unsqueeze(-2)) @ vectors.mT
-    result = root @ a if a.shape[-2] <= a.shape[-1] else a @ root
-    return result.to(matrices.dtype)
-
-
-def apply_quintics(matrices: Tensor, schedule: tuple[Quintic, ...]) -> Tensor:
-    """Apply odd quintics one after another to the singular values of matrices (..., rows, columns).
-
-    The singular values must not exceed one at the start.
+    The root itself is applied in the input's precision.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
-    for a, b, c in schedule:
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    a = matrices.mT if tall else matrices
+    gram = _lower_gram(a)
+    values, vectors = torch.linalg.eigh(gram)  # reads the lower triangle
+    noise = torch.finfo(torch.float64).eps * gram.shape[-1]
+    keep = values >= max(rank_tol**2, noise) * values[..., -1:]
+    keep &= values > 0
+    inverse_root = torch.where(keep, values, 1).rsqrt() * keep
+    vectors, inverse_root = vectors.to(a.dtype), inverse_root.to(a.dtype)
+    root = (vectors * inverse_root.unsqueeze(-2)) @ vectors.mT
+    return matrices @ root if tall else root @ matrices
 
 
-def _iterate(
-    matrices: Tensor,
-    schedule: Callable[[float, float], tuple[Quintic, ...]],
-    lower_bound: float,
-    tolerance: float,
-) -> Tensor:
-    # The Frobenius norm bounds the largest singular value from above, and by no more than
-    # sqrt(rank) too high, so that much is taken off the lower end of the interval.
-    norm = torch.linalg.matrix_norm(matrices, keepdim=True)
-    x = matrices / torch.where(norm > 0, norm, 1)
-    lower = lower_bound / math.sqrt(min(matrices.shape[-2:]))
-    return apply_quintics(x, schedule(lower, tolerance))
+@contextlib.contextmanager
+def ieee_float32(matrices: Tensor) -> Iterator[None]:
+    """No TensorFloat-32 in products of float32 on CUDA, whatever the process is set to.
+
+    Its 11 bits would lose every direction below 2 % of the largest in a Gram matrix. Inside a
+    compiled region the setting is the process's; leave it at "highest" there.
+    """
+    if not matrices.is_cuda or torch.compiler.is_compiling():
+        yield
+        return
+    matmul = torch.backends.cuda.matmul
+    name, exact = ("fp32_precision", "ieee")  # since torch 2.9
+    if not hasattr(matmul, name):
+        name, exact = ("allow_tf32", False)
+    before = getattr(matmul, name)
+    setattr(matmul, name, exact)
+    try:
+        yield
+    finally:
+        setattr(matmul, name, before)
+
+
+def _half(matrices: Tensor) -> torch.dtype | None:
+    """Precision of the correcting last step: tensor cores where there are any.
+
+    float16 and not bfloat16: of numbers of about one it keeps three bits more, at the same speed.
+    """
+    on_tensor_cores = matrices.is_cuda and matrices.dtype == torch.float32
+    return torch.float16 if on_tensor_cores else None
 
 
 def polar_express(
@@ -96,9 +140,13 @@ def polar_express(
     """Polar factor by the minimax iteration of Polar Express (arXiv 2505.16932).
 
     As many steps as bring every singular value above `lower_bound * sigma_max` within `tolerance`
-    of one. Runs in the precision of its input.
+    of one. Runs in the precision of its input; on CUDA the last step, a small correction, takes its
+    products in float16.
     """
-    return _iterate(matrices, polar_express_schedule, lower_bound, tolerance)
+    lower = relative_lower_bound(lower_bound, min(matrices.shape[-2:]))
+    schedule = polar_express_schedule(lower, tolerance)
+    with ieee_float32(matrices):
+        return iterate(matrices, schedule, half=_half(matrices))
 
 
 def newton_schulz(
@@ -109,7 +157,9 @@ def newton_schulz(
     Not Muon's five steps: those trade convergence for speed and leave singular values between about
     0.7 and 1.2. Same promise as `polar_express`, more steps.
     """
-    return _iterate(matrices, newton_schulz_schedule, lower_bound, tolerance)
+    lower = relative_lower_bound(lower_bound, min(matrices.shape[-2:]))
+    with ieee_float32(matrices):
+        return iterate(matrices, newton_schulz_schedule(lower, tolerance))
 
 
 METHODS = ("auto", "svd", "gram_eigh", "polar_express", "newton_schulz")
@@ -160,12 +210,59 @@ def _decompose(matrices: Tensor, method: str, rank_tol: float) -> Tensor:
     return torch.full_like(matrices, torch.nan)
 
 
+def _solve(x: Tensor, method: str, rank_tol: float | None) -> Tensor:
+    """Polar factors of finite matrices whose squares are in range."""
+    if min(x.shape[-2:]) == 1:  # a depthwise filter; exact whatever the method
+        return x / torch.linalg.matrix_norm(x, keepdim=True)
+    if method == "polar_express":
+        return polar_express(x)
+    if method == "newton_schulz":
+        return newton_schulz(x)
+    if rank_tol is None:
+        rank_tol = default_rank_tol(x.shape[-2], x.shape[-1], x.dtype)
+    return _decompose(x, method, rank_tol)
+
+
+def _needs_no_care(x: Tensor, method: str) -> bool:
+    """Whether gram_eigh can take the matrices as they are: the CPU may look before it leaps."""
+    if method != "gram_eigh" or not x.is_cpu or x.dtype != torch.float32:
+        return False
+    squares = torch.linalg.matrix_norm(x).square()
+    return bool(((squares > NATURAL[0]) & (squares < NATURAL[1])).all())  # false for NaN
+
+
+def polar_stack(matrices: Tensor, method: str, rank_tol: float | None) -> Tensor:
+    """`polar` of one stack with everything chosen and checked, on the calling thread."""
+    x = matrices.to(torch.promote_types(matrices.dtype, torch.float32))
+    if _needs_no_care(x, method):
+        return _solve(x, method, rank_tol).to(matrices.dtype)
+    largest = torch.linalg.vector_norm(x, torch.inf, dim=(-2, -1), keepdim=True)
+    finite = largest.isfinite()
+    # Masked, not skipped: a decomposition of a stack must not see a NaN, and looking would
+    # synchronise the device.
+    x = torch.where(finite & (largest > 0), x / largest, 0)
+    result = torch.where(largest > 0, _solve(x, method, rank_tol), 0)  # zero has no direction
+    return torch.where(finite, result, torch.nan).to(matrices.dtype)
+
+
+def stack_limit(matrices: Tensor) -> int:
+    """How many of matrices (number, rows, columns) are solved at a time, so memory is bounded."""
+    return max(1, (CPU_STACK if matrices.is_cpu else GPU_STACK) // matrices[0].numel())
+
+
+def resolve_method(matrices: Tensor, method: str, rank_tol: float | None) -> str:
+    """The method that "auto" stands for; any other unchanged."""
+    if method != "auto":
+        return method
+    return choose_method(matrices) if rank_tol is None else "svd"
+
+
 def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = None) -> Tensor:
     """Nearest orthonormal matrix of each of a batch of matrices (arXiv 2202.07052, equation 5).
 
     Args:
-        matrices: real floating point, (..., rows, columns). Any scale: each matrix is divided by
-            its largest entry first. float16 and bfloat16 are computed in float32.
+        matrices: real floating point, (..., rows, columns). Any scale: each matrix is brought into
+            range first. float16 and bfloat16 are computed in float32.
         method: "auto", "svd", "gram_eigh", "polar_express" or "newton_schulz" (this module's table).
         rank_tol: singular values below `rank_tol` times the largest count as zero (svd and
             gram_eigh alone). None: eps * max(rows, columns). 0 keeps every direction, rounding
@@ -189,23 +286,16 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
         )
     if matrices.numel() == 0:
         return matrices.clone()
-    if method == "auto":
-        method = choose_method(matrices) if rank_tol is None else "svd"
+    method = resolve_method(matrices, method, rank_tol)
+    stack = matrices.flatten(end_dim=-3) if matrices.ndim > 3 else matrices
+    if matrices.ndim == 2 or not matrices.is_cpu or torch.compiler.is_compiling():
+        return polar_stack(matrices, method, rank_tol)
+    result = torch.empty_like(stack)
 
-    dtype = matrices.dtype if matrices.dtype == torch.float64 else torch.float32
-    x = matrices.to(dtype)
-    largest = x.abs().amax(dim=(-2, -1), keepdim=True)
-    finite = largest.isfinite()
-    # Masked, not skipped: a decomposition of a stack must not see a NaN, and looking would
-    # synchronise the device.
-    x = torch.where(finite & (largest > 0), x / largest, 0)
-    if method == "polar_express":
-        result = polar_express(x)
-    elif method == "newton_schulz":
-        result = newton_schulz(x)
-    else:
-        if rank_tol is None:
-            rank_tol = default_rank_tol(x.shape[-2], x.shape[-1], dtype)
-        result = _decompose(x, method, rank_tol)
-    result = torch.where(largest > 0, result, 0)  # of a zero matrix no direction is its own
-    return torch.where(finite, result, torch.nan).to(matrices.dtype)
+    step = stack_limit(stack)
+
+    def solve(start: int) -> None:
+        result[start : start + step] = polar_stack(stack[start : start + step], method, rank_tol)
+
+    run_on_threads([functools.partial(solve, i) for i in range(0, len(stack), step)])
+    return result.view(matrices.shape)

@@ -39,8 +39,8 @@ def accepted_options(name: str) -> set[str]:
         raise ValueError(f"optim={name!r} is not one of {', '.join(OPTIMIZERS)}{hint}")
     cls = OPTIMIZERS[name]
     plain = next(base for base in cls.__mro__ if not issubclass(base, ReplacedGradients))
-    own = getattr(cls, "group_defaults", {})
-    return (set(inspect.signature(plain).parameters) - {"params"}) | set(own)
+    own = set(getattr(cls, "group_defaults", {})) | ({"share"} if hasattr(cls, "share") else set())
+    return (set(inspect.signature(plain).parameters) - {"params"}) | own
 
 
 def create_optimizer(name: str, params: Any, **options: Any) -> Optimizer:

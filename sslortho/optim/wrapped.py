@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from sslortho.optim.components import check_components, is_matrix
-from sslortho.optim.gradients import normalise_, orthonormalise_
+from sslortho.optim.gradients import Gradient, collect, normalise_, replace
 from sslortho.optim.lars import LARS
 from sslortho.optim.polar_factor import check_method, check_rank_tol
+from sslortho.optim.sharing import Share, Sharing, check_share
 
 REFUSED = {
     "LBFGS": "it evaluates the loss several times a step and needs the raw gradients",
@@ -31,7 +32,7 @@ class ReplacedGradients(Optimizer):
     """Mixin in front of an optimizer class: each step replaces the gradients first.
 
     A subclass names its group options in `group_defaults`, checks them in `check_group` and
-    replaces the gradients of one group in `replace_gradients`.
+    replaces the gradients of the groups that ask for it in `replace_gradients`.
     """
 
     group_defaults: dict[str, Any] = {"orth": True}
@@ -72,8 +73,8 @@ class ReplacedGradients(Optimizer):
         if not isinstance(group["orth"], bool):
             raise ValueError(f"orth={group['orth']!r} of a parameter group must be True or False")
 
-    def replace_gradients(self, group: dict[str, Any]) -> None:
-        """Replace the gradients of one group in place."""
+    def replace_gradients(self, groups: list[dict[str, Any]]) -> None:
+        """Replace the gradients of these groups in place."""
         raise TypeError(f"{type(self).__name__} does not say how it replaces gradients")
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -82,9 +83,8 @@ class ReplacedGradients(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            if group["orth"]:
-                self.replace_gradients(group)
+        with torch.no_grad():
+            self.replace_gradients([group for group in self.param_groups if group["orth"]])
         # torch wraps `step` of every class it has made an instance of in code that runs the step
         # hooks; ours is wrapped, so the base class's must be called bare or hooks would run twice.
         step = super().step.__func__  # pyright: ignore[reportFunctionMemberAccess]
@@ -112,16 +112,38 @@ class Orthogonal(ReplacedGradients):
     Group options, also keyword arguments of the optimizer:
         orth: False leaves a group's gradients raw. Parameters of one dimension always are.
         polar: "auto", "svd", "gram_eigh", "polar_express" or "newton_schulz".
-        orth_components: matrices that each parameter's first dimension is split into.
+        orth_components: matrices that each parameter holds: groups of a convolution, heads.
+        orth_view: how they lie in it, "rows", "columns" or "transposed"; `optim.components` has
+            the table.
         rank_tol: see `sslortho.optim.polar`; None for its default.
+
+    Option of the optimizer, not of a group:
+        share: whether ranks share the work, each solving some of the matrices. "auto": if there are
+            several and their gradients were the same at the first step (as DDP leaves them), which
+            takes a collective then. True: insist. False: every rank solves all it has, and nothing
+            is sent; needed where one rank steps alone. Gradients that are DTensors are not shared.
     """
 
     group_defaults: dict[str, Any] = {
         "orth": True,
         "polar": "auto",
         "orth_components": 1,
+        "orth_view": "rows",
         "rank_tol": None,
     }
+    share: Share = "auto"
+
+    def __init__(self, params: Any, *args: Any, share: Share = "auto", **kwargs: Any) -> None:
+        check_share(share)
+        super().__init__(params, *args, **kwargs)
+        self.share = share
+
+    @functools.cached_property
+    def _sharing(self) -> Sharing:
+        return Sharing(self.share)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "share": self.share}
 
     def check_group(self, group: dict[str, Any]) -> None:
         super().check_group(group)
@@ -130,15 +152,19 @@ class Orthogonal(ReplacedGradients):
         if group["orth"]:
             for parameter in group["params"]:
                 if is_matrix(parameter):
-                    check_components(parameter, group["orth_components"])
+                    check_components(parameter, group["orth_components"], group["orth_view"])
 
-    def replace_gradients(self, group: dict[str, Any]) -> None:
-        orthonormalise_(
-            group["params"],
-            group["polar"],
-            components=group["orth_components"],
-            rank_tol=group["rank_tol"],
-        )
+    def replace_gradients(self, groups: list[dict[str, Any]]) -> None:
+        gradients: list[Gradient] = []
+        for group in groups:
+            gradients += collect(
+                group["params"],
+                group["polar"],
+                components=group["orth_components"],
+                view=group["orth_view"],
+                rank_tol=group["rank_tol"],
+            )
+        replace(gradients, self._sharing.solve)
 
 
 class OrthSGD(Orthogonal, SGD):
@@ -172,8 +198,9 @@ class OrthLARS(Orthogonal, LARS):
 class NormSGD(ReplacedGradients, SGD):
     """N-SGDM: SGD on gradients of norm one, layer by layer (arXiv 2202.07052, section 4.1)."""
 
-    def replace_gradients(self, group: dict[str, Any]) -> None:
-        normalise_(group["params"], per="layer")
+    def replace_gradients(self, groups: list[dict[str, Any]]) -> None:
+        for group in groups:
+            normalise_(group["params"], per="layer")
 
 
 class ComponentNormSGD(ReplacedGradients, SGD):
@@ -182,8 +209,9 @@ class ComponentNormSGD(ReplacedGradients, SGD):
     The paper reports that it diverges on most models; it is here as the control that it is there.
     """
 
-    def replace_gradients(self, group: dict[str, Any]) -> None:
-        normalise_(group["params"], per="component")
+    def replace_gradients(self, groups: list[dict[str, Any]]) -> None:
+        for group in groups:
+            normalise_(group["params"], per="component")
 
 
 _NAMED: dict[type[Optimizer], type[Optimizer]] = {
