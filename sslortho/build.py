@@ -147,6 +147,7 @@ def build_optimizer(config: PretrainConfig, task: nn.Module) -> Optimizer:
         "momentum": momentum,
         "trust_coefficient": config.trust_coefficient,
         "polar": config.polar,
+        "share": config.share,
     }
     if config.orth_layers is not None and "orth" not in accepted:
         raise ValueError(
@@ -237,6 +238,7 @@ def build_fit_options(config: PretrainConfig) -> FitOptions:
         evaluate_every=config.evaluate_every,
         checkpoint_every=config.checkpoint_every,
         max_bad_steps=config.max_bad_steps,
+        log_gradients=config.log_gradients,
     )
 
 

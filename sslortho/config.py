@@ -18,6 +18,7 @@ MAY_CHANGE = frozenset(
         "out",
         "workers",
         "log_every",
+        "log_gradients",
         "checkpoint_every",
         "keep_last",
         "max_bad_steps",
@@ -83,6 +84,8 @@ class PretrainConfig:
     """Whose gradients orth_* orthonormalises. Default conv, as the paper for Barlow Twins."""
     polar: Literal["auto", "svd", "gram_eigh", "polar_express", "newton_schulz"] | None = None
     """How orth_* orthonormalises. Default auto."""
+    share: bool | None = None
+    """Whether ranks share the work of orth_*. Default: if there are several. Changes rounding only."""
 
     batch_size: int = 128
     """Samples of one optimizer step, over all ranks and accumulated batches together."""
@@ -106,6 +109,9 @@ class PretrainConfig:
 
     log_every: int = 10
     """Steps between records of metrics.jsonl."""
+    log_gradients: bool = False
+    """Record of each orthonormalised layer the cosine between raw and orthonormal gradient, their
+    distance, and the gradient's effective rank, at every record."""
     evaluate_every: int = 2
     """Epochs between online kNN evaluations; 0 for none."""
     knn_k: int = 20
@@ -159,7 +165,40 @@ class PretrainConfig:
         return Path(self.out or f"runs/{self.method}-{self.data}-{self.optim}-s{self.seed}")
 
 
-Config = TypeVar("Config", bound=PretrainConfig)
+@dataclass(frozen=True, kw_only=True)
+class BenchOptimConfig:
+    """Time orthonormalisation beside the ways that others take, on the same gradients."""
+
+    models: str = "resnet18,resnet50,vit_b_16"
+    """Comma-separated names of torchvision networks; their gradients are what is orthonormalised."""
+    gradients: Literal["random", "real", "spectrum"] = "real"
+    """real: of the network after --steps steps on the embedded digits. random: Gaussian. spectrum:
+    singular values from 1 to 1e-3, evenly on a logarithmic scale."""
+    steps: int = 10
+    """Training steps before the real gradients are taken."""
+    rounds: int = 5
+    """Times that every method runs, in turn."""
+    batch_size: int | None = None
+    """Images of the training step whose share is measured, two views each. Default: 256 on a GPU, 8
+    on a CPU."""
+    image_size: int = 224
+    """Side of those images in pixels."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto: a GPU if there is one."""
+    errors: bool = True
+    """Compare every result with a float64 SVD."""
+    out: str = "runs/bench_optim"
+    """Folder of bench_optim.json and bench_optim.png."""
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "image_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be 1 or more")
+        if self.steps < 0:
+            raise ValueError(f"steps={self.steps} must be 0 or more")
+
+
+Config = TypeVar("Config")
 
 
 def _nearest(name: str, config: type[Any]) -> str:

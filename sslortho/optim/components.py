@@ -1,19 +1,19 @@
 """Which matrices a parameter is: one row for each component (arXiv 2202.07052, equation 3).
 
-| layer                                | parameter                  | view       | matrices (number, rows, columns) |
-|--------------------------------------|----------------------------|------------|----------------------------------|
-| dense, rows are components           | (out, in)                  | rows       | (1, out, in)                     |
-| convolution, filters                 | (out, in, kh, kw)          | rows       | (1, out, in kh kw)               |
-| grouped convolution                  | (out, in/groups, kh, kw)   | rows       | (groups, out/groups, in/g kh kw) |
-| depthwise convolution                | (channels, 1, kh, kw)      | rows       | (channels, 1, kh kw)             |
-| transposed convolution               | (in, out/groups, kh, kw)   | transposed | (groups, out/groups, in/g kh kw) |
-| attention, fused q, k and v, by head | (3 heads d, in)            | rows       | (3 heads, d, in)                 |
-| attention, output, by head           | (out, heads d)             | columns    | (heads, out, d)                  |
+| layer                      | parameter                | view       | matrices (number, rows, columns) |
+|----------------------------|--------------------------|------------|----------------------------------|
+| dense, rows are components | (out, in)                | rows       | (1, out, in)                     |
+| convolution, filters       | (out, in, kh, kw)        | rows       | (1, out, in kh kw)               |
+| grouped convolution        | (out, in/groups, kh, kw) | rows       | (groups, out/groups, in/g kh kw) |
+| depthwise convolution      | (channels, 1, kh, kw)    | rows       | (channels, 1, kh kw)             |
+| transposed convolution     | (in, out/groups, kh, kw) | transposed | (groups, out/groups, in/g kh kw) |
+| fused q, k, v, by head     | (3 heads d, in)          | rows       | (3 heads, d, in)                 |
+| attention output, by head  | (out, heads d)           | columns    | (heads, out, d)                  |
 
 The groups of a convolution see channels that the other groups do not, so as a map between all
 channels the layer is block diagonal, and the polar factor of a block-diagonal matrix is that of each
-block. Heads are the components that the paper proposes for attention (section 6): each is free to
-turn as it likes, whatever the other heads do.
+block. Heads are the components that the paper names for attention (sections 1 and 5, as future work):
+the map of each head gets its own nearest orthonormal matrix, whatever the other heads do.
 """
 
 from typing import Literal, get_args

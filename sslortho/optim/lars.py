@@ -1,5 +1,9 @@
 """LARS in the dialect of facebookresearch/barlowtwins (arXiv 1708.03888, 2103.03230)."""
 
+# torch exports its foreach functions to optimizers, but not by name
+# pyright: reportPrivateImportUsage=false
+
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +30,25 @@ def lars_direction(
     return direction * torch.where(defined, ratio, 1)
 
 
+def lars_directions(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    weight_decay: float,
+    trust_coefficient: float | None,
+) -> list[Tensor]:
+    """`lars_direction` of many parameters of one device and dtype, in few kernels."""
+    if weight_decay:
+        gradients = list(torch._foreach_add(gradients, parameters, alpha=weight_decay))
+    if trust_coefficient is None:
+        return gradients
+    parameter_norms = torch.stack(torch._foreach_norm(parameters))
+    direction_norms = torch.stack(torch._foreach_norm(gradients))
+    ratios = trust_coefficient * parameter_norms / direction_norms
+    defined = (parameter_norms > 0) & (direction_norms > 0)
+    ratios = torch.where(defined, ratios, torch.ones_like(ratios))
+    return list(torch._foreach_mul(gradients, list(ratios.unbind())))
+
+
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling with momentum.
 
@@ -44,6 +67,9 @@ class LARS(Optimizer):
         trust_coefficient: None takes the first two lines out of a group's step but for the decay.
         nesterov: look ahead along the momentum.
         exempt_1d: parameters of one dimension or none (biases, norms) take neither decay nor ratio.
+        foreach: update the parameters of a group together, in few kernels; False: one by one, the
+            plain reference. Neither waits for the device; lr may be a tensor, so a step can be
+            captured in a CUDA graph.
 
     Raises:
         ValueError: an option out of its range.
@@ -58,6 +84,7 @@ class LARS(Optimizer):
         trust_coefficient: float | None = 1e-3,
         nesterov: bool = False,
         exempt_1d: bool = True,
+        foreach: bool = True,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -66,6 +93,7 @@ class LARS(Optimizer):
             "trust_coefficient": trust_coefficient,
             "nesterov": nesterov,
             "exempt_1d": exempt_1d,
+            "foreach": foreach,
         }
         super().__init__(params, defaults)
 
@@ -92,14 +120,24 @@ class LARS(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
+            ready = [p for p in group["params"] if p.grad is not None]
+            if any(p.grad.is_sparse for p in ready):
+                raise ValueError("LARS does not take sparse gradients; use sparse=False")
+            if group["foreach"]:
+                self._update_together(ready, group)
+            else:
+                for parameter in ready:
                     self._update(parameter, parameter.grad, group)
         return loss
 
+    def _buffer(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        return state["momentum_buffer"]
+
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        if gradient.is_sparse:
-            raise ValueError("LARS does not take sparse gradients; use sparse=False")
+        """The plain reference of `_update_together`."""
         exempt = group["exempt_1d"] and parameter.ndim <= 1
         update = lars_direction(
             parameter,
@@ -108,9 +146,28 @@ class LARS(Optimizer):
             None if exempt else group["trust_coefficient"],
         )
         if group["momentum"]:
-            state = self.state[parameter]
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-            buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
+            buffer = self._buffer(parameter).mul_(group["momentum"]).add_(update)
             update = update.add(buffer, alpha=group["momentum"]) if group["nesterov"] else buffer
         parameter.sub_(group["lr"] * update)
+
+    def _update_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        alike: dict[tuple, list[Tensor]] = defaultdict(list)
+        for p in parameters:
+            exempt = bool(group["exempt_1d"]) and p.ndim <= 1
+            alike[exempt, p.device, p.dtype, type(p.grad)].append(p)
+        for (exempt, *_), params in alike.items():
+            updates = lars_directions(
+                params,
+                [p.grad for p in params if p.grad is not None],
+                0.0 if exempt else group["weight_decay"],
+                None if exempt else group["trust_coefficient"],
+            )
+            if group["momentum"]:
+                buffers = [self._buffer(p) for p in params]
+                torch._foreach_mul_(buffers, group["momentum"])
+                torch._foreach_add_(buffers, updates)
+                if group["nesterov"]:
+                    updates = torch._foreach_add(updates, buffers, alpha=group["momentum"])
+                else:
+                    updates = buffers
+            torch._foreach_sub_(params, torch._foreach_mul(updates, group["lr"]))

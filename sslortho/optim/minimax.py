@@ -8,6 +8,7 @@ interval next, and so on. The composition is the best of all compositions of tha
 
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -60,7 +61,20 @@ def minimax_quintic(lower: float, upper: float) -> Quintic:
     return quintic
 
 
-@functools.lru_cache(maxsize=256)
+def _constant_schedule(
+    compute: Callable[[float, float], tuple[Quintic, ...]],
+) -> Callable[[float, float], tuple[Quintic, ...]]:
+    """Remember results, and have torch.compile take them as constants rather than trace the search."""
+    cached = functools.lru_cache(maxsize=256)(compute)
+
+    @functools.wraps(compute)
+    def schedule(lower: float, tolerance: float) -> tuple[Quintic, ...]:
+        return cached(lower, tolerance)
+
+    return torch.compiler.assume_constant_result(schedule)
+
+
+@_constant_schedule
 def polar_express_schedule(lower: float, tolerance: float) -> tuple[Quintic, ...]:
     """Shortest minimax composition that maps [lower, 1] into [1 - tolerance, 1 + tolerance]."""
     steps: list[Quintic] = []
@@ -74,7 +88,7 @@ def polar_express_schedule(lower: float, tolerance: float) -> tuple[Quintic, ...
     return tuple(steps)
 
 
-@functools.lru_cache(maxsize=256)
+@_constant_schedule
 def newton_schulz_schedule(lower: float, tolerance: float) -> tuple[Quintic, ...]:
     """The fixed quintic of `NEWTON_SCHULZ`, repeated until [lower, 1] maps to 1 +- tolerance."""
     steps = 0

@@ -41,7 +41,7 @@ def _start_pool(size: int) -> ThreadPoolExecutor:
     return pool
 
 
-@torch.compiler.disable
+@torch.compiler.disable()
 def run_on_threads(pieces: Sequence[Callable[[], None]]) -> None:
     """Run every piece; the first ones first. Raises what the first that failed has raised.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sslortho.data import Batch, TrainLoader
+from sslortho.optim.monitor import measure_gradients
 from sslortho.tasks import Task
 from sslortho.train.checkpoint import CheckpointFolder
 from sslortho.train.progress import Clock, Progress, Window
@@ -48,6 +49,8 @@ class FitOptions:
     """Epochs between two checkpoints; there is always one at the end and when asked to stop."""
     max_bad_steps: int = 10
     """Steps in a row with non-finite gradients (skipped) before training stops with an error."""
+    log_gradients: bool = False
+    """With every record, what orthonormalising does to each layer's gradient of that step."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,7 @@ class _Fit:
         self.progress = Progress()
         self.clock = Clock()
         self.window = Window()
+        self.gradients: dict[str, float] = {}
 
     def run(self) -> FitResult:
         """Train from where the newest checkpoint stands to the end, or to a signal."""
@@ -212,8 +216,15 @@ class _Fit:
         if not finite:  # what broke the gradients has broken batch norm's running statistics too
             for buffer, before in zip(self.plain_task.buffers(), statistics, strict=True):
                 buffer.copy_(before)
+        if finite and self.options.log_gradients and self._record_follows():
+            self.gradients = measure_gradients(self.optimizer.param_groups)
         self._update(finite, metrics)
         self.window.add(metrics, images * self.accelerator.num_processes)
+
+    def _record_follows(self) -> bool:
+        """Whether a record is written after the step that is being taken."""
+        last = self.progress.step_in_epoch + 1 == self.steps_per_epoch
+        return last or (self.progress.step + 1) % self.options.log_every == 0
 
     def _update(self, finite: bool, metrics: dict[str, Tensor]) -> None:
         """Step, unless the gradients are not finite. After DDP's mean all ranks see the same."""
@@ -241,7 +252,9 @@ class _Fit:
         values["images_per_second"] = self.clock.stop(self.window.images)
         groups = self.optimizer.param_groups
         rates = {f"lr/{group.get('name', 'all')}": float(group["lr"]) for group in groups}
-        self.reporter.log(self.progress.step, self.progress.epoch, {**values, **rates})
+        record = {**values, **rates, **self.gradients}
+        self.reporter.log(self.progress.step, self.progress.epoch, record)
+        self.gradients = {}
         shown = {
             "loss": values["loss"],
             "img/s": values["images_per_second"],

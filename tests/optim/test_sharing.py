@@ -1,0 +1,229 @@
+import itertools
+import pickle
+import warnings
+
+import pytest
+import torch
+from matrices import nearest_orthonormal
+from ranks import run_on_ranks
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from sslortho.optim import OrthLARS, OrthSGD, orthonormalise_
+from sslortho.optim.sharing import check_share, deal
+
+# the convolutions of a small ResNet, a dense layer, and more matrices than ranks of one shape
+SHAPES = [(64, 3, 7, 7), *[(64, 64, 3, 3)] * 4, (128, 64, 3, 3), *[(128, 128, 3, 3)] * 3]
+SHAPES += [(128, 64, 1, 1), (10, 128), (1, 5), (3, 2, 2, 2)]
+
+
+def parameters_with_gradients(shapes=SHAPES, seed: int = 0, **options) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    parameters = [nn.Parameter(torch.zeros(shape, **options)) for shape in shapes]
+    for p in parameters:
+        p.grad = torch.randn(p.shape, generator=generator).to(p)
+    return parameters
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("costs", [[5, 5, 4, 4, 3, 3, 3], [9, 1, 1, 1], [1], [2, 2, 2, 2, 2], []])
+def test_no_rank_has_much_more_than_it_must(costs, ranks):
+    """Graham's bound against the best of all ways to deal."""
+    owner = deal(costs, ranks)
+    assert len(owner) == len(costs)
+
+    def largest(owners) -> int:
+        loads = [0] * ranks
+        for cost, rank in zip(costs, owners, strict=True):
+            loads[rank] += cost
+        return max(loads)
+
+    best = min(largest(o) for o in itertools.product(range(ranks), repeat=len(costs)))
+    assert best <= largest(owner) <= (4 / 3 - 1 / (3 * ranks)) * best + 1e-9
+
+
+def shared_gradients(rank: int, polar: str, channels_last: bool, message: int | None) -> list:
+    from sslortho.optim import sharing
+
+    if message is not None:
+        sharing.MESSAGE = message
+    shapes = [shape for shape in SHAPES if len(shape) == 4] if channels_last else SHAPES
+    options = {"memory_format": torch.channels_last} if channels_last else {}
+    parameters = parameters_with_gradients(shapes)
+    for p in parameters:
+        p.grad = p.grad.contiguous(**options)
+    orthonormalise_(parameters, polar, share=True)
+    return [p.grad for p in parameters]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "polar", "channels_last", "message"),
+    [
+        (2, "auto", False, None),
+        (4, "auto", False, None),
+        (3, "svd", False, 50_000),
+        (2, "polar_express", True, 1),
+        (2, "auto", True, None),
+    ],
+)
+def test_sharing_changes_nothing(tmp_path, ranks, polar, channels_last, message):
+    results = run_on_ranks(shared_gradients, ranks, tmp_path, polar, channels_last, message)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    shapes = [p.shape for p in results[0]]
+    alone = parameters_with_gradients(shapes)
+    if channels_last:
+        for p in alone:
+            p.grad = p.grad.contiguous(memory_format=torch.channels_last)
+    orthonormalise_(alone, polar)
+    atol = 1e-6 if polar == "auto" else 1e-5
+    for p, shared in zip(alone, results[0], strict=True):
+        torch.testing.assert_close(shared, p.grad, rtol=0, atol=atol)
+
+
+def count_operations(rank: int) -> int:
+    parameters = parameters_with_gradients()
+    with FlopCounterMode(display=False) as counter:
+        orthonormalise_(parameters, "polar_express", share=True)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_each_rank_does_its_share(tmp_path, ranks):
+    with FlopCounterMode(display=False) as counter:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)  # the counter sees its own thread only
+        orthonormalise_(parameters_with_gradients(), "polar_express")
+        torch.set_num_threads(before)
+    whole = counter.get_total_flops()
+    counts = run_on_ranks(count_operations, ranks, tmp_path)
+    assert sum(counts) == pytest.approx(whole, rel=0.01)
+    assert max(counts) < 1.25 * whole / ranks
+
+
+def step_of_each_rank(rank: int, share, seeds: list[int], train: bool) -> tuple:
+    """Gradients after one step, or what was raised, and the warnings."""
+    parameters = parameters_with_gradients([(6, 9), (9, 6), (4, 4)], seed=seeds[rank])
+    optimizer = OrthSGD(parameters, lr=0.1, share=share)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            optimizer.step()
+        except ValueError as error:
+            return str(error), len(caught)
+        optimizer.step()
+    messages = [str(w.message) for w in caught if "ranks' gradients differ" in str(w.message)]
+    return [p.grad for p in parameters], len(messages)
+
+
+@pytest.mark.parametrize(("share", "warned"), [("auto", 1), (False, 0)])
+def test_ranks_with_gradients_of_their_own_keep_them(tmp_path, share, warned):
+    """Each rank ends with the polar factors of its own gradients."""
+    results = run_on_ranks(step_of_each_rank, 2, tmp_path, share, [1, 2], True)
+    for seed, (gradients, warnings_) in zip([1, 2], results, strict=True):
+        assert warnings_ == warned
+        own = parameters_with_gradients([(6, 9), (9, 6), (4, 4)], seed=seed)
+        for p, gradient in zip(own, gradients, strict=True):
+            expected = nearest_orthonormal(p.grad).float()
+            torch.testing.assert_close(gradient, expected, rtol=0, atol=2e-5)
+
+
+def test_insisting_on_sharing_what_differs_is_an_error(tmp_path):
+    for message, _ in run_on_ranks(step_of_each_rank, 2, tmp_path, True, [1, 2], True):
+        assert "share=True, but the ranks' gradients differ" in message
+
+
+def test_equal_gradients_are_shared_without_a_word(tmp_path):
+    results = run_on_ranks(step_of_each_rank, 2, tmp_path, "auto", [1, 1], True)
+    assert [warnings_ for _, warnings_ in results] == [0, 0]
+
+
+def test_nothing_is_shared_without_other_ranks():
+    shared, plain = parameters_with_gradients(), parameters_with_gradients()
+    OrthSGD(shared, lr=0.1, share=True).step()
+    OrthSGD(plain, lr=0.1, share=False).step()
+    assert all(torch.equal(a, b) for a, b in zip(shared, plain, strict=True))
+
+
+@pytest.mark.parametrize("share", ["yes", None, 1])
+def test_share_is_checked(share):
+    with pytest.raises(ValueError, match=r"share=.* must be 'auto', True or False"):
+        check_share(share)
+    with pytest.raises(ValueError, match="share="):
+        OrthSGD([nn.Parameter(torch.zeros(2, 2))], lr=0.1, share=share)
+
+
+def test_share_survives_pickling_and_is_not_part_of_the_state():
+    optimizer = OrthSGD([nn.Parameter(torch.zeros(2, 2))], lr=0.1, share=False)
+    assert pickle.loads(pickle.dumps(optimizer)).share is False
+    other = OrthSGD([nn.Parameter(torch.zeros(2, 2))], lr=0.1, share=True)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.share is True
+
+
+class Small(nn.Module):
+    """Sides of 3 and 2, smaller than a mesh of four, and of 5 and 7, which it does not divide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 5, 3, bias=False)
+        self.hidden = nn.Linear(20, 7)
+        self.out = nn.Linear(7, 3)
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.hidden(self.conv(x).flatten(1))))
+
+
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    return Small().double()
+
+
+def train(model: nn.Module, optimizer, images: torch.Tensor) -> None:
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(images).square().mean().backward()
+        optimizer.step()
+
+
+def images_for(world_size: int, rank: int | None = None) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(4 * world_size, 2, 4, 4, generator=generator, dtype=torch.float64)
+    return images if rank is None else images[4 * rank : 4 * rank + 4]
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: OrthSGD(p, lr=0.05, momentum=0.9, weight_decay=0.01),
+    "lars": lambda p: OrthLARS(p, lr=2.0, weight_decay=0.01, trust_coefficient=0.1),
+}
+
+
+def trained_by(rank: int, world_size: int, kind: str, name: str) -> list[torch.Tensor]:
+    model = small_model()
+    if kind == "ddp":
+        model = nn.parallel.DistributedDataParallel(model)
+    else:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        shape, names = {
+            "fsdp": ((world_size,), ("all",)),
+            "hybrid": ((2, world_size // 2), ("replicas", "shards")),
+        }[kind]
+        fully_shard(model, mesh=init_device_mesh("cpu", shape, mesh_dim_names=names))
+    optimizer = OPTIMIZERS[name](model.parameters())
+    train(model, optimizer, images_for(world_size, rank))
+    return [p.full_tensor() if hasattr(p, "full_tensor") else p.data for p in model.parameters()]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("kind", "ranks"), [("ddp", 2), ("ddp", 4), ("fsdp", 2), ("fsdp", 4), ("hybrid", 4)]
+)
+def test_training_on_ranks_equals_training_on_one(tmp_path, kind, ranks, name):
+    results = run_on_ranks(trained_by, ranks, tmp_path, ranks, kind, name)
+    alone = small_model()
+    train(alone, OPTIMIZERS[name](alone.parameters()), images_for(ranks))
+    for parameters in results:
+        for p, expected in zip(parameters, alone.parameters(), strict=True):
+            torch.testing.assert_close(p, expected.data, rtol=1e-6, atol=1e-9)
