@@ -71,6 +71,7 @@ def test_barlow_twins_orthonormalises_convolutions_alone_unless_told():
         ({"optim": "adam", "momentum": 0.5}, "momentum=0.5 is not an option of optim='adam'"),
         ({"optim": "sgd", "trust_coefficient": 0.1}, "trust_coefficient=0.1 is not an option"),
         ({"optim": "lars", "orth_layers": "all"}, "orth_layers='all' has no effect"),
+        ({"optim": "lars", "share": False}, "share=False is not an option of optim='lars'"),
     ],
 )
 def test_an_option_without_effect_is_an_error(options, message):

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -56,7 +57,7 @@ def test_stages_are_the_schedule_cut_where_the_gain_would_be_too_large(schedule)
     assert len(stages) > 1
     for stage in stages:
         assert math.prod(step[0] for step in stage) <= STAGE_GAIN
-    for stage, following in zip(stages, stages[1:], strict=False):
+    for stage, following in itertools.pairwise(stages):
         assert math.prod(step[0] for step in (*stage, following[0])) > STAGE_GAIN
 
 

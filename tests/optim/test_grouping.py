@@ -152,6 +152,55 @@ def test_table_of_kinds(orth, orthonormalised):
     assert kinds["biases and norms"] == vectors | {"conv.bias", "dense.bias", "temperature"}
 
 
+def test_transposed_convolutions_have_output_channels_as_components():
+    model = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=2), nn.Conv2d(6, 6, 3, groups=2))
+    layouts = {
+        name: (group["orth_components"], group["orth_view"])
+        for group in param_groups(model, orth="conv")
+        for name in group["names"]
+    }
+    assert layouts["0.weight"] == (2, "transposed")
+    assert layouts["1.weight"] == (2, "rows")
+
+
+def heads_by_name(model: nn.Module) -> dict[str, tuple[int, str]]:
+    return {
+        name: (group["orth_components"], group["orth_view"])
+        for group in param_groups(model, attention="heads")
+        if group["orth"]
+        for name in group["names"]
+    }
+
+
+def test_heads_of_timms_attention():
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("vit_tiny_patch16_224", depth=2, num_classes=5)
+    layouts = heads_by_name(model)
+    for block in (0, 1):
+        assert layouts[f"blocks.{block}.attn.qkv.weight"] == (9, "rows")
+        assert layouts[f"blocks.{block}.attn.proj.weight"] == (3, "columns")
+        assert layouts[f"blocks.{block}.mlp.fc1.weight"] == (1, "rows")
+    assert layouts["patch_embed.proj.weight"] == (1, "rows")  # a convolution called proj
+
+
+@pytest.mark.parametrize("width", [None, 6], ids=["fused", "separate"])
+def test_heads_of_torchs_attention(width):
+    attention = nn.MultiheadAttention(8, 4, kdim=width, vdim=width)
+    layouts = heads_by_name(attention)
+    assert layouts["out_proj.weight"] == (4, "columns")
+    if width is None:
+        assert layouts["in_proj_weight"] == (12, "rows")
+    else:
+        for name in "qkv":
+            assert layouts[f"{name}_proj_weight"] == (4, "rows")
+    OrthSGD(param_groups(attention, attention="heads"), lr=0.1)
+
+
+def test_whole_attention_is_the_default():
+    groups = param_groups(nn.MultiheadAttention(8, 4))
+    assert {group["orth_components"] for group in groups} == {1}
+
+
 def test_shared_parameters_are_listed_once():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU())
     model[1].weight = model[0].weight
@@ -205,6 +254,14 @@ def test_rates_and_decay(options, weights, vectors):
             "orth='convs' is not 'conv', 'all', 'none'",
         ),
         (lambda: param_groups(nn.Linear(2, 2), True), "orth=True"),
+        (
+            lambda: param_groups(nn.Linear(2, 2), attention="head"),
+            "attention='head' is not 'whole'",
+        ),
+        (
+            lambda: param_groups(nn.Linear(2, 2), attention="heads"),
+            "attention='heads' has no effect: Linear has no attention layer",
+        ),
         (lambda: param_groups(nn.ReLU()), "ReLU has no trainable parameters"),
         (
             lambda: param_groups(nn.Linear(2, 2).requires_grad_(False)),

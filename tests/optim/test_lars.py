@@ -75,9 +75,10 @@ def assert_follows_reference(optimizer, parameters, options_of) -> None:
     ],
     ids=str,
 )
-def test_follows_the_formula_of_barlow_twins(options):
+@pytest.mark.parametrize("foreach", [True, False])
+def test_follows_the_formula_of_barlow_twins(options, foreach):
     parameters = draw_parameters()
-    optimizer = LARS(parameters, lr=0.3, **options)
+    optimizer = LARS(parameters, lr=0.3, foreach=foreach, **options)
     full = {"momentum": 0.9, "weight_decay": 0, "trust_coefficient": 1e-3, "nesterov": False}
     full |= {"exempt_1d": True} | options
 
@@ -121,6 +122,48 @@ def test_every_option_can_be_set_for_a_group():
         return {**second, "exempt": False}
 
     assert_follows_reference(optimizer, parameters, options_of)
+
+
+@pytest.mark.parametrize("lr", [0.3, torch.tensor(0.3)], ids=["number", "tensor"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"momentum": 0.0}, {"nesterov": True}, {"exempt_1d": False}, {"trust_coefficient": None}],
+    ids=str,
+)
+def test_together_equals_one_by_one(options, lr):
+    """In float32 and bfloat16 side by side in one group, over 10 steps."""
+    results = []
+    for foreach in (True, False):
+        generator = torch.Generator().manual_seed(0)
+        tensors = [torch.randn(s, generator=generator) for s in SHAPES * 2]
+        dtypes = [torch.float32] * len(SHAPES) + [torch.bfloat16] * len(SHAPES)
+        parameters = [nn.Parameter(t.to(d)) for t, d in zip(tensors, dtypes, strict=True)]
+        optimizer = LARS(parameters, lr=lr, weight_decay=0.1, foreach=foreach, **options)
+        for step in range(10):
+            for p, gradient in zip(parameters, draw_gradients(step) * 2, strict=True):
+                p.grad = gradient.to(p.dtype)
+            optimizer.step()
+        results.append(parameters)
+    for together, alone in zip(*results, strict=True):
+        rtol, atol = (1e-6, 1e-7) if together.dtype == torch.float32 else (0.05, 0.1)
+        torch.testing.assert_close(together, alone, rtol=rtol, atol=atol)
+
+
+def test_together_takes_few_operations():
+    """As many for twenty parameters as for two: nothing is done, or looked at, one by one."""
+    counts = []
+    for number in (2, 20):
+        parameters = [nn.Parameter(torch.randn(3, 4)) for _ in range(number)]
+        optimizer = LARS(parameters, lr=0.1, weight_decay=0.1)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            for _ in range(2):
+                for p in parameters:
+                    p.grad = torch.ones(3, 4)
+                optimizer.step()
+        names = [event.name for event in profile.events()]
+        assert "aten::_local_scalar_dense" not in names  # .item()
+        counts.append(sum(name.startswith("aten::_foreach") for name in names))
+    assert counts[0] == counts[1] > 0
 
 
 def test_step_is_lr_times_trust_coefficient_of_the_norm():

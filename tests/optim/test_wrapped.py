@@ -509,3 +509,112 @@ def test_parameters_without_gradient_are_left_alone():
     OrthSGD(model.parameters(), lr=0.1).step()
     assert torch.equal(model[4].weight, before[4].weight)
     assert not torch.equal(model[0].weight, before[0].weight)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_models_train_the_same(backend):
+    torch.compiler.reset()
+    plain, compiled = small_model(), small_model()
+    compiled.compile(backend=backend)
+    for model in (plain, compiled):
+        train(model, OrthLARS(model.parameters(), lr=1.0), range(3))
+    assert_same_parameters(plain, compiled)
+
+
+@pytest.mark.parametrize("polar", ["auto", "polar_express"])
+@pytest.mark.parametrize("cls", [OrthSGD, OrthLARS])
+def test_a_compiled_step_is_the_same_step(cls, polar):
+    torch.compiler.reset()
+    plain, compiled = small_model(torch.float32), small_model(torch.float32)
+    train(plain, cls(plain.parameters(), lr=0.1, momentum=0.9, polar=polar), range(3))
+    optimizer = cls(compiled.parameters(), lr=0.1, momentum=0.9, polar=polar)
+    step = torch.compile(optimizer.step, backend="eager")
+    for i in range(3):
+        optimizer.zero_grad()
+        compute_loss(compiled, i).backward()
+        step()
+    assert_same_parameters(plain, compiled, rtol=1e-4, atol=1e-5)
+
+
+def test_capturable_is_passed_on():
+    model = small_model()
+    for cls in (OrthAdam, OrthAdamW):
+        assert cls(model.parameters(), lr=0.1, capturable=True).param_groups[0]["capturable"]
+
+
+def test_under_accelerate():
+    accelerate = pytest.importorskip("accelerate")
+    plain, prepared = small_model(), small_model()
+    train(plain, OrthLARS(plain.parameters(), lr=1.0), range(3))
+    accelerator = accelerate.Accelerator(cpu=True)
+    model, optimizer = accelerator.prepare(prepared, OrthLARS(prepared.parameters(), lr=1.0))
+    for step in range(3):
+        optimizer.zero_grad()
+        accelerator.backward(compute_loss(model, step))
+        accelerator.clip_grad_norm_(model.parameters(), 1e9)
+        optimizer.step()
+    assert_same_parameters(plain, prepared)
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's own
+def test_under_lightning(tmp_path):
+    lightning = pytest.importorskip("pytorch_lightning")
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = small_model()
+
+        def training_step(self, batch, index):
+            return compute_loss(self.model, index)
+
+        def configure_optimizers(self):
+            return OrthLARS(self.model.parameters(), lr=1.0)
+
+    plain, module = small_model(), Module()
+    train(plain, OrthLARS(plain.parameters(), lr=1.0), range(3))
+    trainer = lightning.Trainer(
+        max_steps=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, torch.utils.data.DataLoader(range(3), batch_size=1))
+    assert_same_parameters(plain, module.model)
+
+
+def ten_steps(polar: str) -> tuple[list[torch.Tensor], list[float]]:
+    """ResNet-20 on the embedded digits: its weights and losses."""
+    from sklearn.datasets import load_digits
+
+    from sslortho.models import create_backbone
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8).expand(-1, 3, -1, -1) / 16
+    torch.manual_seed(0)
+    model = nn.Sequential(create_backbone("resnet20", "small"), nn.LazyLinear(10))
+    model(images[:2])
+    optimizer = OrthSGD(model.parameters(), lr=0.02, momentum=0.9, polar=polar)
+    losses = []
+    for step in range(10):
+        chosen = slice(128 * step, 128 * step + 128)
+        loss = nn.functional.cross_entropy(model(images[chosen]), torch.tensor(labels[chosen]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return [p.detach() for p in model.parameters()], losses
+
+
+def test_ten_steps_of_a_resnet_are_those_of_the_svd():
+    fast, fast_losses = ten_steps("auto")
+    exact, exact_losses = ten_steps("svd")
+    assert fast_losses == pytest.approx(exact_losses, rel=3e-3)
+    assert exact_losses[-1] < 0.7 * exact_losses[0]
+    difference = torch.stack([(a - b).norm() for a, b in zip(fast, exact, strict=True)]).norm()
+    size = torch.stack([b.norm() for b in exact]).norm()
+    # 0.004; a float32 SVD is as far from a float64 SVD: these gradients have directions at the noise
+    assert difference / size < 0.02

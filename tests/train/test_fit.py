@@ -254,3 +254,18 @@ def test_checkpoints_hold_the_configuration_and_the_newest_are_kept(tmp_path):
     state = folder.load_latest()
     assert state["config"] == {"lr": 0.1}
     assert state["progress"]["epoch"] == 5
+
+
+def test_gradients_are_logged_with_every_record_when_asked(tmp_path):
+    """Of one row, as this model has, the factor is the gradient over its norm."""
+    train(tmp_path / "on", epochs=2, log_every=4, log_gradients=True)
+    train(tmp_path / "off", epochs=2, log_every=4)
+    on, off = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("on", "off"))
+    extra = {key for record in on for key in record} - {key for record in off for key in record}
+    assert len(extra) == 3
+    for record in on:
+        figures = {key.split("/")[0]: record[key] for key in extra}
+        assert figures["cosine"] == pytest.approx(1, abs=1e-5)
+        assert figures["effective_rank"] == pytest.approx(1, abs=1e-5)
+        assert figures["distance"] >= 0
+    assert [r["loss"] for r in on] == [r["loss"] for r in off]
