@@ -17,15 +17,14 @@ with the matrix, and zero stays zero. The iterative methods take no hard decisio
 `lower_bound` comes out somewhere between 0 and 1.
 """
 
-import contextlib
 import difflib
 import functools
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from sslortho.optim.gram_iteration import iterate, relative_lower_bound
+from sslortho.optim.matmul_precision import ieee_float32
 from sslortho.optim.minimax import newton_schulz_schedule, polar_express_schedule
 from sslortho.optim.threads import run_on_threads
 
@@ -103,28 +102,6 @@ def polar_gram_eigh(matrices: Tensor, rank_tol: float) -> Tensor:
     return matrices @ root if tall else root @ matrices
 
 
-@contextlib.contextmanager
-def ieee_float32(matrices: Tensor) -> Iterator[None]:
-    """No TensorFloat-32 in products of float32 on CUDA, whatever the process is set to.
-
-    Its 11 bits would lose every direction below 2 % of the largest in a Gram matrix. Inside a
-    compiled region the setting is the process's; leave it at "highest" there.
-    """
-    if not matrices.is_cuda or torch.compiler.is_compiling():
-        yield
-        return
-    matmul = torch.backends.cuda.matmul
-    name, exact = ("fp32_precision", "ieee")  # since torch 2.9
-    if not hasattr(matmul, name):
-        name, exact = ("allow_tf32", False)
-    before = getattr(matmul, name)
-    setattr(matmul, name, exact)
-    try:
-        yield
-    finally:
-        setattr(matmul, name, before)
-
-
 def _half(matrices: Tensor) -> torch.dtype | None:
     """Precision of the correcting last step: tensor cores where there are any.
 
@@ -145,8 +122,7 @@ def polar_express(
     """
     lower = relative_lower_bound(lower_bound, min(matrices.shape[-2:]))
     schedule = polar_express_schedule(lower, tolerance)
-    with ieee_float32(matrices):
-        return iterate(matrices, schedule, half=_half(matrices))
+    return iterate(matrices, schedule, half=_half(matrices))
 
 
 def newton_schulz(
@@ -158,8 +134,7 @@ def newton_schulz(
     0.7 and 1.2. Same promise as `polar_express`, more steps.
     """
     lower = relative_lower_bound(lower_bound, min(matrices.shape[-2:]))
-    with ieee_float32(matrices):
-        return iterate(matrices, newton_schulz_schedule(lower, tolerance))
+    return iterate(matrices, newton_schulz_schedule(lower, tolerance))
 
 
 METHODS = ("auto", "svd", "gram_eigh", "polar_express", "newton_schulz")
@@ -171,6 +146,20 @@ def choose_method(matrices: Tensor) -> str:
     On the CPU the exact answer from the Gram matrix, and the SVD where float64 leaves the Gram
     matrix no room; elsewhere products alone, since decompositions are slow there.
     """
+    # Milliseconds a matrix on one CPU thread (AMD EPYC, torch 2.15, MKL; 2026-11-24): where anything
+    # beats gram_eigh it is by little, or not exact.
+    #
+    # | rows | columns | svd   | gram_eigh | polar_express | newton_schulz |
+    # |    8 |      72 | 0.018 |     0.005 |         0.008 |         0.013 |
+    # |   32 |      32 | 0.069 |     0.050 |         0.026 |         0.047 |
+    # |   32 |     288 | 0.260 |     0.082 |         0.103 |         0.142 |
+    # |  128 |     128 |  1.10 |      0.97 |          1.06 |          1.99 |
+    # |  128 |    1152 |  6.64 |      2.20 |          2.98 |          4.19 |
+    # |  512 |     512 |  37.9 |      33.7 |          56.9 |           107 |
+    # |  512 |    4608 |   369 |      78.5 |           149 |           209 |
+    # | 1024 |    2048 |   579 |       255 |           569 |          1100 |
+    #
+    # Elsewhere nothing has been measured yet; `scripts/bench_optim.py` does.
     if matrices.dtype == torch.float64:
         return "svd"
     return "gram_eigh" if matrices.device.type == "cpu" else "polar_express"
@@ -232,7 +221,10 @@ def _needs_no_care(x: Tensor, method: str) -> bool:
 
 
 def polar_stack(matrices: Tensor, method: str, rank_tol: float | None) -> Tensor:
-    """`polar` of one stack with everything chosen and checked, on the calling thread."""
+    """`polar` of one stack with everything chosen and checked, on the calling thread.
+
+    Within `ieee_float32`.
+    """
     x = matrices.to(torch.promote_types(matrices.dtype, torch.float32))
     if _needs_no_care(x, method):
         return _solve(x, method, rank_tol).to(matrices.dtype)
@@ -289,7 +281,8 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
     method = resolve_method(matrices, method, rank_tol)
     stack = matrices.flatten(end_dim=-3) if matrices.ndim > 3 else matrices
     if matrices.ndim == 2 or not matrices.is_cpu or torch.compiler.is_compiling():
-        return polar_stack(matrices, method, rank_tol)
+        with ieee_float32():
+            return polar_stack(matrices, method, rank_tol)
     result = torch.empty_like(stack)
 
     step = stack_limit(stack)
@@ -297,5 +290,6 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
     def solve(start: int) -> None:
         result[start : start + step] = polar_stack(stack[start : start + step], method, rank_tol)
 
-    run_on_threads([functools.partial(solve, i) for i in range(0, len(stack), step)])
+    with ieee_float32():
+        run_on_threads([functools.partial(solve, i) for i in range(0, len(stack), step)])
     return result.view(matrices.shape)

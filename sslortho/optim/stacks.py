@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sslortho.optim.matmul_precision import ieee_float32
 from sslortho.optim.polar_factor import polar_stack, resolve_method, stack_limit
 from sslortho.optim.threads import run_on_threads
 
@@ -85,10 +86,11 @@ def solve(problems: Iterable[Matrices]) -> None:
     together = [(method, parts) for (method, *_), all_ in shapes.items() for parts in _fill(all_)]
     together.sort(key=lambda item: -sum(part.cost for part in item[1]))
     on_cpu = []
-    for method, parts in together:
-        if parts[0].stack.is_cpu:
-            on_cpu.append(functools.partial(_solve_together, parts, method))
-        else:
-            _solve_together(parts, method)
-    if on_cpu:
-        run_on_threads(on_cpu)
+    with ieee_float32():
+        for method, parts in together:
+            if parts[0].stack.is_cpu:
+                on_cpu.append(functools.partial(_solve_together, parts, method))
+            else:
+                _solve_together(parts, method)
+        if on_cpu:
+            run_on_threads(on_cpu)
