@@ -144,21 +144,21 @@ def draw_gradients(
 def timed(function: Callable[[], Any], device: torch.device) -> float:
     """Seconds."""
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     start = time.perf_counter()
     function()
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     return time.perf_counter() - start
 
 
 def peak_memory(function: Callable[[], Any], device: torch.device) -> float | None:
     """MiB at the peak over what was there before; None where the system does not tell."""
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         function()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     status = Path("/proc/self/status")
 
     def resident(key: str) -> float:

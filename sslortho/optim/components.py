@@ -36,7 +36,7 @@ def check_components(tensor: Tensor, components: int, view: View = "rows") -> No
     """Raise ValueError unless `tensor` splits evenly into `components` matrices."""
     if view not in VIEWS:
         raise ValueError(f"orth_view={view!r} is not one of {', '.join(map(repr, VIEWS))}")
-    size = tensor.shape[0] if view != "columns" else tensor[:1].numel()
+    size = tensor.shape[0] if view != "columns" else tensor.shape[1:].numel()
     side = "first dimension" if view != "columns" else "columns"
     if not isinstance(components, int) or components < 1 or size % components:
         raise ValueError(

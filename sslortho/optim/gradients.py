@@ -17,7 +17,7 @@ from sslortho.optim.components import (
     to_matrices,
 )
 from sslortho.optim.polar_factor import check_method, check_rank_tol
-from sslortho.optim.sharing import solve_shared
+from sslortho.optim.sharing import solve_shared, world_size
 from sslortho.optim.stacks import Matrices, solve
 
 WINDOW = 2**26
@@ -43,13 +43,13 @@ def _matrix_gradients(parameters: Iterable[Tensor] | Tensor) -> Iterator[Tensor]
         yield grad
 
 
-def _is_sharded(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
     """Whether a tensor is a DTensor, as FSDP2 makes them."""
     module = sys.modules.get("torch.distributed.tensor")  # slow to import; unloaded, there is none
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def _gather(sharded: Tensor) -> tuple[Tensor, Callable[[], None]]:
+def gather(sharded: Tensor) -> tuple[Tensor, Callable[[], None]]:
     """A DTensor in full, and what writes the full tensor back to this rank's part."""
     from torch.distributed.tensor import DTensor, Replicate
 
@@ -77,14 +77,14 @@ class Gradient:
     @property
     def sharded(self) -> bool:
         """Whether this rank holds a part of it only."""
-        return _is_sharded(self.grad)
+        return is_sharded(self.grad)
 
     def open(self) -> tuple[Matrices, list[Callable[[], None]]]:
         """The problem to solve, and what to do once it is solved. Gathers a sharded gradient."""
         closing = []
         grad = self.grad
         if self.sharded:
-            grad, write_back = _gather(grad)
+            grad, write_back = gather(grad)
             closing.append(write_back)
         stack = matrix_view(grad, self.components, self.view)
         if stack is None:
@@ -96,11 +96,15 @@ class Gradient:
 def replace(
     gradients: Iterable[Gradient], solver: Callable[[Sequence[Matrices]], None] = solve
 ) -> None:
-    """Replace gradients by their polar factors, where they lie."""
+    """Replace gradients by their polar factors, where they lie.
+
+    One that is listed twice is replaced once.
+    """
     plain, sharded = [], []
-    for gradient in gradients:
+    for gradient in {id(gradient.grad): gradient for gradient in gradients}.values():
         (sharded if gradient.sharded else plain).append(gradient)
     _replace_window(plain, solver)
+    # gathered gradients are on every rank already, so nothing is gained by sharing them
     window: list[Gradient] = []
     entries = 0
     for gradient in sharded:
@@ -109,15 +113,15 @@ def replace(
             window, entries = [], 0
         window.append(gradient)
         entries += gradient.grad.numel()
-    _replace_window(window, solve)
+    if window:
+        _replace_window(window, solve)
 
 
 def _replace_window(
     gradients: list[Gradient], solver: Callable[[Sequence[Matrices]], None]
 ) -> None:
     opened = [gradient.open() for gradient in gradients]
-    if opened:
-        solver([problem for problem, _ in opened])
+    solver([problem for problem, _ in opened])  # with none too: other ranks may have some
     for _, closing in opened:
         for close in closing:
             close()
@@ -169,10 +173,13 @@ def orthonormalise_(
     find; the others are handled as if it were not there.
 
     Raises:
-        ValueError: a sparse or complex gradient, or `components` that does not divide the rows.
+        ValueError: a sparse or complex gradient, `components` that does not divide the rows, or a
+            `share` that is neither True nor False.
     """
+    if not isinstance(share, bool):
+        raise ValueError(f"share={share!r} must be True or False")
     gradients = collect(parameters, polar, components, view, rank_tol)
-    replace(gradients, solve_shared if share else solve)
+    replace(gradients, solve_shared if share and world_size() > 1 else solve)
 
 
 @torch.no_grad()

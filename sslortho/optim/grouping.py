@@ -60,7 +60,8 @@ def attention_heads(model: nn.Module) -> dict[int, tuple[int, View]]:
     """How attention weights split into heads: id(weight) -> (`orth_components`, `orth_view`).
 
     Knows torch's MultiheadAttention, and modules in the form of timm's: an integer `num_heads`, and
-    dense layers `qkv` (rows: q, k, v; in each the heads, as timm stores them) and `proj`.
+    dense layers `qkv` (rows: q, k, v of one size; in each the heads, as timm stores them) and
+    `proj`. Others are left whole.
     """
     found: dict[int, tuple[int, View]] = {}
     for module in model.modules():
@@ -73,9 +74,12 @@ def attention_heads(model: nn.Module) -> dict[int, tuple[int, View]]:
                 if weight is not None:
                     found[id(weight)] = (module.num_heads, "rows")
             found[id(module.out_proj.weight)] = (module.num_heads, "columns")
-        elif isinstance(heads, int) and isinstance(qkv, nn.Linear):
-            found[id(qkv.weight)] = (3 * heads, "rows")
-            if isinstance(output, nn.Linear):
+        elif (
+            isinstance(heads, int) and isinstance(qkv, nn.Linear) and isinstance(output, nn.Linear)
+        ):
+            width = output.in_features
+            if qkv.out_features == 3 * width and width % heads == 0:  # q, k, v of one size
+                found[id(qkv.weight)] = (3 * heads, "rows")
                 found[id(output.weight)] = (heads, "columns")
     return found
 

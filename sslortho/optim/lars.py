@@ -68,8 +68,8 @@ class LARS(Optimizer):
         nesterov: look ahead along the momentum.
         exempt_1d: parameters of one dimension or none (biases, norms) take neither decay nor ratio.
         foreach: update the parameters of a group together, in few kernels; False: one by one, the
-            plain reference. Neither waits for the device; lr may be a tensor, so a step can be
-            captured in a CUDA graph.
+            plain reference. Neither waits for the device; lr may be a tensor (for a CUDA graph: on
+            the device).
 
     Raises:
         ValueError: an option out of its range.
@@ -96,6 +96,11 @@ class LARS(Optimizer):
             "foreach": foreach,
         }
         super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("foreach", True)  # saved before there was such an option
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's, with the options checked."""

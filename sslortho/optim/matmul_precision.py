@@ -1,38 +1,54 @@
 """Products of float32 matrices in float32, whatever the process is set to."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 
 
+def _settings() -> list[tuple[Any, str]]:
+    """(module, value) of CUDA's and oneDNN's settings; empty before torch 2.9, which has one."""
+    modules = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    if not all(hasattr(module, "fp32_precision") for module in modules):
+        return []
+    return [(module, module.fp32_precision) for module in modules]  # pyright: ignore[reportOptionalMemberAccess]
+
+
 @contextlib.contextmanager
-def ieee_float32() -> Iterator[None]:
-    """No TensorFloat-32 and no bfloat16 in products of float32 matrices.
+def _highest_precision() -> Iterator[None]:
+    settings = _settings()
+    whole = None if settings else torch.get_float32_matmul_precision()
+    try:
+        for module, _ in settings:
+            module.fp32_precision = "ieee"
+        if whole is not None:
+            torch.set_float32_matmul_precision("highest")
+        yield
+    finally:
+        for module, value in settings:
+            module.fp32_precision = value
+        if whole is not None:
+            torch.set_float32_matmul_precision(whole)
+
+
+@contextlib.contextmanager
+def ieee_float32(device_types: Iterable[str]) -> Iterator[None]:
+    """No autocast, no TensorFloat-32 and no bfloat16 in products of float32 matrices.
 
     `torch.set_float32_matmul_precision("high")` is common in training code. With the 11 bits that
     it leaves, a Gram matrix loses every direction below 2 % of the largest. The setting is the
-    process's: not for use on several threads at once. Inside a compiled region it stays as it is;
-    leave it at "highest" there.
+    process's: not for use on several threads at once. Inside a compiled region all stays as it is:
+    leave the setting at "highest" and autocast off there.
+
+    Args:
+        device_types: "cpu", "cuda", ...: those whose autocast is switched off.
     """
     if torch.compiler.is_compiling():
         yield
         return
-    modules = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
-    if all(hasattr(module, "fp32_precision") for module in modules):  # since torch 2.9
-        before = [module.fp32_precision for module in modules]  # pyright: ignore[reportOptionalMemberAccess]
-        set_ = zip(modules, before, strict=True)
-        for module in modules:
-            module.fp32_precision = "ieee"  # pyright: ignore[reportOptionalMemberAccess]
-        try:
-            yield
-        finally:
-            for module, value in set_:
-                module.fp32_precision = value  # pyright: ignore[reportOptionalMemberAccess]
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
+    with contextlib.ExitStack() as stack:
+        for device_type in device_types:
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        stack.enter_context(_highest_precision())
         yield
-    finally:
-        torch.set_float32_matmul_precision(before)

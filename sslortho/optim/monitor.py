@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sslortho.optim.components import is_matrix, to_matrices
+from sslortho.optim.gradients import gather, is_sharded
 from sslortho.optim.polar_factor import polar
 
 
@@ -14,14 +15,18 @@ def effective_rank(matrices: Tensor) -> Tensor:
     """Exponential of the entropy of the normalised singular values (Roy and Vetterli 2007).
 
     Of matrices (..., rows, columns): 1 for rank one, min(rows, columns) where all are equal; 0 for
-    zero. Singular values come from the Gram matrix in float64.
+    zero, NaN for what is not finite. Singular values come from the Gram matrix in float64.
     """
     a = matrices.double()
+    largest = torch.linalg.vector_norm(a, torch.inf, dim=(-2, -1), keepdim=True)
+    finite = largest.isfinite()
+    a = torch.where(finite & (largest > 0), a / largest, 0)
     gram = a @ a.mT if a.shape[-2] <= a.shape[-1] else a.mT @ a
     values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     total = values.sum(dim=-1, keepdim=True)
     share = values / torch.where(total > 0, total, 1)
-    return torch.special.entr(share).sum(dim=-1).exp() * (total.squeeze(-1) > 0)
+    rank = torch.special.entr(share).sum(dim=-1).exp() * (total.squeeze(-1) > 0)
+    return torch.where(finite[..., 0, 0], rank, torch.nan)
 
 
 @torch.no_grad()
@@ -33,12 +38,15 @@ def measure_gradient(
     "cosine" between them, "distance" `||O - G||_F`, and "effective_rank" of G, the mean over its
     matrices.
     """
-    matrices = to_matrices(gradient, components, view)
-    matrices = matrices.to(torch.promote_types(matrices.dtype, torch.float32))
-    factors = polar(matrices)
+    if is_sharded(gradient):
+        gradient, _ = gather(gradient)
+    raw = to_matrices(gradient, components, view)
+    factors = polar(raw).double()
+    # of float64 even squares of float32 are in range; what is not finite becomes NaN all over
+    matrices = torch.where(raw.isfinite().all(), raw.double(), torch.nan)
     norms = torch.linalg.vector_norm(matrices) * torch.linalg.vector_norm(factors)
     return {
-        "cosine": (matrices * factors).sum() / torch.where(norms > 0, norms, 1),
+        "cosine": (matrices * factors).sum() / torch.where(norms == 0, 1, norms),
         "distance": torch.linalg.vector_norm(factors - matrices),
         "effective_rank": effective_rank(matrices).mean(),
     }

@@ -41,6 +41,10 @@ diagonal is never needed; narrower panels skip more of it, and slow the product 
 PANEL_COLUMNS = 1024
 """Columns converted to float64 at a time there, so that the copy stays in a core's cache."""
 
+ROOT_IN_FLOAT32 = 1e-4
+"""`rank_tol` from which gram_eigh may apply the inverse root in float32: errors of about 6e-4 at
+worst, where some directions lie just above rank_tol. The default of matrices with a side over 838."""
+
 CPU_STACK = 2**16
 """Most entries of matrices solved together on one CPU thread. Beyond, calls cost nothing beside the
 work, stacking is a copy for nothing, and smaller parts keep all threads busy to the end."""
@@ -87,7 +91,6 @@ def polar_gram_eigh(matrices: Tensor, rank_tol: float) -> Tensor:
 
     Squaring the matrix squares its condition number, so float32 input is promoted: then directions
     down to 1e-7 of the largest are told from noise. For float64 input only those above about 1e-8.
-    The root itself is applied in the input's precision.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     a = matrices.mT if tall else matrices
@@ -97,9 +100,13 @@ def polar_gram_eigh(matrices: Tensor, rank_tol: float) -> Tensor:
     keep = values >= max(rank_tol**2, noise) * values[..., -1:]
     keep &= values > 0
     inverse_root = torch.where(keep, values, 1).rsqrt() * keep
-    vectors, inverse_root = vectors.to(a.dtype), inverse_root.to(a.dtype)
+    # Applying the root rounds by eps / rank_tol. That is little in float32 where rank_tol is above
+    # ROOT_IN_FLOAT32; it is not for small matrices, and for them float64 costs little.
+    dtype = matrices.dtype if rank_tol >= ROOT_IN_FLOAT32 else torch.float64
+    vectors, inverse_root = vectors.to(dtype), inverse_root.to(dtype)
     root = (vectors * inverse_root.unsqueeze(-2)) @ vectors.mT
-    return matrices @ root if tall else root @ matrices
+    a = matrices.to(dtype)
+    return (a @ root if tall else root @ a).to(matrices.dtype)
 
 
 def _half(matrices: Tensor) -> torch.dtype | None:
@@ -216,6 +223,8 @@ def _needs_no_care(x: Tensor, method: str) -> bool:
     """Whether gram_eigh can take the matrices as they are: the CPU may look before it leaps."""
     if method != "gram_eigh" or not x.is_cpu or x.dtype != torch.float32:
         return False
+    if torch.compiler.is_compiling():
+        return False
     squares = torch.linalg.matrix_norm(x).square()
     return bool(((squares > NATURAL[0]) & (squares < NATURAL[1])).all())  # false for NaN
 
@@ -281,7 +290,7 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
     method = resolve_method(matrices, method, rank_tol)
     stack = matrices.flatten(end_dim=-3) if matrices.ndim > 3 else matrices
     if matrices.ndim == 2 or not matrices.is_cpu or torch.compiler.is_compiling():
-        with ieee_float32():
+        with ieee_float32([matrices.device.type]):
             return polar_stack(matrices, method, rank_tol)
     result = torch.empty_like(stack)
 
@@ -290,6 +299,6 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
     def solve(start: int) -> None:
         result[start : start + step] = polar_stack(stack[start : start + step], method, rank_tol)
 
-    with ieee_float32():
+    with ieee_float32([matrices.device.type]):
         run_on_threads([functools.partial(solve, i) for i in range(0, len(stack), step)])
     return result.view(matrices.shape)

@@ -4,11 +4,12 @@ For ranks that hold the same gradients, as DistributedDataParallel leaves them. 
 one rank and its result sent to the others as it is, so all ranks hold the same bits.
 """
 
+import gc
 import heapq
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -19,13 +20,18 @@ from sslortho.optim.stacks import Matrices, solve
 Share = Literal["auto"] | bool
 
 MESSAGE = 2**23
-"""Entries that a rank sends at a time: 32 MiB of float32, about DDP's bucket. While a message is
-under way the next one's matrices are solved."""
+"""Entries that a rank gathers into one message before it starts another: 32 MiB of float32, about
+DDP's bucket. A larger matrix is a message of its own. While one message is under way the next one's
+matrices are solved."""
+
+PADDING = 2
+"""An all-gather sends as much from every rank as the largest has to send. If that is more than this
+many times what there is to send, each rank broadcasts its own instead."""
 
 
-def world_size() -> int:
-    """Ranks of the default process group; 1 without one."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+def world_size(group: Any = None) -> int:
+    """Ranks of a process group, by default the one of all; 1 without one."""
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
 def deal(costs: Sequence[int], ranks: int) -> list[int]:
@@ -60,45 +66,67 @@ def _rounds(problems: Sequence[Matrices], owner: list[int], ranks: int) -> list[
 
 @dataclass
 class _Message:
-    """One all-gather under way."""
+    """The results of one round, under way: a buffer for each rank's matrices, one after another."""
 
-    received: Tensor
-    """(ranks, entries)."""
+    problems: Sequence[Matrices]
     indices: list[list[int]]
-    work: dist.Work | None
+    """[rank] -> indices into `problems`."""
+    buffers: Sequence[Tensor]
+    """[rank] -> its results, and perhaps padding."""
+    works: list[Any]
 
-    def unpack(self, problems: Sequence[Matrices]) -> None:
-        if self.work is not None:
-            self.work.wait()
-        for row, indices in zip(self.received, self.indices, strict=True):
-            start = 0
-            for i in indices:
-                out = problems[i].out
-                out.copy_(row[start : start + out.numel()].view(out.shape))
-                start += out.numel()
+    def _places(self, rank: int) -> list[tuple[Matrices, Tensor]]:
+        """Each of a rank's problems, and where in its buffer the result lies."""
+        start, places = 0, []
+        for i in self.indices[rank]:
+            stack = self.problems[i].stack
+            part = self.buffers[rank][start : start + stack.numel()]
+            places.append((self.problems[i], part.view(stack.shape)))
+            start += stack.numel()
+        return places
+
+    def solve(self, rank: int) -> None:
+        """Fill a rank's own buffer."""
+        solve(Matrices(p.stack, out, p.method, p.rank_tol) for p, out in self._places(rank))
+
+    def unpack(self) -> None:
+        """Wait, and write every rank's results to where they belong."""
+        for work in self.works:
+            work.wait()
+        for rank in range(len(self.indices)):
+            for problem, result in self._places(rank):
+                problem.out.copy_(result)
 
 
-def _send(problems: Sequence[Matrices], indices: list[list[int]]) -> _Message:
+def _send(problems: Sequence[Matrices], indices: list[list[int]], group: Any) -> _Message:
     """Solve this rank's matrices of a round and start to send them."""
-    ranks, rank = len(indices), dist.get_rank()
-    entries = max(sum(problems[i].stack.numel() for i in own) for own in indices)
-    first = problems[next(i for own in indices for i in own)].stack
-    mine = first.new_zeros(entries)
-    start, own = 0, []
-    for i in indices[rank]:
-        stack = problems[i].stack
-        out = mine[start : start + stack.numel()].view(stack.shape)
-        own.append(Matrices(stack, out, problems[i].method, problems[i].rank_tol))
-        start += stack.numel()
-    solve(own)
-    received = first.new_empty(ranks, entries)
-    work = dist.all_gather_into_tensor(received.view(-1), mine, async_op=True)
-    return _Message(received, indices, work)
+    ranks, rank = len(indices), dist.get_rank(group)
+    sizes = [sum(problems[i].stack.numel() for i in own) for own in indices]
+    like = problems[next(i for own in indices for i in own)].stack
+    if ranks * max(sizes) <= PADDING * sum(sizes):
+        received = like.new_zeros(ranks, max(sizes))
+        message = _Message(problems, indices, list(received), [])
+        message.solve(rank)
+        mine = received[rank].clone()
+        message.works.append(
+            dist.all_gather_into_tensor(received.view(-1), mine, group=group, async_op=True)
+        )
+        return message
+    message = _Message(problems, indices, [like.new_empty(size) for size in sizes], [])
+    message.solve(rank)
+    for sender, buffer in enumerate(message.buffers):
+        if buffer.numel():
+            source = dist.get_global_rank(group, sender) if group is not None else sender
+            message.works.append(dist.broadcast(buffer, source, group=group, async_op=True))
+    return message
 
 
-def solve_shared(problems: Sequence[Matrices]) -> None:
-    """As `solve`, with the work shared among all ranks, which must call it with the same problems."""
-    ranks = world_size()
+def solve_shared(problems: Sequence[Matrices], group: Any = None) -> None:
+    """As `solve`, with the work shared among the ranks of a process group, by default all.
+
+    All of them must call it with the same problems.
+    """
+    ranks = world_size(group)
     kinds: dict[tuple, list[Matrices]] = {}
     for problem in problems:
         kinds.setdefault((problem.stack.device, problem.stack.dtype), []).append(problem)
@@ -106,15 +134,15 @@ def solve_shared(problems: Sequence[Matrices]) -> None:
         owner = deal([problem.cost for problem in alike], ranks)
         under_way = None
         for indices in _rounds(alike, owner, ranks):
-            message = _send(alike, indices)
+            message = _send(alike, indices, group)
             if under_way is not None:
-                under_way.unpack(alike)
+                under_way.unpack()
             under_way = message
         if under_way is not None:
-            under_way.unpack(alike)
+            under_way.unpack()
 
 
-def gradients_agree(problems: Sequence[Matrices]) -> bool:
+def gradients_agree(problems: Sequence[Matrices], group: Any = None) -> bool:
     """Whether all ranks hold the same gradients: a collective, to be called on all or none.
 
     Compares shapes, memory orders, and three sums of each gradient.
@@ -125,14 +153,30 @@ def gradients_agree(problems: Sequence[Matrices]) -> bool:
         for stack in (problem.stack.double() for problem in problems)
     ]
     fingerprint = (layout, torch.cat(sums) if sums else torch.empty(0))
-    everyones: list = [None] * world_size()
-    dist.all_gather_object(everyones, fingerprint)
+    everyones: list = [None] * world_size(group)
+    dist.all_gather_object(everyones, fingerprint, group=group)
     first_layout, first_sums = everyones[0]
     return all(
         layout == first_layout
         and torch.allclose(sums, first_sums, rtol=1e-5, atol=0, equal_nan=True)
         for layout, sums in everyones
     )
+
+
+def find_data_parallel(parameters: Iterable[Tensor]) -> Any:
+    """The DistributedDataParallel module that holds one of these parameters, or None.
+
+    DDP leaves no mark on parameters, so this looks through all living objects: a tenth of a second.
+    """
+    from torch.nn.parallel import DistributedDataParallel
+
+    wanted = {id(parameter) for parameter in parameters}
+    for thing in gc.get_objects():
+        if issubclass(type(thing), DistributedDataParallel) and any(
+            id(parameter) in wanted for parameter in thing.parameters()
+        ):
+            return thing
+    return None
 
 
 def check_share(share: object) -> None:
@@ -142,31 +186,48 @@ def check_share(share: object) -> None:
 
 
 class Sharing:
-    """Decides for an optimizer whether its ranks share, and solves accordingly."""
+    """Decides for an optimizer, at its first step, whether its ranks share; solves accordingly.
 
-    def __init__(self, share: Share) -> None:
+    "auto" shares within the process group of the DistributedDataParallel module that holds the
+    parameters, if there is one: without one no rank can know what the others do. In either case the
+    ranks compare their gradients once, since a wrapped model may still be split among optimizers.
+    """
+
+    def __init__(self, share: Share, parameters: Iterable[Tensor]) -> None:
         self.share = share
-        self._agreed: dict[tuple, bool] = {}
+        self._parameters = parameters
+        self._group: Any = None
+        self._shared: bool | None = None
 
-    def _agree(self, problems: Sequence[Matrices]) -> bool:
-        """Ask the other ranks, once for each set of gradients."""
-        key = tuple(problem.stack.shape for problem in problems)
-        if key not in self._agreed:
-            self._agreed[key] = agreed = gradients_agree(problems)
-            if not agreed and self.share is True:
-                raise ValueError(
-                    "share=True, but the ranks' gradients differ; average them before the step (as "
-                    "DistributedDataParallel does), or use share=False"
-                )
-            if not agreed:
-                warnings.warn(
-                    "the ranks' gradients differ, so each rank orthonormalises all of its own; "
-                    "share=False says that this is meant",
-                    stacklevel=2,
-                )
-        return self._agreed[key]
+    def _decide(self, problems: Sequence[Matrices]) -> bool:
+        if self.share is False or world_size() == 1:
+            return False
+        if self.share == "auto":
+            module = find_data_parallel(self._parameters)
+            if module is None:
+                return False
+            self._group = module.process_group
+        if world_size(self._group) == 1:
+            return False
+        agreed = gradients_agree(problems, self._group)
+        if not agreed and self.share is True:
+            raise ValueError(
+                "share=True, but the ranks' gradients differ; average them before the step (as "
+                "DistributedDataParallel does), or use share=False"
+            )
+        if not agreed:
+            warnings.warn(
+                "the ranks' gradients differ, so each rank orthonormalises all of its own; "
+                "share=False says that this is meant",
+                stacklevel=2,
+            )
+        return agreed
 
     def solve(self, problems: Sequence[Matrices]) -> None:
-        """`stacks.solve` or `solve_shared`."""
-        shared = self.share is not False and world_size() > 1 and self._agree(problems)
-        (solve_shared if shared else solve)(problems)
+        """`stacks.solve` or `solve_shared`. Called on every rank even with nothing to solve."""
+        if self._shared is None:
+            self._shared = self._decide(problems)
+        if self._shared:
+            solve_shared(problems, self._group)
+        else:
+            solve(problems)

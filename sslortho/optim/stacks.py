@@ -71,11 +71,12 @@ def _fill(parts: list[Matrices]) -> Iterator[list[Matrices]]:
     yield gathered
 
 
+@torch.compiler.disable()
 def solve(problems: Iterable[Matrices]) -> None:
     """Write the polar factors of all `problems`: equal shapes together, in parts of bounded size.
 
     On a CPU over torch's threads, the most expensive part first. Elsewhere one after another
-    without waiting for the device.
+    without waiting for the device. A compiled optimizer step calls this as it is.
     """
     shapes: dict[tuple, list[Matrices]] = defaultdict(list)
     for problem in problems:
@@ -86,7 +87,7 @@ def solve(problems: Iterable[Matrices]) -> None:
     together = [(method, parts) for (method, *_), all_ in shapes.items() for parts in _fill(all_)]
     together.sort(key=lambda item: -sum(part.cost for part in item[1]))
     on_cpu = []
-    with ieee_float32():
+    with ieee_float32({parts[0].stack.device.type for _, parts in together}):
         for method, parts in together:
             if parts[0].stack.is_cpu:
                 on_cpu.append(functools.partial(_solve_together, parts, method))

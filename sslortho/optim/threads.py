@@ -26,6 +26,7 @@ if hasattr(os, "register_at_fork"):
 
 def _start_pool(size: int) -> ThreadPoolExecutor:
     """A pool of `size` running threads that use one core each."""
+    before = torch.get_num_threads()
     started = threading.Barrier(size + 1)
 
     def prepare() -> None:
@@ -34,10 +35,16 @@ def _start_pool(size: int) -> ThreadPoolExecutor:
         started.wait()
 
     pool = ThreadPoolExecutor(size, thread_name_prefix="sslortho", initializer=prepare)
-    for _ in range(size):
-        pool.submit(int)
-    started.wait()
-    torch.set_num_threads(size)  # of threads that are yet to start, which took over the one above
+    try:
+        for _ in range(size):
+            pool.submit(int)
+        started.wait()
+    except BaseException:
+        started.abort()  # those that did start must not wait for one that did not
+        pool.shutdown(wait=False)
+        raise
+    finally:
+        torch.set_num_threads(before)  # of threads that are yet to start: they take the last number
     return pool
 
 
@@ -50,8 +57,9 @@ def run_on_threads(pieces: Sequence[Callable[[], None]]) -> None:
     global _pool, _size
     size = torch.get_num_threads()
     if size == 1 or len(pieces) == 1:
-        for piece in pieces:
-            piece()
+        with torch.no_grad():
+            for piece in pieces:
+                piece()
         return
     if _pool is None or _size != size:
         if _pool is not None:

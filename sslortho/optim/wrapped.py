@@ -7,7 +7,7 @@ in the paper (arXiv 2202.07052, section 2.2).
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from sslortho.optim.gradients import Gradient, collect, normalise_, replace
 from sslortho.optim.lars import LARS
 from sslortho.optim.polar_factor import check_method, check_rank_tol
 from sslortho.optim.sharing import Share, Sharing, check_share
+from sslortho.optim.stacks import Matrices
 
 REFUSED = {
     "LBFGS": "it evaluates the loss several times a step and needs the raw gradients",
@@ -118,10 +119,11 @@ class Orthogonal(ReplacedGradients):
         rank_tol: see `sslortho.optim.polar`; None for its default.
 
     Option of the optimizer, not of a group:
-        share: whether ranks share the work, each solving some of the matrices. "auto": if there are
-            several and their gradients were the same at the first step (as DDP leaves them), which
-            takes a collective then. True: insist. False: every rank solves all it has, and nothing
-            is sent; needed where one rank steps alone. Gradients that are DTensors are not shared.
+        share: whether ranks share the work, each solving some of the matrices. "auto": if the
+            parameters are in a DistributedDataParallel module and its ranks' gradients are the same
+            at the first step, which takes a collective then. True: among all ranks, and an error if
+            their gradients differ. False: every rank solves all it has, and nothing is sent.
+            Gradients that are DTensors are not shared.
     """
 
     group_defaults: dict[str, Any] = {
@@ -138,9 +140,12 @@ class Orthogonal(ReplacedGradients):
         super().__init__(params, *args, **kwargs)
         self.share = share
 
-    @functools.cached_property
-    def _sharing(self) -> Sharing:
-        return Sharing(self.share)
+    def _solve(self, problems: Sequence[Matrices]) -> None:
+        sharing: Sharing | None = self.__dict__.get("_sharing")
+        if sharing is None or sharing.share != self.share:
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            sharing = self._sharing = Sharing(self.share, parameters)
+        sharing.solve(problems)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "share": self.share}
@@ -164,7 +169,7 @@ class Orthogonal(ReplacedGradients):
                 view=group["orth_view"],
                 rank_tol=group["rank_tol"],
             )
-        replace(gradients, self._sharing.solve)
+        replace(gradients, self._solve)
 
 
 class OrthSGD(Orthogonal, SGD):

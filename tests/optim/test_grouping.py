@@ -183,6 +183,19 @@ def test_heads_of_timms_attention():
     assert layouts["patch_embed.proj.weight"] == (1, "rows")  # a convolution called proj
 
 
+def test_attention_of_other_forms_is_left_whole():
+    """Heads whose values are wider than their keys; queries that are not in the same weight."""
+    timm = pytest.importorskip("timm")
+    with pytest.raises(ValueError, match="no attention layer"):
+        param_groups(timm.create_model("efficientformer_l1"), attention="heads")
+    model = timm.create_model("gcvit_xxtiny")
+    split = set()
+    for group in OrthSGD(param_groups(model, attention="heads"), lr=0.1).param_groups:
+        if group["orth_view"] == "rows" and group["orth_components"] > 1:
+            split |= {p.shape[0] // p.shape[1] for p in group["params"] if p.ndim == 2}
+    assert split == {3}
+
+
 @pytest.mark.parametrize("width", [None, 6], ids=["fused", "separate"])
 def test_heads_of_torchs_attention(width):
     attention = nn.MultiheadAttention(8, 4, kdim=width, vdim=width)

@@ -246,6 +246,18 @@ def test_saved_state_continues_identically():
         assert torch.equal(a, b)
 
 
+def test_a_state_from_before_there_was_foreach():
+    parameters = draw_parameters()
+    optimizer = LARS(parameters, lr=0.3)
+    run(optimizer, parameters, range(2))
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        del group["foreach"]
+    optimizer.load_state_dict(state)
+    run(optimizer, parameters, range(2))
+    assert optimizer.param_groups[0]["foreach"] is True
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -42,6 +42,21 @@ def test_an_orthonormal_gradient_is_its_own_factor():
     assert measured["effective_rank"].item() == pytest.approx(5, rel=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e25, 1e37])
+def test_scale_does_not_matter_but_for_the_distance(scale):
+    gradient = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)) / 10
+    measured, scaled = measure_gradient(gradient), measure_gradient(gradient * scale)
+    for key in ("cosine", "effective_rank"):
+        assert scaled[key].item() == pytest.approx(measured[key].item(), rel=1e-4)
+    assert scaled["distance"].isfinite()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_nan(bad):
+    measured = measure_gradient(torch.tensor([[1.0, bad], [0.0, 1.0]]))
+    assert all(value.isnan() for value in measured.values())
+
+
 def test_matrices_of_a_grouped_convolution_are_measured_one_by_one():
     blocks = torch.stack([with_singular_values(2, 3, [1, 1]), with_singular_values(2, 3, [1, 0])])
     measured = measure_gradient(blocks.reshape(4, 3), components=2)

@@ -181,6 +181,18 @@ def test_float64_reaches_directions_that_a_gram_matrix_loses(method):
 
 
 @pytest.mark.parametrize("method", [*EXACT, "auto"])
+@pytest.mark.parametrize("size", [2, 6, 10, 64, 128])
+def test_a_direction_just_above_the_noise_does_not_disturb_the_others(method, size):
+    """What a root applied in float32 would do: errors of eps * largest / smallest all over."""
+    smallest = 1.3 * torch.finfo(torch.float32).eps * size
+    matrix = with_singular_values(size, size, [1.0] * (size - 1) + [smallest])
+    u, _, vh = torch.linalg.svd(matrix)
+    result = polar(matrix.float(), method).double()
+    kept = (u.mT @ result @ vh.mT).diagonal()[:-1]
+    assert (kept - 1).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("method", [*EXACT, "auto"])
 def test_rank_tol_is_relative_to_the_largest(method):
     matrix = with_singular_values(5, 8, [7.0, 5.0, 2.2, 2.0, 0.1]).float()
     expected = nearest_orthonormal(matrix, rank_tol=0.3)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sslortho.optim import OrthLARS, OrthSGD, orthonormalise_
+from sslortho.optim.monitor import measure_gradients
 from sslortho.optim.sharing import check_share, deal
 
 # the convolutions of a small ResNet, a dense layer, and more matrices than ranks of one shape
@@ -101,25 +102,32 @@ def test_each_rank_does_its_share(tmp_path, ranks):
     assert max(counts) < 1.25 * whole / ranks
 
 
-def step_of_each_rank(rank: int, share, seeds: list[int], train: bool) -> tuple:
-    """Gradients after one step, or what was raised, and the warnings."""
+def step_of_each_rank(rank: int, share, seeds: list[int], wrapped: bool) -> tuple:
+    """Gradients after two steps, or what both raised, and the warnings."""
     parameters = parameters_with_gradients([(6, 9), (9, 6), (4, 4)], seed=seeds[rank])
+    holder = nn.ParameterList(parameters)
+    if wrapped:
+        holder = nn.parallel.DistributedDataParallel(holder)
     optimizer = OrthSGD(parameters, lr=0.1, share=share)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             optimizer.step()
         except ValueError as error:
+            with pytest.raises(ValueError, match="gradients differ"):
+                optimizer.step()  # insists again
             return str(error), len(caught)
         optimizer.step()
     messages = [str(w.message) for w in caught if "ranks' gradients differ" in str(w.message)]
     return [p.grad for p in parameters], len(messages)
 
 
-@pytest.mark.parametrize(("share", "warned"), [("auto", 1), (False, 0)])
-def test_ranks_with_gradients_of_their_own_keep_them(tmp_path, share, warned):
+@pytest.mark.parametrize(
+    ("share", "wrapped", "warned"), [("auto", True, 1), ("auto", False, 0), (False, True, 0)]
+)
+def test_ranks_with_gradients_of_their_own_keep_them(tmp_path, share, wrapped, warned):
     """Each rank ends with the polar factors of its own gradients."""
-    results = run_on_ranks(step_of_each_rank, 2, tmp_path, share, [1, 2], True)
+    results = run_on_ranks(step_of_each_rank, 2, tmp_path, share, [1, 2], wrapped)
     for seed, (gradients, warnings_) in zip([1, 2], results, strict=True):
         assert warnings_ == warned
         own = parameters_with_gradients([(6, 9), (9, 6), (4, 4)], seed=seed)
@@ -138,10 +146,76 @@ def test_equal_gradients_are_shared_without_a_word(tmp_path):
     assert [warnings_ for _, warnings_ in results] == [0, 0]
 
 
+def steps_with_uneven_gradients(rank: int, kind: str) -> list:
+    """Ranks that do not hold the same parameters, or not all with gradients, or of which one rests."""
+    parameters = parameters_with_gradients([(6, 9), (9, 6)], seed=1)
+    optimizer = OrthSGD(parameters, lr=0.1)  # share="auto"
+    holder = nn.ParameterList(parameters)
+    if kind != "alone":
+        holder = nn.parallel.DistributedDataParallel(holder)
+    for step in range(3):
+        for p, fresh in zip(parameters, parameters_with_gradients([(6, 9), (9, 6)]), strict=True):
+            p.grad = fresh.grad
+        if kind == "none" and rank == 1:
+            for p in parameters:
+                p.grad = None
+        if kind == "fewer at first" and rank == 1 and step == 0:
+            parameters[1].grad = None
+        if kind == "alone" and rank == 1:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            optimizer.step()
+    return [p.grad for p in parameters if p.grad is not None]
+
+
+@pytest.mark.parametrize("kind", ["none", "fewer at first", "alone"])
+def test_ranks_that_are_not_alike_do_not_wait_for_each_other(tmp_path, kind):
+    results = run_on_ranks(steps_with_uneven_gradients, 2, tmp_path, kind, timeout=60)
+    for p, gradient in zip(parameters_with_gradients([(6, 9), (9, 6)]), results[0], strict=True):
+        expected = nearest_orthonormal(p.grad).float()
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=2e-5)
+
+
+def messages_of_one_large_matrix(rank: int) -> int:
+    """Largest buffer that arrives where one rank has nearly all there is to send."""
+    from sslortho.optim import sharing
+
+    sizes = []
+    original = sharing._Message
+
+    def record(problems, indices, buffers, works):
+        sizes.append(sum(buffer.numel() for buffer in buffers))
+        return original(problems, indices, buffers, works)
+
+    sharing._Message = record
+    parameters = parameters_with_gradients([(100, 200), (3, 4), (3, 4), (3, 4), (5, 2)])
+    expected = [nearest_orthonormal(p.grad).float() for p in parameters]
+    orthonormalise_(parameters, share=True)
+    for p, factor in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(p.grad, factor, rtol=0, atol=2e-5)
+    return sum(sizes)
+
+
+def test_padding_is_bounded(tmp_path):
+    for received in run_on_ranks(messages_of_one_large_matrix, 4, tmp_path):
+        assert received <= 2 * (100 * 200 + 36 + 10)
+
+
+def test_sharing_can_be_switched_off_later():
+    optimizer = OrthSGD(parameters_with_gradients(), lr=0.1, share=True)
+    optimizer.step()
+    assert optimizer._sharing.share is True
+    optimizer.share = False
+    optimizer.step()
+    assert optimizer._sharing.share is False
+
+
 def test_nothing_is_shared_without_other_ranks():
     shared, plain = parameters_with_gradients(), parameters_with_gradients()
     OrthSGD(shared, lr=0.1, share=True).step()
     OrthSGD(plain, lr=0.1, share=False).step()
+    orthonormalise_(parameters_with_gradients(), share=True)
     assert all(torch.equal(a, b) for a, b in zip(shared, plain, strict=True))
 
 
@@ -149,6 +223,8 @@ def test_nothing_is_shared_without_other_ranks():
 def test_share_is_checked(share):
     with pytest.raises(ValueError, match=r"share=.* must be 'auto', True or False"):
         check_share(share)
+    with pytest.raises(ValueError, match=r"share=.* must be True or False"):
+        orthonormalise_(parameters_with_gradients(), share=share)
     with pytest.raises(ValueError, match="share="):
         OrthSGD([nn.Parameter(torch.zeros(2, 2))], lr=0.1, share=share)
 
@@ -190,6 +266,25 @@ def images_for(world_size: int, rank: int | None = None) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(4 * world_size, 2, 4, 4, generator=generator, dtype=torch.float64)
     return images if rank is None else images[4 * rank : 4 * rank + 4]
+
+
+def measured_by(rank: int) -> dict[str, float]:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = small_model()
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    model(images_for(1)).square().mean().backward()
+    return measure_gradients([{"params": list(model.parameters())}])
+
+
+def test_sharded_gradients_are_measured_whole(tmp_path):
+    results = run_on_ranks(measured_by, 2, tmp_path)
+    model = small_model()
+    model(images_for(1)).square().mean().backward()
+    expected = measure_gradients([{"params": list(model.parameters())}])
+    for figures in results:
+        assert figures == pytest.approx(expected, rel=1e-6)
 
 
 OPTIMIZERS = {
