@@ -42,8 +42,8 @@ PANEL_COLUMNS = 1024
 """Columns converted to float64 at a time there, so that the copy stays in a core's cache."""
 
 ROOT_IN_FLOAT32 = 1e-4
-"""`rank_tol` from which gram_eigh may apply the inverse root in float32: errors of about 6e-4 at
-worst, where some directions lie just above rank_tol. The default of matrices with a side over 838."""
+"""Smallest over largest singular value from which gram_eigh applies the inverse root in float32:
+errors of about 6e-4 at worst. The default rank_tol guarantees it where a side is over 838."""
 
 CPU_STACK = 2**16
 """Most entries of matrices solved together on one CPU thread. Beyond, calls cost nothing beside the
@@ -86,6 +86,19 @@ def _lower_gram(matrices: Tensor) -> Tensor:
     return gram.view(*matrices.shape[:-1], n)
 
 
+def _roots_fit_float32(values: Tensor, keep: Tensor, rank_tol: float) -> bool:
+    """Whether float32 is enough to apply an inverse root of these kept eigenvalues (..., n).
+
+    That rounds by eps * sigma_max / sigma_min, in every direction.
+    """
+    if rank_tol >= ROOT_IN_FLOAT32:
+        return True
+    if not values.is_cpu or torch.compiler.is_compiling():
+        return False
+    smallest = torch.where(keep, values, torch.inf).amin(dim=-1)
+    return bool((smallest >= ROOT_IN_FLOAT32**2 * values[..., -1]).all())
+
+
 def polar_gram_eigh(matrices: Tensor, rank_tol: float) -> Tensor:
     """`(A A^T)^(-1/2) A` from the eigenvalues of the small Gram matrix, in float64.
 
@@ -100,9 +113,7 @@ def polar_gram_eigh(matrices: Tensor, rank_tol: float) -> Tensor:
     keep = values >= max(rank_tol**2, noise) * values[..., -1:]
     keep &= values > 0
     inverse_root = torch.where(keep, values, 1).rsqrt() * keep
-    # Applying the root rounds by eps / rank_tol. That is little in float32 where rank_tol is above
-    # ROOT_IN_FLOAT32; it is not for small matrices, and for them float64 costs little.
-    dtype = matrices.dtype if rank_tol >= ROOT_IN_FLOAT32 else torch.float64
+    dtype = matrices.dtype if _roots_fit_float32(values, keep, rank_tol) else torch.float64
     vectors, inverse_root = vectors.to(dtype), inverse_root.to(dtype)
     root = (vectors * inverse_root.unsqueeze(-2)) @ vectors.mT
     a = matrices.to(dtype)
