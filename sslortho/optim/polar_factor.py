@@ -9,7 +9,8 @@
 | `polar_express` | directions above `lower_bound * sigma_max` | four products, and small ones, fewest  |
 | `newton_schulz` | the same                                   | the same with more small ones          |
 
-Products are those of the large side; `sslortho.optim.gram_iteration` has the iterations.
+Products are those of the large side. `sslortho.optim.decompositions` has the first two,
+`sslortho.optim.gram_iteration` what the others are made of.
 
 A rank-deficient matrix has no unique nearest orthonormal matrix. What is returned is the partial
 isometry: directions below `rank_tol * sigma_max` go to zero, so the answer is unique, turns
@@ -23,8 +24,9 @@ import functools
 import torch
 from torch import Tensor
 
+from sslortho.optim.decompositions import default_rank_tol, polar_gram_eigh, polar_svd
 from sslortho.optim.gram_iteration import iterate, relative_lower_bound
-from sslortho.optim.matmul_precision import ieee_float32
+from sslortho.optim.precision import ieee_float32
 from sslortho.optim.minimax import newton_schulz_schedule, polar_express_schedule
 from sslortho.optim.threads import run_on_threads
 
@@ -33,17 +35,6 @@ LOWER_BOUND = 1e-3
 
 TOLERANCE = 1e-3
 """Largest distance from one of a singular value that the iterative methods leave above it."""
-
-PANEL_ROWS = 64
-"""Rows of a Gram matrix computed at a time on the CPU. Of a symmetric matrix the part above the
-diagonal is never needed; narrower panels skip more of it, and slow the product down."""
-
-PANEL_COLUMNS = 1024
-"""Columns converted to float64 at a time there, so that the copy stays in a core's cache."""
-
-ROOT_IN_FLOAT32 = 1e-4
-"""Smallest over largest singular value from which gram_eigh applies the inverse root in float32:
-errors of about 6e-4 at worst. The default rank_tol guarantees it where a side is over 838."""
 
 CPU_STACK = 2**16
 """Most entries of matrices solved together on one CPU thread. Beyond, calls cost nothing beside the
@@ -54,70 +45,6 @@ GPU_STACK = 2**26
 
 NATURAL = (1e-30, 1e30)
 """Squared norms of float32 matrices whose float64 Gram matrix and its inverse root need no scaling."""
-
-
-def default_rank_tol(rows: int, columns: int, dtype: torch.dtype) -> float:
-    """Relative size under which a singular value is rounding noise: eps * max(rows, columns).
-
-    The rule of numpy's `matrix_rank`, in the precision that the decomposition runs in.
-    """
-    return torch.finfo(dtype).eps * max(rows, columns)
-
-
-def polar_svd(matrices: Tensor, rank_tol: float) -> Tensor:
-    """`U V^T` of float32 or float64 matrices (..., rows, columns) by a singular value decomposition."""
-    u, s, vh = torch.linalg.svd(matrices, full_matrices=False)
-    keep = s >= rank_tol * s[..., :1]
-    return (u * keep.unsqueeze(-2)) @ vh
-
-
-def _lower_gram(matrices: Tensor) -> Tensor:
-    """`A A^T` of (..., n, m) in float64; above the diagonal it may hold anything."""
-    n = matrices.shape[-2]
-    if not matrices.is_cpu or n <= PANEL_ROWS or matrices[..., 0, 0].numel() > 1:
-        a = matrices.double()
-        return a @ a.mT
-    gram = matrices.new_zeros(n, n, dtype=torch.float64)
-    for columns in matrices.reshape(matrices.shape[-2:]).split(PANEL_COLUMNS, dim=-1):
-        a = columns.double()
-        for start in range(0, n, PANEL_ROWS):
-            stop = min(start + PANEL_ROWS, n)
-            gram[start:stop, :stop].addmm_(a[start:stop], a[:stop].mT)
-    return gram.view(*matrices.shape[:-1], n)
-
-
-def _roots_fit_float32(values: Tensor, keep: Tensor, rank_tol: float) -> bool:
-    """Whether float32 is enough to apply an inverse root of these kept eigenvalues (..., n).
-
-    That rounds by eps * sigma_max / sigma_min, in every direction.
-    """
-    if rank_tol >= ROOT_IN_FLOAT32:
-        return True
-    if not values.is_cpu or torch.compiler.is_compiling():
-        return False
-    smallest = torch.where(keep, values, torch.inf).amin(dim=-1)
-    return bool((smallest >= ROOT_IN_FLOAT32**2 * values[..., -1]).all())
-
-
-def polar_gram_eigh(matrices: Tensor, rank_tol: float) -> Tensor:
-    """`(A A^T)^(-1/2) A` from the eigenvalues of the small Gram matrix, in float64.
-
-    Squaring the matrix squares its condition number, so float32 input is promoted: then directions
-    down to 1e-7 of the largest are told from noise. For float64 input only those above about 1e-8.
-    """
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    a = matrices.mT if tall else matrices
-    gram = _lower_gram(a)
-    values, vectors = torch.linalg.eigh(gram)  # reads the lower triangle
-    noise = torch.finfo(torch.float64).eps * gram.shape[-1]
-    keep = values >= max(rank_tol**2, noise) * values[..., -1:]
-    keep &= values > 0
-    inverse_root = torch.where(keep, values, 1).rsqrt() * keep
-    dtype = matrices.dtype if _roots_fit_float32(values, keep, rank_tol) else torch.float64
-    vectors, inverse_root = vectors.to(dtype), inverse_root.to(dtype)
-    root = (vectors * inverse_root.unsqueeze(-2)) @ vectors.mT
-    a = matrices.to(dtype)
-    return (a @ root if tall else root @ a).to(matrices.dtype)
 
 
 def _half(matrices: Tensor) -> torch.dtype | None:

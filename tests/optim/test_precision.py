@@ -4,7 +4,7 @@ from matrices import with_singular_values
 from torch import nn
 
 from sslortho.optim import orthonormalise_, polar
-from sslortho.optim.matmul_precision import ieee_float32
+from sslortho.optim.precision import ieee_float32
 
 
 @pytest.fixture(params=["highest", "high", "medium"])
