@@ -26,8 +26,8 @@ from torch import Tensor
 
 from sslortho.optim.decompositions import default_rank_tol, polar_gram_eigh, polar_svd
 from sslortho.optim.gram_iteration import iterate, relative_lower_bound
-from sslortho.optim.precision import ieee_float32
 from sslortho.optim.minimax import newton_schulz_schedule, polar_express_schedule
+from sslortho.optim.precision import ieee_float32
 from sslortho.optim.threads import run_on_threads
 
 LOWER_BOUND = 1e-3

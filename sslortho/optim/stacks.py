@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sslortho.optim.precision import ieee_float32
 from sslortho.optim.polar_factor import polar_stack, resolve_method, stack_limit
+from sslortho.optim.precision import ieee_float32
 from sslortho.optim.threads import run_on_threads
 
 
