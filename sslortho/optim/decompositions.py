@@ -1,7 +1,11 @@
 """The nearest orthonormal matrix by a decomposition: of the matrix, or of its Gram matrix."""
 
+import functools
+from pathlib import Path
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 PANEL_ROWS = 64
 """Rows of a Gram matrix computed at a time on the CPU. Of a symmetric matrix the part above the
@@ -45,6 +49,29 @@ def _lower_gram(matrices: Tensor) -> Tensor:
     return gram.view(*matrices.shape[:-1], n)
 
 
+@functools.cache
+def _mkl_leaves_avx512_idle() -> bool:
+    """MKL takes its AVX-512 kernels on Intel's CPUs only; oneDNN, also in torch, on all."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    cpus = Path("/proc/cpuinfo")
+    return cpus.exists() and "AuthenticAMD" in cpus.read_text()
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b`, of one large float32 matrix by oneDNN where that is faster: by 1.5 on an AMD EPYC."""
+    one = a.is_cpu and a.dtype == torch.float32 and a[..., 0, 0].numel() == 1
+    small = min(*a.shape[-2:], *b.shape[-2:]) < 128
+    recorded = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+    if not one or small or recorded or not _mkl_leaves_avx512_idle():
+        return a @ b
+    rows, columns = (x.reshape(x.shape[-2:]) for x in (a, b.mT))
+    packed = (x.contiguous().to_mkldnn() for x in (rows, columns))
+    return functional.linear(*packed).to_dense().view(*a.shape[:-1], b.shape[-1])
+
+
 def _roots_fit_float32(values: Tensor, keep: Tensor, rank_tol: float) -> bool:
     """Whether float32 is enough to apply an inverse root of these kept eigenvalues (..., n).
 
@@ -76,4 +103,4 @@ def polar_gram_eigh(matrices: Tensor, rank_tol: float) -> Tensor:
     vectors, inverse_root = vectors.to(dtype), inverse_root.to(dtype)
     root = (vectors * inverse_root.unsqueeze(-2)) @ vectors.mT
     a = matrices.to(dtype)
-    return (a @ root if tall else root @ a).to(matrices.dtype)
+    return (_product(a, root) if tall else _product(root, a)).to(matrices.dtype)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from matrices import nearest_orthonormal, well_conditioned
 
-from sslortho.optim import polar, polar_factor, stacks
+from sslortho.optim import decompositions, polar, polar_factor, stacks
 from sslortho.optim.stacks import Matrices, solve
 from sslortho.optim.threads import run_on_threads
 
@@ -154,3 +154,16 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("idle", [True, False])
+@pytest.mark.parametrize("shape", [(200, 500), (500, 200), (300, 300)], ids=str)
+def test_both_libraries_give_the_product(shape, idle, monkeypatch):
+    """oneDNN's and MKL's, whichever this machine's processor would get."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(decompositions, "_mkl_leaves_avx512_idle", lambda: idle)
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    for result in (polar(matrix), polar(matrix[None], "gram_eigh")[0]):
+        expected = nearest_orthonormal(matrix).float()
+        torch.testing.assert_close(result, expected, rtol=0, atol=2e-4 if 300 in shape else 2e-5)
