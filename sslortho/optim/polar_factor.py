@@ -170,7 +170,7 @@ def _needs_no_care(x: Tensor, method: str) -> bool:
 def polar_stack(matrices: Tensor, method: str, rank_tol: float | None) -> Tensor:
     """`polar` of one stack with everything chosen and checked, on the calling thread.
 
-    Within `ieee_float32`.
+    Within `ieee_float32`, unless compiled: then the process's own precision should be "highest".
     """
     x = matrices.to(torch.promote_types(matrices.dtype, torch.float32))
     if _needs_no_care(x, method):
@@ -226,17 +226,18 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
     if matrices.numel() == 0:
         return matrices.clone()
     method = resolve_method(matrices, method, rank_tol)
-    stack = matrices.flatten(end_dim=-3) if matrices.ndim > 3 else matrices
-    if matrices.ndim == 2 or not matrices.is_cpu or torch.compiler.is_compiling():
-        with ieee_float32([matrices.device.type]):
-            return polar_stack(matrices, method, rank_tol)
-    result = torch.empty_like(stack)
-
-    step = stack_limit(stack)
-
-    def solve(start: int) -> None:
-        result[start : start + step] = polar_stack(stack[start : start + step], method, rank_tol)
-
+    if torch.compiler.is_compiling():  # a setting of the process cannot be changed in there
+        return polar_stack(matrices, method, rank_tol)
     with ieee_float32([matrices.device.type]):
+        if matrices.ndim == 2 or not matrices.is_cpu:
+            return polar_stack(matrices, method, rank_tol)
+        stack = matrices.flatten(end_dim=-3)
+        result = torch.empty_like(stack)
+        step = stack_limit(stack)
+
+        def solve(start: int) -> None:
+            part = slice(start, start + step)
+            result[part] = polar_stack(stack[part], method, rank_tol)
+
         run_on_threads([functools.partial(solve, i) for i in range(0, len(stack), step)])
     return result.view(matrices.shape)

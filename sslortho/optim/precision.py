@@ -38,15 +38,11 @@ def ieee_float32(device_types: Iterable[str]) -> Iterator[None]:
 
     `torch.set_float32_matmul_precision("high")` is common in training code. With the 11 bits that
     it leaves, a Gram matrix loses every direction below 2 % of the largest. The setting is the
-    process's: not for use on several threads at once. Inside a compiled region all stays as it is:
-    leave the setting at "highest" and autocast off there.
+    process's: not for use on several threads at once, nor inside a compiled region.
 
     Args:
         device_types: "cpu", "cuda", ...: those whose autocast is switched off.
     """
-    if torch.compiler.is_compiling():
-        yield
-        return
     with contextlib.ExitStack() as stack:
         for device_type in device_types:
             stack.enter_context(torch.autocast(device_type, enabled=False))
