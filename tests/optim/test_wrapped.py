@@ -11,7 +11,15 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from sslortho.optim import LARS, OrthAdam, OrthAdamW, OrthLARS, OrthSGD, orthogonal
+from sslortho.optim import (
+    LARS,
+    OrthAdam,
+    OrthAdamW,
+    OrthLARS,
+    OrthSGD,
+    orthogonal,
+    polar_factor,
+)
 from sslortho.optim.wrapped import ComponentNormSGD, NormSGD
 
 OrthRMSprop = orthogonal(torch.optim.RMSprop)
@@ -609,12 +617,23 @@ def ten_steps(polar: str) -> tuple[list[torch.Tensor], list[float]]:
     return [p.detach() for p in model.parameters()], losses
 
 
-def test_ten_steps_of_a_resnet_are_those_of_the_svd():
-    fast, fast_losses = ten_steps("auto")
-    exact, exact_losses = ten_steps("svd")
-    assert fast_losses == pytest.approx(exact_losses, rel=3e-3)
-    assert exact_losses[-1] < 0.7 * exact_losses[0]
-    difference = torch.stack([(a - b).norm() for a, b in zip(fast, exact, strict=True)]).norm()
-    size = torch.stack([b.norm() for b in exact]).norm()
-    # 0.004; a float32 SVD is as far from a float64 SVD: these gradients have directions at the noise
-    assert difference / size < 0.02
+def distance(run: tuple, other: tuple) -> float:
+    """Relative, of all weights."""
+    pairs = zip(run[0], other[0], strict=True)
+    apart = torch.stack([torch.linalg.vector_norm(a - b) for a, b in pairs]).norm()
+    return (apart / torch.stack([torch.linalg.vector_norm(b) for b in other[0]]).norm()).item()
+
+
+def test_ten_steps_of_a_resnet_are_those_of_the_svd(monkeypatch):
+    """As near to those of a float64 SVD as those of a float32 SVD are.
+
+    How near that is hangs on rounding anywhere: these gradients have directions at the noise.
+    """
+    fast, single = ten_steps("auto"), ten_steps("svd")
+    svd = polar_factor.polar_svd
+    monkeypatch.setattr(polar_factor, "polar_svd", lambda m, tol: svd(m.double(), tol).to(m.dtype))
+    exact = ten_steps("svd")
+    assert exact[1][-1] < 0.7 * exact[1][0]
+    assert 0 < distance(fast, exact) < max(2 * distance(single, exact), 1e-3)
+    assert distance(fast, exact) < 0.1
+    assert fast[1] == pytest.approx(exact[1], rel=0.03)
