@@ -2,7 +2,8 @@
 
 import os
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -14,18 +15,23 @@ from sslortho.augment import VIEWS, EvaluationRenderer, ViewRenderer, ViewSpec
 from sslortho.augment.views import evaluation_spec
 from sslortho.config import PretrainConfig
 from sslortho.data import (
+    BetonImages,
     EpochOrder,
     EvaluationLoader,
-    FileEvaluationLoader,
-    FileLoader,
+    EvaluationViewLoader,
+    FileSource,
     ImageArray,
     ImageFiles,
     ImageSet,
+    PageOrder,
+    Source,
     TensorEvaluationLoader,
     TensorLoader,
     TrainLoader,
+    ViewLoader,
     balanced_subset,
     load_split,
+    require_ffcv,
 )
 from sslortho.evaluate import FrozenEvaluation
 from sslortho.losses import BarlowTwinsLoss
@@ -61,6 +67,13 @@ def set_threads(config: PretrainConfig) -> None:
         threads = max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def loader_threads(config: PretrainConfig) -> int:
+    """Threads of this rank that decode and augment."""
+    if config.workers is not None:
+        return config.workers
+    return max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def create_accelerator(config: PretrainConfig) -> Accelerator:
@@ -187,16 +200,32 @@ def build_train_loader(
             "choose a smaller one"
         )
     renderer = ViewRenderer(create_views(config), config.seed, config.channels_last)
-    order = EpochOrder(
-        size=len(data),
-        batch_size=config.batch_size // config.accumulation_steps,
-        seed=config.seed,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-    )
+    order = _build_order(config, data, accelerator)
     if isinstance(data, ImageArray):
         return TensorLoader(data, renderer, order, accelerator.device)
-    return FileLoader(data, renderer, order, accelerator.device, config.workers)
+    source = _open_source(data, config.cache or "os")
+    return ViewLoader(source, renderer, order, accelerator.device, loader_threads(config))
+
+
+def _build_order(config: PretrainConfig, data: ImageSet, accelerator: Accelerator) -> EpochOrder:
+    options = {
+        "size": len(data),
+        "batch_size": config.batch_size // config.accumulation_steps,
+        "seed": config.seed,
+        "rank": accelerator.process_index,
+        "world_size": accelerator.num_processes,
+    }
+    if isinstance(data, BetonImages) and config.cache == "process":
+        return PageOrder(**options, pages=data.pages)
+    return EpochOrder(**options)
+
+
+@lru_cache(maxsize=4)
+def _open_source(data: ImageFiles | BetonImages, cache: Literal["os", "process"]) -> Source:
+    # kept, since the training set is read for training and for evaluation
+    if isinstance(data, ImageFiles):
+        return FileSource(data)
+    return require_ffcv().BetonSource(data, cache)
 
 
 def build_evaluation_loader(
@@ -208,11 +237,13 @@ def build_evaluation_loader(
     renderer = EvaluationRenderer(spec, config.channels_last)
     rank, world_size = accelerator.process_index, accelerator.num_processes
     device = accelerator.device
-    if isinstance(data, ImageFiles):
-        return FileEvaluationLoader(
-            data, renderer, EVALUATION_BATCH, device, config.workers, rank, world_size
-        )
-    return TensorEvaluationLoader(data, renderer, EVALUATION_BATCH, device, rank, world_size)
+    if isinstance(data, ImageArray):
+        return TensorEvaluationLoader(data, renderer, EVALUATION_BATCH, device, rank, world_size)
+    source = _open_source(data, config.cache or "os")
+    workers = loader_threads(config)
+    return EvaluationViewLoader(
+        source, renderer, EVALUATION_BATCH, device, workers, rank, world_size
+    )
 
 
 def build_evaluation(

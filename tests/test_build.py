@@ -6,7 +6,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from sslortho import build
 from sslortho.config import PretrainConfig, parse_config
-from sslortho.data import FileLoader, TensorLoader
+from sslortho.data import TensorLoader, ViewLoader
 from sslortho.optim import OPTIMIZERS
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -171,7 +171,7 @@ def test_a_launcher_does_not_leave_cores_idle(monkeypatch, environment, threads,
 def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
     from PIL import Image
 
-    for side, name, loader in ((32, "small", TensorLoader), (200, "large", FileLoader)):
+    for side, name, loader in ((32, "small", TensorLoader), (200, "large", ViewLoader)):
         for split in ("train", "val"):
             for label in ("a", "b"):
                 folder = tmp_path / name / split / label

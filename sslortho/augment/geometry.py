@@ -12,11 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sslortho.augment.compiled import kernel
+from sslortho.augment.geometry_kernel import TRIES, centre_interval, draw_box
 from sslortho.augment.views import ViewSpec
-
-TRIES = 10  # as torchvision's RandomResizedCrop
-GEOMETRY_DRAWS = 2 * TRIES + 3
-"""Uniform numbers that one sample's crop takes."""
 
 
 @dataclass(frozen=True)
@@ -46,31 +44,16 @@ def draw_crops(
     Up to ten tries of an area and a ratio; the first box that fits is placed uniformly. If none
     fits, the largest central box whose ratio is within the range.
     """
-    heights, widths = heights[:, None], widths[:, None]
-    low, high = spec.crop_scale
-    area = heights * widths * (low + (high - low) * uniform[:, :TRIES])
-    log_low, log_high = np.log(spec.crop_ratio[0]), np.log(spec.crop_ratio[1])
-    ratio = np.exp(log_low + (log_high - log_low) * uniform[:, TRIES : 2 * TRIES])
-    width = np.rint(np.sqrt(area * ratio)).astype(np.int64)
-    height = np.rint(np.sqrt(area / ratio)).astype(np.int64)
-    fits = (width > 0) & (width <= widths) & (height > 0) & (height <= heights)
-    first = fits.argmax(axis=1)[:, None]
-    width = np.take_along_axis(width, first, axis=1)
-    height = np.take_along_axis(height, first, axis=1)
-    top = np.floor(uniform[:, -3:-2] * (heights - height + 1)).astype(np.int64)
-    left = np.floor(uniform[:, -2:-1] * (widths - width + 1)).astype(np.int64)
+    boxes = _draw_boxes(uniform, heights, widths, spec.crop_scale, spec.crop_ratio)
+    return CropDraw(*boxes.T, uniform[:, 2 * TRIES + 2] < spec.flip_p)
 
-    none = ~fits.any(axis=1, keepdims=True)
-    if none.any():
-        source = widths / heights
-        wide, tall = source > spec.crop_ratio[1], source < spec.crop_ratio[0]
-        last_width = np.where(wide, np.rint(heights * spec.crop_ratio[1]), widths)
-        last_height = np.where(tall, np.rint(widths / spec.crop_ratio[0]), heights)
-        width = np.where(none, np.maximum(last_width, 1).astype(np.int64), width)
-        height = np.where(none, np.maximum(last_height, 1).astype(np.int64), height)
-        top = np.where(none, (heights - height) // 2, top)
-        left = np.where(none, (widths - width) // 2, left)
-    return CropDraw(top[:, 0], left[:, 0], height[:, 0], width[:, 0], uniform[:, -1] < spec.flip_p)
+
+@kernel
+def _draw_boxes(uniform, heights, widths, scale, ratio):
+    boxes = np.empty((len(uniform), 4), np.int64)
+    for i in range(len(uniform)):
+        boxes[i] = draw_box(uniform[i], heights[i], widths[i], scale, ratio)
+    return boxes
 
 
 def cubic(x: Tensor) -> Tensor:
@@ -151,11 +134,11 @@ def centre_crop(images: Tensor, resize: int, crop_size: int) -> Tensor:
     short = min(height, width)
 
     def weights(size: int) -> Tensor:
-        resized = resize if size == short else int(resize * size / short)
-        offset = round((resized - crop_size) / 2)
-        scale = size / resized
-        start = torch.full((1,), offset * scale, device=images.device)
-        length = torch.full((1,), crop_size * scale, device=images.device)
+        start, length = (
+            torch.tensor(centre_interval(size, short, resize, crop_size), device=images.device)
+            .float()
+            .split(1)
+        )
         zero = torch.zeros_like(start)
         return resampling_weights(start, length, zero, zero + size, size, crop_size)
 

@@ -20,6 +20,16 @@ LUMA = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale (ITU-R BT.601)
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
+JITTER_COLUMN = 0
+"""Of the table of `pack_photometric`; here and below."""
+FACTOR_COLUMN = 1
+"""The first of four: brightness, contrast, saturation and hue, in the order of their codes."""
+ORDER_COLUMN = 5
+"""The first of four: the code of the operation that comes first, second, ..."""
+GRAYSCALE_COLUMN, BLUR_COLUMN, SIGMA_COLUMN, SOLARISE_COLUMN = 9, 10, 11, 12
+PARAMETERS = 13
+"""Columns of that table."""
+
 
 @dataclass(frozen=True)
 class PhotometricDraw:
@@ -57,6 +67,25 @@ def draw_photometric(spec: ViewSpec, uniform: NDArray[np.float64]) -> Photometri
         sigma=low + (high - low) * uniform[:, 11],
         solarise=uniform[:, 12] < spec.solarise_p,
     )
+
+
+def pack_photometric(draw: PhotometricDraw) -> NDArray[np.float32]:
+    """The draw as one table, (batch, PARAMETERS), which goes to a kernel or a device in one piece.
+
+    The columns are the fields of PhotometricDraw in their order; `order` takes four. Switches and
+    codes are whole numbers, exact in float32.
+    """
+    table = np.empty((len(draw.jitter), PARAMETERS), np.float32)
+    table[:, JITTER_COLUMN] = draw.jitter
+    factors = (draw.brightness, draw.contrast, draw.saturation, draw.hue)
+    for code, factor in enumerate(factors):
+        table[:, FACTOR_COLUMN + code] = factor
+    table[:, ORDER_COLUMN : ORDER_COLUMN + 4] = draw.order
+    table[:, GRAYSCALE_COLUMN] = draw.grayscale
+    table[:, BLUR_COLUMN] = draw.blur
+    table[:, SIGMA_COLUMN] = draw.sigma
+    table[:, SOLARISE_COLUMN] = draw.solarise
+    return table
 
 
 def to_luma(images: Tensor) -> Tensor:

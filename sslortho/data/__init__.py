@@ -1,24 +1,31 @@
 """Data sets, and the loaders that turn them into finished batches."""
 
-from sslortho.data.batches import Batch, EpochOrder, EvaluationLoader, TrainLoader
+from sslortho.data.batches import Batch, EpochOrder, EvaluationLoader, PageOrder, TrainLoader
 from sslortho.data.datasets import DATASETS, balanced_subset, load_split
-from sslortho.data.file_loader import FileEvaluationLoader, FileLoader
-from sslortho.data.image_sets import ImageArray, ImageFiles, ImageSet
+from sslortho.data.ffcv_extra import require_ffcv
+from sslortho.data.file_source import FileSource
+from sslortho.data.image_sets import BetonImages, ImageArray, ImageFiles, ImageSet
 from sslortho.data.tensor_loader import TensorEvaluationLoader, TensorLoader
+from sslortho.data.view_loader import EvaluationViewLoader, Source, ViewLoader
 
 __all__ = [
     "DATASETS",
     "Batch",
+    "BetonImages",
     "EpochOrder",
     "EvaluationLoader",
-    "FileEvaluationLoader",
-    "FileLoader",
+    "EvaluationViewLoader",
+    "FileSource",
     "ImageArray",
     "ImageFiles",
     "ImageSet",
+    "PageOrder",
+    "Source",
     "TensorEvaluationLoader",
     "TensorLoader",
     "TrainLoader",
+    "ViewLoader",
     "balanced_subset",
     "load_split",
+    "require_ffcv",
 ]

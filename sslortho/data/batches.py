@@ -1,7 +1,7 @@
 """What every loader yields and obeys."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -97,6 +97,37 @@ class EpochOrder:
         for step in range(start_step, len(self)):
             start = step * self.batch_size + self.rank * share
             yield permutation[start : start + share]
+
+
+@dataclass(frozen=True)
+class PageOrder(EpochOrder):
+    """An order that reads a file's pages once or twice an epoch, for data larger than memory.
+
+    The samples are shuffled by page and within each page, and the result is cut into `batch_size`
+    equal runs. A batch takes the next sample of every run, and a rank has runs of its own: so it
+    needs few pages at a time (one a run), no two ranks read the same page but at the ends of runs,
+    and the samples of a step are still the same on any number of ranks.
+
+    Args:
+        pages: of each sample, (size,).
+    """
+
+    pages: NDArray[np.int64] = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.pages) != self.size:
+            raise ValueError(f"pages={len(self.pages)} must be one for each of {self.size} samples")
+
+    def permutation(self, epoch: int) -> NDArray[np.int64]:
+        """All samples but the remainder, batch after batch."""
+        key = np.array([self.seed, epoch], dtype=np.uint64)
+        generator = np.random.Generator(np.random.Philox(key=key))
+        _, page = np.unique(self.pages, return_inverse=True)
+        rank_of_page = generator.permutation(page.max() + 1)
+        order = np.lexsort((generator.random(self.size), rank_of_page[page]))
+        runs = order[: len(self) * self.batch_size].reshape(self.batch_size, len(self))
+        return runs.T.reshape(-1)
 
 
 def rank_share(size: int, rank: int, world_size: int) -> range:

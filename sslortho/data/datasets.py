@@ -1,6 +1,7 @@
 """Data sets by name."""
 
 import difflib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -9,8 +10,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from sslortho.data.beton import read_beton
+from sslortho.data.beton_writer import manifest_path
+from sslortho.data.ffcv_extra import require_ffcv
 from sslortho.data.image_folder import folder
-from sslortho.data.image_sets import ImageArray, ImageSet, Split
+from sslortho.data.image_sets import BetonImages, ImageArray, ImageSet, Split
 
 
 def digits(split: Split) -> ImageArray:
@@ -44,7 +48,34 @@ def cifar(name: str, data_dir: Path, split: Split) -> ImageArray:
     return ImageArray(images, torch.tensor(data.targets), tuple(data.classes))
 
 
-DATASETS = ("digits", "cifar10", "cifar100", "folder")
+def _manifest_classes(path: Path) -> tuple[str, ...]:
+    manifest = manifest_path(path)  # betons that FFCV wrote have none
+    return tuple(json.loads(manifest.read_text())["classes"]) if manifest.is_file() else ()
+
+
+def beton(data_dir: Path, split: Split) -> BetonImages | None:
+    """`data_dir/train.beton`, or for testing `val.beton` or `test.beton`, if there is one."""
+    names = ("train",) if split == "train" else ("val", "test")
+    found = [path for name in names if (path := data_dir / f"{name}.beton").is_file()]
+    if not found:
+        if split == "test":
+            return None
+        raise ValueError(
+            f"data_dir={str(data_dir)!r} holds no train.beton; write one with "
+            f"python scripts/write_beton.py --split train --out {data_dir / 'train.beton'} ..."
+        )
+    require_ffcv()
+    file = read_beton(found[0])
+    return BetonImages(
+        path=found[0],
+        places=np.arange(len(file)),
+        pages=(file.images["data_ptr"] // file.page_size).astype(np.int64),
+        labels=torch.from_numpy(file.labels.astype(np.int64)),
+        classes=_manifest_classes(found[0]),
+    )
+
+
+DATASETS = ("digits", "cifar10", "cifar100", "folder", "beton")
 
 
 def load_split(
@@ -80,6 +111,7 @@ def load_split(
         "cifar10": lambda: cifar("cifar10", path, split),
         "cifar100": lambda: cifar("cifar100", path, split),
         "folder": lambda: folder(path, split, loader),
+        "beton": lambda: beton(path, split),
     }
     return readers[name]()
 

@@ -1,17 +1,70 @@
 """Loaders for images that lie in memory, on the device that trains."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from sslortho.augment import EvaluationRenderer, ViewRenderer
+from sslortho.augment.compiled import kernel
+from sslortho.augment.renderer import as_images
+from sslortho.augment.view_kernel import render_views
 from sslortho.data.batches import Batch, EpochOrder, rank_share
 from sslortho.data.image_sets import ImageArray
+
+LEAST = 16
+"""Samples that are worth a thread's start."""
+
+
+@kernel
+def _render_part(images, indices, uniforms, parameters, settings, channels_last, out, first, last):
+    for i in range(first, last):
+        image = images[indices[i]]
+        render_views(image, uniforms[i], parameters[i], settings, channels_last, out, i)
+
+
+def render_on_cpu(
+    images: NDArray[np.uint8],
+    indices: NDArray[np.int64],
+    renderer: ViewRenderer,
+    epoch: int,
+) -> tuple[Tensor, ...]:
+    """All views of these samples, by the kernels of `view_kernel` on torch's number of threads.
+
+    images (n, height, width, 3), indices (batch,), to a float32 (batch, 3, size, size) for each view.
+    """
+    draws, last = renderer.draw(indices, epoch), renderer.channels_last
+    threads = max(1, min(torch.get_num_threads(), len(indices) // LEAST))
+    bounds = [len(indices) * part // threads for part in range(threads + 1)]
+    views = []
+    with ThreadPoolExecutor(threads) as pool:
+        for view, size in enumerate(renderer.crop_sizes):
+            chosen = slice(view, view + 1)
+            out = torch.empty(1, len(indices), 3 * size * size)
+            uniforms = np.ascontiguousarray(draws.uniforms[:, chosen])
+            parameters = np.ascontiguousarray(draws.parameters[:, chosen])
+            settings = renderer.settings[chosen]
+            parts = [
+                pool.submit(
+                    _render_part, images, indices, uniforms, parameters, settings, last,
+                    out.numpy(), bounds[part], bounds[part + 1],
+                )
+                for part in range(threads)
+            ]  # fmt: skip
+            for part in parts:
+                part.result()
+            views.append(as_images(out[0], size, size, last))
+    return tuple(views)
 
 
 class TensorLoader:
     """Random views of in-memory images: the whole data set lives on the device.
+
+    Crop, flip and photometry are done there: on a CPU by the fused kernels, on a GPU by batched
+    products and one compiled graph. Every batch is full, see `EpochOrder`.
 
     Args:
         data: the images.
@@ -24,6 +77,8 @@ class TensorLoader:
         self, data: ImageArray, renderer: ViewRenderer, order: EpochOrder, device: torch.device
     ) -> None:
         self.images = data.images.to(device)
+        if device.type == "cpu":  # the kernels read whole pixels
+            self.images = self.images.contiguous(memory_format=torch.channels_last)
         self.labels = data.labels.to(device)
         self.renderer = renderer
         self.order = order
@@ -42,7 +97,11 @@ class TensorLoader:
         epoch = self.epoch  # set_epoch is about the next iteration, not this one
         for indices in self.order.steps(epoch, self.start_step):
             index = torch.from_numpy(indices).to(self.device, non_blocking=True)
-            views = self.renderer.render(self.images[index], indices, epoch)
+            if self.device.type == "cpu":
+                pixels = self.images.permute(0, 2, 3, 1).numpy()
+                views = render_on_cpu(pixels, indices, self.renderer, epoch)
+            else:
+                views = self.renderer.render(self.images[index], indices, epoch)
             yield Batch(views, self.labels[index])
 
 

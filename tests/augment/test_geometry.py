@@ -9,13 +9,13 @@ from torchvision.transforms import functional as tv
 
 from sslortho.augment import VIEWS, ViewSpec
 from sslortho.augment.geometry import (
-    GEOMETRY_DRAWS,
     TRIES,
     CropDraw,
     centre_crop,
     crop_and_resize,
     draw_crops,
 )
+from sslortho.augment.geometry_kernel import GEOMETRY_DRAWS
 
 COUNT = 4000
 P_VALUE = 1e-3

@@ -1,0 +1,180 @@
+"""Loaders for images that are decoded one by one, whatever they are read from.
+
+One decode an image and step, all views cut out of it, by threads that hold no lock. On a CPU they also
+do the photometry, and write finished views; for a GPU they write crops, and it does the rest.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sslortho.augment.renderer import Draws, Renderer, as_images
+from sslortho.data.batches import Batch, EpochOrder, rank_share
+from sslortho.data.prefetch import Buffers, Job, run_ahead
+
+Indices = NDArray[np.int64]
+
+
+class Reading(Protocol):
+    """An open source of images, while a sequence of batches is read from it."""
+
+    def prepare(self, step: int, previous: Job[Batch] | None) -> None:
+        """Make ready for batch `step`; `previous` is the one before, perhaps still being made."""
+        ...
+
+    def crop(
+        self, indices: Indices, draws: Draws, out: NDArray[np.uint8], first: int, last: int
+    ) -> None:
+        """Fill out[first:last] of (batch, views, size, size, 3) from the samples' images."""
+        ...
+
+    def render(
+        self, indices: Indices, draws: Draws, out: NDArray[np.float32], first: int, last: int
+    ) -> None:
+        """Fill out[:, first:last] of (views, batch, 3 * size * size) with finished views."""
+        ...
+
+
+class Source(Protocol):
+    """Images that can be decoded one by one."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 (n,)."""
+        ...
+
+    def open(
+        self, batches: Sequence[Indices], renderer: Renderer
+    ) -> AbstractContextManager[Reading]:
+        """For these batches, in this order."""
+        ...
+
+
+class _Loader:
+    """Makes batches of given samples."""
+
+    def __init__(
+        self, source: Source, renderer: Renderer, device: torch.device, workers: int
+    ) -> None:
+        if len(set(renderer.crop_sizes)) > 1:
+            raise ValueError(
+                f"all views of decoded images need one crop_size, got {sorted(set(renderer.crop_sizes))}: "
+                "they are cut out of an image in one go"
+            )
+        self.source = source
+        self.renderer = renderer
+        self.device = device
+        self.workers = workers
+        self.on_cpu = device.type == "cpu"
+        self.buffers = Buffers(pinned=device.type == "cuda")
+
+    def _run(self, batches: Sequence[Indices], epoch: int) -> Iterator[Batch]:
+        return run_ahead(self._jobs(batches, epoch), self.workers)
+
+    def _jobs(self, batches: Sequence[Indices], epoch: int) -> Generator[Job[Batch], None, None]:
+        job: Job[Batch] | None = None
+        with self.source.open(batches, self.renderer) as reading:
+            for step, indices in enumerate(batches):
+                reading.prepare(step, job)
+                job = self._job(reading, indices, epoch)
+                yield job
+
+    def _job(self, reading: Reading, indices: Indices, epoch: int) -> Job[Batch]:
+        draws = self.renderer.draw(indices, epoch)
+        batch, views, size = (
+            len(indices),
+            len(self.renderer.crop_sizes),
+            self.renderer.crop_sizes[0],
+        )
+        if self.on_cpu:
+            out = self.buffers.take((views, batch, 3 * size * size), torch.float32)
+            fill = partial(reading.render, indices, draws, out.numpy())
+        else:
+            out = self.buffers.take((batch, views, size, size, 3), torch.uint8)
+            fill = partial(reading.crop, indices, draws, out.numpy())
+        return Job(batch, fill, partial(self._finish, out, indices, epoch))
+
+    def _finish(self, out: Tensor, indices: Indices, epoch: int) -> Batch:
+        sizes, last = self.renderer.crop_sizes, self.renderer.channels_last
+        if self.on_cpu:
+            views = [
+                as_images(flat, size, size, last) for flat, size in zip(out, sizes, strict=True)
+            ]
+        else:
+            crops = out.to(self.device, non_blocking=True).permute(1, 0, 4, 2, 3)
+            views = [self.renderer.finish(v, crops[v], indices, epoch) for v in range(len(sizes))]
+        labels = self.source.labels[torch.from_numpy(indices)]
+        return Batch(tuple(views), labels.to(self.device, non_blocking=True))
+
+
+class ViewLoader(_Loader):
+    """Random views of a source's images. All views must share one crop size.
+
+    Every batch is full: what remains of an epoch is dropped, see `EpochOrder`.
+
+    Args:
+        source: images and labels.
+        renderer: makes the views.
+        order: which samples when.
+        device: where views are delivered.
+        workers: threads that decode and render; 0 for none.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        renderer: Renderer,
+        order: EpochOrder,
+        device: torch.device,
+        workers: int,
+    ) -> None:
+        super().__init__(source, renderer, device, workers)
+        self.order = order
+        self.epoch = 0
+        self.start_step = 0
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """The next iteration is of this epoch, from this batch on."""
+        self.epoch, self.start_step = epoch, start_step
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch = self.epoch  # read once: set_epoch is about the next iteration
+        return self._run(list(self.order.steps(epoch, self.start_step)), epoch)
+
+
+class EvaluationViewLoader(_Loader):
+    """The evaluation view of this rank's share of a source's images, in order.
+
+    Nothing is dropped: the last batch may be smaller.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        renderer: Renderer,
+        batch_size: int,
+        device: torch.device,
+        workers: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(source, renderer, device, workers)
+        share = np.array(rank_share(len(source.labels), rank, world_size), dtype=np.int64)
+        self.batches = [
+            share[start : start + batch_size] for start in range(0, len(share), batch_size)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._run(self.batches, epoch=0)
