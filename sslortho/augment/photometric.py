@@ -183,7 +183,7 @@ def render_photometric(images: Tensor, draw: PhotometricDraw, spec: ViewSpec) ->
         index = np.flatnonzero(mask)
         return torch.from_numpy(index).to(images.device, non_blocking=True) if len(index) else None
 
-    x = images.float().div_(255)
+    x = images.float() / 255
     x = _jitter(x, draw)
     if (index := chosen(draw.grayscale)) is not None:
         x[index] = to_luma(x[index]).expand(-1, 3, -1, -1)

@@ -2,8 +2,9 @@
 
 `photometric.render_photometric` picks the samples that an operation touches by index, one operation
 after another: dozens of kernels, with other shapes in every batch. Here every sample takes the same
-way and an operation that is off for it is the identity, exactly. So torch.compile makes two fused
-kernels of it, or four with a blur, and nothing waits for the host.
+way and an operation that is off for it is the identity, exactly. So torch.compile makes one fused
+kernel of it, three with a blur, besides tiny ones for the parameters (and three more where a batch
+is too small to fill the GPU with one image a block); nothing waits for the host.
 
 The images are three planes until the end: all of these operations but the blur need the three
 values of a pixel together, and so one thread holds them in registers.
@@ -16,8 +17,8 @@ torch 2.14 and Triton make of it for sm_90.
   contrast's mean, writes the result: 1.0 GB, 0.3 ms. 480 instructions a pixel: 0.4 ms.
 - Blur of 23 taps, a kernel for each direction, the planes 11 pixels larger on each side: 1.4 GB,
   0.4 ms; 90 instructions a value: 0.5 ms. As products with banded (224, 224) matrices it would be
-  35e9 multiply-adds a direction, over 2 ms for both, and, as a convolution would be, subject to the
-  process's TensorFloat-32 settings.
+  17e9 multiply-adds a direction, 1.2 ms for both at the very peak, and, as a convolution would be,
+  subject to the process's TensorFloat-32 settings.
 - A view that blurs one sample in ten could save most of the blur's millisecond, by gathering those
   samples; but their number changes with the batch, and a fixed capacity would be exceeded now and
   then. A training step of a ResNet-50 on these 512 pairs takes some 400 ms.
@@ -28,7 +29,6 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-import torch._inductor
 from torch import Tensor
 from torch.nn import functional
 
@@ -273,8 +273,8 @@ def compiled_renderer(
 ) -> Renderer:
     """`render_photometric_batched` of one specification, compiled once for each shape of images.
 
-    The first call with a shape takes seconds to minutes; a process can have
-    torch._dynamo.config.recompile_limit (8) of them for a specification.
+    The first call with a shape takes up to a minute, less once torch's cache on disk knows it. A
+    process can have torch._dynamo.config.recompile_limit (8) shapes of a specification.
 
     The mode is torch.compile's default: "reduce-overhead" hands out views that the next call
     overwrites, and "max-autotune" tunes matrix products, of which there are none.
@@ -285,11 +285,13 @@ def compiled_renderer(
 
     # torch counts the shapes by code object, which all specifications would share
     render.__code__ = render.__code__.replace(co_name=f"render_{next(_numbers)}")
-    options = {}
+    options: dict[str, str | int | bool | Callable] = {}
     if backend == "inductor":
+        from torch._inductor import list_options  # half a second, on a GPU alone
+
         # Kernels write their planes into a stack's memory; by default another one copies them
         # there, or each reader computes them again. Names that this torch lacks are left out.
-        known = torch._inductor.list_options()
+        known = list_options()
         names = ("max_pointwise_cat_inputs", "max_complex_pointwise_cat_inputs")
         options = {name: 0 for name in names if name in known}
     compiled = torch.compile(

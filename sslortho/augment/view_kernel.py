@@ -125,9 +125,8 @@ def render_views(
 
 @kernel
 def _finish(planes, size, parameters, settings, interleaved, out):
-    unit = np.float32(1 / 255)
     for i in range(len(planes)):
-        planes[i] *= unit
+        planes[i] /= np.float32(255)  # not a product: level 128 is the solarisation's threshold
     adjust_planes(planes, size, size, parameters, int(settings[TAPS]), settings[THRESHOLD])
     gain, offset = settings[GAIN : GAIN + 3], settings[OFFSET : OFFSET + 3]
     normalise_planes(planes, size * size, gain, offset, interleaved, out)

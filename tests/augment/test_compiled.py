@@ -1,0 +1,44 @@
+"""What is kept on disk is of the code that is there."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import sslortho
+
+PACKAGE = Path(sslortho.__file__).parent
+PROGRAM = """
+import numpy as np
+from sslortho.augment.geometry_kernel import draw_box
+from sslortho.augment.view_kernel import choose_window
+settings = np.zeros(15)
+settings[5:9] = 0.2, 0.4, 0.5, 2.0
+window = choose_window(np.full(23, 0.5), settings, 100, 100)
+print(window[1], choose_window.stats.cache_hits and "kept" or "compiled")
+"""
+
+
+def run(folder: Path) -> tuple[float, str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "NUMBA_CACHE_DIR": str(folder / "cache"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", PROGRAM], env=environment, cwd=folder, capture_output=True,
+        text=True, timeout=200, check=True,
+    )  # fmt: skip
+    value, how = done.stdout.split()
+    return float(value), how
+
+
+def test_a_change_in_a_file_that_a_kernel_calls_into_is_seen(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "sslortho", ignore=shutil.ignore_patterns("__pycache__"))
+    # area 30 of 100 x 100 per cent, ratio 1
+    assert run(tmp_path) == (55, "compiled")
+    assert run(tmp_path) == (55, "kept")
+    called = tmp_path / "sslortho" / "augment" / "geometry_kernel.py"
+    called.write_text(called.read_text().replace("np.sqrt(area / shape)", "7.0"))
+    assert run(tmp_path) == (7, "compiled")

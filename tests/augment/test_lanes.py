@@ -1,0 +1,70 @@
+"""The vector operations one by one, against numpy."""
+
+import numpy as np
+import pytest
+from numba import njit
+
+from sslortho.augment import lanes
+from sslortho.augment.lanes import LANES
+
+RNG = np.random.default_rng(0)
+LEFT, RIGHT, MORE = (RNG.normal(size=40).astype(np.float32) for _ in range(3))
+
+
+@njit
+def _load_store(source, out, index):
+    lanes.store(out, index, lanes.load(source, index + 3))
+
+
+@njit
+def _load_bytes(source, out, index):
+    lanes.store(out, 0, lanes.load_bytes(source, index))
+
+
+@njit
+def _arithmetic(a, b, c, value, out):
+    x, y, z = lanes.load(a, 0), lanes.load(b, 0), lanes.load(c, 0)
+    lanes.store(out, 0, lanes.multiply_add(x, y, z))
+    lanes.store(out, LANES, lanes.add(x, y))
+    lanes.store(out, 2 * LANES, lanes.splat(value))
+    lanes.store(out, 3 * LANES, lanes.zeros())
+
+
+@njit
+def _store_pixel(source, out, index):
+    lanes.store_pixel(out, index, lanes.load(source, 0))
+
+
+def test_sixteen_elements_are_read_and_written_and_no_others():
+    out = np.full(40, np.nan, np.float32)
+    _load_store(LEFT, out, 7)
+    np.testing.assert_array_equal(out[7:23], LEFT[10:26])
+    assert np.isnan(out[:7]).all()
+    assert np.isnan(out[23:]).all()
+
+
+@pytest.mark.parametrize("index", [0, 1, 200, 240])
+def test_bytes_become_floats_of_the_same_value(index):
+    out = np.zeros(LANES, np.float32)
+    _load_bytes(np.arange(256, dtype=np.uint8), out, index)
+    np.testing.assert_array_equal(out, np.arange(index, index + LANES))
+
+
+def test_arithmetic_is_numpys_and_the_product_is_not_rounded():
+    out = np.zeros(4 * LANES, np.float32)
+    _arithmetic(LEFT, RIGHT, MORE, np.float32(2.5), out)
+    a, b, c = (x[:LANES].astype(np.float64) for x in (LEFT, RIGHT, MORE))
+    np.testing.assert_array_equal(out[:LANES], (a * b + c).astype(np.float32))
+    np.testing.assert_array_equal(out[LANES : 2 * LANES], LEFT[:LANES] + RIGHT[:LANES])
+    assert set(out[2 * LANES : 3 * LANES]) == {2.5}
+    assert not out[3 * LANES :].any()
+
+
+def test_a_pixel_is_the_sum_of_five():
+    values = np.append(LEFT[:15], np.float32(0))
+    out = np.zeros(10, np.float32)
+    _store_pixel(values, out, 4)
+    expected = values[:15].reshape(5, 3).sum(axis=0)
+    np.testing.assert_allclose(out[4:7], expected, rtol=1e-5)
+    assert not out[:4].any()
+    assert not out[8:].any()

@@ -1,0 +1,259 @@
+"""The fused kernels, against torchvision's functional operations sample by sample."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tv
+
+from sslortho.augment import VIEWS, EvaluationSpec, ViewSpec
+from sslortho.augment.geometry import draw_crops
+from sslortho.augment.geometry_kernel import GEOMETRY_DRAWS, crop_planes
+from sslortho.augment.photometric import (
+    BRIGHTNESS,
+    CONTRAST,
+    HUE,
+    PHOTOMETRIC_DRAWS,
+    SATURATION,
+    PhotometricDraw,
+    draw_photometric,
+    pack_photometric,
+    render_photometric,
+)
+from sslortho.augment.view_kernel import (
+    choose_window,
+    crop_views,
+    render_crops,
+    render_views,
+    view_settings,
+)
+
+ROUNDING = 0.5 + 1e-3  # grey levels: each pixel is rounded once
+FIRST, SECOND = VIEWS["barlow_twins"](48)
+EVERYTHING = replace(FIRST, jitter_p=0.7, grayscale_p=0.3, blur_p=0.6, solarise_p=0.4)
+STRONG = replace(EVERYTHING, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.5, jitter_p=1.0)
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def scene(height: int, width: int) -> np.ndarray:
+    """Coloured waves with a little noise, closer to a photograph than noise alone."""
+    y, x = np.mgrid[0 : 9 : height * 1j, 0 : 11 : width * 1j][..., None]
+    phase = 2 * np.arange(3)
+    waves = 128 + 60 * np.sin(2 * y + phase) + 50 * np.cos(3 * x - y + phase)
+    return (
+        (waves + np.random.default_rng(0).normal(0, 8, waves.shape)).clip(0, 255).astype(np.uint8)
+    )
+
+
+def as_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1).float()
+
+
+def planes_of(image: np.ndarray, window: list[float], size: int) -> np.ndarray:
+    planes = np.full(3 * size * size, np.nan, np.float32)
+    crop_planes(image, np.array(window, dtype=np.float64), size, planes)
+    return planes.reshape(3, size, size)
+
+
+def whole(top: int, left: int, height: int, width: int, flip: bool = False) -> list[float]:
+    return [top, height, top, top + height, left, width, left, left + width, flip]
+
+
+# (source height, width), (top, left, height, width): narrower than a vector, wider, shrinking by
+# little and by much, enlarging, at every edge
+CROPS = [
+    ((40, 60), (0, 0, 40, 60)), ((40, 60), (3, 5, 30, 47)), ((40, 60), (39, 59, 1, 1)),
+    ((40, 60), (10, 20, 9, 3)), ((40, 60), (0, 49, 40, 11)), ((40, 60), (5, 0, 3, 60)),
+    ((8, 5), (1, 1, 6, 4)), ((300, 410), (2, 3, 290, 400)), ((900, 700), (0, 0, 900, 700)),
+    ((64, 64), (17, 13, 32, 32)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [5, 16, 32, 33, 48])
+@pytest.mark.parametrize(("source", "box"), CROPS, ids=str)
+def test_a_crop_is_torchvisions_antialiased_bicubic_rounded_once(source, box, size):
+    image = noise(*source)
+    for flip in (False, True):
+        ours = torch.from_numpy(planes_of(image, whole(*box, flip), size))
+        exact = tv.resized_crop(
+            as_tensor(image), *box, [size, size], InterpolationMode.BICUBIC, antialias=True
+        ).clamp(0, 255)
+        exact = tv.hflip(exact) if flip else exact
+        assert (ours - exact).abs().max() <= ROUNDING
+        assert torch.equal(ours, ours.round())
+
+
+def test_what_lies_outside_of_the_box_does_not_matter():
+    image, other = noise(50, 70), noise(50, 70, seed=1)
+    other[5:35, 8:49] = image[5:35, 8:49]
+    window = whole(5, 8, 30, 41)
+    np.testing.assert_array_equal(planes_of(image, window, 24), planes_of(other, window, 24))
+
+
+@pytest.mark.parametrize("spec", [ViewSpec(), ViewSpec(crop_scale=(0.9, 1.0), flip_p=0.2)])
+def test_the_window_that_is_chosen_is_the_box_that_is_drawn(spec):
+    """draw_crops is held to torchvision's distribution by its own tests."""
+    uniform = np.random.default_rng(0).random((200, GEOMETRY_DRAWS))
+    heights, widths = np.random.default_rng(1).integers(20, 500, (2, 200))
+    draw = draw_crops(spec, heights, widths, uniform)
+    (settings,) = view_settings((spec,))
+    for i in range(200):
+        box = (int(x[i]) for x in (draw.top, draw.left, draw.height, draw.width))
+        window = choose_window(uniform[i], settings, heights[i], widths[i])
+        assert window.tolist() == whole(*box, bool(draw.flip[i]))
+
+
+@pytest.mark.parametrize(("height", "width"), [(50, 71), (71, 50), (41, 41), (300, 200)])
+@pytest.mark.parametrize(("resize", "size"), [(36, 32), (32, 32), (64, 48)])
+def test_the_evaluation_view_is_torchvisions_resize_and_center_crop(height, width, resize, size):
+    image = noise(height, width)
+    settings = view_settings((EvaluationSpec(crop_size=size, resize=resize),))
+    crops = np.zeros((1, size, size, 3), np.uint8)
+    crop_views(image, np.zeros((1, GEOMETRY_DRAWS)), settings, crops)
+    exact = tv.resize(as_tensor(image), resize, InterpolationMode.BICUBIC, antialias=True)
+    exact = tv.center_crop(exact, [size, size]).clamp(0, 255)
+    assert (as_tensor(crops[0]) - exact).abs().max() <= ROUNDING
+
+
+def draw(spec: ViewSpec, count: int, seed: int = 0) -> PhotometricDraw:
+    uniform = np.random.default_rng(seed).random((count, PHOTOMETRIC_DRAWS))
+    return draw_photometric(spec, uniform)
+
+
+def by_torchvision(
+    image: torch.Tensor, draw: PhotometricDraw, i: int, spec: ViewSpec
+) -> torch.Tensor:
+    adjust = {
+        BRIGHTNESS: (tv.adjust_brightness, draw.brightness),
+        CONTRAST: (tv.adjust_contrast, draw.contrast),
+        SATURATION: (tv.adjust_saturation, draw.saturation),
+        HUE: (tv.adjust_hue, draw.hue),
+    }
+    x = image / 255
+    if draw.jitter[i]:
+        for code in draw.order[i]:
+            operation, factors = adjust[int(code)]
+            x = operation(x, float(factors[i]))
+    if draw.grayscale[i]:
+        x = tv.rgb_to_grayscale(x, num_output_channels=3)
+    if draw.blur[i]:
+        x = tv.gaussian_blur(x, [spec.blur_taps] * 2, [float(draw.sigma[i])] * 2)
+    if draw.solarise[i]:
+        x = tv.solarize(x, spec.solarise_threshold)
+    return x
+
+
+def render(crops: np.ndarray, drawn: PhotometricDraw, spec: ViewSpec, last: bool) -> torch.Tensor:
+    (settings,) = view_settings((spec,))
+    out = np.full((len(crops), crops[0].size), np.nan, np.float32)
+    render_crops(crops, pack_photometric(drawn), settings, last, out)
+    size = spec.crop_size
+    flat = torch.from_numpy(out)
+    return (
+        flat.view(-1, size, size, 3).permute(0, 3, 1, 2) if last else flat.view(-1, 3, size, size)
+    )
+
+
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+SPECS = {
+    "first": FIRST,
+    "second": SECOND,
+    "everything": EVERYTHING,
+    "strong": STRONG,
+    "odd size": replace(STRONG, crop_size=37, blur_taps=9),
+    "kernel as long as the image allows": replace(STRONG, crop_size=12),
+    "small": VIEWS["barlow_twins_small"](32)[1],
+}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_a_view_is_torchvisions_to_within_torchvisions_own_rounding(spec, channels_last):
+    """On noise, hue turned: torchvision in float32 is 5e-4 of a grey level from float64."""
+    spec = replace(spec, **PLAIN)
+    side, count = spec.crop_size, 60
+    crops = np.stack([scene(side, side) if i % 2 else noise(side, side, i) for i in range(count)])
+    drawn = draw(spec, count)
+    ours = 255 * render(crops, drawn, spec, channels_last).double()
+    exact = 255 * torch.stack(
+        [by_torchvision(as_tensor(crops[i]).double(), drawn, i, spec) for i in range(count)]
+    )
+    apart = (ours - exact).abs()
+    # beside the threshold of solarisation one may invert what the other leaves
+    assert (apart > 6e-4).sum() <= (3 if spec.solarise_p else 0)
+
+
+def test_all_orders_of_the_jitter_are_those_of_the_reference():
+    spec = replace(STRONG, grayscale_p=0.0, blur_p=0.0, solarise_p=0.0)
+    crops = np.stack([scene(48, 48)] * 200)
+    drawn = draw(spec, 200)
+    assert len({tuple(order) for order in drawn.order}) == 24
+    reference = render_photometric(torch.from_numpy(crops).permute(0, 3, 1, 2), drawn, spec)
+    torch.testing.assert_close(render(crops, drawn, spec, True), reference, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.3, 0.7, 1.3, 2.0, 9.0])
+def test_taps_that_are_left_out_change_nothing_that_float32_sees(sigma):
+    spec = replace(FIRST, jitter_p=0.0, grayscale_p=0.0, blur_p=1.0, **PLAIN)
+    drawn = replace(draw(spec, 1), sigma=np.array([sigma]))
+    crop = noise(48, 48)
+    exact = tv.gaussian_blur((as_tensor(crop) / 255).double(), [23, 23], [sigma, sigma])
+    ours = render(crop[None], drawn, spec, True)[0].double()
+    assert (ours - exact).abs().max() < 6e-7
+
+
+def test_normalisation_is_by_channel():
+    spec = replace(FIRST, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
+    crop = noise(48, 48)
+    expected = tv.normalize(as_tensor(crop) / 255, list(spec.mean), list(spec.std))
+    ours = render(crop[None], draw(spec, 1), spec, True)[0]
+    torch.testing.assert_close(ours, expected, rtol=0, atol=2e-6)
+
+
+def batch_of_views(images: list[np.ndarray], threads: int) -> np.ndarray:
+    specs = (EVERYTHING, STRONG)
+    uniform = np.random.default_rng(0).random((len(images), 2, GEOMETRY_DRAWS))
+    colours = np.stack([pack_photometric(draw(s, len(images), v)) for v, s in enumerate(specs)], 1)
+    settings = view_settings(specs)
+    out = np.full((2, len(images), 3 * 48 * 48), np.nan, np.float32)
+
+    def one(i: int) -> None:
+        render_views(images[i], uniform[i], colours[i], settings, True, out, i)
+
+    if threads:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(one, range(len(images))))
+    else:
+        for i in reversed(range(len(images))):
+            one(i)
+    return out
+
+
+def test_threads_and_the_order_of_calls_change_no_bit():
+    images = [noise(30 + 7 * i, 90 - 2 * i, i) for i in range(24)]
+    alone = batch_of_views(images, 0)
+    assert np.isfinite(alone).all()
+    for _ in range(3):
+        np.testing.assert_array_equal(batch_of_views(images, 4), alone)
+
+
+def test_finished_views_are_the_crops_with_photometry():
+    specs, image = (EVERYTHING, STRONG), scene(100, 130)
+    settings = view_settings(specs)
+    uniform = np.random.default_rng(3).random((2, GEOMETRY_DRAWS))
+    drawn = [draw(spec, 1, seed=5 + v) for v, spec in enumerate(specs)]
+    crops = np.zeros((2, 48, 48, 3), np.uint8)
+    crop_views(image, uniform, settings, crops)
+    out = np.zeros((2, 1, 3 * 48 * 48), np.float32)
+    table = np.concatenate([pack_photometric(d) for d in drawn])
+    render_views(image, uniform, table, settings, True, out, 0)
+    for view, spec in enumerate(specs):
+        expected = render(crops[view][None], drawn[view], spec, True)
+        ours = torch.from_numpy(out[view]).view(1, 48, 48, 3).permute(0, 3, 1, 2)
+        assert torch.equal(ours, expected)
