@@ -208,6 +208,91 @@ class BenchOptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchLoadingConfig:
+    """Time loaders and augmentation beside other libraries', on the same images."""
+
+    data_dir: str
+    """Folder of images, in class folders or not; its folder train/ if it has one."""
+    out: str = "bench.json"
+    """File of the figures; a plot of the same name, .png, is drawn beside it."""
+    pipelines: str | None = None
+    """Comma-separated names. Default: all that are installed."""
+    small: bool = False
+    """Small images of one size, held in memory, and the views for them: no blur."""
+    images: int | None = None
+    """Images that are read, evenly spread over the folder. Default 512, with small 5,000."""
+    crop_size: int | None = None
+    """Side of the views in pixels. Default 224, with small 32."""
+    batch_size: int | None = None
+    """Images of a batch. Default 64, with small 256."""
+    epochs: int = 5
+    """Rounds, in which all pipelines take turns, after one that is not timed."""
+    workers: int | None = None
+    """Processes or threads of every pipeline. Default: one a core."""
+    max_resolution: int | None = None
+    """Of the beton: pixels that the longer side of larger images is reduced to. Default 500."""
+    quality: int | None = None
+    """Of the beton's JPEGs, 1 to 100. Default 90."""
+    debug: bool = False
+    """Show the traceback of an error that is the user's."""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "crop_size", "batch_size", "epochs", "workers", "max_resolution"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be 1 or more")
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise ValueError(f"quality={self.quality} must be from 1 to 100")
+        if Path(self.out).suffix != ".json":
+            raise ValueError(f"out={self.out!r} must be a path that ends in .json")
+        for name in ("max_resolution", "quality"):
+            if self.small and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} has no effect on small=True, which reads no beton"
+                )
+
+    @property
+    def image_count(self) -> int:
+        """`images`, or its default."""
+        return self.images or (5000 if self.small else 512)
+
+    @property
+    def view_size(self) -> int:
+        """`crop_size`, or its default."""
+        return self.crop_size or (32 if self.small else 224)
+
+    @property
+    def samples(self) -> int:
+        """`batch_size`, or its default."""
+        return self.batch_size or (256 if self.small else 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowViewsConfig(PretrainConfig):
+    """Draw what pretraining with the same options shows the model, with what was drawn as captions."""
+
+    count: int = 8
+    """Samples shown: the first of the first batch."""
+    epoch: int = 0
+    """Epoch that the batch is of."""
+    out: str | None = None
+    """Picture to write, .png, .pdf or .svg. Default views.png."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        batch_size = self.batch_size // self.accumulation_steps
+        self._check("count", 1 <= self.count <= batch_size, f"from 1 to a batch of {batch_size}")
+        self._check("epoch", 0 <= self.epoch < 2**32, "from 0 to 2**32 - 1")
+        suffix = Path(self.picture).suffix
+        self._check("out", suffix in (".png", ".pdf", ".svg"), "a picture: .png, .pdf or .svg")
+
+    @property
+    def picture(self) -> str:
+        """`out`, or its default."""
+        return self.out or "views.png"
+
+
+@dataclass(frozen=True, kw_only=True)
 class WriteBetonConfig:
     """Write a data set as one .beton file, which loads several times faster than image files."""
 

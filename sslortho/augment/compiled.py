@@ -9,9 +9,6 @@ from numba import njit
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-LOOSE = {"reassoc", "contract", "nsz", "arcp"}
-"""Sums reordered and products fused, as vectors need; infinities and NaN keep their meaning."""
-
 
 def _sources() -> str:
     files = sorted(Path(__file__).parent.glob("*.py"))
@@ -21,21 +18,21 @@ def _sources() -> str:
 SOURCES = _sources()
 
 
-def kernel(function: Function | None = None, *, loose: bool = False) -> Any:
+def kernel(function: Function) -> Function:
     """Compile for this processor at the first call, free of the GIL, and keep the result on disk.
+
+    Strictly by the rules of IEEE 754, without "fast math": what a kernel computes must not depend on
+    what it is compiled into, since views are to be equal bit for bit whatever they are read from.
+    (Left unsaid, numba takes the mode of the function whose compilation first asks for the kernel.)
 
     What is kept counts until any file of this folder changes: numba alone looks at the file of the
     function that is called, and would go on with an old version of what it calls elsewhere.
     """
-
-    def compile_(function: Function) -> Function:
-        options: dict[str, Any] = {"fastmath": LOOSE} if loose else {}
-        compiled = njit(nogil=True, cache=True, error_model="numpy", **options)(function)
-        file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
-        if hasattr(file, "_source_stamp"):
-            file._source_stamp = SOURCES  # pyright: ignore[reportOptionalMemberAccess]
-            return compiled
+    options = {"nogil": True, "error_model": "numpy", "fastmath": False}
+    compiled: Any = njit(cache=True, **options)(function)
+    file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    if not hasattr(file, "_source_stamp"):
         # another numba than we know, or no folder to write to: compile anew in each process
-        return njit(nogil=True, error_model="numpy", **options)(function)
-
-    return compile_ if function is None else compile_(function)
+        return njit(**options)(function)
+    file._source_stamp = SOURCES  # pyright: ignore[reportOptionalMemberAccess]
+    return compiled

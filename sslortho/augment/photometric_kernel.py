@@ -29,41 +29,54 @@ ZERO, ONE = np.float32(0), np.float32(1)
 LUMA_R, LUMA_G, LUMA_B = (np.float32(weight) for weight in LUMA)
 
 BLOCK = 2 * LANES
+STRETCH = 64 * LANES
 
 NEGLIGIBLE = 6.5
 """Standard deviations beyond which a Gaussian is below 1e-9 of its peak: less than float32 sees."""
 
 
-@kernel(loose=True)
+@kernel
 def _clamp(value: float) -> float:
     return min(max(value, ZERO), ONE)
 
 
-@kernel(loose=True)
+@kernel
 def _brightness(planes, area, factor):
     for i in range(3 * area):
         planes[i] = _clamp(planes[i] * factor)
 
 
-@kernel(loose=True)
-def _mean_luma(planes, width, area):
-    total = 0.0
-    for start in range(0, area, width):  # float32 within a row, float64 across rows
-        row = ZERO
-        for i in range(start, start + width):
-            row += LUMA_R * planes[i] + LUMA_G * planes[area + i] + LUMA_B * planes[2 * area + i]
-        total += row
-    return np.float32(total / area)
+@kernel
+def _mean(plane):
+    """Sums of at most STRETCH values in float32, those sums in float64."""
+    total, last = 0.0, len(plane) // LANES * LANES
+    sums = np.empty(LANES, np.float32)
+    for start in range(0, last, STRETCH):
+        some = zeros()
+        for i in range(start, min(start + STRETCH, last), LANES):
+            some = add(some, load(plane, i))
+        store(sums, 0, some)
+        for k in range(LANES):
+            total += sums[k]
+    for i in range(last, len(plane)):
+        total += plane[i]
+    return total / len(plane)
 
 
-@kernel(loose=True)
-def _contrast(planes, width, area, factor):
-    other = (ONE - factor) * _mean_luma(planes, width, area)
+@kernel
+def _mean_luma(planes, area):
+    red, green, blue = planes[:area], planes[area : 2 * area], planes[2 * area : 3 * area]
+    return np.float32(LUMA[0] * _mean(red) + LUMA[1] * _mean(green) + LUMA[2] * _mean(blue))
+
+
+@kernel
+def _contrast(planes, area, factor):
+    other = (ONE - factor) * _mean_luma(planes, area)
     for i in range(3 * area):
         planes[i] = _clamp(factor * planes[i] + other)
 
 
-@kernel(loose=True)
+@kernel
 def _saturation(planes, area, factor):
     red, green, blue = planes[:area], planes[area : 2 * area], planes[2 * area : 3 * area]
     rest = ONE - factor
@@ -75,7 +88,7 @@ def _saturation(planes, area, factor):
         blue[i] = _clamp(factor * b + other)
 
 
-@kernel(loose=True)
+@kernel
 def _grayscale(planes, area):
     red, green, blue = planes[:area], planes[area : 2 * area], planes[2 * area : 3 * area]
     for i in range(area):
@@ -85,7 +98,7 @@ def _grayscale(planes, area):
         blue[i] = luma
 
 
-@kernel(loose=True)
+@kernel
 def _channel(value, chroma, hue, offset):
     six = np.float32(6)
     k = hue + offset
@@ -93,7 +106,7 @@ def _channel(value, chroma, hue, offset):
     return value - chroma * _clamp(min(k, np.float32(4) - k))
 
 
-@kernel(loose=True)
+@kernel
 def _hue(planes, area, shift):
     # photometric.adjust_hue; both branches of each choice are computed, so that LLVM vectorises
     red, green, blue = planes[:area], planes[area : 2 * area], planes[2 * area : 3 * area]
@@ -112,7 +125,7 @@ def _hue(planes, area, shift):
         blue[i] = _channel(value, chroma, hue, ONE)
 
 
-@kernel(loose=True)
+@kernel
 def _solarise(planes, area, threshold):
     for i in range(3 * area):
         planes[i] = ONE - planes[i] if planes[i] >= threshold else planes[i]
@@ -211,7 +224,7 @@ def adjust_planes(
             if operation == BRIGHTNESS:
                 _brightness(planes, area, factor)
             elif operation == CONTRAST:
-                _contrast(planes, width, area, factor)
+                _contrast(planes, area, factor)
             elif operation == SATURATION:
                 _saturation(planes, area, factor)
             elif operation == HUE and factor != 0:
@@ -224,7 +237,7 @@ def adjust_planes(
         _solarise(planes, area, np.float32(threshold))
 
 
-@kernel(loose=True)
+@kernel
 def normalise_planes(
     planes: NDArray[np.float32],
     area: int,

@@ -184,7 +184,10 @@ def _member(fields: Sequence[tuple[str, int]], name: str, type_id: int) -> str:
 
 
 def _read_table(file: IO[bytes], start: int, end: int, file_size: int) -> NDArray[np.void]:
-    """The allocation table at `end`, all of whose entries lie from `start` to `end`."""
+    """The allocation table at `end`, all of whose entries lie from `start` to `end`.
+
+    But for those of no bytes: FFCV may put one before the data.
+    """
     count, rest = divmod(file_size - end, ALLOCATION.itemsize)
     if rest or count == 0:
         raise _DamageError(
@@ -195,6 +198,7 @@ def _read_table(file: IO[bytes], start: int, end: int, file_size: int) -> NDArra
     ptr, size = table["ptr"], table["size"]
     outside = (ptr < start) | (ptr > end)
     outside |= size > np.uint64(end) - np.minimum(ptr, np.uint64(end))  # no overflow of ptr + size
+    outside &= size > 0
     if outside.any():
         i = int(outside.argmax())
         raise _DamageError(

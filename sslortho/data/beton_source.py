@@ -25,17 +25,21 @@ Cache = Literal["os", "process"]
 class ShardedOrder(TraversalOrder):
     """`EpochOrder` as a traversal order of FFCV: this rank's samples of an epoch.
 
-    For `ffcv.Loader(order=ShardedOrder, order_kwargs={"order": ...}, batch_size=...)` with the rank's
-    share of the batch: nothing is lost among ranks but the remainder of a batch, nothing doubled.
-    FFCV's distributed orders pad the ranks' shares to equal length with samples that occur twice.
+    For `ffcv.Loader(order=ShardedOrder(order), batch_size=...)` with the rank's share of the batch:
+    nothing is lost among ranks but the remainder of a batch, nothing doubled. FFCV's distributed
+    orders pad the ranks' shares to equal length with samples that then occur twice.
     """
 
-    def __init__(self, loader: Any, order: EpochOrder) -> None:
-        super().__init__(loader)
+    def __init__(self, order: EpochOrder) -> None:
         self.order = order
 
+    def __call__(self, loader: Any) -> "ShardedOrder":
+        """FFCV 1.0.2 takes an instance and calls it with the loader."""
+        super().__init__(loader)
+        return self
+
     def sample_order(self, epoch: int) -> NDArray[np.int64]:
-        """Positions among the loader's `indices`, batch after batch."""
+        """Samples of the loader's file, batch after batch."""
         return np.asarray(self.indices)[np.concatenate(list(self.order.steps(epoch)))]
 
 
@@ -43,6 +47,7 @@ class _BetonReading:
     def __init__(self, source: "BetonSource", context: Any, renderer: Renderer) -> None:
         self.source = source
         self.context = context
+        self.settings = renderer.settings
         self.render_code, self.crop_code = source.compile(renderer)
 
     def prepare(self, step: int, previous: Job[Batch] | None) -> None:
@@ -51,31 +56,33 @@ class _BetonReading:
             previous.wait()
         self.context.start_batch(step)
 
-    def _samples(self, indices: Indices, first: int, last: int) -> NDArray[np.uint64]:
-        return self.source.places[indices[first:last]]
-
-    def _check(self, samples: NDArray[np.uint64], broken: NDArray[np.uint8]) -> None:
+    def _run(
+        self, code: Any, out: NDArray[Any], indices: Indices, draws: Draws, first: int, last: int
+    ) -> None:
+        source = self.source
+        samples, broken = source.places[indices[first:last]], np.zeros(len(indices), np.uint8)
+        memory = (
+            out, draws.uniforms, draws.parameters, broken, self.settings, first, source.largest,
+        )  # fmt: skip
+        code(samples, memory, source.metadata, self.context.state)
         if broken.any():
             raise ValueError(
-                f"image {samples[broken.argmax()]} of {self.source.data.path} cannot be decoded; "
-                "write the file again with scripts/write_beton.py"
+                f"image {samples[broken[first:last].argmax()]} of {source.data.path} cannot be "
+                "decoded; write the file again with scripts/write_beton.py"
             )
 
     def crop(
         self, indices: Indices, draws: Draws, out: NDArray[np.uint8], first: int, last: int
     ) -> None:
-        samples, broken = self._samples(indices, first, last), np.zeros(last - first, np.uint8)
-        memory = (out[first:last], draws.uniforms[first:last], broken)
-        self.crop_code(samples, memory, self.source.metadata, self.context.state)
-        self._check(samples, broken)
+        self._run(self.crop_code, out, indices, draws, first, last)
 
     def render(
         self, indices: Indices, draws: Draws, out: NDArray[np.float32], first: int, last: int
     ) -> None:
-        samples, broken = self._samples(indices, first, last), np.zeros(len(indices), np.uint8)
-        memory = (out, draws.uniforms, draws.parameters, broken, first)
-        self.render_code(samples, memory, self.source.metadata, self.context.state)
-        self._check(samples, broken[first:last])
+        self._run(self.render_code, out, indices, draws, first, last)
+
+
+_compiled: dict[tuple[Any, ...], tuple[Any, Any]] = {}
 
 
 class BetonSource:
@@ -98,8 +105,8 @@ class BetonSource:
         self.metadata = reader.metadata[f"f{field}"]
         self.field = reader.handlers["image"]
         self.places = data.places.astype(np.uint64)
-        self.read = self.manager.compile_reader()
-        self.compiled: dict[tuple[bytes, bool], tuple[Any, Any]] = {}
+        sizes = self.metadata["height"].astype(np.int64) * self.metadata["width"]
+        self.largest = 3 * int(sizes.max())
 
     @property
     def labels(self) -> Tensor:
@@ -108,21 +115,21 @@ class BetonSource:
 
     def compile(self, renderer: Renderer) -> tuple[Any, Any]:
         """Functions for finished views and for crops; each is compiled when it is first called."""
-        key = (renderer.settings.tobytes(), renderer.channels_last)
-        if key not in self.compiled:
-            self.compiled[key] = self._compile(renderer)
-        return self.compiled[key]
-
-    def _compile(self, renderer: Renderer) -> tuple[Any, Any]:
-        operations = (
-            MultiViewDecoder(renderer.settings, renderer.channels_last),
-            MultiCropDecoder(renderer.settings),
-        )
-        for operation in operations:
-            operation.accept_field(self.field)
-            operation.accept_globals(self.metadata, self.read)
-        render, crop = (Compiler.compile(operation.generate_code()) for operation in operations)
-        return render, crop
+        views, size = len(renderer.crop_sizes), renderer.crop_sizes[0]
+        # how FFCV's cache is read depends on the size of its pages
+        key = (self.cache, self.manager.reader.page_size, renderer.channels_last)
+        if key not in _compiled:
+            read = self.manager.compile_reader()
+            operations = (
+                MultiViewDecoder(views, size, renderer.channels_last),
+                MultiCropDecoder(views, size),
+            )
+            for operation in operations:
+                operation.accept_field(self.field)
+                operation.accept_globals(self.metadata, read)
+            render, crop = (Compiler.compile(each.generate_code()) for each in operations)
+            _compiled[key] = render, crop
+        return _compiled[key]
 
     @contextlib.contextmanager
     def open(self, batches: Sequence[Indices], renderer: Renderer) -> Iterator[_BetonReading]:

@@ -41,7 +41,7 @@ from sslortho.data.image_encoding import (
     encode_file,
     encode_pixels,
 )
-from sslortho.data.image_sets import ImageArray, ImageFiles, ImageSet
+from sslortho.data.image_sets import BetonImages, ImageArray, ImageFiles, ImageSet
 from sslortho.version import __version__
 
 PAGE_SIZE = 1 << 23
@@ -142,6 +142,10 @@ def _check(
         raise ValueError(f"page_size={page_size} must be a power of two from 2 MiB to 2 GiB")
     if workers < 1:
         raise ValueError(f"workers={workers} must be 1 or more")
+    if isinstance(data, BetonImages):
+        raise ValueError(
+            f"the data is in a beton already, {data.path}; give its source to change it"
+        )
     if len(data) == 0:
         raise ValueError("the data has no images; there is nothing to write")
     if isinstance(data, ImageArray) and encoding.max_resolution is not None:
@@ -169,6 +173,7 @@ def _warn_of_leftovers(path: Path) -> None:
 def _encoder(data: ImageSet, encoding: ImageEncoding) -> Encode:
     if isinstance(data, ImageFiles):
         return lambda i: encode_file(data.paths[i], encoding)
+    assert isinstance(data, ImageArray)
     return lambda i: encode_pixels(data.images[i].permute(1, 2, 0).numpy(), f"image {i}", encoding)
 
 

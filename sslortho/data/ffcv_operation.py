@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sslortho.augment.geometry_kernel import GEOMETRY_DRAWS
 from sslortho.augment.photometric import PARAMETERS
-from sslortho.augment.view_kernel import CROP_SIZE, crop_views, render_views
+from sslortho.augment.view_kernel import crop_views, render_views
 
 # FFCV's library is linked with libjpeg-turbo; its own imdecode asks for the fast, inexact DCT, which
 # saves 3 % of the time and is up to 6 grey levels off
@@ -67,14 +67,16 @@ def decode_jpeg(
 class _OneDecode(Operation):
     """What the two operations share.
 
+    All that differs from one set of views to another comes as memory, so that one compilation, which
+    takes seconds, serves training and evaluation.
+
     Args:
-        settings: (views, SETTINGS) of `view_kernel.view_settings`, all of one crop size.
+        views, size: how many, and their side in pixels.
     """
 
-    def __init__(self, settings: NDArray[np.float64]) -> None:
+    def __init__(self, views: int, size: int) -> None:
         super().__init__()
-        self.settings = settings
-        self.views, self.size = len(settings), int(settings[0, CROP_SIZE])
+        self.views, self.size = views, size
 
     def _decoder(self) -> Callable[..., Any]:
         """(metadata, storage, handle, memory) to pixels (h, w, 3); of height 0 if broken."""
@@ -92,45 +94,47 @@ class _OneDecode(Operation):
 
         return Compiler.compile(decode)
 
-    def _memory(self) -> int:
-        """Bytes of the largest image."""
-        images = self.metadata
-        return int((images["height"].astype(np.int64) * images["width"]).max()) * 3
+    def _queries(self, output: AllocationQuery) -> tuple[AllocationQuery, ...]:
+        return (
+            output,
+            AllocationQuery((self.views, GEOMETRY_DRAWS), np.dtype("f8")),
+            AllocationQuery((self.views, PARAMETERS), np.dtype("f4")),
+            AllocationQuery((), np.dtype("u1")),
+        )
 
 
 class MultiCropDecoder(_OneDecode):
-    """Decode once, crop and flip every view: uint8 (batch, views, size, size, 3).
-
-    Memory a sample: crops, uniforms (views, GEOMETRY_DRAWS) that the loader has filled, and a byte
-    that is 1 afterwards if the image is broken.
-    """
+    """Decode once, crop and flip every view: uint8 (batch, views, size, size, 3)."""
 
     def declare_state_and_memory(
         self, previous_state: State
     ) -> tuple[State, tuple[AllocationQuery, ...]]:
-        """As FFCV asks."""
-        shape = (self.views, self.size, self.size, 3)
-        state = State(True, torch.device("cpu"), shape, np.dtype("u1"))
-        return state, (
-            AllocationQuery(shape, np.dtype("u1")),
-            AllocationQuery((self.views, GEOMETRY_DRAWS), np.dtype("f8")),
-            AllocationQuery((), np.dtype("u1")),
-        )
+        """What FFCV asks of an operation: what it makes, and the memory for each sample."""
+        shape, dtype = (self.views, self.size, self.size, 3), np.dtype("u1")
+        state = State(jit_mode=True, device=torch.device("cpu"), shape=shape, dtype=dtype)
+        return state, self._queries(AllocationQuery(shape, dtype))
 
     def generate_code(self) -> Callable[..., Any]:
-        """(batch_indices, memory, metadata, storage) to crops."""
-        decode, settings, largest = self._decoder(), self.settings, self._memory()
+        """(batch_indices, memory, metadata, storage) to crops.
+
+        memory: crops, uniforms, parameters and broken as declared, where the loader has filled
+        uniforms and parameters, and broken is 1 afterwards for images that cannot be decoded; then
+        the settings of the views, the place in these arrays of the first of the samples, and the
+        bytes of the largest image.
+        """
+        decode = self._decoder()
 
         def crop(batch_indices, memory, metadata, storage):
-            crops, uniforms, broken = memory
+            crops, uniforms, _, broken, settings, first, largest = memory
             handle, pixels = _create(), np.empty(largest, np.uint8)
             for i in range(len(batch_indices)):
+                at = first + i
                 image = decode(metadata[batch_indices[i]], storage, handle, pixels)
-                broken[i] = image.size == 0
-                if not broken[i]:
-                    crop_views(image, uniforms[i], settings, crops[i])
+                broken[at] = image.size == 0
+                if not broken[at]:
+                    crop_views(image, uniforms[at], settings, crops[at])
             _destroy(handle)
-            return crops[: len(batch_indices)]
+            return crops
 
         return crop
 
@@ -138,35 +142,27 @@ class MultiCropDecoder(_OneDecode):
 class MultiViewDecoder(_OneDecode):
     """Decode once, and make every view to the end: float32 (views, batch, 3 * size * size).
 
-    Memory: views, uniforms (batch, views, GEOMETRY_DRAWS) and parameters (batch, views, PARAMETERS)
-    that the loader has filled, a byte a sample that is 1 afterwards if the image is broken, and the
-    place of the first of these samples in the batch that the arrays are for.
+    Views come before the batch, since each is to be contiguous.
     """
 
-    def __init__(self, settings: NDArray[np.float64], channels_last: bool) -> None:
-        super().__init__(settings)
+    def __init__(self, views: int, size: int, channels_last: bool) -> None:
+        super().__init__(views, size)
         self.channels_last = channels_last
 
     def declare_state_and_memory(
         self, previous_state: State
     ) -> tuple[State, tuple[AllocationQuery, ...]]:
-        """As FFCV asks, but that views come before the batch: each is to be contiguous."""
-        shape = (self.views, 3 * self.size * self.size)
-        state = State(True, torch.device("cpu"), shape, np.dtype("f4"))
-        return state, (
-            AllocationQuery(shape, np.dtype("f4")),
-            AllocationQuery((self.views, GEOMETRY_DRAWS), np.dtype("f8")),
-            AllocationQuery((self.views, PARAMETERS), np.dtype("f4")),
-            AllocationQuery((), np.dtype("u1")),
-        )
+        """What FFCV asks of an operation: what it makes, and the memory for each sample."""
+        shape, dtype = (self.views, 3 * self.size * self.size), np.dtype("f4")
+        state = State(jit_mode=True, device=torch.device("cpu"), shape=shape, dtype=dtype)
+        return state, self._queries(AllocationQuery(shape, dtype))
 
     def generate_code(self) -> Callable[..., Any]:
-        """(batch_indices, memory, metadata, storage) to views."""
-        decode, settings, largest = self._decoder(), self.settings, self._memory()
-        last = self.channels_last
+        """(batch_indices, memory, metadata, storage) to views; see `MultiCropDecoder`."""
+        decode, last = self._decoder(), self.channels_last
 
         def render(batch_indices, memory, metadata, storage):
-            views, uniforms, parameters, broken, first = memory
+            views, uniforms, parameters, broken, settings, first, largest = memory
             handle, pixels = _create(), np.empty(largest, np.uint8)
             for i in range(len(batch_indices)):
                 at = first + i

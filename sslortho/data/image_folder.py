@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch import Tensor
-from torchvision.io import decode_jpeg
 
 from sslortho.data.image_sets import ImageArray, ImageFiles, ImageSet, Split
 
@@ -54,16 +54,12 @@ JPEG_START = b"\xff\xd8\xff"
 
 
 def read_pixels(path: str) -> NDArray[np.uint8]:
-    """`read_image` as (height, width, 3): JPEGs by torchvision, a third faster and equal to PIL."""
+    """`read_image` as (height, width, 3); of JPEGs a third faster, and equal to PIL."""
     try:
-        data = np.fromfile(path, np.uint8)
-        if data[:3].tobytes() == JPEG_START:
-            image = decode_jpeg(torch.from_numpy(data)).permute(1, 2, 0)
-            if image.shape[2] == 1:
-                image = image.expand(-1, -1, 3)
-            if image.shape[2] == 3:
-                return np.ascontiguousarray(image.numpy())
-    except (OSError, RuntimeError):
+        data = Path(path).read_bytes()
+        if data.startswith(JPEG_START) and decode_jpeg_header(data)[2] in ("YCbCr", "RGB", "Gray"):
+            return decode_jpeg(data, "RGB")
+    except (OSError, ValueError):
         pass  # PIL's word counts: it reads some such files, and says what is wrong with others
     return np.array(read_image(path))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sslortho.data import EpochOrder
+from sslortho.data import EpochOrder, PageOrder
 from sslortho.data.batches import rank_share
 
 SIZE, BATCH, SEED = 103, 12, 5
@@ -104,3 +104,58 @@ def test_rank_shares_cover_everything_once_in_order_and_evenly(size, world_size)
     shares = [rank_share(size, rank, world_size) for rank in range(world_size)]
     assert list(chain(*shares)) == list(range(size))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+PAGES = np.sort(np.random.default_rng(0).integers(0, 40, 1003))  # of unequal sizes
+
+
+def page_order(batch_size: int = 24, **options) -> PageOrder:
+    return PageOrder(len(PAGES), batch_size, pages=PAGES, **options)
+
+
+def test_a_page_order_visits_every_sample_once_but_for_the_remainder():
+    for epoch in range(3):
+        samples = np.concatenate(list(page_order().steps(epoch)))
+        assert len(samples) == len(set(samples.tolist())) == 1003 // 24 * 24
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 8])
+def test_a_page_order_gives_the_same_steps_to_any_number_of_ranks(world_size):
+    ranks = [page_order(rank=r, world_size=world_size).steps(2) for r in range(world_size)]
+    for whole, *parts in zip(page_order().steps(2), *ranks, strict=True):
+        assert np.array_equal(np.concatenate(parts), whole)
+
+
+def test_a_page_order_reads_each_page_in_one_stretch_and_on_few_ranks():
+    steps = list(page_order().steps(0))
+    # a run is one column; it visits its pages one after the other
+    reads = 0
+    for run in np.stack(steps).T:
+        changes = np.flatnonzero(np.diff(PAGES[run])) + 1
+        visited = PAGES[run][np.r_[0, changes]]
+        assert len(visited) == len(set(visited.tolist()))
+        reads += len(visited)
+    assert reads <= len(set(PAGES.tolist())) + 24  # a page that two runs share is read twice
+    ranks = [set() for _ in range(4)]
+    for rank in range(4):
+        for indices in page_order(rank=rank, world_size=4).steps(0):
+            ranks[rank].update(PAGES[indices].tolist())
+    assert sum(len(pages) for pages in ranks) <= len(set(PAGES.tolist())) + 4
+
+
+def test_a_page_order_is_another_one_in_each_epoch_and_for_each_seed():
+    orders = [page_order(seed=s).permutation(e).tolist() for s, e in ((0, 0), (0, 1), (1, 0))]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert orders[0] == page_order().permutation(0).tolist()
+
+
+def test_a_page_order_shuffles_within_pages_and_mixes_pages_in_a_batch():
+    steps = np.stack(list(page_order().steps(0)))
+    assert np.mean([len(set(PAGES[step].tolist())) for step in steps]) > 15
+    in_file_order = [np.all(np.diff(run[PAGES[run] == PAGES[run[0]]]) > 0) for run in steps.T]
+    assert np.mean(in_file_order) < 0.5
+
+
+def test_a_page_order_needs_a_page_for_each_sample():
+    with pytest.raises(ValueError, match="pages=5"):
+        PageOrder(6, 2, pages=np.arange(5))

@@ -257,7 +257,7 @@ def test_a_copy_whose_end_has_not_arrived(sound, tmp_path):
     """Programs that reserve the whole file before they fill it leave zeros."""
     path = tmp_path / "zeros.beton"
     path.write_bytes(sound[: -24 * 2].ljust(len(sound), b"\0"))
-    with pytest.raises(ValueError, match=r"zeros\.beton is damaged: entry 2"):
+    with pytest.raises(ValueError, match=r"zeros\.beton is damaged or cut short: image 2"):
         read_beton(path)
 
 
@@ -312,8 +312,8 @@ ALL = {
     "depth": TorchTensorField(torch.float32, (5,)),
 }
 VALUES = {
-    "weight": lambda i: i / 7, "label": lambda i: 100 - 3 * i, "note": lambda i: {"i": [i] * i},
-    "text": lambda i: np.arange(i, dtype=np.uint8),  # the first has none
+    "weight": lambda i: i / 7, "label": lambda i: 100 - 3 * i, "note": lambda i: {"i": [int(i)] * i},
+    "text": lambda i: np.arange(i, dtype=np.uint8),  # FFCV puts the first, empty, at byte 0
     "box": lambda i: np.full((2, 2), i, "<f4"), "depth": lambda i: torch.full((5,), float(i)),
 }
 rng = np.random.default_rng(0)
@@ -352,7 +352,7 @@ def ffcv_folder(tmp_path_factory) -> Path:
     """What FFCV says and writes; in another process, for it forks, and hangs when it fails."""
     folder = tmp_path_factory.mktemp("ffcv")
     command = [sys.executable, "-c", WRITE_WITH_FFCV, str(folder)]
-    subprocess.run(command, check=True, timeout=200, capture_output=True)
+    subprocess.run(command, check=True, timeout=120)
     return folder
 
 

@@ -341,7 +341,7 @@ def test_an_unknown_data_set_names_the_nearest(name, hint):
 
 
 def test_an_unknown_data_set_near_to_nothing_lists_them_all():
-    with pytest.raises(ValueError, match=r"digits, cifar10, cifar100, folder$"):
+    with pytest.raises(ValueError, match=r"digits, cifar10, cifar100, folder, beton$"):
         load_split("xyzzy", None, "train")
 
 
