@@ -181,7 +181,7 @@ def _encode_in_order(
     encode: Encode, count: int, workers: int, skip_broken: bool
 ) -> Generator[EncodedImage | None, None, None]:
     """Encode 0 to count - 1 in threads, a bounded number ahead; None for what is skipped."""
-    Image.init()  # PIL's own, at the first rare format, makes other threads take theirs for broken
+    Image.init()  # PIL's own, at the first rare format, can make other threads take theirs for broken
     pending: deque[Future[EncodedImage]] = deque()
     pool = ThreadPoolExecutor(workers)
 

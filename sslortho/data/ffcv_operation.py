@@ -37,7 +37,9 @@ _decompress.argtypes = [
     ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, *[ctypes.c_int] * 5,
 ]  # fmt: skip
 _decompress.restype = ctypes.c_int
-_RGB, _ACCURATE_DCT = 0, 4096  # TJPF_RGB, TJFLAG_ACCURATEDCT of turbojpeg.h
+_error_code = _turbo.tjGetErrorCode
+_error_code.argtypes, _error_code.restype = [ctypes.c_void_p], ctypes.c_int
+_RGB, _ACCURATE_DCT, _FATAL = 0, 4096, 1  # TJPF_RGB, TJFLAG_ACCURATEDCT, TJERR_FATAL (turbojpeg.h)
 
 JPG = IMAGE_MODES["jpg"]
 
@@ -47,13 +49,16 @@ def decode_jpeg(
 ) -> bool:
     """JPEG bytes into the first height * width * 3 values of `out`; whether that went well.
 
+    What libjpeg only warns of, such as a few bytes too many, is no failure, as with PIL.
+
     Args:
         handle: of a decompressor.
         height, width: what the JPEG's own header must say.
     """
     said = np.zeros(4, np.int32)  # width, height, subsampling, colour space
     at = said.ctypes.data
-    if _read_header(handle, data.ctypes.data, data.size, at, at + 4, at + 8, at + 12) != 0:
+    done = _read_header(handle, data.ctypes.data, data.size, at, at + 4, at + 8, at + 12)
+    if done != 0 and _error_code(handle) == _FATAL:
         return False
     if said[0] != width or said[1] != height:
         return False
@@ -61,7 +66,7 @@ def decode_jpeg(
     done = _decompress(
         handle, data.ctypes.data, data.size, out.ctypes.data, width, 0, height, _RGB, flags
     )
-    return done == 0
+    return done == 0 or _error_code(handle) != _FATAL
 
 
 class _OneDecode(Operation):

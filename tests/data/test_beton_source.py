@@ -250,6 +250,24 @@ def test_an_image_that_cannot_be_decoded_is_named(data, tmp_path, damage, worker
         next(batches)
 
 
+def test_a_jpeg_that_libjpeg_warns_of_is_read_as_pil_reads_it(data, tmp_path):
+    """ImageNet has such files: bytes too many before a marker."""
+    original, _ = data["jpg"]
+    paths = []
+    for i in range(BATCH):
+        content = Path(original.paths[i]).read_bytes()
+        paths.append(str(tmp_path / f"{i}.jpg"))
+        Path(paths[-1]).write_bytes(content[:-2] + b"\x12\x34\x56" + content[-2:])
+    files = ImageFiles(tuple(paths), original.labels[:BATCH], original.classes)
+    manifest = write_beton(files, tmp_path / "train.beton")
+    assert manifest["kept"] == BATCH
+    order = EpochOrder(BATCH, BATCH, SEED)
+    assert_same(
+        collect(ViewLoader(beton(tmp_path), RENDERER, order, CPU, 1)),
+        collect(ViewLoader(FileSource(files), RENDERER, order, CPU, 1)),
+    )
+
+
 def test_a_truncated_file_is_refused_before_it_is_read(data, tmp_path):
     content = (data["jpg"][1] / "train.beton").read_bytes()
     for length in (0, 10, 3000, len(content) // 2, len(content) - 1):

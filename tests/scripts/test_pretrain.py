@@ -174,6 +174,47 @@ def test_two_ranks_train_as_one(finished, tmp_path):
     assert json.loads((out / "summary.json").read_text())["steps"] == 16
 
 
+@pytest.fixture(scope="module")
+def betons(tmp_path_factory):
+    """The digits as train.beton and val.beton."""
+    pytest.importorskip("ffcv")
+    folder = tmp_path_factory.mktemp("betons")
+    for split in ("train", "val"):
+        subprocess.run(
+            [sys.executable, str(ROOT / "scripts" / "write_beton.py"), "--data", "digits",
+             "--mode", "raw", "--split", split, "--out", str(folder / f"{split}.beton")],
+            env=ENVIRONMENT, check=True, capture_output=True, timeout=100,
+        )  # fmt: skip
+    return ["--data", "beton", "--data_dir", str(folder), "--workers", "2", "--trackers", "none",
+            "--views", "barlow_twins_digits"]  # fmt: skip
+
+
+@pytest.mark.parametrize("cache", ["os", "process"])
+def test_a_beton_trains_resumes_and_shards(betons, cache, tmp_path):
+    arguments = [*betons, "--cache", cache]
+    whole, broken, two = (tmp_path / name for name in ("whole", "broken", "two"))
+    pretrain(whole, *arguments)
+    assert json.loads((whole / "summary.json").read_text())["knn_top1"] > 10
+    command = [sys.executable, SCRIPT, *SMALL, "--out", str(broken), *arguments]
+    process = subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        if (broken / "metrics.jsonl").exists() and len(records(broken)) > 5:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert "resuming at step" in pretrain(broken, *arguments).stdout
+    assert_same_weights(broken, whole)
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone",
+                "--nproc_per_node", "2")  # fmt: skip
+    pretrain(two, *arguments, launcher=launcher)
+    first, second = ([r["loss"] for r in records(run) if "loss" in r] for run in (whole, two))
+    assert second[:6] == pytest.approx(first[:6], rel=1e-2)
+
+
 def test_unlabelled_folders_train_without_accuracies(tmp_path):
     folder = tmp_path / "data" / "train"
     folder.mkdir(parents=True)
