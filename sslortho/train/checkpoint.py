@@ -1,6 +1,5 @@
 """Files that are either whole or not there: checkpoints and exported weights."""
 
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,29 +9,16 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from sslortho.atomic import atomic_file
+
 FORMAT = 1
 """Version of the checkpoint's layout."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Have `write` fill a temporary file beside `path`, and rename it once it is on the disk.
-
-    Whoever looks at `path` sees the old content or the new, never a part, whatever happens.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)
+    """Have `write` fill a file that takes the place of `path` once it is whole: `atomic_file`."""
+    with atomic_file(path) as file:
+        write(file)
 
 
 class CheckpointFolder:
@@ -62,6 +48,8 @@ class CheckpointFolder:
         stale = [other for other in others if other.name > path.name]  # could not be read, then
         for old in stale + [other for other in others if other not in stale][: -self.keep_last]:
             old.unlink()
+        for partial in self.path.glob(".step-*.partial"):  # of processes that were killed
+            partial.unlink()
         return path
 
     def load_latest(self) -> dict[str, Any] | None:

@@ -29,6 +29,15 @@ def test_the_newest_checkpoints_are_kept(tmp_path):
     assert folder.load_latest()["value"] == 1000
 
 
+def test_what_a_killed_process_left_is_removed_by_the_next_checkpoint(tmp_path):
+    left = tmp_path / ".step-00000007.pt.4711.partial"
+    left.write_bytes(b"half")
+    folder = CheckpointFolder(tmp_path)
+    assert folder.load_latest() is None
+    path = folder.save({"value": 1}, 8)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_no_checkpoint_is_none(tmp_path):
     assert CheckpointFolder(tmp_path / "nothing").load_latest() is None
 
