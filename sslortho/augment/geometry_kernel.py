@@ -1,7 +1,8 @@
 """Antialiased bicubic crops on a CPU: `geometry.crop_and_resize` for one image of any size.
 
-Compiled by numba, free of the GIL. A row of the result is made in the first-level cache: source
-rows are combined along the height, 16 values at a time, then along the width, five pixels at a time.
+Compiled by numba, free of the GIL. Sixteen rows of the result are made at a time, in the second-level
+cache: source rows are combined along the height, turned so that the sixteen lie side by side, combined
+along the width all sixteen at once, and turned back.
 """
 
 import numpy as np
@@ -15,14 +16,12 @@ from sslortho.augment.lanes import (
     multiply_add,
     splat,
     store,
-    store_pixel,
+    to_levels,
+    transpose,
     zeros,
 )
 
 BLOCK = 2 * LANES
-
-PIXELS = LANES // 3
-"""Whole RGB pixels in one vector."""
 
 TRIES = 10  # as torchvision's RandomResizedCrop
 GEOMETRY_DRAWS = 2 * TRIES + 3
@@ -120,19 +119,6 @@ def resampling_taps(
 
 
 @kernel
-def _spread(count: NDArray[np.int64], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each weight three times (red, green, blue), five pixels and a 0 to a vector, flat."""
-    out = len(weights)
-    vectors = (int(count.max()) + PIXELS - 1) // PIXELS
-    table = np.zeros(out * vectors * LANES, np.float32)
-    for i in range(out):
-        for k in range(count[i]):
-            at = (i * vectors + k // PIXELS) * LANES + 3 * (k % PIXELS)
-            table[at] = table[at + 1] = table[at + 2] = weights[i, k]
-    return table
-
-
-@kernel
 def _combine_rows(source, base, stride, width, weights, count, row):
     """row[i] = sum of weights[k] * source[base + k * stride + i] for i below width."""
     if width < BLOCK:
@@ -173,35 +159,60 @@ def crop_planes(
     begin, count, weights = resampling_taps(window[4], window[5], first, last, size)
     if window[8] != 0:  # flip
         begin, count, weights = begin[::-1].copy(), count[::-1].copy(), weights[::-1].copy()
-    table = _spread(count, weights)
-    vectors = len(table) // (size * LANES)
+    begin -= first
     source = image.reshape(-1)
     stride = 3 * image.shape[1]
     width = 3 * (last - first)
-    # reading a whole last vector goes beyond the width, where weights are 0; so must be no NaN
-    row = np.zeros(width + vectors * LANES, np.float32)
-    line = np.empty(3 * size + 1, np.float32)
-    begin = 3 * (begin - first)
-    for y in range(size):
-        base = row_begin[y] * stride + 3 * first
-        _combine_rows(source, base, stride, width, row_weights[y], row_count[y], row)
-        for x in range(size):
-            total = zeros()
-            for v in range(vectors):
-                total = multiply_add(
-                    load(row, begin[x] + 3 * PIXELS * v),
-                    load(table, (x * vectors + v) * LANES),
-                    total,
-                )
-            store_pixel(line, 3 * x, total)
-        for channel in range(3):
-            at = (channel * size + y) * size
-            _round_levels(line[channel:], planes[at : at + size])
+    pitch = (width + LANES - 1) // LANES * LANES
+    rows = np.zeros(LANES * pitch, np.float32)
+    turned = np.empty(LANES * pitch, np.float32)
+    columns = np.empty(3 * (size + LANES) * LANES, np.float32)
+    for y in range(0, size, LANES):
+        height = min(LANES, size - y)
+        for i in range(height):
+            base = row_begin[y + i] * stride + 3 * first
+            row = rows[i * pitch : (i + 1) * pitch]
+            _combine_rows(source, base, stride, width, row_weights[y + i], row_count[y + i], row)
+        for j in range(0, width, LANES):
+            transpose(rows, j, pitch, turned, j * LANES, LANES)
+        _combine_columns(turned, begin, weights, count, columns)
+        _write_planes(columns, planes, size, y, height)
 
 
 @kernel
-def _round_levels(line, plane):
-    """Every third value to a whole level from 0 to 255."""
-    for x in range(len(plane)):
-        value = min(max(line[3 * x], np.float32(0)), np.float32(255))
-        plane[x] = np.floor(value + np.float32(0.5))
+def _combine_columns(turned, begin, weights, count, columns):
+    """Along the width, for sixteen rows side by side: whole levels of each channel and column.
+
+    turned: LANES rows of each channel of each source pixel. columns: the same of each channel, of
+    each result pixel, with LANES pixels to spare after each channel.
+    """
+    size = len(begin)
+    for x in range(size):
+        red, green, blue = zeros(), zeros(), zeros()
+        at = 3 * LANES * begin[x]
+        for k in range(count[x]):
+            weight = splat(weights[x, k])
+            red = multiply_add(load(turned, at), weight, red)
+            green = multiply_add(load(turned, at + LANES), weight, green)
+            blue = multiply_add(load(turned, at + 2 * LANES), weight, blue)
+            at += 3 * LANES
+        store(columns, x * LANES, to_levels(red))
+        store(columns, (size + LANES + x) * LANES, to_levels(green))
+        store(columns, (2 * (size + LANES) + x) * LANES, to_levels(blue))
+
+
+@kernel
+def _write_planes(columns, planes, size, y, height):
+    """Turn columns back into rows y to y + height of each plane."""
+    square = np.empty(LANES * LANES, np.float32)
+    for channel in range(3):
+        for x in range(0, size, LANES):
+            at = (channel * (size + LANES) + x) * LANES
+            to = (channel * size + y) * size + x
+            if height == LANES and x + LANES <= size:
+                transpose(columns, at, LANES, planes, to, size)
+                continue
+            transpose(columns, at, LANES, square, 0, LANES)
+            for i in range(height):
+                for k in range(min(LANES, size - x)):
+                    planes[to + i * size + k] = square[i * LANES + k]

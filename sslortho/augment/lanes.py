@@ -23,7 +23,6 @@ lanes = _LanesType()
 
 _INT = ir.IntType(32)
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
-_FOUR = ir.VectorType(ir.FloatType(), 4)
 
 
 @register_model(_LanesType)
@@ -35,11 +34,6 @@ class _LanesModel(models.PrimitiveModel):
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, of: Any) -> Any:
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), of.as_pointer())
-
-
-def _pick(builder: Any, vector: Any, order: list[int]) -> Any:
-    mask = ir.Constant(ir.VectorType(_INT, len(order)), order)
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
 
 
 @intrinsic
@@ -78,24 +72,63 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
 
 
 @intrinsic
-def store_pixel(typing: Any, array: Any, index: Any, value: Any) -> Any:
-    """Sum the lanes of equal channel (red, green, blue, red, ...; the last lane is 0) and write them.
+def transpose(
+    typing: Any, source: Any, at: Any, pitch: Any, target: Any, to: Any, target_pitch: Any
+) -> Any:
+    """Turn a square of 16 rows of 16 elements: rows become columns.
 
-    Elements index to index + 2 of a float32 array get the sums, index + 3 is overwritten with
-    something.
+    Row i of float32 `source` begins at at + i * pitch, and of float32 `target` at to + i * target_pitch.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
-        five = arguments[2]
-        four = builder.fadd(
-            _pick(builder, five, list(range(8))), _pick(builder, five, list(range(6, 14)))
-        )  # pixels 0 + 2, 1 + 3, and two lanes to spare
-        one = builder.fadd(_pick(builder, four, [0, 1, 2, 3]), _pick(builder, four, [3, 4, 5, 6]))
-        one = builder.fadd(one, _pick(builder, five, [12, 13, 14, 15]))
-        address = _address(context, builder, array, arguments[0], arguments[1], _FOUR)
-        builder.store(one, address, align=4)
+        array, at, pitch, target_array, to, target_pitch = arguments
 
-    return types.void(array, types.intp, lanes), generate
+        def row(array_type: Any, array: Any, start: Any, pitch: Any, i: int) -> Any:
+            index = builder.add(start, builder.mul(pitch, ir.Constant(pitch.type, i)))
+            return _address(context, builder, array_type, array, index, _VECTOR)
+
+        rows = [builder.load(row(source, array, at, pitch, i), align=4) for i in range(LANES)]
+        # interleaving row i with row i + 8 moves every element by one bit of its place; after four
+        # times the four bits of the row and those of the column have changed places
+        for _ in range(4):
+            rows = [
+                half
+                for a, b in zip(rows[:8], rows[8:], strict=True)
+                for half in _interleave(builder, a, b)
+            ]
+        for i, vector in enumerate(rows):
+            address = row(target, target_array, to, target_pitch, i)
+            builder.store(vector, address, align=4)
+
+    index = types.intp
+    return types.void(source, index, index, target, index, index), generate
+
+
+def _interleave(builder: Any, a: Any, b: Any) -> list[Any]:
+    """a0 b0 a1 b1 ... of the first eight lanes, and of the last eight."""
+    pairs = [place for lane in range(LANES) for place in (lane, LANES + lane)]
+    masks = (ir.Constant(ir.VectorType(_INT, LANES), pairs[i : i + LANES]) for i in (0, LANES))
+    return [builder.shuffle_vector(a, b, mask) for mask in masks]
+
+
+@intrinsic
+def to_levels(typing: Any, value: Any) -> Any:
+    """The nearest whole numbers from 0 to 255; halves go up."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def call(name: str, *values: Any) -> Any:
+            kind = ir.FunctionType(_VECTOR, [_VECTOR] * len(values))
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            return builder.call(function, values)
+
+        def constant(number: float) -> Any:
+            return ir.Constant(_VECTOR, [number] * LANES)
+
+        value = call("llvm.maxnum.v16f32", arguments[0], constant(0.0))
+        value = call("llvm.minnum.v16f32", value, constant(255.0))
+        return call("llvm.floor.v16f32", builder.fadd(value, constant(0.5)))
+
+    return lanes(lanes), generate
 
 
 @intrinsic
@@ -105,7 +138,8 @@ def splat(typing: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         empty = ir.Constant(_VECTOR, ir.Undefined)
         first = builder.insert_element(empty, arguments[0], ir.Constant(_INT, 0))
-        return _pick(builder, first, [0] * LANES)
+        everywhere = ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES)
+        return builder.shuffle_vector(first, empty, everywhere)
 
     return lanes(types.float32), generate
 

@@ -212,7 +212,7 @@ def adjust_planes(
     """Jitter, grayscale, blur and solarise, in place.
 
     Args:
-        planes: flat, 3 * height * width values from 0 to 1.
+        planes: flat, 3 * height * width values from 0 to 1, or more.
         parameters: one row of `photometric.pack_photometric`.
         taps, threshold: `blur_taps` and `solarise_threshold` of the view.
     """
@@ -249,7 +249,7 @@ def normalise_planes(
     """out = planes * gain + offset for each channel, as planes or as interleaved pixels.
 
     Args:
-        planes: flat, 3 * area values.
+        planes: flat, 3 * area values or more.
         gain, offset: (3,).
         interleaved: red, green, blue, red, ... (channels last) or three planes.
         out: flat, 3 * area values.

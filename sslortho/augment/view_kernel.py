@@ -15,7 +15,10 @@ from sslortho.augment.geometry_kernel import (
     crop_planes,
     draw_box,
 )
-from sslortho.augment.photometric_kernel import adjust_planes, normalise_planes
+from sslortho.augment.photometric_kernel import (
+    adjust_planes,
+    normalise_planes,
+)
 from sslortho.augment.views import EvaluationSpec, ViewSpec
 
 CROP_SIZE, RESIZE, FLIP_P, TAPS, THRESHOLD = range(5)

@@ -31,8 +31,13 @@ def _arithmetic(a, b, c, value, out):
 
 
 @njit
-def _store_pixel(source, out, index):
-    lanes.store_pixel(out, index, lanes.load(source, 0))
+def _transpose(source, at, pitch, target, to, target_pitch):
+    lanes.transpose(source, at, pitch, target, to, target_pitch)
+
+
+@njit
+def _to_levels(source, out):
+    lanes.store(out, 0, lanes.to_levels(lanes.load(source, 0)))
 
 
 def test_sixteen_elements_are_read_and_written_and_no_others():
@@ -60,11 +65,37 @@ def test_arithmetic_is_numpys_and_the_product_is_not_rounded():
     assert not out[3 * LANES :].any()
 
 
-def test_a_pixel_is_the_sum_of_five():
-    values = np.append(LEFT[:15], np.float32(0))
-    out = np.zeros(10, np.float32)
-    _store_pixel(values, out, 4)
-    expected = values[:15].reshape(5, 3).sum(axis=0)
-    np.testing.assert_allclose(out[4:7], expected, rtol=1e-5)
-    assert not out[:4].any()
-    assert not out[8:].any()
+@pytest.mark.parametrize(("pitch", "target_pitch"), [(16, 16), (20, 16), (16, 31), (100, 17)])
+def test_a_square_is_turned_and_nothing_else_is_touched(pitch, target_pitch):
+    source = RNG.normal(size=5 + 16 * pitch).astype(np.float32)
+    target = np.full(3 + 16 * target_pitch, np.nan, np.float32)
+    _transpose(source, 5, pitch, target, 3, target_pitch)
+    square = source[5:].reshape(16, pitch)[:, :16]
+    turned = target[3:].reshape(16, target_pitch)
+    np.testing.assert_array_equal(turned[:, :16], square.T)
+    assert np.isnan(turned[:, 16:]).all()
+    assert np.isnan(target[:3]).all()
+
+
+def test_levels_are_whole_and_clamped():
+    values = [
+        -9,
+        -0.6,
+        -0.5,
+        0,
+        0.49,
+        0.5,
+        1.5,
+        2.4,
+        99.51,
+        254.4,
+        254.5,
+        255,
+        255.4,
+        255.6,
+        300,
+        1e9,
+    ]
+    out = np.zeros(LANES, np.float32)
+    _to_levels(np.array(values, np.float32), out)
+    assert out.tolist() == [0, 0, 0, 0, 0, 1, 2, 2, 100, 254, 255, 255, 255, 255, 255, 255]
