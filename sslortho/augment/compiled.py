@@ -29,10 +29,11 @@ def kernel(function: Function) -> Function:
     function that is called, and would go on with an old version of what it calls elsewhere.
     """
     options = {"nogil": True, "error_model": "numpy", "fastmath": False}
-    compiled: Any = njit(cache=True, **options)(function)
-    file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
-    if not hasattr(file, "_source_stamp"):
-        # another numba than we know, or no folder to write to: compile anew in each process
+    try:
+        compiled: Any = njit(cache=True, **options)(function)
+        compiled._cache._cache_file._source_stamp  # noqa: B018
+    except (RuntimeError, AttributeError):
+        # no folder to write to, or another numba than we know: compile anew in each process
         return njit(**options)(function)
-    file._source_stamp = SOURCES  # pyright: ignore[reportOptionalMemberAccess]
+    compiled._cache._cache_file._source_stamp = SOURCES
     return compiled

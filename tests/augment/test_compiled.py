@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import sslortho
+from sslortho.augment import compiled
 
 PACKAGE = Path(sslortho.__file__).parent
 PROGRAM = """
@@ -42,3 +43,14 @@ def test_a_change_in_a_file_that_a_kernel_calls_into_is_seen(tmp_path):
     called = tmp_path / "sslortho" / "augment" / "geometry_kernel.py"
     called.write_text(called.read_text().replace("np.sqrt(area / shape)", "7.0"))
     assert run(tmp_path) == (7, "compiled")
+
+
+def test_without_a_folder_to_keep_it_in_a_kernel_is_compiled_each_time(monkeypatch):
+    def refuse(*arguments, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return compile_(*arguments, **options)
+
+    compile_ = compiled.njit
+    monkeypatch.setattr(compiled, "njit", refuse)
+    assert compiled.kernel(lambda x: x + 1)(2) == 3

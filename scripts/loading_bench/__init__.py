@@ -1,0 +1,1 @@
+"""What bench_loading.py is made of."""

@@ -1,0 +1,135 @@
+"""Pipelines by name."""
+
+import difflib
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from sslortho.data import require_ffcv
+
+from . import bounds, libraries, ours
+from .workload import Pipeline, Workload
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A pipeline that can be asked for.
+
+    what: in the report. needs: packages that it imports. beton: whether it reads one.
+    """
+
+    create: Callable[[Workload], Pipeline]
+    what: str
+    needs: tuple[str, ...] = ()
+    beton: bool = False
+
+
+PIPELINES: dict[str, Kind] = {
+    # those of processes first: they fork best while this one has no threads
+    "torchvision_pil": Kind(
+        libraries.torchvision_pil, "PIL, torchvision.transforms with its blur, DataLoader"
+    ),
+    "torchvision_v2": Kind(
+        libraries.torchvision_v2,
+        "torchvision.io, torchvision.transforms.v2 on uint8 tensors, DataLoader",
+    ),
+    "lightly": Kind(
+        libraries.lightly,
+        "LightlyDataset, BYOLTransform (lightly's for Barlow Twins; bilinear crop, PIL blur) as "
+        "shipped, DataLoader",
+        needs=("lightly",),
+    ),
+    "kornia": Kind(
+        libraries.kornia,
+        "torchvision.io, kornia's crop image by image, then its augmentations of each batch, all in "
+        "DataLoader's processes",
+        needs=("kornia",),
+    ),
+    "original": Kind(
+        libraries.original,
+        "as facebookresearch/barlowtwins: PIL, torchvision.transforms with PIL's blur, DataLoader",
+    ),
+    "ffcv_stock": Kind(
+        libraries.ffcv_stock,
+        "crops and flips only, no colour: ffcv.Loader, a decoder for each view, two decodes",
+        needs=("ffcv",),
+        beton=True,
+    ),
+    "ours_folder": Kind(ours.ours_folder, "ViewLoader on the image files"),
+    "ours_beton": Kind(ours.ours_beton, "ViewLoader on a beton", needs=("ffcv",), beton=True),
+    "ours_parts": Kind(
+        bounds.ours_parts,
+        "what decoding, two crops and colour of ours_beton, each timed alone, add up to; they hand "
+        "each other 8-bit images in memory, and ours_beton spares some of that",
+        needs=("ffcv",),
+        beton=True,
+    ),
+    "decode_floor": Kind(bounds.decode_floor, "the files decoded, no views"),
+    "decode_floor_beton": Kind(
+        bounds.decode_floor_beton,
+        "the beton's JPEGs decoded, no views",
+        beton=True,
+    ),
+}
+
+SMALL: dict[str, Kind] = {
+    "torchvision_pil": Kind(
+        libraries.torchvision_pil, "PIL images, torchvision.transforms, DataLoader"
+    ),
+    "torchvision_v2": Kind(
+        libraries.torchvision_v2, "torchvision.transforms.v2 on uint8 tensors, DataLoader"
+    ),
+    "kornia": Kind(
+        libraries.kornia,
+        "kornia's augmentations of each batch, crop too, in DataLoader's processes",
+        needs=("kornia",),
+    ),
+    "ours_tensor": Kind(ours.ours_tensor, "TensorLoader"),
+}
+"""With --small: all on images that are in memory."""
+
+INSTALL = {
+    "lightly": "pip install lightly",
+    "kornia": "pip install kornia",
+    "ffcv": "apt-get install build-essential pkg-config libturbojpeg0-dev libopencv-dev, then "
+    "pip install 'sslortho[ffcv]'",
+}
+
+
+def choose_pipelines(names: str | None, kinds: dict[str, Kind]) -> dict[str, Kind]:
+    """The kinds that the comma-separated `names` say, all by default, in the order of `kinds`."""
+    if names is None:
+        return kinds
+    chosen = [name.strip() for name in names.split(",")]
+    for name in chosen:
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, n=1, cutoff=0.4)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(
+                f"pipelines={names!r}: {name!r} is not one of {', '.join(kinds)}{hint}"
+            )
+    return {name: kind for name, kind in kinds.items() if name in chosen}
+
+
+@functools.cache
+def find_missing(package: str) -> str | None:
+    """How to install it, if it is missing or does not load."""
+    if package == "ffcv":
+        try:
+            require_ffcv()
+        except ValueError:
+            return INSTALL[package]
+        return None
+    return None if find_spec(package) else INSTALL[package]
+
+
+def split_missing(chosen: dict[str, Kind]) -> tuple[dict[str, Kind], dict[str, str]]:
+    """What can run, and of the rest what to install."""
+    skipped = {}
+    for name, kind in chosen.items():
+        missing = [hint for package in kind.needs if (hint := find_missing(package))]
+        if missing:
+            skipped[name] = "; ".join(missing)
+            print(f"{name} is left out: {skipped[name]}", flush=True)
+    return {name: kind for name, kind in chosen.items() if name not in skipped}, skipped

@@ -1,0 +1,83 @@
+"""What every pipeline is given, and what makes it one."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sslortho.augment import ViewSpec
+from sslortho.data import ImageArray
+
+FAST_PASSES = 4
+"""Times that pipelines of threads go through the images in a round, being that much faster."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What every pipeline is given.
+
+    paths: image files. pairs: of a pass, a multiple of batch_size * workers; images may repeat.
+    array: the same images in memory, if they are small. beton: a folder whose train.beton holds the
+    same images, if a pipeline needs it.
+    """
+
+    paths: tuple[str, ...]
+    pairs: int
+    specs: tuple[ViewSpec, ViewSpec]
+    batch_size: int
+    workers: int
+    array: ImageArray | None = None
+    beton: Path | None = None
+
+    def places(self, passes: int = 1) -> Tensor:
+        """Which image a pair is made of, over so many passes: int64 (passes * pairs,)."""
+        return torch.arange(passes * self.pairs) % len(self.paths)
+
+
+class Pipeline(Protocol):
+    """Something that can be timed."""
+
+    def run(self) -> int:
+        """One round; returns how many pairs it made."""
+        ...
+
+
+class Batches:
+    """Counts the pairs that a loader delivers, and looks at their shape the first time.
+
+    Args:
+        loader: of batches.
+        views_of: of a batch, both views.
+        crop_size: of the views.
+    """
+
+    def __init__(
+        self, loader: Iterable[Any], views_of: Callable[[Any], Sequence[Tensor]], crop_size: int
+    ) -> None:
+        self.loader = loader
+        self.views_of = views_of
+        self.crop_size = crop_size
+        self.rounds = 0
+
+    def run(self) -> int:
+        """One epoch of the loader, each time another where it can tell them apart."""
+        if set_epoch := getattr(self.loader, "set_epoch", None):
+            set_epoch(self.rounds)
+        count = 0
+        for batch in self.loader:
+            views = self.views_of(batch)
+            if self.rounds == 0:
+                self._check(views)
+            count += len(views[0])
+        self.rounds += 1
+        return count
+
+    def _check(self, views: Sequence[Tensor]) -> None:
+        shape = (3, self.crop_size, self.crop_size)
+        for view in views:
+            assert view.shape[1:] == shape, (tuple(view.shape), shape)
+            assert view.dtype == torch.float32, view.dtype
+        assert len(views) == 2
