@@ -3,11 +3,9 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from numba import njit
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _sources() -> str:
@@ -18,7 +16,7 @@ def _sources() -> str:
 SOURCES = _sources()
 
 
-def kernel(function: Function) -> Function:
+def kernel(function: Callable[..., Any]) -> Any:
     """Compile for this processor at the first call, free of the GIL, and keep the result on disk.
 
     Strictly by the rules of IEEE 754, without "fast math": what a kernel computes must not depend on

@@ -45,7 +45,8 @@ def draw_crops(
     fits, the largest central box whose ratio is within the range.
     """
     boxes = _draw_boxes(uniform, heights, widths, spec.crop_scale, spec.crop_ratio)
-    return CropDraw(*boxes.T, uniform[:, 2 * TRIES + 2] < spec.flip_p)
+    top, left, height, width = boxes.T
+    return CropDraw(top, left, height, width, uniform[:, 2 * TRIES + 2] < spec.flip_p)
 
 
 @kernel

@@ -7,9 +7,11 @@ count elements of flat arrays and are not checked.
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
+
+intrinsic: Any = extending.intrinsic  # for type checkers: callers do not pass `typing`
 
 LANES = 16
 

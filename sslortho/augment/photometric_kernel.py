@@ -36,7 +36,7 @@ NEGLIGIBLE = 6.5
 
 
 @kernel
-def _clamp(value: float) -> float:
+def _clamp(value):
     return min(max(value, ZERO), ONE)
 
 

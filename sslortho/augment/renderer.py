@@ -1,7 +1,6 @@
 """From uint8 images and their indices to finished views: what a loader is given."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -86,7 +85,7 @@ class ViewRenderer:
         """Side of each view in pixels."""
         return tuple(spec.crop_size for spec in self.specs)
 
-    @cached_property
+    @property
     def settings(self) -> NDArray[np.float64]:
         """The views as numbers, (views, SETTINGS)."""
         return view_settings(self.specs)
@@ -175,7 +174,7 @@ class EvaluationRenderer:
         """Side of the view in pixels."""
         return (self.spec.crop_size,)
 
-    @cached_property
+    @property
     def settings(self) -> NDArray[np.float64]:
         """The view as numbers, (1, SETTINGS)."""
         return view_settings((self.spec,))

@@ -85,7 +85,8 @@ class _OneDecode(Operation):
 
     def _decoder(self) -> Callable[..., Any]:
         """(metadata, storage, handle, memory) to pixels (h, w, 3); of height 0 if broken."""
-        read, jpg = self.memory_read, JPG
+        read: Any = self.memory_read
+        jpg = JPG
         decompress = Compiler.compile(decode_jpeg)
 
         def decode(field, storage, handle, memory):
