@@ -108,6 +108,34 @@ class _OneDecode(Operation):
             AllocationQuery((), np.dtype("u1")),
         )
 
+    def _maker(self) -> Callable[..., None]:
+        """(image, uniforms, parameters, settings, out, place in out) to None."""
+        raise TypeError(f"{type(self).__name__} does not say what it makes")
+
+    def generate_code(self) -> Callable[..., Any]:
+        """(batch_indices, memory, metadata, storage) to the first array of memory.
+
+        memory: output, uniforms, parameters and broken as declared, where the loader has filled
+        uniforms and parameters, and broken is 1 afterwards for images that cannot be decoded; then
+        the settings of the views, the place in these arrays of the first of the samples, and the
+        bytes of the largest image.
+        """
+        decode, make = self._decoder(), Compiler.compile(self._maker())
+
+        def run(batch_indices, memory, metadata, storage):
+            out, uniforms, parameters, broken, settings, first, largest = memory
+            handle, pixels = _create(), np.empty(largest, np.uint8)
+            for i in range(len(batch_indices)):
+                at = first + i
+                image = decode(metadata[batch_indices[i]], storage, handle, pixels)
+                broken[at] = image.size == 0
+                if not broken[at]:
+                    make(image, uniforms[at], parameters[at], settings, out, at)
+            _destroy(handle)
+            return out
+
+        return run
+
 
 class MultiCropDecoder(_OneDecode):
     """Decode once, crop and flip every view: uint8 (batch, views, size, size, 3)."""
@@ -120,27 +148,9 @@ class MultiCropDecoder(_OneDecode):
         state = State(jit_mode=True, device=torch.device("cpu"), shape=shape, dtype=dtype)
         return state, self._queries(AllocationQuery(shape, dtype))
 
-    def generate_code(self) -> Callable[..., Any]:
-        """(batch_indices, memory, metadata, storage) to crops.
-
-        memory: crops, uniforms, parameters and broken as declared, where the loader has filled
-        uniforms and parameters, and broken is 1 afterwards for images that cannot be decoded; then
-        the settings of the views, the place in these arrays of the first of the samples, and the
-        bytes of the largest image.
-        """
-        decode = self._decoder()
-
-        def crop(batch_indices, memory, metadata, storage):
-            crops, uniforms, _, broken, settings, first, largest = memory
-            handle, pixels = _create(), np.empty(largest, np.uint8)
-            for i in range(len(batch_indices)):
-                at = first + i
-                image = decode(metadata[batch_indices[i]], storage, handle, pixels)
-                broken[at] = image.size == 0
-                if not broken[at]:
-                    crop_views(image, uniforms[at], settings, crops[at])
-            _destroy(handle)
-            return crops
+    def _maker(self) -> Callable[..., None]:
+        def crop(image, uniforms, parameters, settings, crops, at):
+            crop_views(image, uniforms, settings, crops[at])
 
         return crop
 
@@ -163,20 +173,10 @@ class MultiViewDecoder(_OneDecode):
         state = State(jit_mode=True, device=torch.device("cpu"), shape=shape, dtype=dtype)
         return state, self._queries(AllocationQuery(shape, dtype))
 
-    def generate_code(self) -> Callable[..., Any]:
-        """(batch_indices, memory, metadata, storage) to views; see `MultiCropDecoder`."""
-        decode, last = self._decoder(), self.channels_last
+    def _maker(self) -> Callable[..., None]:
+        last = self.channels_last
 
-        def render(batch_indices, memory, metadata, storage):
-            views, uniforms, parameters, broken, settings, first, largest = memory
-            handle, pixels = _create(), np.empty(largest, np.uint8)
-            for i in range(len(batch_indices)):
-                at = first + i
-                image = decode(metadata[batch_indices[i]], storage, handle, pixels)
-                broken[at] = image.size == 0
-                if not broken[at]:
-                    render_views(image, uniforms[at], parameters[at], settings, last, views, at)
-            _destroy(handle)
-            return views
+        def render(image, uniforms, parameters, settings, views, at):
+            render_views(image, uniforms, parameters, settings, last, views, at)
 
         return render

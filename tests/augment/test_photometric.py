@@ -4,17 +4,14 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
+from photometry import adjusted_by_torchvision
 from PIL import Image, ImageOps
 from scipy import stats
 from torchvision.transforms import functional as tv
 
 from sslortho.augment import VIEWS, ViewSpec
 from sslortho.augment.photometric import (
-    BRIGHTNESS,
-    CONTRAST,
-    HUE,
     PHOTOMETRIC_DRAWS,
-    SATURATION,
     PhotometricDraw,
     adjust_brightness,
     adjust_contrast,
@@ -146,24 +143,7 @@ def draw(spec: ViewSpec, count: int = COUNT, seed: int = 0) -> PhotometricDraw:
 
 
 def render_one(image: torch.Tensor, draw: PhotometricDraw, i: int, spec: ViewSpec) -> torch.Tensor:
-    """The authors' sequence of torchvision operations on one image."""
-    adjust = {
-        BRIGHTNESS: (tv.adjust_brightness, draw.brightness),
-        CONTRAST: (tv.adjust_contrast, draw.contrast),
-        SATURATION: (tv.adjust_saturation, draw.saturation),
-        HUE: (tv.adjust_hue, draw.hue),
-    }
-    x = tv.convert_image_dtype(image, torch.float32)
-    if draw.jitter[i]:
-        for code in draw.order[i]:
-            operation, factors = adjust[int(code)]
-            x = operation(x, float(factors[i]))
-    if draw.grayscale[i]:
-        x = tv.rgb_to_grayscale(x, num_output_channels=3)
-    if draw.blur[i]:
-        x = tv.gaussian_blur(x, [spec.blur_taps] * 2, [float(draw.sigma[i])] * 2)
-    if draw.solarise[i]:
-        x = tv.solarize(x, spec.solarise_threshold)
+    x = adjusted_by_torchvision(tv.convert_image_dtype(image, torch.float32), draw, i, spec)
     return tv.normalize(x, list(spec.mean), list(spec.std))
 
 

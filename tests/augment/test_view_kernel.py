@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from photometry import adjusted_by_torchvision
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
@@ -13,11 +14,7 @@ from sslortho.augment import VIEWS, EvaluationSpec, ViewSpec
 from sslortho.augment.geometry import draw_crops
 from sslortho.augment.geometry_kernel import GEOMETRY_DRAWS, crop_planes
 from sslortho.augment.photometric import (
-    BRIGHTNESS,
-    CONTRAST,
-    HUE,
     PHOTOMETRIC_DRAWS,
-    SATURATION,
     PhotometricDraw,
     draw_photometric,
     pack_photometric,
@@ -126,29 +123,6 @@ def draw(spec: ViewSpec, count: int, seed: int = 0) -> PhotometricDraw:
     return draw_photometric(spec, uniform)
 
 
-def by_torchvision(
-    image: torch.Tensor, draw: PhotometricDraw, i: int, spec: ViewSpec
-) -> torch.Tensor:
-    adjust = {
-        BRIGHTNESS: (tv.adjust_brightness, draw.brightness),
-        CONTRAST: (tv.adjust_contrast, draw.contrast),
-        SATURATION: (tv.adjust_saturation, draw.saturation),
-        HUE: (tv.adjust_hue, draw.hue),
-    }
-    x = image / 255
-    if draw.jitter[i]:
-        for code in draw.order[i]:
-            operation, factors = adjust[int(code)]
-            x = operation(x, float(factors[i]))
-    if draw.grayscale[i]:
-        x = tv.rgb_to_grayscale(x, num_output_channels=3)
-    if draw.blur[i]:
-        x = tv.gaussian_blur(x, [spec.blur_taps] * 2, [float(draw.sigma[i])] * 2)
-    if draw.solarise[i]:
-        x = tv.solarize(x, spec.solarise_threshold)
-    return x
-
-
 def render(crops: np.ndarray, drawn: PhotometricDraw, spec: ViewSpec, last: bool) -> torch.Tensor:
     (settings,) = view_settings((spec,))
     out = np.full((len(crops), crops[0].size), np.nan, np.float32)
@@ -182,7 +156,10 @@ def test_a_view_is_torchvisions_to_within_torchvisions_own_rounding(spec, channe
     drawn = draw(spec, count)
     ours = 255 * render(crops, drawn, spec, channels_last).double()
     exact = 255 * torch.stack(
-        [by_torchvision(as_tensor(crops[i]).double(), drawn, i, spec) for i in range(count)]
+        [
+            adjusted_by_torchvision(as_tensor(crops[i]).double() / 255, drawn, i, spec)
+            for i in range(count)
+        ]
     )
     apart = (ours - exact).abs()
     # beside the threshold of solarisation one may invert what the other leaves
