@@ -21,7 +21,6 @@ import torch
 from loading_bench.photometric import time_photometric
 from loading_bench.registry import PIPELINES, SMALL, Kind, choose_pipelines, split_missing
 from loading_bench.report import (
-    count_cores,
     describe,
     describe_hardware,
     describe_parts,
@@ -35,7 +34,7 @@ from tqdm import tqdm
 from sslortho.atomic import atomic_file
 from sslortho.augment import VIEWS
 from sslortho.config import BenchLoadingConfig, parse_config
-from sslortho.data import ImageFiles
+from sslortho.data import ImageFiles, available_cores
 from sslortho.data.beton_writer import write_beton
 from sslortho.data.image_folder import IMAGE_SUFFIXES, read_into_memory
 
@@ -58,7 +57,7 @@ def find_images(data_dir: Path, count: int) -> tuple[str, ...]:
 def create_workload(config: BenchLoadingConfig) -> Workload:
     """Images, views, and how many pairs a pass makes: each image once, then some again."""
     paths = find_images(Path(config.data_dir).expanduser(), config.image_count)
-    cores = count_cores()
+    cores = available_cores()
     workers = config.workers or cores
     if workers > cores:
         raise ValueError(f"workers={workers} must be at most the {cores} cores of this process")

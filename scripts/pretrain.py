@@ -60,7 +60,7 @@ def train(run: Pretraining, folder: Path) -> FitResult:
             reporter=reporter,
             checkpoints=CheckpointFolder(folder / "checkpoints", run.config.keep_last),
             config=plain_values(run.config),
-            evaluate=run.evaluation.online if run.evaluation.test else None,
+            evaluate=run.evaluation.online if run.evaluation.test is not None else None,
         )
     finally:
         reporter.close()

@@ -29,6 +29,7 @@ from sslortho.data import (
     TensorLoader,
     TrainLoader,
     ViewLoader,
+    available_cores,
     balanced_subset,
     load_split,
     require_ffcv,
@@ -50,10 +51,6 @@ SMALL_CROP = 64
 EVALUATION_BATCH = 512
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 def set_threads(config: PretrainConfig) -> None:
     """CPU threads of this process.
 
@@ -64,7 +61,7 @@ def set_threads(config: PretrainConfig) -> None:
     one = os.environ.get("OMP_NUM_THREADS") == "1"
     threads = config.threads
     if threads is None and launched and one and not torch.cuda.is_available():
-        threads = max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        threads = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if threads is not None:
         torch.set_num_threads(threads)
 
@@ -73,7 +70,7 @@ def loader_threads(config: PretrainConfig) -> int:
     """Threads of this rank that decode and augment."""
     if config.workers is not None:
         return config.workers
-    return max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def create_accelerator(config: PretrainConfig) -> Accelerator:
@@ -202,6 +199,11 @@ def build_train_loader(
     renderer = ViewRenderer(create_views(config), config.seed, config.channels_last)
     order = _build_order(config, data, accelerator)
     if isinstance(data, ImageArray):
+        if config.workers is not None:
+            raise ValueError(
+                f"workers={config.workers} has no effect on data={config.data!r}, whose images lie in "
+                "memory; --threads says how many render them on a CPU"
+            )
         return TensorLoader(data, renderer, order, accelerator.device)
     source = _open_source(data, config.cache or "os")
     return ViewLoader(source, renderer, order, accelerator.device, loader_threads(config))
@@ -256,6 +258,7 @@ def build_evaluation(
         test=build_evaluation_loader(config, test, accelerator) if test and labelled else None,
         knn_k=config.knn_k,
         knn_temperature=config.knn_temperature,
+        linear_probe=config.linear_probe,
     )
 
 

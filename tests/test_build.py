@@ -179,7 +179,7 @@ def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
                 for i in range(4):
                     Image.new("RGB", (side, side), (i, i, i)).save(folder / f"{i}.png")
         config = PretrainConfig(
-            data="folder", data_dir=str(tmp_path / name), batch_size=4, workers=0,
+            data="folder", data_dir=str(tmp_path / name), batch_size=4,
             backbone="basic_cnn", projector="8", trackers="none",
         )  # fmt: skip
         run = build.build_pretraining(config)

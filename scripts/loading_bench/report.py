@@ -1,6 +1,5 @@
 """What bench_loading.py says: figures of every pipeline, the machine, a table and a plot."""
 
-import os
 import platform
 import statistics
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from sslortho.atomic import atomic_file
+from sslortho.data import available_cores
 from sslortho.train.reporting import versions
 
 from .bounds import Parts
@@ -84,12 +84,7 @@ def name_processor() -> str:
 def describe_hardware() -> dict[str, Any]:
     """Processor, the cores that this process may use, GPU."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"processor": name_processor(), "cores": count_cores(), "gpu": gpu}
-
-
-def count_cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0))
+    return {"processor": name_processor(), "cores": available_cores(), "gpu": gpu}
 
 
 def package_versions() -> dict[str, str]:

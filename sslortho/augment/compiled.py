@@ -23,7 +23,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     what it is compiled into, since views are to be equal bit for bit whatever they are read from.
     (Left unsaid, numba takes the mode of the function whose compilation first asks for the kernel.)
 
-    What is kept counts until any file of this folder changes: numba alone looks at the file of the
+    What is kept counts until its file or any of this folder changes: numba alone looks at the file of the
     function that is called, and would go on with an old version of what it calls elsewhere.
     """
     options = {"nogil": True, "error_model": "numpy", "fastmath": False}
@@ -33,5 +33,6 @@ def kernel(function: Callable[..., Any]) -> Any:
     except (RuntimeError, AttributeError):
         # no folder to write to, or another numba than we know: compile anew in each process
         return njit(**options)(function)
-    compiled._cache._cache_file._source_stamp = SOURCES
+    own = Path(function.__code__.co_filename).read_bytes()  # kernels may live elsewhere
+    compiled._cache._cache_file._source_stamp = SOURCES + hashlib.sha256(own).hexdigest()
     return compiled

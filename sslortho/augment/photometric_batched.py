@@ -52,7 +52,7 @@ from sslortho.augment.views import ViewSpec
 Planes = tuple[Tensor, Tensor, Tensor]
 """Red, green and blue, each (batch, h, w), values from 0 to 1."""
 
-Renderer = Callable[[Tensor, Tensor], Tensor]
+CompiledRenderer = Callable[[Tensor, Tensor], Tensor]
 """(images, parameters) -> views."""
 
 
@@ -270,7 +270,7 @@ _numbers = itertools.count()
 @cache
 def compiled_renderer(
     spec: ViewSpec, channels_last: bool = False, backend: str = "inductor"
-) -> Renderer:
+) -> CompiledRenderer:
     """`render_photometric_batched` of one specification, compiled once for each shape of images.
 
     The first call with a shape takes up to a minute, less once torch's cache on disk knows it. A

@@ -148,17 +148,17 @@ def _reflect(i: int, size: int) -> int:
 
 
 @kernel
-def _convolve(source, at, step, kernel, target, to, width):
-    """target[to + i] = sum over k of kernel[|k|] * source[at + i + k * step], i below width.
+def _convolve(source, at, step, weights, target, to, width):
+    """target[to + i] = sum over k of weights[|k|] * source[at + i + k * step], i below width.
 
     Two vectors at a time, the last ones whole: source and target need BLOCK elements to spare.
     """
     for i in range(0, width, BLOCK):
-        weight = splat(kernel[0])
+        weight = splat(weights[0])
         first = multiply_add(load(source, at + i), weight, zeros())
         second = multiply_add(load(source, at + i + LANES), weight, zeros())
-        for k in range(1, len(kernel)):
-            weight = splat(kernel[k])
+        for k in range(1, len(weights)):
+            weight = splat(weights[k])
             before, after = at + i - k * step, at + i + k * step
             first = multiply_add(add(load(source, before), load(source, after)), weight, first)
             both = add(load(source, before + LANES), load(source, after + LANES))
@@ -177,8 +177,8 @@ def _copy(source, target):
 @kernel
 def _blur(planes, height, width, sigma, taps):
     """Separable Gaussian, edges reflected; rows of the intermediate are reflected too."""
-    kernel = _gaussian(sigma, taps)
-    half = len(kernel) - 1
+    weights = _gaussian(sigma, taps)
+    half = len(weights) - 1
     pitch = (width + BLOCK - 1) // BLOCK * BLOCK
     line = np.empty(pitch + 2 * half, np.float32)
     rows = np.empty((height + 2 * half) * pitch, np.float32)
@@ -190,13 +190,13 @@ def _blur(planes, height, width, sigma, taps):
             for k in range(1, half + 1):
                 line[half - k] = line[half + _reflect(-k, width)]
                 line[half + width - 1 + k] = line[half + _reflect(width - 1 + k, width)]
-            _convolve(line, half, 1, kernel, rows, (half + y) * pitch, width)
+            _convolve(line, half, 1, weights, rows, (half + y) * pitch, width)
         for k in range(1, half + 1):
             for y in (-k, height - 1 + k):
                 to, at = (half + y) * pitch, (half + _reflect(y, height)) * pitch
                 _copy(rows[at:], rows[to : to + pitch])
         for y in range(height):
-            _convolve(rows, (half + y) * pitch, pitch, kernel, out, 0, width)
+            _convolve(rows, (half + y) * pitch, pitch, weights, out, 0, width)
             _copy(out, plane[y * width : (y + 1) * width])
 
 

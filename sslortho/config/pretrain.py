@@ -38,8 +38,8 @@ class PretrainConfig:
     """Folder of the data set (digits needs none)."""
     cache: Literal["os", "process"] | None = None
     """How a beton is read. os: mapped into memory, shared by the ranks of a machine. process: whole
-    pages ahead of need, in an order that visits each page once; for data larger than memory.
-    Default os."""
+    pages ahead of need, in an order that visits each once or twice; for data larger than memory, of
+    which it takes about batch_size pages over all ranks. Default os."""
     loader: Literal["auto", "tensor", "files"] = "auto"
     """How a folder is read: into memory, or file by file. auto: memory if all are small."""
     subset: int | None = None
@@ -120,6 +120,9 @@ class PretrainConfig:
     """Neighbours of the kNN evaluation."""
     knn_temperature: float = 0.07
     """Temperature of the kNN evaluation."""
+    linear_probe: bool = True
+    """Fit a linear probe on frozen features at the end. Its memory is about 50 kB an image with 1,000
+    classes."""
     checkpoint_every: int = 1
     """Epochs between checkpoints."""
     keep_last: int = 2

@@ -23,7 +23,11 @@ class ShowViewsConfig(PretrainConfig):
         self._check("count", 1 <= self.count <= batch_size, f"from 1 to a batch of {batch_size}")
         self._check("epoch", 0 <= self.epoch < 2**32, "from 0 to 2**32 - 1")
         suffix = Path(self.picture).suffix
-        self._check("out", suffix in (".png", ".pdf", ".svg"), "a picture: .png, .pdf or .svg")
+        self._check(
+            "out",
+            suffix in (".png", ".pdf", ".svg"),
+            "a picture (.png, .pdf or .svg); give --out views.png",
+        )
 
     @property
     def picture(self) -> str:

@@ -99,7 +99,7 @@ class EpochOrder:
             yield permutation[start : start + share]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PageOrder(EpochOrder):
     """An order that reads a file's pages once or twice an epoch, for data larger than memory.
 

@@ -16,6 +16,7 @@ from sslortho.augment.renderer import Draws, Renderer
 from sslortho.data.batches import Batch, EpochOrder
 from sslortho.data.ffcv_operation import MultiCropDecoder, MultiViewDecoder
 from sslortho.data.image_sets import BetonImages
+from sslortho.data.page_cache import PageCache
 from sslortho.data.prefetch import Job
 from sslortho.data.view_loader import Indices
 
@@ -101,9 +102,13 @@ class BetonSource:
         reader = Reader(str(data.path))
         managers = {"os": OSCacheManager, "process": ProcessCacheManager}
         self.manager = managers[cache](reader)
+        # FFCV looks bytes up by where they begin, and finds the empty ones of other fields too
+        table = np.sort(reader.alloc_table[reader.alloc_table["size"] > 0], order="ptr")
+        self.manager.ptrs, self.manager.sizes = table["ptr"].copy(), table["size"].copy()
         field = list(reader.handlers).index("image")
         self.metadata = reader.metadata[f"f{field}"]
         self.field = reader.handlers["image"]
+        self.file_size = data.path.stat().st_size
         self.places = data.places.astype(np.uint64)
         sizes = self.metadata["height"].astype(np.int64) * self.metadata["width"]
         self.largest = 3 * int(sizes.max())
@@ -133,10 +138,20 @@ class BetonSource:
 
     @contextlib.contextmanager
     def open(self, batches: Sequence[Indices], renderer: Renderer) -> Iterator[_BetonReading]:
-        """Schedule the pages of these batches."""
-        context = self.manager.schedule_epoch([self.places[batch] for batch in batches])
-        context.__enter__()
-        try:
+        """For these batches, in this order."""
+        if self.data.path.stat().st_size != self.file_size:  # a memory map of it would be fatal
+            raise OSError(f"{self.data.path} has changed since it was opened; start again")
+        with self._context(batches) as context:
             yield _BetonReading(self, context, renderer)
-        finally:
-            context.__exit__(None, None, None)
+
+    def _context(self, batches: Sequence[Indices]) -> Any:
+        if self.cache == "os":
+            return contextlib.nullcontext(self._map_memory())
+        manager, pages = self.manager, [self.data.pages[batch] for batch in batches]
+        page_size = int(manager.reader.page_size)
+        return PageCache(self.data.path, page_size, pages, manager.ptrs, manager.sizes)
+
+    def _map_memory(self) -> Any:
+        context = self.manager.schedule_epoch([])
+        context.__enter__()  # FFCV keeps the map for the next time
+        return context

@@ -6,7 +6,6 @@ The file is the same byte for byte whatever the number of threads.
 import contextlib
 import hashlib
 import json
-import os
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping
@@ -42,6 +41,7 @@ from sslortho.data.image_encoding import (
     encode_pixels,
 )
 from sslortho.data.image_sets import BetonImages, ImageArray, ImageFiles, ImageSet
+from sslortho.data.prefetch import available_cores
 from sslortho.version import __version__
 
 PAGE_SIZE = 1 << 23
@@ -95,7 +95,7 @@ def write_beton(
             image (by name), an image larger than a page.
     """
     encoding = ImageEncoding(mode, max_resolution, quality, smart_threshold)
-    workers = _cores() if workers is None else workers
+    workers = available_cores() if workers is None else workers
     _check(data, path, encoding, page_size, workers, overwrite)
     _warn_of_leftovers(path)
     encode = _encoder(data, encoding)
@@ -122,12 +122,6 @@ def write_beton(
 def manifest_path(path: Path) -> Path:
     """Where the manifest of a .beton lies."""
     return path.with_name(path.name + ".json")
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _check(

@@ -48,9 +48,28 @@ def cifar(name: str, data_dir: Path, split: Split) -> ImageArray:
     return ImageArray(images, torch.tensor(data.targets), tuple(data.classes))
 
 
-def _manifest_classes(path: Path) -> tuple[str, ...]:
-    manifest = manifest_path(path)  # betons that FFCV wrote have none
-    return tuple(json.loads(manifest.read_text())["classes"]) if manifest.is_file() else ()
+def _manifest_classes(path: Path, count: int) -> tuple[str, ...]:
+    """Names of the classes; none for betons that FFCV wrote, which have no manifest.
+
+    Raises ValueError for a manifest that cannot be read or is of another file.
+    """
+    manifest = manifest_path(path)
+    if not manifest.is_file():
+        return ()
+    try:
+        content = json.loads(manifest.read_text())
+        classes, said = tuple(content["classes"]), content["count"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{manifest} is no manifest of a beton ({type(error).__name__}: {error}); remove it, or "
+            "write both again with scripts/write_beton.py"
+        ) from error
+    if said != count:
+        raise ValueError(
+            f"{manifest} is of a beton of {said} images, {path} has {count}; remove it, or write both "
+            "again with scripts/write_beton.py"
+        )
+    return classes
 
 
 def beton(data_dir: Path, split: Split) -> BetonImages | None:
@@ -66,12 +85,22 @@ def beton(data_dir: Path, split: Split) -> BetonImages | None:
         )
     require_ffcv()
     file = read_beton(found[0])
+    classes = _manifest_classes(found[0], len(file))
+    train = data_dir / "train.beton"
+    if split == "test" and train.is_file():
+        ours = _manifest_classes(train, len(read_beton(train)))
+        if classes and ours and classes != ours:
+            different = sorted(set(classes).symmetric_difference(ours))
+            raise ValueError(
+                f"{found[0]} and {train} do not have the same classes ({', '.join(different[:3])} in "
+                "one alone); labels would not match"
+            )
     return BetonImages(
         path=found[0],
         places=np.arange(len(file)),
         pages=(file.images["data_ptr"] // file.page_size).astype(np.int64),
         labels=torch.from_numpy(file.labels.astype(np.int64)),
-        classes=_manifest_classes(found[0]),
+        classes=classes,
     )
 
 

@@ -1,10 +1,12 @@
 """Operations for FFCV pipelines that decode an image once for all its views.
 
-FFCV's own crop decoders decode it once for each. These are given to FFCV's compiler and called by our
-loader, which fills the memory that they ask for with the draws of each batch.
+FFCV's own crop decoders decode it once for each. These are compiled by FFCV's compiler and called by
+`beton_source`, which fills the memory that they ask for with the draws of each batch, and adds what
+concerns all of its samples. (FFCV's own loader cannot: it fills no memory.)
 """
 
 import ctypes
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -108,9 +110,9 @@ class _OneDecode(Operation):
             AllocationQuery((), np.dtype("u1")),
         )
 
+    @abstractmethod
     def _maker(self) -> Callable[..., None]:
         """(image, uniforms, parameters, settings, out, place in out) to None."""
-        raise TypeError(f"{type(self).__name__} does not say what it makes")
 
     def generate_code(self) -> Callable[..., Any]:
         """(batch_indices, memory, metadata, storage) to the first array of memory.

@@ -42,7 +42,7 @@ class _FileReading:
 
 
 class FileSource:
-    """Image files, decoded by torchvision or PIL."""
+    """Image files, decoded by simplejpeg or PIL."""
 
     def __init__(self, data: ImageFiles) -> None:
         self.data = data

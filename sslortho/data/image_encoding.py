@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +146,7 @@ def _naming(path: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # PIL raises a dozen kinds for a damaged file
-        reason = str(error) or type(error).__name__
+        reason = re.sub(r" <_io\.\w+ object at \w+>", "", str(error)) or type(error).__name__
         named = (
             reason if reason.startswith(path) else f"{path} cannot be read as an image ({reason})"
         )

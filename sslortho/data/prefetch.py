@@ -1,5 +1,7 @@
 """Threads that make batches ahead of the one that trains."""
 
+import contextlib
+import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -18,6 +20,13 @@ PART = 4
 """Samples that a thread takes at a time: few, so that no thread waits long for another's last."""
 
 Result = TypeVar("Result")
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass
@@ -53,9 +62,10 @@ def run_ahead(
         ahead: jobs beyond the one whose result is wanted, 1 or more.
     """
     if threads == 0:
-        for job in jobs:
-            job.fill(0, job.size)
-            yield job.finish()
+        with contextlib.closing(jobs):
+            for job in jobs:
+                job.fill(0, job.size)
+                yield job.finish()
         return
     pool, starter = ThreadPoolExecutor(threads, "loader"), ThreadPoolExecutor(1, "loader-jobs")
 
@@ -83,7 +93,7 @@ def run_ahead(
 
 
 class Buffers:
-    """Memory of one shape for batches, used again as soon as nobody holds a tensor over it.
+    """Memory for the batches of one iteration, used again as soon as nobody holds a tensor over it.
 
     Fresh memory for every batch costs a page fault for every 4 KB, a tenth of the time that filling
     it takes. For a GPU the memory is pinned; then torch's own allocator does the same.
@@ -91,19 +101,19 @@ class Buffers:
 
     def __init__(self, pinned: bool) -> None:
         self.pinned = pinned
-        self.kept: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
+        self.kept: list[tuple[np.ndarray, torch.dtype, weakref.ref[np.ndarray]]] = []
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Uninitialised memory that is ours alone."""
         if self.pinned:
             return torch.empty(shape, dtype=dtype, pin_memory=True)
-        for place, (memory, handed_out) in enumerate(self.kept):
-            if handed_out() is None and memory.shape == shape:
+        for place, (memory, its_dtype, handed_out) in enumerate(self.kept):
+            if (memory.shape, its_dtype) == (shape, dtype) and handed_out() is None:
                 # the tensor's storage, whoever shares it, keeps this object alive
                 view = memory.view()
-                self.kept[place] = (memory, weakref.ref(view))
+                self.kept[place] = (memory, dtype, weakref.ref(view))
                 return torch.from_numpy(view)
         memory = torch.empty(shape, dtype=dtype).numpy()
         view = memory.view()
-        self.kept.append((memory, weakref.ref(view)))
+        self.kept.append((memory, dtype, weakref.ref(view)))
         return torch.from_numpy(view)

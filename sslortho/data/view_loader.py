@@ -72,20 +72,22 @@ class _Loader:
         self.device = device
         self.workers = workers
         self.on_cpu = device.type == "cpu"
-        self.buffers = Buffers(pinned=device.type == "cuda")
 
     def _run(self, batches: Sequence[Indices], epoch: int) -> Iterator[Batch]:
+        if not batches:  # a rank's share of a small data set may be empty
+            return iter(())
         return run_ahead(self._jobs(batches, epoch), self.workers)
 
     def _jobs(self, batches: Sequence[Indices], epoch: int) -> Generator[Job[Batch], None, None]:
         job: Job[Batch] | None = None
+        buffers = Buffers(pinned=self.device.type == "cuda")
         with self.source.open(batches, self.renderer) as reading:
             for step, indices in enumerate(batches):
                 reading.prepare(step, job)
-                job = self._job(reading, indices, epoch)
+                job = self._job(reading, buffers, indices, epoch)
                 yield job
 
-    def _job(self, reading: Reading, indices: Indices, epoch: int) -> Job[Batch]:
+    def _job(self, reading: Reading, buffers: Buffers, indices: Indices, epoch: int) -> Job[Batch]:
         draws = self.renderer.draw(indices, epoch)
         batch, views, size = (
             len(indices),
@@ -93,10 +95,10 @@ class _Loader:
             self.renderer.crop_sizes[0],
         )
         if self.on_cpu:
-            out = self.buffers.take((views, batch, 3 * size * size), torch.float32)
+            out = buffers.take((views, batch, 3 * size * size), torch.float32)
             fill = partial(reading.render, indices, draws, out.numpy())
         else:
-            out = self.buffers.take((batch, views, size, size, 3), torch.uint8)
+            out = buffers.take((batch, views, size, size, 3), torch.uint8)
             fill = partial(reading.crop, indices, draws, out.numpy())
         return Job(batch, fill, partial(self._finish, out, indices, epoch))
 

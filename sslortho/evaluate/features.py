@@ -14,12 +14,15 @@ def gather_rows(local: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return local
     world_size = dist.get_world_size()
-    size = torch.tensor([local.shape[0]], device=local.device)
-    sizes = [torch.empty_like(size) for _ in range(world_size)]
-    dist.all_gather(sizes, size)
-    counts = [int(s) for s in sizes]
-    padded = local.new_zeros(max(counts), *local.shape[1:])
-    padded[: local.shape[0]] = local
+    shape = torch.tensor(local.shape, device=local.device)
+    shapes = [torch.empty_like(shape) for _ in range(world_size)]
+    dist.all_gather(shapes, shape)
+    counts = [int(s[0]) for s in shapes]
+    # a rank without rows does not know how long they are
+    row = tuple(torch.stack(shapes)[:, 1:].amax(dim=0).tolist()) if local.ndim > 1 else ()
+    padded = local.new_zeros(max(counts), *row)
+    if len(local):
+        padded[: len(local)] = local
     parts = [torch.empty_like(padded) for _ in range(world_size)]
     dist.all_gather(parts, padded)
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
@@ -40,4 +43,8 @@ def extract_features(backbone: nn.Module, loader: Iterable[Batch]) -> tuple[Tens
         labels.append(batch.labels)
     for module, training in modes:
         module.training = training
+    if not features:  # a rank's share of a small data set may be empty
+        device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
+        features = [torch.empty(0, 0, device=device)]
+        labels = [torch.empty(0, dtype=torch.int64, device=device)]
     return gather_rows(torch.cat(features)), gather_rows(torch.cat(labels))

@@ -27,12 +27,14 @@ class FrozenEvaluation:
         train: evaluation views of the training set.
         test: of the test set; None leaves only the measures that need no labels.
         knn_k, knn_temperature: see `knn_predict`.
+        linear_probe: whether `final` fits one; its memory grows with images times classes.
     """
 
     train: EvaluationLoader
     test: EvaluationLoader | None
     knn_k: int = 20
     knn_temperature: float = 0.07
+    linear_probe: bool = True
 
     def _features(self, backbone: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
         if self.test is None:
@@ -61,10 +63,8 @@ class FrozenEvaluation:
         train, train_labels, test, test_labels = features
         if not torch.isfinite(train).all():
             raise ValueError("the backbone gives features that are not finite; nothing to evaluate")
-        probe = LogisticRegression(train, train_labels)
-        return {
-            **self._knn(*features),
-            "linear_top1": accuracy(probe.predict(test), test_labels),
-            "rankme": rankme(test),
-            "feature_std": feature_std(test),
-        }
+        figures = self._knn(*features)
+        if self.linear_probe:
+            probe = LogisticRegression(train, train_labels)
+            figures["linear_top1"] = accuracy(probe.predict(test), test_labels)
+        return {**figures, "rankme": rankme(test), "feature_std": feature_std(test)}

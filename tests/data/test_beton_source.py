@@ -1,5 +1,7 @@
 """Betons through FFCV, beside the same images read as files."""
 
+import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,6 +27,7 @@ from sslortho.data import (
 )
 from sslortho.data.beton import JPG, read_beton
 from sslortho.data.beton_writer import write_beton
+from sslortho.data.page_cache import AHEAD, PageCache
 
 CPU = torch.device("cpu")
 COUNT, BATCH, SEED, SIDE = 40, 12, 3, 24
@@ -220,6 +223,63 @@ def test_a_subset_is_of_those_images(data):
     )
 
 
+@pytest.mark.parametrize("cache", ["os", "process"])
+def test_a_share_without_images_is_empty(data, cache):
+    source = beton(data["raw"][1], cache)
+    shares = [EvaluationViewLoader(source, EVALUATION, 6, CPU, 2, r, 100) for r in range(100)]
+    assert sum(len(collect(share)) for share in shares[:5]) == 2  # 40 images among 100 ranks
+    assert list(shares[0]) == []
+
+
+@pytest.mark.parametrize("cache", ["os", "process"])
+def test_a_file_that_has_changed_is_not_read_on(data, tmp_path, cache):
+    path = tmp_path / "train.beton"
+    content = (data["raw"][1] / "train.beton").read_bytes()
+    path.write_bytes(content)
+    source = beton(tmp_path, cache)
+    whole = collect(loader(source), 1)
+    path.unlink()  # a new file, as write_beton makes it: the one that is mapped stays whole
+    path.write_bytes(content[:-200])
+    with pytest.raises(OSError, match=r"train\.beton has changed"):
+        collect(loader(source), 1)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        collect(loader(source), 1)
+    path.write_bytes(content)
+    assert_same(collect(loader(source), 1), whole)
+
+
+def make_page_cache(path, batches, page_size=64):
+    return PageCache(path, page_size, [np.array(b) for b in batches], *np.zeros((2, 1), np.uint64))
+
+
+def test_a_page_cache_holds_each_batchs_pages_and_little_more(tmp_path):
+    rng = np.random.default_rng(0)
+    content = rng.integers(0, 256, 64 * 99 + 20, dtype=np.uint8)  # the last page is not full
+    (tmp_path / "file").write_bytes(content.tobytes())
+    batches = [rng.integers(0, 100, 5) for _ in range(200)]
+    with make_page_cache(tmp_path / "file", batches) as cache:
+        assert len(cache.memory) <= 5 * (AHEAD + 1)
+        memory, _, _, slots = cache.state
+        for step, pages in enumerate(batches):
+            cache.start_batch(step)
+            for page in pages:
+                expected = content[64 * page : 64 * (page + 1)]
+                np.testing.assert_array_equal(memory[slots[page]][: len(expected)], expected)
+
+
+def test_a_page_that_cannot_be_read_is_an_error_where_it_is_due(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(64 * 20))
+    batches = [[0], [1], [2], [3], [4], [19], [5]]
+    with make_page_cache(tmp_path / "file", batches) as cache:
+        cache.start_batch(0)
+        os.truncate(tmp_path / "file", 64 * 10)
+        for step in range(1, 5):
+            cache.start_batch(step)
+        with pytest.raises(OSError, match="has become shorter"):
+            cache.start_batch(5)
+
+
 def damaged(folder: Path, tmp_path: Path, sample: int, damage) -> Path:
     original = folder / "train.beton"
     place = read_beton(original).images["data_ptr"][sample]
@@ -284,6 +344,48 @@ def test_a_folder_without_betons_says_how_to_write_one(tmp_path):
 
 def test_classes_come_from_the_manifest(data):
     assert load_split("beton", data["raw"][1], "train").classes == tuple("abcd")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"count": 40}', "is no manifest of a beton"),
+        ("[]", "is no manifest of a beton"),
+        ('{"count": 40, "cla', "is no manifest of a beton"),
+        ('{"count": 39, "classes": []}', "is of a beton of 39 images"),
+    ],
+)
+def test_a_manifest_that_is_no_use_is_named(data, tmp_path, content, message):
+    (tmp_path / "train.beton").write_bytes((data["raw"][1] / "train.beton").read_bytes())
+    (tmp_path / "train.beton.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"train\.beton\.json {message}"):
+        load_split("beton", tmp_path, "train")
+
+
+def test_test_classes_other_than_the_training_ones_are_refused(data, tmp_path):
+    for name, classes in (("train", ["a", "b"]), ("val", ["a", "c"])):
+        (tmp_path / f"{name}.beton").write_bytes((data["raw"][1] / "train.beton").read_bytes())
+        manifest = json.dumps({"count": COUNT, "classes": classes})
+        (tmp_path / f"{name}.beton.json").write_text(manifest)
+    with pytest.raises(ValueError, match="do not have the same classes"):
+        load_split("beton", tmp_path, "test")
+
+
+def test_ffcvs_empty_fields_do_not_stand_in_for_images(data, tmp_path, ffcv):
+    from ffcv.fields import BytesField, IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    files, _ = data["raw"]
+    samples = [
+        (np.zeros(0, np.uint8), int(label), np.array(Image.open(path)))
+        for path, label in zip(files.paths, files.labels, strict=True)
+    ]
+    fields = {"empty": BytesField(), "label": IntField(), "image": RGBImageField(write_mode="raw")}
+    DatasetWriter(str(tmp_path / "train.beton"), fields, num_workers=1).from_indexed_dataset(
+        samples
+    )
+    for cache in ("os", "process"):
+        assert_same(collect(loader(beton(tmp_path, cache))), collect(loader(FileSource(files))))
 
 
 def test_ffcvs_own_files_are_read(data, tmp_path, ffcv):

@@ -126,7 +126,9 @@ def test_memory_in_use_is_never_handed_out_again():
 
 def test_memory_has_the_shape_and_type_that_is_asked_for():
     buffers = Buffers(pinned=False)
-    for shape, dtype in [((2, 3), torch.float32), ((5,), torch.uint8), ((2, 3), torch.float32)]:
+    for shape, dtype in [((2, 3), torch.float32), ((5,), torch.uint8), ((2, 3), torch.float32),
+                         ((2, 3), torch.int32)]:  # fmt: skip
         taken = buffers.take(shape, dtype)
         assert (taken.shape, taken.dtype) == (shape, dtype)
-    assert len(buffers.kept) == 2
+        del taken
+    assert len(buffers.kept) == 3

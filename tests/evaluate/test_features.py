@@ -43,6 +43,18 @@ def test_rows_of_unequal_ranks_are_gathered_in_order(tmp_path):
     assert run_on_ranks(gather_unequal, 3, tmp_path) == [expected] * 3
 
 
+def extract_from_one_rank_alone(rank):
+    images, labels = torch.ones(3, 3, 2, 2), torch.arange(3)
+    loader = [Batch((images,), labels)] if rank == 1 else []
+    features, found = extract_features(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), loader)
+    return list(features.shape), found.tolist()
+
+
+def test_a_rank_without_images_takes_part(tmp_path):
+    """A test set of fewer images than ranks."""
+    assert run_on_ranks(extract_from_one_rank_alone, 3, tmp_path) == [([3, 5], [0, 1, 2])] * 3
+
+
 def one_hot_evaluation(test_labels):
     """A backbone that shows each image's class, and data of three classes."""
     labels = torch.arange(30) % 3

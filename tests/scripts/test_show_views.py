@@ -44,7 +44,7 @@ def photographs(tmp_path_factory):
 
 def config(folder, **options):
     usual = {"data": "folder", "loader": "files", "data_dir": str(folder), "batch_size": COUNT}
-    return ShowViewsConfig(**{**usual, "count": COUNT, "workers": 1, "threads": 1, **options})
+    return ShowViewsConfig(**{**usual, "count": COUNT, "threads": 1, **options})
 
 
 def source_of(sample, folder):
