@@ -186,3 +186,9 @@ def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
         assert isinstance(run.loader, loader)
         batch = next(iter(run.loader))
         assert [view.shape for view in batch.views] == [(4, 3, 32, 32)] * 2
+
+
+def test_workers_are_for_images_that_are_decoded():
+    config = PretrainConfig(workers=3, backbone="basic_cnn", projector="8", trackers="none")
+    with pytest.raises(ValueError, match="workers=3 has no effect on data='digits'"):
+        build.build_pretraining(config)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from ranks import run_on_ranks
@@ -74,6 +76,12 @@ def test_figures_are_percentages():
     assert figures["knn_top1"] == pytest.approx(80)
     assert figures["linear_top1"] == pytest.approx(80)
     assert figures["rankme"] == pytest.approx(3, rel=1e-3)
+
+
+def test_the_linear_probe_can_be_left_out():
+    evaluation, backbone, _ = one_hot_evaluation(torch.arange(30) % 3)
+    figures = replace(evaluation, linear_probe=False).final(backbone)
+    assert set(figures) == {"knn_top1", "rankme", "feature_std"}
 
 
 def test_without_a_test_set_there_are_only_measures_without_labels():
