@@ -5,7 +5,7 @@ first batch (of --epoch), with what was drawn for each of them as its caption.
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from sslortho.atomic import atomic_file
 from sslortho.augment import ViewRenderer, ViewSpec
 from sslortho.augment.geometry import CropDraw
 from sslortho.augment.photometric import PhotometricDraw
-from sslortho.build import build_train_loader, create_accelerator, set_threads
+from sslortho.build import build_train_loader, load_training_set
 from sslortho.config import ShowViewsConfig, parse_config
 from sslortho.data import (
     BetonImages,
@@ -27,11 +27,10 @@ from sslortho.data import (
     ImageSet,
     TensorLoader,
     ViewLoader,
-    balanced_subset,
-    load_split,
 )
 from sslortho.data.beton import read_beton
 from sslortho.data.image_folder import read_size
+from sslortho.train.launch import create_accelerator, set_threads
 
 Indices = NDArray[np.int64]
 
@@ -114,18 +113,11 @@ def undo_normalise(view: Tensor, spec: ViewSpec) -> NDArray[np.float32]:
     return (pixels * torch.tensor(spec.std) + torch.tensor(spec.mean)).clamp(0, 1).numpy()
 
 
-def load_data(config: ShowViewsConfig) -> ImageSet:
-    """As pretraining."""
-    data = load_split(config.data, config.data_dir, "train", config.loader)
-    assert data is not None
-    return data if config.subset is None else balanced_subset(data, config.subset, config.seed)
-
-
 def collect_samples(config: ShowViewsConfig) -> list[Sample]:
     """The first samples of the first batch of the epoch, their views from the loader itself."""
-    set_threads(config)
-    accelerator = create_accelerator(replace(config, trackers="none"))
-    data = load_data(config)
+    set_threads(config.threads)
+    accelerator = create_accelerator(config.mixed_precision, "none", config.run_folder)
+    data = load_training_set(config)
     loader = build_train_loader(config, data, accelerator)
     assert isinstance(loader, TensorLoader | ViewLoader)
     assert isinstance(loader.renderer, ViewRenderer)

@@ -1,13 +1,11 @@
 """From a configuration to objects: the only place that knows both."""
 
-import os
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
 from torch import nn
 from torch.optim import Optimizer
 
@@ -29,7 +27,6 @@ from sslortho.data import (
     TensorLoader,
     TrainLoader,
     ViewLoader,
-    available_cores,
     balanced_subset,
     load_split,
     require_ffcv,
@@ -44,6 +41,7 @@ from sslortho.optim.schedules import warmup_cosine
 from sslortho.tasks import BarlowTwins, Task
 from sslortho.train import FitOptions
 from sslortho.train.fit import Schedule
+from sslortho.train.launch import create_accelerator, set_threads, share_of_cores
 
 SMALL_CROP = 64
 """Views up to so many pixels count as small: no blur, and stems without early pooling."""
@@ -51,65 +49,16 @@ SMALL_CROP = 64
 EVALUATION_BATCH = 512
 
 
-def set_threads(config: PretrainConfig) -> None:
-    """CPU threads of this process.
-
-    `accelerate launch` and torchrun set OMP_NUM_THREADS=1, which leaves all cores but one idle where
-    one process trains on a CPU.
-    """
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
-    one = os.environ.get("OMP_NUM_THREADS") == "1"
-    threads = config.threads
-    if threads is None and launched and one and not torch.cuda.is_available():
-        threads = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
 def loader_threads(config: PretrainConfig) -> int:
     """Threads of this rank that decode and augment."""
-    if config.workers is not None:
-        return config.workers
-    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return share_of_cores() if config.workers is None else config.workers
 
 
-def create_accelerator(config: PretrainConfig) -> Accelerator:
-    """The device, the ranks and the trackers.
-
-    Raises ValueError for fp16 without a GPU, and if the launcher's number of processes and ours
-    differ (each would train alone and believe itself the only one).
-    """
-    cuda = torch.cuda.is_available()
-    if config.mixed_precision == "fp16" and not cuda:
-        raise ValueError("mixed_precision='fp16' needs a GPU; on a CPU use 'bf16' or 'no'")
-    launcher_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if launcher_precision not in ("no", config.mixed_precision):
-        raise ValueError(
-            f"the launcher asks for mixed_precision={launcher_precision!r}, the configuration for "
-            f"{config.mixed_precision!r}; give --mixed_precision to the script"
-        )
-    names: list[Any] = [name for name in config.trackers.split(",") if name and name != "none"]
-    accelerator = Accelerator(
-        cpu=not cuda,
-        mixed_precision=config.mixed_precision,
-        log_with=names or None,
-        project_config=ProjectConfiguration(
-            project_dir=str(config.run_folder), logging_dir=str(config.run_folder / "logs")
-        ),
-    )
-    if len(accelerator.log_with) < len(names):
-        raise ValueError(
-            f"trackers={config.trackers!r}: not all of them are installed; pip install the missing "
-            "one, or leave it out"
-        )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != accelerator.num_processes:
-        raise ValueError(
-            f"the launcher started {launched} processes, but this one sees "
-            f"{accelerator.num_processes}; for several CPU processes use "
-            "torchrun --nproc_per_node N scripts/pretrain.py"
-        )
-    return accelerator
+def load_training_set(config: PretrainConfig) -> ImageSet:
+    """The images to train on, before any are left to other ranks."""
+    train = load_split(config.data, config.data_dir, "train", config.loader)
+    assert train is not None
+    return train if config.subset is None else balanced_subset(train, config.subset, config.seed)
 
 
 def create_views(config: PretrainConfig) -> tuple[ViewSpec, ViewSpec]:
@@ -307,14 +256,11 @@ class Pretraining:
 def build_pretraining(config: PretrainConfig) -> Pretraining:
     """All of a pretraining run, checked. Raises ValueError for a mistake of the user's."""
     accepted_options(config.optim)
-    set_threads(config)
-    accelerator = create_accelerator(config)
+    set_threads(config.threads)
+    accelerator = create_accelerator(config.mixed_precision, config.trackers, config.run_folder)
     with accelerator.local_main_process_first():  # the others find what it downloaded
-        train = load_split(config.data, config.data_dir, "train", config.loader)
+        train = load_training_set(config)
         test = load_split(config.data, config.data_dir, "test", config.loader)
-    assert train is not None
-    if config.subset is not None:
-        train = balanced_subset(train, config.subset, config.seed)
     loader = build_train_loader(config, train, accelerator)
 
     task = build_task(config)

@@ -119,55 +119,6 @@ def test_mistakes_are_found_before_training(options, message, monkeypatch):
         build.build_pretraining(PretrainConfig(trackers="none", **options))
 
 
-def test_a_tracker_that_is_not_installed_is_an_error():
-    config = PretrainConfig(trackers="tensorboard,swanlab")
-    with pytest.raises(ValueError, match="trackers='tensorboard,swanlab': not all of them are"):
-        build.create_accelerator(config)
-
-
-def test_a_launcher_that_asks_for_another_precision_is_an_error(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    with pytest.raises(ValueError, match="launcher asks for mixed_precision='bf16'"):
-        build.create_accelerator(PretrainConfig(trackers="none"))
-
-
-def test_processes_that_do_not_know_of_each_other_are_an_error(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.setattr(
-        build, "Accelerator", lambda **_: type("Alone", (), {"num_processes": 1, "log_with": ()})
-    )
-    with pytest.raises(ValueError, match="started 2 processes, but this one sees 1"):
-        build.create_accelerator(PretrainConfig(trackers="none"))
-
-
-@pytest.mark.parametrize(
-    ("environment", "threads", "expected"),
-    [
-        ({}, None, 3),  # what torch had
-        ({"ACCELERATE_MIXED_PRECISION": "no"}, None, 8),
-        ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2"}, None, 4),
-        ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "16"}, None, 1),
-        ({"ACCELERATE_MIXED_PRECISION": "no"}, 2, 2),
-    ],
-)
-def test_a_launcher_does_not_leave_cores_idle(monkeypatch, environment, threads, expected):
-    for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as launchers do
-    monkeypatch.setattr(build.os, "sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        build.set_threads(PretrainConfig(threads=threads))
-        assert torch.get_num_threads() == expected
-    finally:
-        torch.set_num_threads(before)
-
-
 def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
     from PIL import Image
 

@@ -1,0 +1,74 @@
+"""A process among those that a launcher started: its device, ranks and CPU threads."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+
+from sslortho.data import available_cores
+
+
+def share_of_cores() -> int:
+    """Cores of this machine for each of its processes."""
+    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def set_threads(threads: int | None) -> None:
+    """CPU threads of torch in this process; None for what torch takes by itself.
+
+    But `accelerate launch` and torchrun set OMP_NUM_THREADS=1, which leaves all cores but one idle
+    where one process trains on a CPU: then None is this process's share of the cores.
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    one = os.environ.get("OMP_NUM_THREADS") == "1"
+    if threads is None and launched and one and not torch.cuda.is_available():
+        threads = share_of_cores()
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def create_accelerator(mixed_precision: str, trackers: str, folder: Path) -> Accelerator:
+    """The device, the ranks and the trackers.
+
+    Args:
+        mixed_precision: "no", "fp16" or "bf16".
+        trackers: comma-separated names of Accelerate's trackers, or "none".
+        folder: of the run; its logs/ is for trackers that write files.
+
+    Raises ValueError for fp16 without a GPU, and if the launcher's number of processes and ours
+    differ (each would train alone and believe itself the only one).
+    """
+    cuda = torch.cuda.is_available()
+    if mixed_precision == "fp16" and not cuda:
+        raise ValueError("mixed_precision='fp16' needs a GPU; on a CPU use 'bf16' or 'no'")
+    launcher_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launcher_precision not in ("no", mixed_precision):
+        raise ValueError(
+            f"the launcher asks for mixed_precision={launcher_precision!r}, the configuration for "
+            f"{mixed_precision!r}; give --mixed_precision to the script"
+        )
+    names: list[Any] = [name for name in trackers.split(",") if name and name != "none"]
+    accelerator = Accelerator(
+        cpu=not cuda,
+        mixed_precision=mixed_precision,
+        log_with=names or None,
+        project_config=ProjectConfiguration(
+            project_dir=str(folder), logging_dir=str(folder / "logs")
+        ),
+    )
+    if len(accelerator.log_with) < len(names):
+        raise ValueError(
+            f"trackers={trackers!r}: not all of them are installed; pip install the missing one, or "
+            "leave it out"
+        )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise ValueError(
+            f"the launcher started {launched} processes, but this one sees "
+            f"{accelerator.num_processes}; for several CPU processes use "
+            "torchrun --nproc_per_node N scripts/pretrain.py"
+        )
+    return accelerator

@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from sslortho.train import launch
+
+
+def test_a_tracker_that_is_not_installed_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="trackers='tensorboard,swanlab': not all of them are"):
+        launch.create_accelerator("no", "tensorboard,swanlab", tmp_path)
+
+
+def test_a_launcher_that_asks_for_another_precision_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(ValueError, match="launcher asks for mixed_precision='bf16'"):
+        launch.create_accelerator("no", "none", tmp_path)
+
+
+def test_processes_that_do_not_know_of_each_other_are_an_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(
+        launch, "Accelerator", lambda **_: type("Alone", (), {"num_processes": 1, "log_with": ()})
+    )
+    with pytest.raises(ValueError, match="started 2 processes, but this one sees 1"):
+        launch.create_accelerator("no", "none", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("environment", "threads", "expected"),
+    [
+        ({}, None, 3),  # what torch had
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, None, 8),
+        ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2"}, None, 4),
+        ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "16"}, None, 1),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, 2, 2),
+    ],
+)
+def test_a_launcher_does_not_leave_cores_idle(monkeypatch, environment, threads, expected):
+    for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as launchers do
+    monkeypatch.setattr(launch.os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        launch.set_threads(threads)
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
