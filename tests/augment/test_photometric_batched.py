@@ -357,6 +357,7 @@ def test_a_renderer_is_compiled_once_and_more_than_eight_can_live_together():
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:Skipping serialization of:UserWarning")  # torch 2.6 of itself
 def test_inductors_kernels_are_the_function():
     spec = replace(EVERYTHING, blur_taps=3)
     images, parameters = in_loader_memory(noise(16)), table(draw(spec, 16))
