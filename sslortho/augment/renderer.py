@@ -58,8 +58,11 @@ class Renderer(Protocol):
         """The draws of these samples, (batch,), in an epoch."""
         ...
 
-    def finish(self, view: int, crops: Tensor, indices: NDArray[np.int64], epoch: int) -> Tensor:
-        """Photometry of crops: uint8 (batch, 3, size, size) to normalised float32."""
+    def apply_photometry(self, view: int, crops: Tensor, parameters: NDArray[np.float32]) -> Tensor:
+        """uint8 crops (batch, 3, size, size) to normalised float32.
+
+        parameters: (batch, PARAMETERS), those of this view in `draw`.
+        """
         ...
 
 
@@ -122,12 +125,16 @@ class ViewRenderer:
         return Draws(np.stack(boxes, axis=1), np.stack(colours, axis=1))
 
     def finish(self, view: int, crops: Tensor, indices: NDArray[np.int64], epoch: int) -> Tensor:
+        """Photometry of crops that are made already, drawn here: see `apply_photometry`."""
+        drawn = self.draw_photometric(view, indices, epoch)
+        return self.apply_photometry(view, crops, pack_photometric(drawn))
+
+    def apply_photometry(self, view: int, crops: Tensor, parameters: NDArray[np.float32]) -> Tensor:
         """Photometry and memory format of crops that are made already.
 
         uint8 (batch, 3, crop_size, crop_size) to normalised float32 of the same shape: by the fused
-        kernel on a CPU, by one compiled graph on a GPU.
+        kernel on a CPU, by one compiled graph on a GPU. parameters: (batch, PARAMETERS).
         """
-        parameters = pack_photometric(self.draw_photometric(view, indices, epoch))
         if crops.device.type == "cpu":
             return _render_on_cpu(crops, parameters, self.settings[view], self.channels_last)
         table = torch.from_numpy(parameters).to(crops.device, non_blocking=True)
@@ -186,12 +193,8 @@ class EvaluationRenderer:
             np.zeros((batch, 1, GEOMETRY_DRAWS)), np.zeros((batch, 1, PARAMETERS), np.float32)
         )
 
-    def finish(
-        self,
-        view: int,
-        crops: Tensor,
-        indices: NDArray[np.int64] | None = None,
-        epoch: int = 0,
+    def apply_photometry(
+        self, view: int, crops: Tensor, parameters: NDArray[np.float32] | None = None
     ) -> Tensor:
         """uint8 (batch, 3, crop_size, crop_size) to normalised float32 of the same shape."""
         views = normalise(crops.float().div_(255), self.spec.mean, self.spec.std)
@@ -200,4 +203,4 @@ class EvaluationRenderer:
 
     def render(self, images: Tensor) -> Tensor:
         """Images of one size, uint8 (batch, 3, h, w), to normalised float32 crops."""
-        return self.finish(0, centre_crop(images, self.spec.resize, self.spec.crop_size))
+        return self.apply_photometry(0, centre_crop(images, self.spec.resize, self.spec.crop_size))

@@ -100,9 +100,9 @@ class _Loader:
         else:
             out = buffers.take((batch, views, size, size, 3), torch.uint8)
             fill = partial(reading.crop, indices, draws, out.numpy())
-        return Job(batch, fill, partial(self._finish, out, indices, epoch))
+        return Job(batch, fill, partial(self._finish, out, indices, draws))
 
-    def _finish(self, out: Tensor, indices: Indices, epoch: int) -> Batch:
+    def _finish(self, out: Tensor, indices: Indices, draws: Draws) -> Batch:
         sizes, last = self.renderer.crop_sizes, self.renderer.channels_last
         if self.on_cpu:
             views = [
@@ -110,7 +110,10 @@ class _Loader:
             ]
         else:
             crops = out.to(self.device, non_blocking=True).permute(1, 0, 4, 2, 3)
-            views = [self.renderer.finish(v, crops[v], indices, epoch) for v in range(len(sizes))]
+            views = [
+                self.renderer.apply_photometry(v, crops[v], draws.parameters[:, v])
+                for v in range(len(sizes))
+            ]
         labels = self.source.labels[torch.from_numpy(indices)]
         return Batch(tuple(views), labels.to(self.device, non_blocking=True))
 

@@ -234,6 +234,21 @@ def test_files_of_different_sizes_are_cropped_as_torchvision_does(tmp_path):
             assert_within_rounding(pixels, tv.hflip(crop) if draw.flip[i] else crop)
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_crops_that_are_finished_on_the_device_are_the_same_views(tmp_path, channels_last):
+    """The way that a GPU takes, with the CPU in its place."""
+    pictures = [smooth_picture(i, 40, 56) for i in range(12)]
+    renderer = ViewRenderer(RANDOM, seed=SEED, channels_last=channels_last)
+    source = FileSource(as_files(tmp_path, pictures))
+    direct = ViewLoader(source, renderer, EpochOrder(12, 6, SEED), CPU, 2)
+    by_way_of_crops = ViewLoader(source, renderer, EpochOrder(12, 6, SEED), CPU, 2)
+    by_way_of_crops.on_cpu = False
+    assert same_bits(collect(by_way_of_crops, 3), collect(direct, 3))
+    for batch in by_way_of_crops:
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        assert all(view.is_contiguous(memory_format=memory_format) for view in batch.views)
+
+
 def test_files_need_one_crop_size_for_all_views(tmp_path):
     data = as_files(tmp_path, [picture(i) for i in range(2)])
     renderer = ViewRenderer((PLAIN, replace(PLAIN, crop_size=SIDE - 4)))
