@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from sslortho.atomic import atomic_file
 from sslortho.augment import VIEWS
-from sslortho.config import BenchLoadingConfig, parse_config
+from sslortho.config import BenchLoadingConfig, parse_config, user_errors
 from sslortho.data import ImageFiles, available_cores
 from sslortho.data.beton_writer import write_beton
 from sslortho.data.image_folder import IMAGE_SUFFIXES, read_into_memory
@@ -170,14 +170,9 @@ def main() -> None:
     config = parse_config(BenchLoadingConfig)
     out = Path(config.out).expanduser()
     warnings.filterwarnings("ignore", module=r"(lightly|kornia|ffcv|numba|torch)\b.*")
-    try:
+    with user_errors(config.debug):
         out.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work
         report = measure(config)
-    except (ValueError, OSError) as error:
-        if config.debug:
-            raise
-        print(f"bench_loading.py: error: {error}", file=sys.stderr)
-        sys.exit(2)
     with atomic_file(out) as file:
         file.write((json.dumps(report, indent=2) + "\n").encode())
     draw_plot(out.with_suffix(".png"), report)

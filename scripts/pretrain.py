@@ -3,76 +3,47 @@
 Writes one run folder; starting the same command on the same folder resumes.
 """
 
-import json
 import math
-import shlex
-import signal
 import sys
 import time
-from datetime import datetime, timezone
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sslortho.build import Pretraining, build_pretraining, plain_values
-from sslortho.config import PretrainConfig, check_same_run, parse_config, to_yaml
-from sslortho.train import (
-    CheckpointFolder,
-    FitResult,
-    NonFiniteError,
-    Reporter,
-    export_backbone,
-    fit,
-    write_atomically,
+from sslortho.build import Pretraining, backbone_info, build_pretraining
+from sslortho.config import PretrainConfig, check_same_run, parse_config, to_yaml, user_errors
+from sslortho.models import write_backbone
+from sslortho.tasks import Task
+from sslortho.train import FitResult, NonFiniteError
+from sslortho.train.reporting import draw_curves, read_metrics, write_summary
+from sslortho.train.run_folder import (
+    exit_after_signal,
+    prepare_folder,
+    provenance,
+    read_summary,
 )
-from sslortho.train.reporting import (
-    draw_curves,
-    draw_views,
-    hardware,
-    read_metrics,
-    versions,
-    write_summary,
-)
-
-
-def prepare_folder(run: Pretraining, folder: Path) -> None:
-    """config.yaml, views.png and the trackers, before the first step."""
-    if run.accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        text = to_yaml(run.config)
-        write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
-        draw_views(folder / "views.png", next(iter(run.loader)).views)
-    run.accelerator.wait_for_everyone()
-    plain = {k: v for k, v in plain_values(run.config).items() if v is not None}
-    run.accelerator.init_trackers("sslortho", config=plain)
 
 
 def train(run: Pretraining, folder: Path) -> FitResult:
-    """The training loop, with the run's folder around it."""
-    reporter = Reporter(folder, run.accelerator, run.total_steps)
+    """The training loop, with kNN on the way."""
+
+    def evaluate(task: Task) -> dict[str, float]:
+        return run.evaluation.online(task.backbone)
+
     try:
-        return fit(
-            run.task,
-            run.optimizer,
-            run.loader,
-            accelerator=run.accelerator,
-            schedule=run.schedule,
-            options=run.options,
-            reporter=reporter,
-            checkpoints=CheckpointFolder(folder / "checkpoints", run.config.keep_last),
-            config=plain_values(run.config),
-            evaluate=run.evaluation.online if run.evaluation.test is not None else None,
-        )
-    finally:
-        reporter.close()
+        return run.fit(folder, evaluate if run.evaluation.test is not None else None)
+    except NonFiniteError as error:
+        sys.exit(f"pretrain.py: stopped: {error}")
 
 
 def finish(run: Pretraining, folder: Path, result: FitResult, started: float) -> dict[str, Any]:
     """Final figures, pictures and weights."""
+    backbone = run.task.backbone
     if run.accelerator.is_main_process:  # first what cannot fail
-        export_backbone(run.task.backbone, folder / "backbone.safetensors")
+        write_backbone(backbone, folder / "backbone.safetensors", backbone_info(run.config))
         records = read_metrics(folder / "metrics.jsonl")
         draw_curves(folder / "curves.png", {run.config.optim: records})
-    figures = run.evaluation.final(run.task.backbone)
+    figures = run.evaluation.final(backbone)
     before = run.evaluation.final(run.untrained_backbone())
     summary: dict[str, Any] = {
         "loss": result.loss,
@@ -80,12 +51,8 @@ def finish(run: Pretraining, folder: Path, result: FitResult, started: float) ->
         **{f"untrained_{name}": value for name, value in before.items()},
         "images_per_second": result.images_per_second,
         "steps": result.step,
-        "seconds_this_session": time.time() - started,
-        "command": shlex.join(["python", *sys.argv]),
-        "hardware": hardware(run.accelerator),
-        "versions": versions(),
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "config": plain_values(run.config),
+        **provenance(run.accelerator, started),
+        "config": asdict(run.config),
     }
     if run.accelerator.is_main_process:
         write_summary(folder / "summary.json", summary)
@@ -109,38 +76,21 @@ def main() -> None:
     started = time.time()
     config = parse_config(PretrainConfig)
     folder = config.run_folder
-    try:
+    with user_errors(config.debug):
         check_same_run(config, folder / "config.yaml")
-        if (folder / "summary.json").exists():
-            summary = json.loads((folder / "summary.json").read_text())
+        if (summary := read_summary(folder)) is not None:
             print("this run is finished already; another --out starts a new one")
             return tell(summary, folder)
         run = build_pretraining(config)
-    except ValueError as error:
-        if config.debug:
-            raise
-        sys.exit(_user_error(error))
-    prepare_folder(run, folder)
-    try:
-        result = train(run, folder)
-    except NonFiniteError as error:
-        sys.exit(f"pretrain.py: stopped: {error}")
-    main_process = run.accelerator.is_main_process
-    if result.stopped_by is None:
-        summary = finish(run, folder, result, started)
-        if main_process:
-            tell(summary, folder)
-    elif main_process:
-        name = signal.Signals(result.stopped_by).name
-        print(f"stopped by {name} at step {result.step}; the same command resumes")
-    run.accelerator.end_training()
+    views = next(iter(run.loader)).views if run.accelerator.is_main_process else None
+    prepare_folder(folder, run.accelerator, to_yaml(config), asdict(config), views)
+    result = train(run, folder)
     if result.stopped_by is not None:
-        sys.exit(128 + result.stopped_by)
-
-
-def _user_error(error: ValueError) -> int:
-    print(f"pretrain.py: error: {error}", file=sys.stderr)
-    return 2
+        exit_after_signal(result.stopped_by, result.step, run.accelerator)
+    summary = finish(run, folder, result, started)
+    if run.accelerator.is_main_process:
+        tell(summary, folder)
+    run.accelerator.end_training()
 
 
 if __name__ == "__main__":

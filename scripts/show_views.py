@@ -4,7 +4,6 @@ Takes every option of pretrain.py and builds the same loader, so these are the v
 first batch (of --epoch), with what was drawn for each of them as its caption.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from sslortho.atomic import atomic_file
 from sslortho.augment import ViewRenderer, ViewSpec
 from sslortho.augment.geometry import CropDraw
 from sslortho.augment.photometric import PhotometricDraw
-from sslortho.build import build_train_loader, load_training_set
-from sslortho.config import ShowViewsConfig, parse_config
+from sslortho.build import build_train_loader, create_views, load_training_set
+from sslortho.config import ShowViewsConfig, parse_config, user_errors
 from sslortho.data import (
     BetonImages,
     ImageArray,
@@ -118,7 +117,7 @@ def collect_samples(config: ShowViewsConfig) -> list[Sample]:
     set_threads(config.threads)
     accelerator = create_accelerator(config.mixed_precision, "none", config.run_folder)
     data = load_training_set(config)
-    loader = build_train_loader(config, data, accelerator)
+    loader = build_train_loader(config, data, create_views(config), accelerator)
     assert isinstance(loader, TensorLoader | ViewLoader)
     assert isinstance(loader.renderer, ViewRenderer)
     loader.set_epoch(config.epoch)
@@ -176,13 +175,8 @@ def draw_picture(samples: list[Sample], title: str) -> Figure:
 
 def main() -> None:
     config = parse_config(ShowViewsConfig)
-    try:
+    with user_errors(config.debug):
         samples = collect_samples(config)
-    except ValueError as error:
-        if config.debug:
-            raise
-        print(f"show_views.py: error: {error}", file=sys.stderr)
-        sys.exit(2)
     figure = draw_picture(samples, f"{config.data}, epoch {config.epoch}, seed {config.seed}")
     out = Path(config.picture).expanduser()
     out.parent.mkdir(parents=True, exist_ok=True)

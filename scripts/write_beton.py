@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sslortho.config import WriteBetonConfig, parse_config
+from sslortho.config import WriteBetonConfig, parse_config, user_errors
 from sslortho.data import ImageSet, load_split
 from sslortho.data.beton_writer import manifest_path, write_beton
 from sslortho.data.image_folder import scan_folder
@@ -70,12 +70,8 @@ def main() -> None:
     # a scheduler's way to end a job: as an exception it takes the half-written file along
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        manifest = write(config)
-    except (ValueError, OSError) as error:
-        if config.debug:
-            raise
-        print(f"write_beton.py: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        with user_errors(config.debug):
+            manifest = write(config)
     except KeyboardInterrupt:
         print("write_beton.py: interrupted; nothing was written", file=sys.stderr)
         sys.exit(130)

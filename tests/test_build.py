@@ -1,13 +1,26 @@
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.state import AcceleratorState
+from PIL import Image
 
 from sslortho import build
-from sslortho.config import PretrainConfig, parse_config
+from sslortho.augment.views import CIFAR10_MEAN, IMAGENET_MEAN
+from sslortho.config import KnnEvalConfig, LinearEvalConfig, PretrainConfig, parse_config
 from sslortho.data import TensorLoader, ViewLoader
+from sslortho.models import BackboneInfo, create_backbone, write_backbone
 from sslortho.optim import OPTIMIZERS
+
+
+@pytest.fixture(autouse=True)
+def fresh_process():
+    """Accelerate keeps what the first Accelerator of a process was told."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -17,10 +30,14 @@ def names(paths):
 
 
 YAMLS = sorted(CONFIGS.glob("*.yaml"))
+EVALUATIONS = [
+    path for path in YAMLS if path.stem.split("_")[0] in ("linear", "finetune", "probe", "knn")
+]
+PRETRAININGS = [path for path in YAMLS if path not in EVALUATIONS]
 MACHINES = sorted((CONFIGS / "accelerate").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", YAMLS, ids=names(YAMLS))
+@pytest.mark.parametrize("path", PRETRAININGS, ids=names(PRETRAININGS))
 @pytest.mark.parametrize("optim", ["lars", "orth_lars"])
 def test_every_configuration_builds(path, optim):
     config = parse_config(PretrainConfig, ["--config", str(path), "--optim", optim])
@@ -33,6 +50,135 @@ def test_every_configuration_builds(path, optim):
     assert task.projector(features).shape == (2, config.projector_widths[-1])
     assert [view.crop_size for view in views] == [config.crop_size] * 2
     assert type(optimizer) is OPTIMIZERS[optim]
+
+
+@pytest.mark.parametrize("path", EVALUATIONS, ids=names(EVALUATIONS))
+def test_every_evaluation_builds_on_other_data(path, folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    arguments = [
+        "--config", str(path), "--backbone_from", "random", "--backbone", "resnet18", "--data",
+        "folder", "--data_dir", str(folder), "--crop_size", "40", "--threads", "1",
+    ]  # fmt: skip
+    if path.stem.startswith("knn"):
+        run = build.build_knn_evaluation(parse_config(KnnEvalConfig, arguments))
+    else:
+        arguments += ["--batch_size", "4", "--train_percent", "100"]
+        config = parse_config(LinearEvalConfig, arguments)
+        run = build.build_linear_evaluation(config)
+        assert (run.training is None) == (config.protocol == "lbfgs")
+    assert next(iter(run.test)).views[0].shape == (8, 3, 40, 40)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two classes of four grey images, of 50 x 60 pixels, to train and to test on."""
+    path = tmp_path_factory.mktemp("folder")
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            (path / split / label).mkdir(parents=True)
+            for i in range(4):
+                image = Image.new("RGB", (60, 50), (20 * i, 50, 50))
+                image.save(path / split / label / f"{label}{i}.png")
+    return path
+
+
+def linear(**options):
+    usual = {"backbone_from": "random", "backbone": "basic_cnn", "trackers": "none", "threads": 1}
+    return LinearEvalConfig(**{**usual, **options})
+
+
+@pytest.mark.parametrize("optim", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("weights", ["freeze", "finetune"])
+def test_the_probe_takes_every_optimizer_with_rates_for_the_batch_size(optim, weights):
+    extra = {"lr_backbone": 0.01} if weights == "finetune" else {}
+    config = linear(optim=optim, lr=0.3, batch_size=512, weights=weights, **extra)
+    subject = build.load_subject(config, 32)
+    task = build.build_classification(config, subject, 10)
+    optimizer = build.build_classification_optimizer(config, task)
+    assert type(optimizer) is OPTIMIZERS[optim]
+    rates = {}
+    for group in optimizer.param_groups:
+        rates.setdefault(group["name"].split(":")[0], set()).add(group["lr"])
+        assert group["orth"] or "orthonormalised" not in group["name"]
+    assert rates.pop("classifier") == {0.6}
+    assert rates == ({"backbone": {0.02}} if weights == "finetune" else {})
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in task.parameters() if p.requires_grad}
+
+
+def info_of(tmp_path, crop_size=48):
+    """A weights file that says how its backbone was pretrained, and what it says."""
+    info = BackboneInfo(
+        backbone="resnet20", stem="stock", crop_size=crop_size, mean=(0.1, 0.2, 0.3), std=(1.0,) * 3
+    )
+    write_backbone(create_backbone("resnet20"), tmp_path / "w.safetensors", info)
+    return str(tmp_path / "w.safetensors"), info
+
+
+def test_features_are_of_views_as_in_pretraining_unless_told(tmp_path):
+    path, info = info_of(tmp_path)
+    assert build.load_subject(linear(backbone_from=path, backbone=None), 32).info == info
+    other = linear(backbone_from=path, backbone=None, crop_size=224, normalise="imagenet")
+    changed = build.load_subject(other, 32).info
+    assert (changed.crop_size, changed.mean) == (224, IMAGENET_MEAN)
+    torch.save(create_backbone("resnet18").state_dict(), tmp_path / "plain.pth")
+    plain = linear(backbone_from=str(tmp_path / "plain.pth"), backbone=None)
+    for native, mean in ((224, IMAGENET_MEAN), (32, CIFAR10_MEAN)):
+        unknown = build.load_subject(plain, native).info
+        assert (unknown.backbone, unknown.stem) == ("resnet18", "stock")
+        assert (unknown.crop_size, unknown.mean) == (native, mean)
+
+
+def test_small_images_are_shown_at_their_own_size_or_enlarged(tmp_path):
+    for size in (None, 224):
+        run = build.build_linear_evaluation(linear(crop_size=size, protocol="lbfgs"))
+        assert next(iter(run.test)).views[0].shape[2:] == (size or 32,) * 2
+
+
+def test_pictures_show_the_images_that_were_asked_for():
+    run = build.build_linear_evaluation(linear(protocol="lbfgs", normalise="cifar10"))
+    views = run.images(run.data.test, torch.tensor([7, 3]))
+    batch = next(iter(run.test)).views[0]
+    torch.testing.assert_close(views, batch[[7, 3]])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone_from": "no/such/file.pth"}, "no/such/file.pth"),
+        ({"backbone": "resnet19"}, "did you mean 'resnet18'"),
+        ({"train_percent": 0.1}, "leaves 1 of 1437 images for 10 classes"),
+        ({"train_percent": 100.0}, "train_percent=100.0, balanced .* one has"),
+        ({"subset": 100, "batch_size": 101}, "batch_size=101 is larger than the data"),
+        ({"train_list": "list.txt"}, "needs images with file names|cannot be read"),
+        ({"optim": "adamm"}, "did you mean 'adam'"),
+        ({"orth_layers": "all"}, "orth_layers='all' has no effect on optim='sgd'"),
+    ],
+)
+def test_mistakes_about_an_evaluation_are_found_before_it(options, message):
+    with pytest.raises(ValueError, match=message):
+        build.build_linear_evaluation(linear(**options))
+
+
+def test_data_that_cannot_be_evaluated_on_are_refused(folder, tmp_path):
+    def build_on(data_dir):
+        config = linear(data="folder", data_dir=str(data_dir), batch_size=2, crop_size=32)
+        build.build_linear_evaluation(config)
+
+    alone = tmp_path / "alone"
+    shutil.copytree(folder / "train", alone / "train")
+    with pytest.raises(ValueError, match="has no test images"):
+        build_on(alone)
+    single = tmp_path / "single"
+    for split in ("train", "val"):
+        shutil.copytree(folder / split / "a", single / split / "a")
+    with pytest.raises(ValueError, match="one class alone"):
+        build_on(single)
+    flat = tmp_path / "flat"
+    for split in ("train", "val"):
+        shutil.copytree(folder / split / "a", flat / split)
+    with pytest.raises(ValueError, match="have no labels"):
+        build_on(flat)
 
 
 @pytest.mark.parametrize("path", MACHINES, ids=names(MACHINES))
@@ -120,8 +266,6 @@ def test_mistakes_are_found_before_training(options, message, monkeypatch):
 
 
 def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
-    from PIL import Image
-
     for side, name, loader in ((32, "small", TensorLoader), (200, "large", ViewLoader)):
         for split in ("train", "val"):
             for label in ("a", "b"):

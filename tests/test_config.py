@@ -1,10 +1,22 @@
 import dataclasses
+import re
 
 import pytest
 import yaml
-from docstring_parser import parse_from_object
 
-from sslortho.config import MAY_CHANGE, PretrainConfig, check_same_run, parse_config, to_yaml
+from sslortho.config import (
+    MAY_CHANGE,
+    BenchLoadingConfig,
+    BenchOptimConfig,
+    KnnEvalConfig,
+    LinearEvalConfig,
+    PretrainConfig,
+    ShowViewsConfig,
+    WriteBetonConfig,
+    check_same_run,
+    parse_config,
+    to_yaml,
+)
 
 
 def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
@@ -68,10 +80,21 @@ def test_an_unknown_key_in_a_file_names_the_nearest(tmp_path, capsys):
     assert "'optm' is not accepted (did you mean optim?)" in capsys.readouterr().err
 
 
-def test_every_option_has_a_line_of_help():
-    documented = {p.arg_name: p.description for p in parse_from_object(PretrainConfig).params}
-    missing = [f.name for f in dataclasses.fields(PretrainConfig) if not documented.get(f.name)]
-    assert missing == []
+SCRIPTS = [
+    BenchLoadingConfig, BenchOptimConfig, KnnEvalConfig, LinearEvalConfig, PretrainConfig,
+    ShowViewsConfig, WriteBetonConfig,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", SCRIPTS)
+def test_every_option_has_a_line_of_help(config, capsys):
+    with pytest.raises(SystemExit):
+        parse_config(config, ["--help"])
+    text = capsys.readouterr().out.split("\n  --print_config")[1]
+    entries = dict(re.findall(r"\n  --(\w+) \S+\s+(.*?)(?=\n  --|$)", text, re.DOTALL))
+    missing = [f.name for f in dataclasses.fields(config) if len(entries[f.name]) < 12]
+    unexplained = [name for name, entry in entries.items() if entry.startswith("(")]
+    assert missing + unexplained == []
 
 
 def test_the_run_folder_tells_what_runs():
@@ -82,7 +105,41 @@ def test_the_run_folder_tells_what_runs():
 
 
 def test_options_that_may_change_exist():
-    assert {f.name for f in dataclasses.fields(PretrainConfig)} >= MAY_CHANGE
+    assert {f.name for f in dataclasses.fields(LinearEvalConfig)} >= MAY_CHANGE
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone_from": "random"}, "needs backbone"),
+        ({"subset": 5, "train_percent": 10.0}, "both choose the training images"),
+        ({"train_percent": 101.0}, "train_percent=101.0 must be above 0, up to 100"),
+        ({"protocol": "lbfgs", "weights": "finetune"}, "no effect on protocol='lbfgs'"),
+        ({"protocol": "lbfgs", "views": "centre"}, "views='centre' has no effect"),
+        ({"l2": 0.1}, "l2=0.1 has no effect on protocol='sgd'"),
+        ({"protocol": "lbfgs", "l2": 0.1, "held_out": 0.1}, "held_out=0.1 has no effect on l2"),
+        ({"protocol": "lbfgs", "held_out": 1.0}, "held_out=1.0 must be between 0 and 1"),
+        ({"lr_backbone": 0.1}, "lr_backbone=0.1 has no effect on weights='freeze'"),
+        ({"crop_size": 0}, "crop_size=0 must be 1 or more"),
+    ],
+)
+def test_mistakes_about_a_linear_evaluation_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        LinearEvalConfig(**{"backbone_from": "runs/x", **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "folder"),
+    [
+        ({}, "runs/linear-digits-x-s0"),
+        ({"weights": "finetune", "seed": 2}, "runs/finetune-digits-x-s2"),
+        ({"protocol": "lbfgs", "backbone_from": "w/resnet50.pth"}, "runs/lbfgs-digits-resnet50-s0"),
+        ({"backbone_from": "random", "backbone": "timm:vit_tiny"},
+         "runs/linear-digits-random-timm-vit_tiny-s0"),
+    ],
+)  # fmt: skip
+def test_an_evaluation_is_named_after_its_backbone(options, folder):
+    assert str(LinearEvalConfig(**{"backbone_from": "runs/x/", **options}).run_folder) == folder
 
 
 def test_resuming_checks_the_options_that_the_weights_depend_on(tmp_path):

@@ -129,6 +129,34 @@ def barlow_twins_digits(crop_size: int = 32) -> tuple[ViewSpec, ViewSpec]:
     )
 
 
+def supervised(
+    crop_size: int = 224, mean: Triple = IMAGENET_MEAN, std: Triple = IMAGENET_STD
+) -> tuple[ViewSpec]:
+    """Random crop and flip: what a classifier is trained on, in linear evaluation too.
+
+    The numbers are those of torchvision's RandomResizedCrop, as in facebookresearch/barlowtwins,
+    evaluate.py; crops are bicubic here, bilinear there.
+    """
+    still = {"jitter_p": 0.0, "grayscale_p": 0.0, "blur_p": 0.0}
+    return (ViewSpec(crop_size=crop_size, mean=mean, std=std, **still),)
+
+
+def supervised_digits(
+    crop_size: int = 32, mean: Triple = CIFAR10_MEAN, std: Triple = CIFAR10_STD
+) -> tuple[ViewSpec]:
+    """The same for handwriting: no flip, and no tiny crops."""
+    (view,) = supervised(crop_size, mean, std)
+    return (replace(view, flip_p=0.0, crop_scale=(0.4, 1.0)),)
+
+
+def centre(
+    crop_size: int = 224, mean: Triple = IMAGENET_MEAN, std: Triple = IMAGENET_STD
+) -> tuple[ViewSpec]:
+    """The largest square in the middle of an image, nothing random."""
+    (view,) = supervised(crop_size, mean, std)
+    return (replace(view, flip_p=0.0, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0)),)
+
+
 ViewsName = Literal["barlow_twins", "barlow_twins_small", "barlow_twins_digits"]
 
 VIEWS = {
@@ -138,15 +166,22 @@ VIEWS = {
 }
 """Pairs of views by name; each a function of the crop size."""
 
+SUPERVISED_VIEWS = {
+    "supervised": supervised,
+    "supervised_digits": supervised_digits,
+    "centre": centre,
+}
+"""Single views by name; each a function of the crop size, and of mean and deviation."""
 
-def evaluation_spec(views: tuple[ViewSpec, ...], source: int | None) -> EvaluationSpec:
-    """The evaluation view that goes with training views.
+
+def evaluation_spec(view: ViewSpec, in_memory: bool) -> EvaluationSpec:
+    """The evaluation view that goes with a training view.
 
     Args:
-        views: their crop size, mean and standard deviation are taken over.
-        source: side of the images where all are equally small (then the whole image is used), or
-            None for photographs (shorter side to 256 for 224, and in that ratio).
+        view: its crop size, mean and standard deviation are taken over.
+        in_memory: all images are small and of one size (then the whole image is used), or they are
+            photographs (shorter side to 256 for 224, and in that ratio).
     """
-    size = views[0].crop_size
-    resize = size if source is not None else round(size * 256 / 224)
-    return EvaluationSpec(crop_size=size, resize=resize, mean=views[0].mean, std=views[0].std)
+    size = view.crop_size
+    resize = size if in_memory else round(size * 256 / 224)
+    return EvaluationSpec(crop_size=size, resize=resize, mean=view.mean, std=view.std)

@@ -1,8 +1,10 @@
 """What each script can be told: one frozen dataclass a script, and how a command line becomes one."""
 
 from sslortho.config.benchmarks import BenchLoadingConfig, BenchOptimConfig
-from sslortho.config.command_line import parse_config
-from sslortho.config.pretrain import MAY_CHANGE, PretrainConfig, check_same_run, to_yaml
+from sslortho.config.command_line import parse_config, user_errors
+from sslortho.config.evaluation import KnnEvalConfig, LinearEvalConfig
+from sslortho.config.pretrain import PretrainConfig
+from sslortho.config.run_folder import MAY_CHANGE, check_same_run, to_yaml
 from sslortho.config.show_views import ShowViewsConfig
 from sslortho.config.write_beton import WriteBetonConfig
 
@@ -10,10 +12,13 @@ __all__ = [
     "MAY_CHANGE",
     "BenchLoadingConfig",
     "BenchOptimConfig",
+    "KnnEvalConfig",
+    "LinearEvalConfig",
     "PretrainConfig",
     "ShowViewsConfig",
     "WriteBetonConfig",
     "check_same_run",
     "parse_config",
     "to_yaml",
+    "user_errors",
 ]

@@ -1,10 +1,12 @@
 """How a command line and a YAML file become a configuration."""
 
+import contextlib
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -61,3 +63,16 @@ def parse_config(config: type[Config], arguments: Sequence[str] | None = None) -
         return config(**values)
     except ValueError as error:
         parser.error(str(error))
+
+
+@contextlib.contextmanager
+def user_errors(debug: bool) -> Iterator[None]:
+    """A ValueError or OSError inside ends the script with one line and exit code 2; a traceback with
+    `debug`."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -5,6 +5,7 @@ from sslortho.data.datasets import DATASETS, balanced_subset, load_split
 from sslortho.data.ffcv_extra import require_ffcv
 from sslortho.data.file_source import FileSource
 from sslortho.data.image_sets import BetonImages, ImageArray, ImageFiles, ImageSet
+from sslortho.data.named_subset import named_subset
 from sslortho.data.prefetch import available_cores
 from sslortho.data.tensor_loader import TensorEvaluationLoader, TensorLoader
 from sslortho.data.view_loader import EvaluationViewLoader, Source, ViewLoader
@@ -29,5 +30,6 @@ __all__ = [
     "available_cores",
     "balanced_subset",
     "load_split",
+    "named_subset",
     "require_ffcv",
 ]

@@ -36,7 +36,11 @@ class TrainLoader(Protocol):
 
 
 class EvaluationLoader(Protocol):
-    """One rank's share of a data set, each sample once over all ranks, in order."""
+    """One rank's share of a data set, each sample once over all ranks, in order.
+
+    The batches are the same on any number of ranks (see `evaluation_batches`), so what is computed
+    of one is too, to the last bit. None is larger than a rank's first; a rank may have none.
+    """
 
     def __len__(self) -> int: ...
 
@@ -133,3 +137,15 @@ class PageOrder(EpochOrder):
 def rank_share(size: int, rank: int, world_size: int) -> range:
     """A contiguous part of range(size), all parts together covering it once."""
     return range(rank * size // world_size, (rank + 1) * size // world_size)
+
+
+def evaluation_batches(size: int, batch_size: int, rank: int, world_size: int) -> list[range]:
+    """This rank's batches of consecutive samples, when all of a data set is read once in order.
+
+    The data set is cut into batches first, the last one perhaps short, and whole batches are dealt:
+    which samples share a batch does not depend on the number of ranks.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be 1 or more")
+    share = rank_share(-(-size // batch_size), rank, world_size)
+    return [range(b * batch_size, min((b + 1) * batch_size, size)) for b in share]

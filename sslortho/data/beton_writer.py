@@ -32,6 +32,7 @@ from sslortho.data.beton import (
     VERSION,
     record_type,
 )
+from sslortho.data.beton_names import names_path, write_names
 from sslortho.data.image_encoding import (
     BrokenImageError,
     EncodedImage,
@@ -70,7 +71,8 @@ def write_beton(
     source: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Write images and labels, and a manifest beside them (`train.beton.json`).
+    """Write images and labels, and beside them a manifest (`train.beton.json`) and, of image files,
+    their names (`train.beton.names`).
 
     Both appear whole or not at all. FFCV reads the file too: fields "image" and "label".
 
@@ -108,6 +110,7 @@ def write_beton(
         layout.finish()
         # a manifest of another file must not stand beside this one, not for a moment
         manifest_path(path).unlink(missing_ok=True)
+        names_path(path).unlink(missing_ok=True)
     settings = {
         **(source or {}),
         "mode": mode,
@@ -116,6 +119,9 @@ def write_beton(
         "smart_threshold": smart_threshold,
         "page_size": page_size,
     }
+    if isinstance(data, ImageFiles):
+        skipped = set(layout.skipped)
+        write_names(path, (file for file in data.paths if file not in skipped))
     return _write_manifest(path, data, layout, settings)
 
 

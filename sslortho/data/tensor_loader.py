@@ -12,7 +12,7 @@ from sslortho.augment import EvaluationRenderer, ViewRenderer
 from sslortho.augment.compiled import kernel
 from sslortho.augment.renderer import as_images
 from sslortho.augment.view_kernel import render_views
-from sslortho.data.batches import Batch, EpochOrder, rank_share
+from sslortho.data.batches import Batch, EpochOrder, evaluation_batches
 from sslortho.data.image_sets import ImageArray
 
 LEAST = 16
@@ -106,7 +106,10 @@ class TensorLoader:
 
 
 class TensorEvaluationLoader:
-    """The evaluation view of this rank's share of in-memory images, in order."""
+    """The evaluation view of this rank's batches of in-memory images, in order.
+
+    Nothing is dropped: the last batch of the data may be smaller. A rank may get no batch.
+    """
 
     def __init__(
         self,
@@ -117,8 +120,8 @@ class TensorEvaluationLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        share = np.array(rank_share(len(data), rank, world_size), dtype=np.int64)
-        share = torch.from_numpy(share)
+        batches = evaluation_batches(len(data), batch_size, rank, world_size)
+        share = slice(batches[0].start, batches[-1].stop) if batches else slice(0, 0)
         self.images = data.images[share].to(device)
         self.labels = data.labels[share].to(device)
         self.renderer = renderer

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslortho.augment.renderer import Draws, Renderer, as_images
-from sslortho.data.batches import Batch, EpochOrder, rank_share
+from sslortho.data.batches import Batch, EpochOrder, evaluation_batches
 from sslortho.data.prefetch import Buffers, Job, run_ahead
 
 Indices = NDArray[np.int64]
@@ -157,9 +157,9 @@ class ViewLoader(_Loader):
 
 
 class EvaluationViewLoader(_Loader):
-    """The evaluation view of this rank's share of a source's images, in order.
+    """The evaluation view of this rank's batches of a source's images, in order.
 
-    Nothing is dropped: the last batch may be smaller.
+    Nothing is dropped: the last batch of the data may be smaller. A rank may get no batch.
     """
 
     def __init__(
@@ -173,10 +173,8 @@ class EvaluationViewLoader(_Loader):
         world_size: int = 1,
     ) -> None:
         super().__init__(source, renderer, device, workers)
-        share = np.array(rank_share(len(source.labels), rank, world_size), dtype=np.int64)
-        self.batches = [
-            share[start : start + batch_size] for start in range(0, len(share), batch_size)
-        ]
+        parts = evaluation_batches(len(source.labels), batch_size, rank, world_size)
+        self.batches = [np.arange(part.start, part.stop, dtype=np.int64) for part in parts]
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -1,21 +1,59 @@
-"""Features of a whole data set."""
+"""Features of a whole data set, and what ranks exchange about them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sslortho.data import Batch
+from sslortho.data import Batch, EvaluationLoader
+
+Context = Callable[[], AbstractContextManager[Any]]
+
+
+def world_size() -> int:
+    """Ranks that evaluate together; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Add up in place; the same bits on every rank."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def max_over_ranks(values: Tensor) -> Tensor:
+    """Elementwise, in place."""
+    if world_size() > 1:
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
+
+
+def rows_before(count: int, device: torch.device) -> int:
+    """Rows on the ranks before this one, each of which calls with how many it has."""
+    if world_size() == 1:
+        return 0
+    counts = torch.zeros(world_size(), dtype=torch.int64, device=device)
+    counts[dist.get_rank()] = count
+    return int(sum_over_ranks(counts)[: dist.get_rank()].sum())
+
+
+def exchange_device() -> torch.device:
+    """Where tensors lie that a rank without data brings to an exchange."""
+    if world_size() > 1 and torch.cuda.is_available() and dist.get_backend() != "gloo":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 def gather_rows(local: Tensor) -> Tensor:
     """Concatenate (n, ...) of all ranks in rank order; n may differ between ranks."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if world_size() == 1:
         return local
-    world_size = dist.get_world_size()
     shape = torch.tensor(local.shape, device=local.device)
-    shapes = [torch.empty_like(shape) for _ in range(world_size)]
+    shapes = [torch.empty_like(shape) for _ in range(world_size())]
     dist.all_gather(shapes, shape)
     counts = [int(s[0]) for s in shapes]
     # a rank without rows does not know how long they are
@@ -23,28 +61,99 @@ def gather_rows(local: Tensor) -> Tensor:
     padded = local.new_zeros(max(counts), *row)
     if len(local):
         padded[: len(local)] = local
-    parts = [torch.empty_like(padded) for _ in range(world_size)]
+    parts = [torch.empty_like(padded) for _ in range(world_size())]
     dist.all_gather(parts, padded)
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
-@torch.no_grad()
-def extract_features(backbone: nn.Module, loader: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-    """Features float32 (n, dim) and labels int64 (n,) of all ranks' shares, in order.
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Every part in evaluation mode, and afterwards in the mode that it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
-    The backbone is in evaluation mode meanwhile, so its statistics stay untouched, and is put back
-    into the mode it was in.
+
+def _checked(features: Any, count: int) -> Tensor:
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != count:
+        found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(
+            f"the backbone gives {found} for {count} images, expected features ({count}, dim): end it "
+            "with nn.AdaptiveAvgPool2d(1) and nn.Flatten(), or return only that tensor"
+        )
+    features = features.float()
+    bad = int((~torch.isfinite(features)).any(dim=1).sum())
+    if bad:
+        raise ValueError(
+            f"the backbone's features of {bad} of {count} images are not finite: its weights have "
+            "diverged (train at a lower rate), or its numbers overflow (evaluate in float32)"
+        )
+    return features
+
+
+def feature_batches(
+    backbone: nn.Module, loader: Iterable[Batch], autocast: Context = nullcontext
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features float32 (batch, dim) and labels int64 (batch,) of this rank's images, batch by batch.
+
+    While it runs the backbone is in evaluation mode, so its statistics stay untouched; when it ends,
+    breaks off or is dropped, each part is back in the mode that it was in.
+
+    Args:
+        backbone: images (batch, 3, height, width) to (batch, dim).
+        loader: evaluation views.
+        autocast: makes the context that the backbone runs in (`accelerator.autocast`, say).
+
+    Raises:
+        ValueError: output of another shape, or not finite.
     """
-    modes = [(module, module.training) for module in backbone.modules()]
-    backbone.eval()
-    features, labels = [], []
-    for batch in loader:
-        features.append(backbone(batch.views[0]).float())
-        labels.append(batch.labels)
-    for module, training in modes:
-        module.training = training
-    if not features:  # a rank's share of a small data set may be empty
-        device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
-        features = [torch.empty(0, 0, device=device)]
-        labels = [torch.empty(0, dtype=torch.int64, device=device)]
-    return gather_rows(torch.cat(features)), gather_rows(torch.cat(labels))
+    with evaluation_mode(backbone):
+        for batch in loader:
+            with torch.no_grad(), autocast():
+                features = backbone(batch.views[0])
+            yield _checked(features, len(batch.labels)), batch.labels
+
+
+def local_features(
+    backbone: nn.Module,
+    loader: EvaluationLoader,
+    autocast: Context = nullcontext,
+    each: Callable[[Tensor], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Features float32 (n, dim) and labels int64 (n,) of this rank's share, in order.
+
+    See `feature_batches`. The features are written where they stay: no second copy at any time. A
+    share without images gives (0, 0).
+
+    Args:
+        backbone, loader, autocast: see there.
+        each: called with every batch of features as it comes.
+    """
+    features, labels, count = None, [], 0
+    for batch, batch_labels in feature_batches(backbone, loader, autocast):
+        if each is not None:
+            each(batch)
+        if features is None:
+            features = batch.new_empty(len(loader) * len(batch), batch.shape[1])
+        features[count : count + len(batch)] = batch
+        labels.append(batch_labels)
+        count += len(batch)
+    if features is None:
+        device = next((p.device for p in backbone.parameters()), exchange_device())
+        return torch.empty(0, 0, device=device), torch.empty(0, dtype=torch.int64, device=device)
+    return features[:count], torch.cat(labels)
+
+
+def extract_features(
+    backbone: nn.Module, loader: EvaluationLoader, autocast: Context = nullcontext
+) -> tuple[Tensor, Tensor]:
+    """Features float32 (n, dim) and labels int64 (n,) of all ranks' shares, in order, on every rank.
+
+    See `local_features`.
+    """
+    features, labels = local_features(backbone, loader, autocast)
+    return gather_rows(features), gather_rows(labels)

@@ -7,8 +7,13 @@ from torch import Tensor, nn
 
 from sslortho.data import EvaluationLoader
 from sslortho.evaluate.collapse import feature_std, rankme
-from sslortho.evaluate.features import extract_features
-from sslortho.evaluate.knn import knn_predict
+from sslortho.evaluate.features import (
+    extract_features,
+    feature_batches,
+    gather_rows,
+    local_features,
+)
+from sslortho.evaluate.knn import NeighbourSearch, knn_accuracy
 from sslortho.evaluate.linear_probe import LogisticRegression
 
 
@@ -21,13 +26,15 @@ def accuracy(predictions: Tensor, labels: Tensor) -> float:
 class FrozenEvaluation:
     """Figures of a frozen backbone on a training and a test set.
 
-    Every rank must call; each extracts its share, and all get the same figures.
+    Every rank must call; each extracts its share, and all get the same figures. Every rank holds
+    the features of the test set; of the training set only its own share, and that for the linear
+    probe alone.
 
     Args:
         train: evaluation views of the training set.
         test: of the test set; None leaves only the measures that need no labels.
-        knn_k, knn_temperature: see `knn_predict`.
-        linear_probe: whether `final` fits one; its memory grows with images times classes.
+        knn_k, knn_temperature: see `NeighbourSearch`, `vote`.
+        linear_probe: whether `final` fits one.
     """
 
     train: EvaluationLoader
@@ -36,35 +43,44 @@ class FrozenEvaluation:
     knn_temperature: float = 0.07
     linear_probe: bool = True
 
-    def _features(self, backbone: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-        if self.test is None:
-            return None
-        train, train_labels = extract_features(backbone, self.train)
-        test, test_labels = extract_features(backbone, self.test)
-        return train, train_labels, test, test_labels
-
     def online(self, backbone: nn.Module) -> dict[str, float]:
         """{"knn_top1": percentage}, cheap enough for every few epochs; empty without labels."""
-        features = self._features(backbone)
-        return {} if features is None else self._knn(*features)
+        if self.test is None:
+            return {}
+        test, test_labels = extract_features(backbone, self.test)
+        return self._stream(backbone, test, test_labels)
+
+    def _stream(self, backbone: nn.Module, test: Tensor, test_labels: Tensor) -> dict[str, float]:
+        search = NeighbourSearch(test, self.knn_k)
+        labels = [torch.empty(0, dtype=torch.int64, device=test.device)]
+        for features, batch_labels in feature_batches(backbone, self.train):
+            search.add(features)
+            labels.append(batch_labels)
+        return self._knn(search, torch.cat(labels), test_labels)
 
     def _knn(
-        self, train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor
+        self, search: NeighbourSearch, labels: Tensor, test_labels: Tensor
     ) -> dict[str, float]:
-        predictions = knn_predict(train, train_labels, test, self.knn_k, self.knn_temperature)
-        return {"knn_top1": accuracy(predictions, test_labels)}
+        labels = gather_rows(labels)
+        similarities, neighbours = search.result()
+        classes = int(max(labels.max(), test_labels.max())) + 1
+        figures = knn_accuracy(
+            similarities, labels[neighbours], test_labels, classes, self.knn_temperature
+        )
+        return {"knn_top1": figures["top1"]}
 
     def final(self, backbone: nn.Module) -> dict[str, float]:
         """kNN, the linear probe, and the collapse measures (of the test set where there is one)."""
-        features = self._features(backbone)
-        if features is None:
+        if self.test is None:
             unlabelled, _ = extract_features(backbone, self.train)
             return {"rankme": rankme(unlabelled), "feature_std": feature_std(unlabelled)}
-        train, train_labels, test, test_labels = features
-        if not torch.isfinite(train).all():
-            raise ValueError("the backbone gives features that are not finite; nothing to evaluate")
-        figures = self._knn(*features)
+        test, test_labels = extract_features(backbone, self.test)
         if self.linear_probe:
+            search = NeighbourSearch(test, self.knn_k)
+            train, train_labels = local_features(backbone, self.train, each=search.add)
+            figures = self._knn(search, train_labels, test_labels)
             probe = LogisticRegression(train, train_labels)
             figures["linear_top1"] = accuracy(probe.predict(test), test_labels)
+        else:
+            figures = self._stream(backbone, test, test_labels)
         return {**figures, "rankme": rankme(test), "feature_std": feature_std(test)}

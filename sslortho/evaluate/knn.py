@@ -1,17 +1,205 @@
 """Weighted nearest neighbours on normalised features (arXiv 1805.01978, section 3.4)."""
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-CHUNK = 1024  # queries at a time, so that the similarities of a large bank fit
+from sslortho.evaluate.accuracy import AccuracyCounts
+from sslortho.evaluate.features import rows_before, sum_over_ranks, world_size
+
+PRESETS: dict[str, tuple[int, float]] = {
+    # benchmarks/imagenet/resnet50/main.py of lightly: --knn-k, --knn-t
+    "lightly": (200, 0.1),
+    # eval_knn.py of facebookresearch/dino: --temperature, and --nb_knn: "20 is usually working the
+    # best"; arXiv 1805.01978 has 200 and 0.07
+    "dino": (20, 0.07),
+}
+"""k and temperature by the name of who publishes with them."""
+
+BLOCK = 2**23
+"""Similarities at a time: 32 MiB of them."""
+
+BANK_BATCH = 512
+"""Of `knn_predict`: rows of the bank at a time."""
+
+LOWER = 2**32 - 1
+"""The lower half of a key."""
+
+
+def _flip(bits: Tensor) -> Tensor:
+    # IEEE 754 orders positive numbers as their bits do, negative ones the other way round
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def to_keys(similarities: Tensor, indices: Tensor) -> Tensor:
+    """int64 keys whose order is: the higher similarity first, then the lower index.
+
+    float32 similarities, not nan, above; LOWER - index below, so that adding ranks' offsets to the
+    index is a subtraction from the key.
+    """
+    ordered = _flip((similarities + 0.0).view(torch.int32))  # -0.0 + 0.0 is 0.0
+    return (ordered.long() << 32) | (LOWER - indices)
+
+
+def from_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Similarities float32 and indices int64 of `to_keys`."""
+    return _flip((keys >> 32).int()).view(torch.float32), LOWER - (keys & LOWER)
+
+
+EMPTY = int(to_keys(torch.tensor(-torch.inf), torch.tensor(0)))
+"""Below every key of a similarity."""
+
+
+class NeighbourSearch:
+    """The k most similar rows (by cosine) of a bank that is never held, for each query.
+
+    The bank is added batch by batch, each rank adding its own part: by `result`, the bank is what
+    rank 0 has added, then rank 1, and so on. Equal similarities go by the lower index. The result is
+    the same to the last bit on any number of ranks if the batches are, as a loader's are.
+
+    Args:
+        queries: (m, dim), the same on every rank.
+        k: neighbours, 1 or more.
+    """
+
+    def __init__(self, queries: Tensor, k: int) -> None:
+        if k < 1:
+            raise ValueError(f"k={k} must be 1 or more")
+        _check_finite(int((~torch.isfinite(queries)).any(dim=1).sum()))
+        self.queries = functional.normalize(queries.float(), dim=1)
+        self.keys = torch.full((len(queries), k), EMPTY, device=queries.device)
+        self.count = 0
+        self.bad = torch.zeros((), dtype=torch.int64, device=queries.device)
+
+    @torch.no_grad()
+    def add(self, features: Tensor) -> None:
+        """This rank's next rows of the bank, (batch, dim)."""
+        if features.ndim != 2 or features.shape[1] != self.queries.shape[1]:
+            raise ValueError(
+                f"features of shape {tuple(features.shape)} cannot be neighbours of queries of shape "
+                f"{tuple(self.queries.shape)}"
+            )
+        features = functional.normalize(features.float(), dim=1)
+        self.bad += (~torch.isfinite(features)).any(dim=1).sum()
+        rows = max(1, BLOCK // max(1, len(features)))
+        with torch.autocast(features.device.type, enabled=False):
+            for queries, keys in zip(self.queries.split(rows), self.keys.split(rows), strict=True):
+                self._merge(keys, queries @ features.mT)
+        self.count += len(features)
+
+    def _merge(self, keys: Tensor, similarities: Tensor) -> None:
+        # few pass the worst that is kept, so only those are sorted in
+        worst, _ = from_keys(keys.amin(dim=1, keepdim=True))
+        row, column = (similarities >= worst).nonzero(as_tuple=True)
+        if not len(row):
+            return
+        counts = torch.bincount(row, minlength=len(keys))
+        candidates = keys.new_full((len(keys), int(counts.max())), EMPTY)
+        place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        candidates[row, place] = to_keys(similarities[row, column], self.count + column)
+        changed = counts.nonzero().squeeze(1)
+        both = torch.cat([keys[changed], candidates[changed]], dim=1)
+        keys[changed] = both.topk(keys.shape[1], dim=1, sorted=False).values
+
+    @torch.no_grad()
+    def result(self, gather_distributed: bool = True) -> tuple[Tensor, Tensor]:
+        """Similarities float32 and indices in the bank int64, both (m, k), nearest first.
+
+        A bank of fewer than k rows gives all of them.
+
+        Args:
+            gather_distributed: of all ranks' parts, and every rank must call; or of ours alone.
+
+        Raises:
+            ValueError: nothing was added, or what was is not finite.
+        """
+        totals = torch.stack([torch.full_like(self.bad, self.count), self.bad])
+        before, ranks = 0, 1
+        if gather_distributed:
+            before, ranks = rows_before(self.count, totals.device), world_size()
+            totals = sum_over_ranks(totals)
+        total, bad = totals.tolist()
+        _check_finite(bad)
+        if not total:
+            raise ValueError("the bank is empty: there are no neighbours to find")
+        keys = self.keys - before
+        rows = max(1, BLOCK // (keys.shape[1] * ranks))
+        k = min(keys.shape[1], total)
+        merged = [
+            (_gather_columns(part) if ranks > 1 else part).topk(k, dim=1).values
+            for part in keys.split(rows)
+        ]
+        return from_keys(torch.cat(merged))
+
+
+def _check_finite(bad: int) -> None:
+    if bad:
+        raise ValueError(f"features of {bad} images are not finite; they have no neighbours")
+
+
+def _gather_columns(keys: Tensor) -> Tensor:
+    parts = [torch.empty_like(keys) for _ in range(world_size())]
+    dist.all_gather(parts, keys.contiguous())
+    return torch.cat(parts, dim=1)
 
 
 @torch.no_grad()
+def vote(similarities: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
+    """Scores float64 (m, classes): each neighbour votes for its class with exp(cosine / temperature).
+
+    Relative to the nearest neighbour's vote, so that a low temperature does not overflow; the order
+    of the classes is the same.
+
+    Args:
+        similarities: (m, k), nearest first.
+        labels: int64 (m, k), of the neighbours.
+        classes: labels are from 0 to classes - 1.
+        temperature: above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be above 0")
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(
+            f"neighbours have labels from {int(labels.min())} to {int(labels.max())}, expected 0 to "
+            f"{classes - 1}: only labelled images can vote"
+        )
+    similarities = similarities.double()
+    weights = ((similarities - similarities[:, :1]) / temperature).exp()
+    scores = weights.new_zeros(len(weights), classes)
+    # one neighbour at a time: on a GPU the sum over all at once has another order every time
+    for neighbour in range(weights.shape[1]):
+        column = slice(neighbour, neighbour + 1)
+        scores.scatter_add_(1, labels[:, column], weights[:, column])
+    return scores
+
+
+def knn_accuracy(
+    similarities: Tensor, neighbours: Tensor, labels: Tensor, classes: int, temperature: float
+) -> dict[str, float]:
+    """{"top1", "top5"}: percentages of the queries whose class wins the vote, or is among five.
+
+    See `vote`; the scores of all queries are never held at once.
+
+    Args:
+        similarities, neighbours: (m, k), the latter the neighbours' labels.
+        labels: int64 (m,), the queries'.
+        classes, temperature: see there.
+    """
+    counts = AccuracyCounts()
+    rows = max(1, BLOCK // classes)
+    parts = (tensor.split(rows) for tensor in (similarities, neighbours, labels))
+    for part, voters, truth in zip(*parts, strict=True):
+        counts.add(vote(part, voters, classes, temperature), truth)
+    return counts.percentages()
+
+
 def knn_predict(
     bank: Tensor, labels: Tensor, queries: Tensor, k: int = 20, temperature: float = 0.07
 ) -> Tensor:
     """Class of each query by a vote of its k nearest neighbours, weighted exp(cosine / temperature).
+
+    Of tensors at hand: ranks exchange nothing. See `NeighbourSearch` for a bank that is not.
 
     Args:
         bank: (n, dim) features with `labels` (n,), int64 from 0.
@@ -24,13 +212,17 @@ def knn_predict(
     """
     if k < 1 or not temperature > 0:
         raise ValueError(f"k={k} must be 1 or more and temperature={temperature} above 0")
-    bank = functional.normalize(bank, dim=1)
+    search = NeighbourSearch(queries, max(1, min(k, len(bank))))
+    for part in bank.split(BANK_BATCH):
+        search.add(part)
+    similarities, neighbours = search.result(gather_distributed=False)
     classes = int(labels.max()) + 1
-    predictions = []
-    for chunk in functional.normalize(queries, dim=1).split(CHUNK):
-        similarity, index = (chunk @ bank.mT).topk(min(k, len(bank)), dim=1)
-        # relative to the nearest, so that a low temperature does not overflow; the vote is the same
-        weights = ((similarity - similarity[:, :1]) / temperature).exp()
-        votes = weights.new_zeros(len(chunk), classes)
-        predictions.append(votes.scatter_add_(1, labels[index], weights).argmax(dim=1))
-    return torch.cat(predictions)
+    rows = max(1, BLOCK // classes)
+    return torch.cat(
+        [
+            vote(part, voters, classes, temperature).argmax(dim=1)
+            for part, voters in zip(
+                similarities.split(rows), labels[neighbours].split(rows), strict=True
+            )
+        ]
+    )

@@ -1,11 +1,77 @@
-"""A linear classifier on frozen features, fitted to its optimum."""
+"""A linear classifier on frozen features, fitted to its optimum, and the choice of its l2."""
 
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.nn import functional
+
+from sslortho.evaluate.accuracy import AccuracyCounts
+from sslortho.evaluate.features import (
+    gather_rows,
+    max_over_ranks,
+    rows_before,
+    sum_over_ranks,
+    world_size,
+)
 
 L2 = 1e-3
 """Weight of half the squared norm of the classifier, beside the mean cross-entropy."""
+
+CANDIDATES = tuple(10.0**exponent for exponent in range(1, -7, -1))
+"""Of l2, a decade apart. arXiv 1805.08974 sweeps 45 values from 1e-6 to 1e5, a quarter of a decade
+apart; on standardised features with a mean loss, more than 10 only shrinks."""
+
+BLOCK = 2**22
+"""Numbers at a time: 32 MiB in float64."""
+
+CONSTANT = 1e-7
+"""A feature that deviates from its mean by less than this part of it is constant: such is float32."""
+
+
+class _Share:
+    """This rank's features and labels, or some rows of them, a block in float64 at a time."""
+
+    def __init__(self, features: Tensor, labels: Tensor, width: int, rows: Tensor | None) -> None:
+        self.features, self.labels, self.rows = features, labels, rows
+        self.step = max(1, BLOCK // width)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        count = len(self.features) if self.rows is None else len(self.rows)
+        for start in range(0, count, self.step):
+            part = slice(start, start + self.step)
+            part = part if self.rows is None else self.rows[part]
+            yield self.features[part].double(), self.labels[part]
+
+
+def _check(features: Tensor, labels: Tensor, classes: int | None, share: _Share) -> Tensor:
+    """Images of each class over all ranks, float64 (classes,)."""
+    bad = torch.zeros(1, dtype=torch.int64, device=features.device)
+    for block, _ in share:
+        bad += (~torch.isfinite(block)).any(dim=1).sum()
+    if int(sum_over_ranks(bad)):
+        raise ValueError(
+            f"features of {int(bad)} images are not finite; nothing can be fitted to them"
+        )
+    extremes = torch.full((2,), -1, device=labels.device)
+    if len(labels):
+        extremes = torch.stack([labels.max(), -labels.min() - 1])
+    highest, negative = max_over_ranks(extremes).tolist()
+    if negative >= 0:
+        raise ValueError(f"labels go down to {-negative - 1}, expected 0 and up: all need a class")
+    found = highest + 1 if classes is None else classes
+    if highest >= found:
+        raise ValueError(f"classes={classes}, but labels go up to {highest}")
+    counts = torch.zeros(max(found, 1), dtype=torch.float64, device=labels.device)
+    for _, block in share:
+        counts += torch.bincount(block, minlength=found)
+    if int((sum_over_ranks(counts) > 0).sum()) < 2:
+        raise ValueError(f"the labels are all {highest}: a classifier needs two classes or more")
+    return counts
 
 
 class LogisticRegression:
@@ -15,39 +81,247 @@ class LogisticRegression:
     Not the published linear evaluation, which trains with SGD and random crops; the two usually
     agree to about a point.
 
+    Every rank brings its rows, must call, and ends with the same classifier. Features stay as they
+    are: beyond them it needs a block of BLOCK numbers, and 40 times the classifier.
+
     Args:
-        features: (n, dim).
+        features: (n, dim), this rank's; (0, 0) where it has none.
         labels: (n,), int64 from 0.
         l2: see above.
+        classes: how many; by default the highest label and one more.
+        rows: int64 indices of the rows to fit to; by default all.
+        start: begin at this classifier.
+
+    Raises:
+        ValueError: features that are not finite, labels below 0 or beyond `classes`, one class
+            alone, l2 not above 0.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, l2: float = L2) -> None:
-        self.mean = features.double().mean(dim=0)
-        deviation = features.double().std(dim=0, correction=0)
-        self.scale = torch.where(deviation > 0, deviation, 1)
-        x = self._standardise(features)
-        classes = int(labels.max()) + 1
-        self.weight = torch.zeros(classes, x.shape[1], dtype=x.dtype, device=x.device)
-        self.bias = torch.zeros(classes, dtype=x.dtype, device=x.device)
-        parameters = [self.weight.requires_grad_(), self.bias.requires_grad_()]
+    MAX_ITERATIONS = 500
+    TOLERANCE = 1e-6
+    """Of the largest entry of the gradient."""
+
+    def __init__(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        l2: float = L2,
+        *,
+        classes: int | None = None,
+        rows: Tensor | None = None,
+        start: "LogisticRegression | None" = None,
+    ) -> None:
+        if not l2 > 0:
+            raise ValueError(f"l2={l2} must be above 0: without it there need not be an optimum")
+        dim = int(max_over_ranks(torch.tensor(features.shape[1], device=features.device)))
+        if not len(features):
+            features = features.new_empty(0, dim)
+        counts = _check(features, labels, classes, _Share(features, labels, dim, rows))
+        self.l2 = l2
+        self._share = _Share(features, labels, max(dim, len(counts)), rows)
+        self._total = counts.sum()
+        self.mean, self.scale = self._moments(dim, features.device)
+        self._parameters = torch.zeros(len(counts), dim + 1, dtype=torch.float64).to(self.mean)
+        if start is not None:
+            self._take_over(start)
+        self._fit()
+        del self._share, self._total
+
+    @property
+    def weight(self) -> Tensor:
+        """Float64 (classes, dim), of standardised features."""
+        return self._parameters[:, :-1]
+
+    @property
+    def bias(self) -> Tensor:
+        """Float64 (classes,)."""
+        return self._parameters[:, -1]
+
+    def _moments(self, dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        zeros = torch.zeros(dim, dtype=torch.float64, device=device)
+        mean = zeros.clone()
+        for x, _ in self._share:
+            mean += x.sum(dim=0)
+        mean = sum_over_ranks(mean) / self._total
+        square = zeros
+        for x, _ in self._share:
+            square += (x - mean).square().sum(dim=0)
+        deviation = (sum_over_ranks(square) / self._total).sqrt()
+        return mean, torch.where(deviation > CONSTANT * mean.abs(), deviation, 1.0)
+
+    def _take_over(self, start: "LogisticRegression") -> None:
+        weight, bias = start._unstandardised()
+        self._parameters[:, :-1] = weight * self.scale
+        self._parameters[:, -1] = bias + weight @ self.mean
+
+    def _unstandardised(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the same classifier on the features as they are."""
+        weight = self.weight / self.scale
+        return weight, self.bias - weight @ self.mean
+
+    def _objective(self) -> tuple[Tensor, Tensor]:
+        """The loss (), and its gradient (classes, dim + 1)."""
+        weight, bias = self._unstandardised()
+        sums = torch.zeros(self._parameters.numel() + 1).to(weight)
+        loss, gradient = sums[-1], sums[:-1].view_as(self._parameters)
+        for x, labels in self._share:
+            log_p = functional.log_softmax(torch.addmm(bias, x, weight.mT), dim=1)
+            truth = labels.unsqueeze(1)
+            loss -= log_p.gather(1, truth).sum()
+            error = log_p.exp_().scatter_add_(1, truth, -torch.ones_like(log_p[:, :1]))
+            gradient[:, :-1].addmm_(error.mT, x)
+            gradient[:, -1] += error.sum(dim=0)
+        sum_over_ranks(sums).div_(self._total)
+        # so far by the features as they are: the chain rule to the standardised ones
+        gradient[:, :-1] -= torch.outer(gradient[:, -1], self.mean)
+        gradient[:, :-1] /= self.scale
+        gradient[:, :-1] += self.l2 * self.weight
+        return loss + 0.5 * self.l2 * self.weight.square().sum(), gradient
+
+    @torch.no_grad()
+    def _fit(self) -> None:
+        parameters = self._parameters
         optimizer = torch.optim.LBFGS(
-            parameters, max_iter=500, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+            [parameters],
+            max_iter=self.MAX_ITERATIONS,
+            max_eval=2 * self.MAX_ITERATIONS,
+            tolerance_grad=self.TOLERANCE,
+            history_size=20,
+            line_search_fn="strong_wolfe",
         )
 
         def closure() -> Tensor:
-            optimizer.zero_grad()
-            loss = functional.cross_entropy(x @ self.weight.mT + self.bias, labels)
-            loss = loss + 0.5 * l2 * self.weight.square().sum()
-            loss.backward()
+            loss, parameters.grad = self._objective()
             return loss
 
-        with torch.enable_grad():
-            optimizer.step(closure)  # pyright: ignore[reportArgumentType]
-        self.weight, self.bias = self.weight.detach(), self.bias.detach()
+        optimizer.step(closure)  # pyright: ignore[reportArgumentType]
+        parameters.grad = None
+        state = optimizer.state[parameters]
+        self.iterations: int = state["n_iter"]
+        self.converged: bool = (
+            self.iterations < self.MAX_ITERATIONS and state["func_evals"] < 2 * self.MAX_ITERATIONS
+        )
+        """Whether it stopped for the tolerance."""
 
-    def _standardise(self, features: Tensor) -> Tensor:
-        return (features.double() - self.mean) / self.scale
+    def logits(self, features: Tensor) -> Tensor:
+        """Float64 (m, classes) of features (m, dim)."""
+        weight, bias = self._unstandardised()
+        blocks = features.split(max(1, BLOCK // max(weight.shape)))
+        return torch.cat([torch.addmm(bias, block.double(), weight.mT) for block in blocks])
 
     def predict(self, features: Tensor) -> Tensor:
         """Class of each row of (m, dim): int64 (m,)."""
-        return (self._standardise(features) @ self.weight.mT + self.bias).argmax(dim=1)
+        return self.logits(features).argmax(dim=1)
+
+    def as_linear(self) -> nn.Linear:
+        """The same classifier on the features as they are, in float32."""
+        weight, bias = self._unstandardised()
+        classes, dim = weight.shape
+        linear = nn.Linear(dim, classes, device=weight.device)
+        linear.load_state_dict({"weight": weight.float(), "bias": bias.float()})
+        return linear
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One l2 on the held-out images."""
+
+    l2: float
+    top1: float
+    """Percentage."""
+    loss: float
+    """Mean cross-entropy."""
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen l2, and what it was chosen from, strongest first."""
+
+    l2: float
+    trials: tuple[Trial, ...]
+    at_edge: bool
+    """Whether it is the first or last candidate, so that the best may lie beyond."""
+
+
+def held_out_mask(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Which samples to hold out, bool (n,) on the CPU: `share` of each class, and one at least.
+
+    A class's last image is never held out.
+
+    Args:
+        labels: int64 (n,), of all ranks.
+        share: between 0 and 1.
+        seed: of the choice.
+    """
+    classes = labels.cpu().numpy()
+    draws = np.random.Generator(np.random.Philox(key=seed)).random(len(classes))
+    order = np.lexsort((draws, classes))
+    counts = np.bincount(classes)
+    place = np.empty(len(classes), dtype=np.int64)
+    place[order] = np.arange(len(classes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    quota = np.minimum(np.maximum(np.rint(share * counts), 1), counts - 1)
+    return torch.from_numpy(place < quota[classes])
+
+
+def select_l2(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    candidates: Sequence[float] = CANDIDATES,
+    held_out: float = 0.1,
+    seed: int = 0,
+    classes: int | None = None,
+) -> Selection:
+    """The l2 whose fit to the rest is best on held-out training images; then fit it to all of them.
+
+    Best is the highest accuracy, then the lowest loss, then the strongest. The candidates go from
+    strong to weak, each starting where the last ended. Which images are held out is a function of
+    (seed, labels), not of the number of ranks. Every rank must call.
+
+    Args:
+        features, labels, classes: see `LogisticRegression`.
+        candidates: of l2, two or more.
+        held_out: share of each class that is held out, see `held_out_mask`.
+        seed: of the choice.
+
+    Raises:
+        ValueError: see `LogisticRegression`; no class has two images; a bad option.
+    """
+    values = sorted(set(candidates), reverse=True)
+    if len(values) < 2 or not values[-1] > 0:
+        raise ValueError(f"candidates={tuple(candidates)} must be two or more, all above 0")
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out={held_out} must be between 0 and 1")
+    everyones = gather_rows(labels)
+    if len(everyones) and int(everyones.min()) < 0:
+        raise ValueError(f"labels go down to {int(everyones.min())}: all need a class, from 0")
+    mask = held_out_mask(everyones, held_out, seed)
+    if not mask.any():
+        raise ValueError("no class has two images, so none can be held out; give l2 yourself")
+    first = rows_before(len(labels), labels.device)
+    mask = mask[first : first + len(labels)].to(labels.device)
+    fitted, held = (~mask).nonzero().squeeze(1), mask.nonzero().squeeze(1)
+    classes = int(everyones.max()) + 1 if classes is None else classes
+    trials, probe = [], None
+    for l2 in values:
+        probe = LogisticRegression(features, labels, l2, classes=classes, rows=fitted, start=probe)
+        trials.append(_try(probe, features, labels, held))
+    best = min(trials, key=lambda trial: (-trial.top1, trial.loss, -trial.l2))
+    at_edge = best in (trials[0], trials[-1])
+    if at_edge and (world_size() == 1 or dist.get_rank() == 0):
+        warnings.warn(
+            f"l2={best.l2:g} is the end of the candidates ({values[0]:g} to {values[-1]:g}); the best "
+            "may lie beyond",
+            stacklevel=2,
+        )
+    return Selection(best.l2, tuple(trials), at_edge)
+
+
+def _try(probe: LogisticRegression, features: Tensor, labels: Tensor, held: Tensor) -> Trial:
+    counts = AccuracyCounts(logits=True)
+    for rows in held.split(max(1, BLOCK // max(probe.weight.shape))):
+        if len(rows):
+            counts.add(probe.logits(features[rows]), labels[rows])
+    counts = counts.reduce()
+    return Trial(probe.l2, counts.percentages()["top1"], counts.mean_loss(), probe.converged)

@@ -1,14 +1,38 @@
-"""Backbones by name, heads, and batch norm that sees all ranks."""
+"""Backbones by name, their weights, heads, and batch norm that sees all ranks."""
 
 from sslortho.models.backbones import BACKBONES, create_backbone, feature_dim
+from sslortho.models.classifier import linear_classifier, write_classifier
+from sslortho.models.export import export_backbone
 from sslortho.models.projector import Projector
 from sslortho.models.sync_batch_norm import SyncBatchNorm, convert_sync_batch_norm
+from sslortho.models.weights import (
+    LoadReport,
+    RestoredBackbone,
+    choose_architecture,
+    load_backbone,
+    recognise,
+    restore_backbone,
+)
+from sslortho.models.weights_file import BackboneInfo, WeightsFile, read_weights, write_backbone
 
 __all__ = [
     "BACKBONES",
+    "BackboneInfo",
+    "LoadReport",
     "Projector",
+    "RestoredBackbone",
     "SyncBatchNorm",
+    "WeightsFile",
+    "choose_architecture",
     "convert_sync_batch_norm",
     "create_backbone",
+    "export_backbone",
     "feature_dim",
+    "linear_classifier",
+    "load_backbone",
+    "read_weights",
+    "recognise",
+    "restore_backbone",
+    "write_backbone",
+    "write_classifier",
 ]

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torchvision
@@ -11,7 +11,7 @@ from torch import nn
 
 from sslortho.models.cifar_resnet import BasicCNN, CifarResNet
 
-Stem = Literal["stock", "small"]
+Stem = Literal["stock", "small", "solo_learn"]
 
 OWN: dict[str, Callable[..., nn.Module]] = {
     "basic_cnn": BasicCNN,
@@ -39,9 +39,11 @@ def _torchvision_backbone(name: str, stem: Stem) -> nn.Module:
     # zero_init_residual as in facebookresearch/barlowtwins
     model = torchvision.models.get_model(name, weights=None, zero_init_residual=True)
     model.fc = nn.Identity()
-    if stem == "small":
-        # The usual change for 32-pixel images: no early loss of resolution (arXiv 2002.05709, B.9)
-        model.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
+    if stem != "stock":
+        # The usual change for 32-pixel images: no early loss of resolution (arXiv 2002.05709, B.9).
+        # solo-learn pads by 2 (its solo/methods/base.py), which makes 34 pixels of 32.
+        padding = 2 if stem == "solo_learn" else 1
+        model.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=padding, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
     return model
@@ -63,16 +65,18 @@ def create_backbone(name: str, stem: Stem = "stock") -> nn.Module:
     Args:
         name: one of BACKBONES, or "timm:NAME".
         stem: "small" gives torchvision's residual networks a 3x3 first convolution of stride 1 and
-            no max pooling, for 32-pixel images. Our own are made for those; timm's stay as they are.
+            no max pooling, for 32-pixel images; "solo_learn" that with a padding of 2, as solo-learn
+            builds its networks for CIFAR. Our own are made for small images; timm's stay as they are.
 
     The module is the plain one (torchvision's with an identity in place of `fc`), so its state dict
-    loads into the plain one; that of a small stem into `create_backbone(name, "small")`.
+    loads into the plain one; that of another stem into `create_backbone(name, stem)`. Whether a 3x3
+    convolution was padded by 1 or 2 a state dict does not tell.
 
     Raises:
         ValueError: an unknown name or stem.
     """
-    if stem not in ("stock", "small"):
-        raise ValueError(f"stem={stem!r} is not one of 'stock', 'small'")
+    if stem not in get_args(Stem):
+        raise ValueError(f"stem={stem!r} is not one of {', '.join(map(repr, get_args(Stem)))}")
     if name in OWN:
         return OWN[name]()
     if name in TORCHVISION:

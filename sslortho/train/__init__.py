@@ -2,7 +2,6 @@
 
 from sslortho.train.checkpoint import (
     CheckpointFolder,
-    export_backbone,
     write_atomically,
 )
 from sslortho.train.fit import FitOptions, FitResult, NonFiniteError, fit
@@ -14,7 +13,6 @@ __all__ = [
     "FitResult",
     "NonFiniteError",
     "Reporter",
-    "export_backbone",
     "fit",
     "write_atomically",
 ]

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: checkpoints and exported weights."""
+"""Checkpoints that are either whole or not there."""
 
 import warnings
 from collections.abc import Callable
@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors.torch import save
-from torch import nn
 
 from sslortho.atomic import atomic_file
 
@@ -80,10 +78,3 @@ class CheckpointFolder:
                 "remove the folder to start over"
             )
         return None
-
-
-def export_backbone(backbone: nn.Module, path: Path) -> None:
-    """Write a backbone's state dict as safetensors, under the names of the plain network."""
-    state = {name: value.detach().cpu() for name, value in backbone.state_dict().items()}
-    content = save({name: value.contiguous() for name, value in state.items()})
-    write_atomically(path, lambda file: file.write(content))

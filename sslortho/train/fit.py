@@ -22,8 +22,8 @@ from sslortho.train.signals import StopRequest
 Schedule = Callable[[int], float]
 """Step (from 0) to the multiplier of every group's learning rate."""
 
-Evaluate = Callable[[nn.Module], dict[str, float]]
-"""Backbone to figures; called on every rank."""
+Evaluate = Callable[[Any], dict[str, float]]
+"""Task to figures; called on every rank. Leaves the task in the mode that it is in."""
 
 
 class NonFiniteError(RuntimeError):
@@ -259,7 +259,6 @@ class _Fit:
             "loss": values["loss"],
             "img/s": values["images_per_second"],
             "lr": float(groups[0]["lr"]),
-            "lr_biases": float(groups[-1]["lr"]),
         }
         self.reporter.progress(self.window.steps, shown)
         self.window = Window()
@@ -277,7 +276,7 @@ class _Fit:
 
     def _evaluate(self) -> None:
         if self.evaluate:
-            figures = self.evaluate(self.plain_task.backbone)
+            figures = self.evaluate(self.plain_task)
             self.reporter.log(self.progress.step, self.progress.epoch, figures)
 
     def _save(self) -> None:
@@ -311,7 +310,7 @@ def fit(
         options: the rest.
         reporter, checkpoints: where to tell and to save.
         config: plain values, stored in every checkpoint.
-        evaluate: figures of the backbone, every `options.evaluate_every` epochs and at the end.
+        evaluate: figures of the task, every `options.evaluate_every` epochs and at the end.
 
     Raises:
         NonFiniteError: `options.max_bad_steps` steps in a row with non-finite gradients. Such steps

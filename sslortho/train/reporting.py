@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sslortho.plotting import new_figure, save_figure
 from sslortho.train.checkpoint import write_atomically
 
 Record = dict[str, float | int | None]
@@ -88,19 +89,6 @@ def write_summary(path: Path, summary: dict[str, Any]) -> None:
     write_atomically(path, lambda file: file.write((text + "\n").encode()))
 
 
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Any, path: Path) -> None:
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
-
-
 def draw_views(path: Path, views: tuple[Tensor, ...], columns: int = 8) -> None:
     """A picture of augmented views: each row one view, each column one image.
 
@@ -110,7 +98,7 @@ def draw_views(path: Path, views: tuple[Tensor, ...], columns: int = 8) -> None:
         columns: images shown.
     """
     columns = min(columns, len(views[0]))
-    figure = _figure(1.2 * columns, 1.3 * len(views))
+    figure = new_figure(1.2 * columns, 1.3 * len(views))
     axes = figure.subplots(len(views), columns, squeeze=False)
     for row, view in enumerate(views):
         shown = view[:columns].float().cpu()
@@ -121,7 +109,7 @@ def draw_views(path: Path, views: tuple[Tensor, ...], columns: int = 8) -> None:
             axis.set_xticks([])
             axis.set_yticks([])
         axes[row][0].set_ylabel(f"view {row + 1}")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _series(records: list[Record], name: str) -> tuple[list[float], list[float]]:
@@ -131,15 +119,17 @@ def _series(records: list[Record], name: str) -> tuple[list[float], list[float]]
 
 
 def draw_curves(path: Path, runs: dict[str, list[Record]], title: str = "") -> None:
-    """Loss and kNN accuracy against steps, a line for each run.
+    """Loss and accuracy against steps, a line for each run; top-1, or of pretraining kNN's.
 
     Args:
         path: the picture.
         runs: label to records of a metrics.jsonl.
         title: above the picture.
     """
-    panels = {"loss": "loss", "knn_top1": "kNN top-1 (%)"}
-    figure = _figure(10, 4)
+    classified = any("top1" in record for records in runs.values() for record in records)
+    accuracy = {"top1": "top-1 (%)"} if classified else {"knn_top1": "kNN top-1 (%)"}
+    panels = {"loss": "loss", **accuracy}
+    figure = new_figure(10, 4)
     for axis, (name, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         for run, records in runs.items():
             steps, values = _series(records, name)
@@ -152,7 +142,7 @@ def draw_curves(path: Path, runs: dict[str, list[Record]], title: str = "") -> N
     if len(runs) > 1:
         figure.axes[0].legend()
     figure.suptitle(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def versions() -> dict[str, str]:

@@ -2,10 +2,13 @@
 
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
+import torch
+from torchvision.transforms import InterpolationMode, functional, v2
 
-from sslortho.augment import VIEWS, EvaluationSpec, ViewSpec
-from sslortho.augment.views import evaluation_spec
+from sslortho.augment import SUPERVISED_VIEWS, VIEWS, EvaluationSpec, ViewRenderer, ViewSpec
+from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD, evaluation_spec
 
 BARLOW_TWINS = {
     "crop_size": 224,
@@ -127,11 +130,33 @@ def test_an_evaluation_crop_that_the_resized_image_cannot_hold_is_refused(sizes)
 
 
 @pytest.mark.parametrize(
-    ("crop_size", "source", "resize"),
-    [(224, None, 256), (192, None, 219), (32, 32, 32), (32, 8, 32), (28, 32, 28)],
+    ("crop_size", "in_memory", "resize"),
+    [(224, False, 256), (192, False, 219), (224, True, 224), (32, True, 32)],
 )
-def test_evaluation_spec_takes_over_size_and_normalisation(crop_size, source, resize):
+def test_evaluation_spec_takes_over_size_and_normalisation(crop_size, in_memory, resize):
     view = replace(VIEWS["barlow_twins_small"](crop_size)[0], mean=(0.1, 0.2, 0.3))
-    spec = evaluation_spec((view,), source)
+    spec = evaluation_spec(view, in_memory)
     assert (spec.crop_size, spec.resize) == (crop_size, resize)
     assert (spec.mean, spec.std) == ((0.1, 0.2, 0.3), (0.2470, 0.2435, 0.2616))
+
+
+def test_supervised_views_have_torchvisions_crop_and_flip_alone():
+    (view,) = SUPERVISED_VIEWS["supervised"](224, CIFAR10_MEAN, CIFAR10_STD)
+    peer = v2.RandomResizedCrop(224)
+    assert (view.crop_size, *view.crop_scale) == (224, *peer.scale)
+    assert view.crop_ratio == pytest.approx(peer.ratio)
+    assert view.flip_p == v2.RandomHorizontalFlip().p
+    off = (view.jitter_p, view.grayscale_p, view.blur_p, view.solarise_p)
+    assert off == (0, 0, 0, 0)
+    assert (view.mean, view.std) == (CIFAR10_MEAN, CIFAR10_STD)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (20, 32), (40, 32)])
+def test_the_centre_view_is_the_largest_square(size):
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+    renderer = ViewRenderer(SUPERVISED_VIEWS["centre"](16, (0.0,) * 3, (1.0,) * 3), seed=3)
+    (views,) = renderer.render(image.expand(5, -1, -1, -1), np.arange(5), epoch=7)
+    side = min(size)
+    square = functional.center_crop(image, [side, side])
+    expected = functional.resize(square, [16, 16], InterpolationMode.BICUBIC, antialias=True)
+    assert (views * 255 - expected).abs().max() <= 1.01  # a level of rounding

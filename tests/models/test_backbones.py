@@ -96,12 +96,12 @@ def test_features_are_two_dimensional(name):
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-@pytest.mark.parametrize("stem", ["stock", "small"])
+@pytest.mark.parametrize("stem", ["stock", "small", "solo_learn"])
 def test_state_dict_fits_torchvisions_model_but_for_the_classifier(name, stem):
     with torch.device("meta"):
         ours = create_backbone(name, stem=stem).state_dict()
         theirs = torchvision.models.get_model(name, weights=None).state_dict()
-    differing = {"conv1.weight"} if stem == "small" else set()
+    differing = {"conv1.weight"} if stem != "stock" else set()
     assert set(theirs) - set(ours) == {"fc.weight", "fc.bias"}
     assert set(ours) <= set(theirs)
     assert {key for key in ours if ours[key].shape != theirs[key].shape} == differing
@@ -126,7 +126,7 @@ def test_residual_branches_start_silent():
     assert not any(weight.any() for weight in last)
 
 
-@pytest.mark.parametrize(("stem", "resolution"), [("stock", 8), ("small", 32)])
+@pytest.mark.parametrize(("stem", "resolution"), [("stock", 8), ("small", 32), ("solo_learn", 34)])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_small_stem_keeps_the_resolution(name, stem, resolution):
     shapes = []
@@ -135,6 +135,21 @@ def test_small_stem_keeps_the_resolution(name, stem, resolution):
         backbone.layer1.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))
         backbone(torch.zeros(2, 3, 32, 32))
     assert shapes == [(2, 64, resolution, resolution)]
+
+
+def test_solo_learns_stem_is_what_solo_learn_builds():
+    """solo/methods/base.py: the two lines that change torchvision's network for CIFAR."""
+    torch.manual_seed(0)
+    backbone, theirs = create_backbone("resnet18", "solo_learn"), torchvision.models.resnet18()
+    theirs.fc = nn.Identity()
+    theirs.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=2, bias=False)
+    theirs.maxpool = nn.Identity()
+    theirs.load_state_dict(backbone.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(backbone.eval()(images), theirs.eval()(images))
+    small = create_backbone("resnet18", "small").eval()
+    small.load_state_dict(backbone.state_dict())
+    assert not torch.allclose(small(images), backbone(images))
 
 
 def test_convolutions_start_kaiming_normal():
@@ -192,7 +207,10 @@ def test_feature_maps_are_refused():
         (lambda: create_backbone("???"), r"is not one of basic_cnn, .* or timm:NAME$"),
         (lambda: create_backbone("timm:convnext_ato"), "'timm:convnext_ato'.*near: convnext_atto"),
         (lambda: create_backbone("timm:qqqq"), r"'timm:qqqq' is no model of timm(?!; near: $)"),
-        (lambda: create_backbone("resnet18", stem="smal"), "stem='smal'.*'small'"),
+        (
+            lambda: create_backbone("resnet18", stem="smal"),
+            "stem='smal' is not one of 'stock', 'small', 'solo_learn'$",
+        ),
     ],
 )
 def test_errors_name_the_nearest(call, message):

@@ -1,10 +1,7 @@
 import pytest
 import torch
-import torchvision
-from safetensors.torch import load_file
 
-from sslortho.models import create_backbone
-from sslortho.train import CheckpointFolder, export_backbone, write_atomically
+from sslortho.train import CheckpointFolder, write_atomically
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -91,15 +88,3 @@ def test_another_format_is_refused(tmp_path):
 def test_keep_last_must_keep_something(tmp_path):
     with pytest.raises(ValueError, match="keep_last=0"):
         CheckpointFolder(tmp_path, keep_last=0)
-
-
-def test_an_exported_backbone_loads_into_the_plain_network(tmp_path):
-    backbone = create_backbone("resnet18").to(memory_format=torch.channels_last)
-    export_backbone(backbone, tmp_path / "backbone.safetensors")
-    plain = torchvision.models.resnet18()
-    missing = plain.load_state_dict(load_file(tmp_path / "backbone.safetensors"), strict=False)
-    assert missing.missing_keys == ["fc.weight", "fc.bias"]
-    assert missing.unexpected_keys == []
-    plain.fc = torch.nn.Identity()
-    images = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(plain.eval()(images), backbone.eval()(images), atol=1e-5, rtol=1e-5)

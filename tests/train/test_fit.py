@@ -237,14 +237,14 @@ def test_too_many_bad_steps_in_a_row_stop_with_step_and_names(tmp_path):
 def test_evaluation_before_the_first_step_then_every_so_many_epochs_and_last(tmp_path):
     seen = []
 
-    def evaluate(backbone):
-        seen.append(backbone)
+    def evaluate(task):
+        seen.append(task)
         return {"knn_top1": float(len(seen))}
 
     task, _ = train(tmp_path, evaluate=evaluate, evaluate_every=2, epochs=5)
     records = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "knn_top1" in r]
     assert [(r["step"], r["epoch"]) for r in records] == [(0, 0), (12, 2), (24, 4), (30, 5)]
-    assert all(backbone is task.backbone for backbone in seen)
+    assert all(evaluated is task for evaluated in seen)
 
 
 def test_checkpoints_hold_the_configuration_and_the_newest_are_kept(tmp_path):

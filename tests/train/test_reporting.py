@@ -74,3 +74,18 @@ def test_curves_draw_a_line_for_each_run(tmp_path):
             colours = image.convert("RGB").getcolors(maxcolors=2**20)
         inks.append(sum(count for count, colour in colours if max(colour) - min(colour) > 60))
     assert inks[0] < inks[1] < inks[2]
+
+
+def test_curves_of_a_classifier_are_of_its_own_accuracy(tmp_path):
+    records = [{"step": s, "loss": 10 - s, "top1": 10 * s} for s in range(9)]
+    draw_curves(tmp_path / "top1.png", {"a": records})
+    other = [{"step": s, "loss": 10 - s, "neither": s} for s in range(9)]
+    draw_curves(tmp_path / "none.png", {"a": other})
+    lines = []
+    for name in ("top1", "none"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            right = image.convert("RGB").crop((image.width // 2, 0, image.width, image.height))
+            colours = right.getcolors(maxcolors=2**20)
+        lines.append(sum(count for count, c in colours if max(c) - min(c) > 60))
+    assert lines[0] > 100
+    assert lines[1] == 0

@@ -1,0 +1,136 @@
+"""Data sets and loaders."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+
+from sslortho.augment import EvaluationRenderer, EvaluationSpec, ViewRenderer, ViewSpec
+from sslortho.config.common import DataConfig, TrainingConfig
+from sslortho.data import (
+    BetonImages,
+    EpochOrder,
+    EvaluationLoader,
+    EvaluationViewLoader,
+    FileSource,
+    ImageArray,
+    ImageFiles,
+    ImageSet,
+    PageOrder,
+    Source,
+    TensorEvaluationLoader,
+    TensorLoader,
+    TrainLoader,
+    ViewLoader,
+    balanced_subset,
+    load_split,
+    require_ffcv,
+)
+from sslortho.train.launch import share_of_cores
+
+SMALL_CROP = 64
+"""Views up to so many pixels count as small: no blur, and stems without early pooling."""
+
+EVALUATION_BATCH = 512
+
+
+def loader_threads(config: DataConfig) -> int:
+    """Threads of this rank that decode and augment."""
+    return share_of_cores() if config.workers is None else config.workers
+
+
+def load_training_set(config: DataConfig) -> ImageSet:
+    """The images to train on, before any are left to other ranks."""
+    train = load_split(config.data, config.data_dir, "train", config.loader)
+    assert train is not None
+    return train if config.subset is None else balanced_subset(train, config.subset, config.seed)
+
+
+def load_test_set(config: DataConfig) -> ImageSet | None:
+    """The images to test on; None where a folder has none."""
+    return load_split(config.data, config.data_dir, "test", config.loader)
+
+
+def build_train_loader(
+    config: TrainingConfig, data: ImageSet, views: Sequence[ViewSpec], accelerator: Accelerator
+) -> TrainLoader:
+    """Random views of the training set, this rank's share."""
+    if config.batch_size % config.accumulation_steps:
+        raise ValueError(
+            f"batch_size={config.batch_size} does not divide into accumulation_steps="
+            f"{config.accumulation_steps} parts; choose a multiple"
+        )
+    if config.batch_size > len(data):
+        raise ValueError(
+            f"batch_size={config.batch_size} is larger than the data ({len(data)} images); "
+            "choose a smaller one"
+        )
+    renderer = ViewRenderer(tuple(views), config.seed, config.channels_last)
+    order = _build_order(config, data, accelerator)
+    if isinstance(data, ImageArray):
+        if config.workers is not None:
+            raise ValueError(
+                f"workers={config.workers} has no effect on data={config.data!r}, whose images lie in "
+                "memory; --threads says how many render them on a CPU"
+            )
+        return TensorLoader(data, renderer, order, accelerator.device)
+    source = _open_source(data, config.cache or "os")
+    return ViewLoader(source, renderer, order, accelerator.device, loader_threads(config))
+
+
+def _build_order(config: TrainingConfig, data: ImageSet, accelerator: Accelerator) -> EpochOrder:
+    options = {
+        "size": len(data),
+        "batch_size": config.batch_size // config.accumulation_steps,
+        "seed": config.seed,
+        "rank": accelerator.process_index,
+        "world_size": accelerator.num_processes,
+    }
+    if isinstance(data, BetonImages) and config.cache == "process":
+        return PageOrder(**options, pages=data.pages)
+    return EpochOrder(**options)
+
+
+@lru_cache(maxsize=4)
+def _open_source(data: ImageFiles | BetonImages, cache: Literal["os", "process"]) -> Source:
+    # kept, since the training set is read for training and for evaluation
+    if isinstance(data, ImageFiles):
+        return FileSource(data)
+    return require_ffcv().BetonSource(data, cache)
+
+
+def build_evaluation_loader(
+    config: DataConfig, data: ImageSet, spec: EvaluationSpec, accelerator: Accelerator
+) -> EvaluationLoader:
+    """The evaluation view of a data set, this rank's share."""
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    return _evaluation_loader(config, data, spec, accelerator.device, rank, world_size)
+
+
+def _evaluation_loader(
+    config: DataConfig,
+    data: ImageSet,
+    spec: EvaluationSpec,
+    device: torch.device,
+    rank: int,
+    world_size: int,
+) -> EvaluationLoader:
+    renderer = EvaluationRenderer(spec, config.channels_last)
+    if isinstance(data, ImageArray):
+        return TensorEvaluationLoader(data, renderer, EVALUATION_BATCH, device, rank, world_size)
+    source = _open_source(data, config.cache or "os")
+    workers = loader_threads(config)
+    return EvaluationViewLoader(
+        source, renderer, EVALUATION_BATCH, device, workers, rank, world_size
+    )
+
+
+def evaluation_views(
+    config: DataConfig, data: ImageSet, spec: EvaluationSpec, indices: torch.Tensor
+) -> torch.Tensor:
+    """The evaluation views (n, 3, size, size) of these samples (n,), on the CPU, in order."""
+    chosen = data.select(indices)
+    loader = _evaluation_loader(config, chosen, spec, torch.device("cpu"), 0, 1)
+    return torch.cat([batch.views[0] for batch in loader])

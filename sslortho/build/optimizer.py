@@ -1,0 +1,38 @@
+"""Optimizers over parameter groups."""
+
+from typing import Any
+
+from torch.optim import Optimizer
+
+from sslortho.config.common import OptimizerConfig
+from sslortho.optim import OPTIMIZERS, create_optimizer
+from sslortho.optim.registry import accepted_options
+
+
+def check_optimizer(config: OptimizerConfig) -> set[str]:
+    """Names of the options that the optimizer takes; ValueError if it is given layers in vain."""
+    accepted = accepted_options(config.optim)
+    if config.orth_layers is not None and "orth" not in accepted:
+        raise ValueError(
+            f"orth_layers={config.orth_layers!r} has no effect on optim={config.optim!r}; "
+            f"the ones that it has are {', '.join(n for n in OPTIMIZERS if 'orth' in n)}"
+        )
+    return accepted
+
+
+def optimizer_over(config: OptimizerConfig, groups: list[dict[str, Any]], lr: float) -> Optimizer:
+    """The configuration's optimizer over `groups`; lr, absolute, where they have none.
+
+    Raises ValueError for an option that the optimizer does not take.
+    """
+    momentum = config.momentum
+    if momentum is None and "momentum" in check_optimizer(config):
+        momentum = 0.9
+    given = {
+        "momentum": momentum,
+        "trust_coefficient": config.trust_coefficient,
+        "polar": config.polar,
+        "share": config.share,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    return create_optimizer(config.optim, groups, lr=lr, **options)

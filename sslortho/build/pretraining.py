@@ -1,0 +1,157 @@
+"""Pretraining."""
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+
+from sslortho.augment import VIEWS, ViewSpec
+from sslortho.augment.views import evaluation_spec
+from sslortho.build.data import (
+    SMALL_CROP,
+    build_evaluation_loader,
+    build_train_loader,
+    load_test_set,
+    load_training_set,
+)
+from sslortho.build.loop import Training, cosine_schedule, place_model
+from sslortho.build.optimizer import check_optimizer, optimizer_over
+from sslortho.config import PretrainConfig
+from sslortho.data import EvaluationLoader, ImageArray, ImageSet
+from sslortho.evaluate import FrozenEvaluation
+from sslortho.losses import BarlowTwinsLoss
+from sslortho.models import (
+    BackboneInfo,
+    Projector,
+    create_backbone,
+    feature_dim,
+)
+from sslortho.models.backbones import TORCHVISION, Stem
+from sslortho.optim import param_groups
+from sslortho.tasks import BarlowTwins, Task
+from sslortho.train.launch import create_accelerator, set_threads
+
+
+def create_views(config: PretrainConfig) -> tuple[ViewSpec, ViewSpec]:
+    """The pair of views that the configuration names."""
+    name = config.views
+    if name == "auto":
+        small = "barlow_twins_digits" if config.data == "digits" else "barlow_twins_small"
+        name = small if config.crop_size <= SMALL_CROP else "barlow_twins"
+    return VIEWS[name](config.crop_size)
+
+
+def resolve_stem(config: PretrainConfig) -> Stem:
+    """The stem that the configuration means."""
+    if config.stem == "auto":
+        return "small" if config.crop_size <= SMALL_CROP else "stock"
+    if config.backbone not in TORCHVISION:
+        raise ValueError(
+            f"stem={config.stem!r} has no effect on backbone={config.backbone!r}; it is for "
+            f"{', '.join(TORCHVISION)}"
+        )
+    return config.stem
+
+
+def build_backbone(config: PretrainConfig) -> nn.Module:
+    """The backbone with its initial weights, which depend on the seed alone."""
+    torch.manual_seed(config.seed)
+    return create_backbone(config.backbone, resolve_stem(config))
+
+
+def backbone_info(config: PretrainConfig) -> BackboneInfo:
+    """What whoever loads the backbone has to know."""
+    view = create_views(config)[0]
+    return BackboneInfo(
+        backbone=config.backbone,
+        stem=resolve_stem(config),
+        crop_size=config.crop_size,
+        mean=view.mean,
+        std=view.std,
+    )
+
+
+def build_task(config: PretrainConfig) -> Task:
+    """Model and loss, on the CPU."""
+    backbone = build_backbone(config)
+    dim = feature_dim(backbone, config.crop_size)
+    loss = BarlowTwinsLoss(config.lambda_param, gather_distributed=True)
+    return BarlowTwins(backbone, Projector(dim, config.projector_widths), loss)
+
+
+def build_optimizer(config: PretrainConfig, task: nn.Module) -> Optimizer:
+    """The optimizer over the task's parameter groups, with rates for this batch size.
+
+    Raises ValueError for an option that the optimizer does not take.
+    """
+    scale = config.batch_size / 256
+    groups = param_groups(
+        task,
+        config.orth_layers or "conv",
+        lr=config.lr * scale,
+        lr_biases=config.lr_biases * scale,
+        weight_decay=config.weight_decay,
+    )
+    return optimizer_over(config, groups, config.lr * scale)
+
+
+def _evaluation_loader(
+    config: PretrainConfig, data: ImageSet, accelerator: Accelerator
+) -> EvaluationLoader:
+    spec = evaluation_spec(create_views(config)[0], isinstance(data, ImageArray))
+    return build_evaluation_loader(config, data, spec, accelerator)
+
+
+def build_evaluation(
+    config: PretrainConfig, train: ImageSet, test: ImageSet | None, accelerator: Accelerator
+) -> FrozenEvaluation:
+    """kNN, linear probe and collapse measures on the images trained on and the test images."""
+    labelled = test is not None and bool((train.labels >= 0).all())
+    return FrozenEvaluation(
+        train=_evaluation_loader(config, train, accelerator),
+        test=_evaluation_loader(config, test, accelerator) if test and labelled else None,
+        knn_k=config.knn_k,
+        knn_temperature=config.knn_temperature,
+        linear_probe=config.linear_probe,
+    )
+
+
+@dataclass(frozen=True)
+class Pretraining(Training):
+    """Everything that a pretraining run is made of."""
+
+    config: PretrainConfig
+    evaluation: FrozenEvaluation
+
+    def untrained_backbone(self) -> nn.Module:
+        """The backbone as it was before training."""
+        return build_backbone(self.config).to(self.accelerator.device)
+
+
+def build_pretraining(config: PretrainConfig) -> Pretraining:
+    """All of a pretraining run, checked. Raises ValueError for a mistake of the user's."""
+    check_optimizer(config)
+    set_threads(config.threads)
+    accelerator = create_accelerator(config.mixed_precision, config.trackers, config.run_folder)
+    with accelerator.local_main_process_first():  # the others find what it downloaded
+        train = load_training_set(config)
+        test = load_test_set(config)
+    loader = build_train_loader(config, train, create_views(config), accelerator)
+
+    task = build_task(config)
+    place_model(task, config, accelerator)
+    optimizer = build_optimizer(config, task)
+    if config.compile:
+        task.compile()
+    return Pretraining(
+        config=config,
+        accelerator=accelerator,
+        task=task,
+        optimizer=optimizer,
+        loader=loader,
+        # down to a thousandth, as facebookresearch/barlowtwins
+        schedule=cosine_schedule(config, len(loader), final=1e-3),
+        evaluation=build_evaluation(config, train, test, accelerator),
+    )

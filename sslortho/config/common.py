@@ -1,0 +1,150 @@
+"""Options that several scripts share, as bases of their configurations."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+class Checked:
+    """A configuration that checks its own fields, those of all its bases in turn."""
+
+    def __post_init__(self) -> None:
+        pass
+
+    def _check(self, name: str, holds: bool, wanted: str) -> None:
+        if not holds:
+            raise ValueError(f"{name}={getattr(self, name)!r} must be {wanted}")
+
+    def _check_least(self, least: int, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            self._check(name, value is None or value >= least, f"{least} or more")
+
+    def _check_effect(self, on: str, **has_none: bool) -> None:
+        """Raise ValueError for a field that has no effect, given the value of the field `on`."""
+        for name, holds in has_none.items():
+            if holds:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} has no effect on {on}={getattr(self, on)!r}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Checked):
+    """Which images, and how a process reads them."""
+
+    data: Literal["digits", "cifar10", "cifar100", "folder", "beton"] = "digits"
+    """Data set. folder: data_dir/train/<class>/*, data_dir/test or val/<class>/*. beton:
+    data_dir/train.beton, data_dir/val.beton, see scripts/write_beton.py; needs FFCV."""
+    data_dir: str | None = None
+    """Folder of the data set (digits needs none)."""
+    cache: Literal["os", "process"] | None = None
+    """How a beton is read. os: mapped into memory, shared by the ranks of a machine. process: whole
+    pages ahead of need, in an order that visits each once or twice; for data larger than memory, of
+    which it takes about batch_size pages over all ranks. Default os."""
+    loader: Literal["auto", "tensor", "files"] = "auto"
+    """How a folder is read: into memory, or file by file. auto: memory if all are small."""
+    subset: int | None = None
+    """Train on so many images only, balanced over the classes and chosen by seed."""
+    workers: int | None = None
+    """Threads that decode and augment images of a folder or a beton, on each rank; 0 for none.
+    Default: the machine's cores, shared among its ranks."""
+    threads: int | None = None
+    """CPU threads of each process. Default: what torch takes; under a launcher, which would leave
+    one, the machine's cores shared among its processes (when training on CPUs)."""
+    channels_last: bool = True
+    """Memory format of views and convolutions; the faster one for convolutions nearly everywhere."""
+    seed: int = 0
+    """Of initial weights, order and augmentation; 0 to 2**32 - 1."""
+    out: str | None = None
+    """Run folder."""
+    debug: bool = False
+    """Show the traceback of an error that is the user's."""
+
+    def __post_init__(self) -> None:
+        self._check_least(0, "workers")
+        self._check_least(1, "threads")
+        self._check("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1")
+        self._check_effect(
+            "data",
+            data_dir=self.data == "digits" and self.data_dir is not None,
+            loader=self.loader != "auto" and self.data != "folder",
+            cache=self.cache is not None and self.data != "beton",
+        )
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Checked):
+    """Which optimizer, with what."""
+
+    optim: str = "orth_lars"
+    """sgd, adam, adamw, lars, each also with orth_ in front, norm_sgd or component_norm_sgd."""
+    lr: float
+    """Rate of the weights per 256 samples: multiplied by batch_size / 256."""
+    momentum: float | None = None
+    """Of sgd and lars; default 0.9."""
+    weight_decay: float = 1e-6
+    """Decay of the weights; biases and norms have none."""
+    trust_coefficient: float | None = None
+    """Of lars; default 0.001."""
+    orth_layers: Literal["conv", "all"] | None = None
+    """Whose gradients orth_* orthonormalises."""
+    polar: Literal["auto", "svd", "gram_eigh", "polar_express", "newton_schulz"] | None = None
+    """How orth_* orthonormalises. Default auto."""
+    share: bool | None = None
+    """Whether ranks share the work of orth_*. Default: if there are several. Changes rounding only."""
+
+    def __post_init__(self) -> None:
+        self._check_least(0, "lr", "weight_decay")
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig(Checked):
+    """How long to train, in what precision, and what to tell on the way."""
+
+    batch_size: int
+    """Samples of one optimizer step, over all ranks and accumulated batches together."""
+    accumulation_steps: int = 1
+    """Parts that a step's samples are cut into to save memory."""
+    epochs: int
+    """Passes over the data."""
+    warmup_epochs: float = 0
+    """Linear warm-up from 0 before the cosine."""
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    """fp16 needs a GPU."""
+    compile: bool = False
+    """torch.compile the model."""
+    sync_batch_norm: bool = True
+    """Batch norm statistics over all ranks."""
+    max_bad_steps: int = 10
+    """Stop after so many steps in a row with non-finite gradients; each is skipped."""
+    log_every: int = 10
+    """Steps between records of metrics.jsonl."""
+    log_gradients: bool = False
+    """Record of each orthonormalised layer the cosine between raw and orthonormal gradient, their
+    distance, and the gradient's effective rank, at every record."""
+    evaluate_every: int = 1
+    """Epochs between evaluations on the way; 0 for none."""
+    checkpoint_every: int = 1
+    """Epochs between checkpoints."""
+    keep_last: int = 2
+    """Checkpoints kept."""
+    trackers: str = "tensorboard"
+    """Comma-separated trackers of Accelerate (tensorboard, wandb, ...), or none."""
+
+    def __post_init__(self) -> None:
+        self._check_least(1, "batch_size", "accumulation_steps", "epochs", "log_every")
+        self._check_least(1, "checkpoint_every", "keep_last", "max_bad_steps")
+        self._check_least(0, "evaluate_every")
+        self._check(
+            "warmup_epochs",
+            0 <= self.warmup_epochs <= self.epochs,
+            f"from 0 to {self.epochs} epochs",
+        )
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(LoopConfig, OptimizerConfig, DataConfig):
+    """All that a training of any kind is told."""

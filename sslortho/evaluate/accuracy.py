@@ -1,0 +1,165 @@
+"""How often a classifier is right, counted exactly over any number of ranks."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sslortho.data import EvaluationLoader
+from sslortho.evaluate.features import exchange_device, gather_rows, max_over_ranks, sum_over_ranks
+
+BLOCK = 2**23
+"""Scores at a time."""
+
+Classify = Callable[[Tensor], Tensor]
+"""Images (batch, 3, height, width) to scores (batch, classes)."""
+
+
+def true_class_rank(scores: Tensor, labels: Tensor) -> Tensor:
+    """How many classes come before the true one, int64 (batch,), in scores (batch, classes).
+
+    Those of a higher score, and of the same score and a lower index: a tie never flatters.
+    """
+    true = scores.gather(1, labels.unsqueeze(1))
+    lower_index = torch.arange(scores.shape[1], device=scores.device) < labels.unsqueeze(1)
+    return ((scores > true) | ((scores == true) & lower_index)).sum(dim=1)
+
+
+class AccuracyCounts:
+    """Correct classifications so far, of this rank.
+
+    Adding does not wait for the device; what is wrong with the scores or labels shows when the
+    figures are asked for.
+
+    Args:
+        logits: whether scores are logits, whose cross-entropy is wanted too.
+    """
+
+    def __init__(self, logits: bool = False) -> None:
+        self.logits = logits
+        self.counts: Tensor | None = None
+        """int64: correct at 1, correct at 5, total, scores not finite, wrong labels."""
+        self.extremes: Tensor | None = None
+        """int64: minus the lowest label, the highest, classes."""
+        self.losses: list[Tensor] = []
+
+    @torch.no_grad()
+    def add(self, scores: Tensor, labels: Tensor) -> None:
+        """Scores (batch, classes), the true classes int64 (batch,)."""
+        if scores.ndim != 2 or labels.shape != scores.shape[:1]:
+            raise ValueError(
+                f"scores of shape {tuple(scores.shape)} and labels of shape {tuple(labels.shape)} do "
+                "not fit; expected (batch, classes) and (batch,)"
+            )
+        rows = max(1, BLOCK // max(1, scores.shape[1]))
+        for part, truth in zip(scores.split(rows), labels.split(rows), strict=True):
+            if len(part):
+                self._add(part, truth)
+
+    def _add(self, scores: Tensor, labels: Tensor) -> None:
+        classes = scores.shape[1]
+        known = labels.clamp(0, classes - 1)
+        rank = true_class_rank(scores, known)
+        counts = torch.stack(
+            [
+                (rank < 1).sum(),
+                (rank < 5).sum(),
+                torch.full_like(rank[0], len(rank)),
+                (~torch.isfinite(scores)).any(dim=1).sum(),
+                (known != labels).sum(),
+            ]
+        )
+        extremes = torch.stack([-labels.min(), labels.max(), torch.full_like(labels[0], classes)])
+        self.counts = counts if self.counts is None else self.counts + counts
+        self.extremes = (
+            extremes if self.extremes is None else torch.maximum(self.extremes, extremes)
+        )
+        if self.logits:
+            self.losses.append(functional.cross_entropy(scores.double(), known, reduction="sum"))
+
+    def reduce(self) -> "AccuracyCounts":
+        """The counts of all ranks together; every rank must call, also one that added nothing."""
+        device = exchange_device() if self.counts is None else self.counts.device
+        zeros = torch.zeros(5, dtype=torch.int64, device=device)
+        least = torch.full((3,), torch.iinfo(torch.int64).min, device=device)
+        result = AccuracyCounts(self.logits)
+        result.counts = sum_over_ranks(zeros if self.counts is None else self.counts.clone())
+        result.extremes = max_over_ranks(least if self.extremes is None else self.extremes.clone())
+        if self.logits:
+            none = torch.empty(0, dtype=torch.float64, device=device)
+            losses = gather_rows(torch.stack(self.losses) if self.losses else none)
+            result.losses = list(losses.unbind())
+        return result
+
+    def _checked(self) -> tuple[int, int, int]:
+        counts = [0] * 5 if self.counts is None else self.counts.tolist()
+        top1, top5, total, bad_scores, bad_labels = counts
+        if not total or self.extremes is None:
+            raise ValueError("no images were classified; there is no accuracy of none")
+        if bad_labels:
+            lowest, highest, classes = self.extremes.tolist()
+            raise ValueError(
+                f"{bad_labels} of {total} labels are not among 0 to {classes - 1}, the classes of the "
+                f"scores; labels go from {-lowest} to {highest}"
+            )
+        if bad_scores:
+            raise ValueError(f"the scores of {bad_scores} of {total} images are not finite")
+        return top1, top5, total
+
+    def percentages(self) -> dict[str, float]:
+        """{"top1", "top5"}: of the images, those whose class has the best score, or one of five.
+
+        Raises:
+            ValueError: scores that are not finite, labels that are no class, or no images.
+        """
+        top1, top5, total = self._checked()
+        return {"top1": 100 * top1 / total, "top5": 100 * top5 / total}
+
+    def mean_loss(self) -> float:
+        """Mean cross-entropy; the same to the last bit on any number of ranks. Raises as above."""
+        assert self.logits
+        _, _, total = self._checked()
+        return math.fsum(torch.stack(self.losses).tolist()) / total
+
+
+def _scores(classify: Classify, loader: EvaluationLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in loader:
+        with torch.no_grad():
+            scores = classify(batch.views[0])
+        yield scores, batch.labels
+
+
+def evaluate_classifier(classify: Classify, loader: EvaluationLoader) -> dict[str, float]:
+    """{"top1", "top5"} in percent and "test_loss", the mean cross-entropy, over all ranks' images.
+
+    Every rank must call. Modules stay in the mode that they are in.
+
+    Args:
+        classify: images to logits.
+        loader: evaluation views of the test set.
+
+    Raises:
+        ValueError: see `AccuracyCounts`.
+    """
+    counts = AccuracyCounts(logits=True)
+    for scores, labels in _scores(classify, loader):
+        counts.add(scores, labels)
+    counts = counts.reduce()
+    return {**counts.percentages(), "test_loss": counts.mean_loss()}
+
+
+def predict_classes(classify: Classify, loader: EvaluationLoader) -> tuple[Tensor, Tensor]:
+    """Predicted and true classes, int64 (n,) each, of all ranks' images in order.
+
+    For a confusion matrix. Every rank must call. See `evaluate_classifier`.
+    """
+    predictions, truth = [], []
+    for scores, labels in _scores(classify, loader):
+        predictions.append(scores.argmax(dim=1))
+        truth.append(labels)
+    if not predictions:
+        none = torch.empty(0, dtype=torch.int64, device=exchange_device())
+        predictions, truth = [none], [none]
+    return gather_rows(torch.cat(predictions)), gather_rows(torch.cat(truth))

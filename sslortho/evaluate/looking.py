@@ -1,0 +1,148 @@
+"""What to look at after an evaluation: a map of the features, mistakes, nearest neighbours."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sslortho.data import EvaluationLoader
+from sslortho.evaluate.features import extract_features, feature_batches
+from sslortho.evaluate.knn import NeighbourSearch
+from sslortho.evaluate.pictures import (
+    choose_queries,
+    confusion_matrix,
+    draw_confusion,
+    draw_feature_map,
+    draw_neighbours,
+    most_confused,
+    project_pca,
+    project_umap,
+)
+from sslortho.evaluate.report import ReportPicture, ReportTable
+
+QUERIES, NEIGHBOURS = 8, 7
+"""Of the picture of nearest neighbours."""
+
+MISTAKES = 10
+"""Pairs of classes in the table of mistakes."""
+
+ShowImages = Callable[[Tensor], Tensor]
+"""Indices (n,) of a data set to its images (n, 3, height, width), normalised."""
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What the pictures are drawn from."""
+
+    features: Tensor
+    """(n, dim), of the test images."""
+    labels: Tensor
+    """int64 (n,)."""
+    queries: Tensor
+    """int64 (q,): which of the test images have their neighbours shown."""
+    neighbours: Tensor
+    """int64 (q, k): which of the training images those are, nearest first."""
+    similarities: Tensor
+    """(q, k): cosines."""
+
+
+def gather_looks(
+    backbone: nn.Module, train: EvaluationLoader, test: EvaluationLoader, seed: int
+) -> Looks:
+    """Test features, and neighbours of a few of them; every rank must call."""
+    features, labels = extract_features(backbone, test)
+    queries = choose_queries(labels, QUERIES, seed).to(features.device)
+    search = NeighbourSearch(features[queries], NEIGHBOURS)
+    for batch, _ in feature_batches(backbone, train):
+        search.add(batch)
+    similarities, neighbours = search.result()
+    return Looks(features, labels, queries, neighbours, similarities)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The images behind the features, for the pictures that show them."""
+
+    show_test: ShowImages
+    show_train: ShowImages
+    train_labels: Tensor
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def draw_looks(
+    folder: Path,
+    looks: Looks,
+    predictions: Tensor,
+    classes: Sequence[str],
+    scene: Scene,
+    seed: int,
+) -> tuple[list[ReportPicture], list[ReportTable]]:
+    """Draw the pictures; those, and tables to stand beside them in a report.
+
+    features_pca.png, features_umap.png where umap-learn is installed, confusion.png, neighbours.png.
+
+    Args:
+        folder: of the run.
+        looks: from `gather_looks`.
+        predictions: int64 (n,), a class for each test image.
+        classes: names.
+        scene: where the images come from.
+        seed: of UMAP.
+    """
+    matrix = confusion_matrix(looks.labels, predictions, len(classes))
+    draw_confusion(folder / "confusion.png", matrix, classes)
+    _draw_neighbours(folder / "neighbours.png", looks, classes, scene)
+    pictures = [
+        *_draw_maps(folder, looks, classes, seed),
+        ReportPicture(
+            folder / "confusion.png",
+            "Which class is taken for which, in percent of the true class.",
+        ),
+        ReportPicture(
+            folder / "neighbours.png",
+            "Test images, and the training images whose features are nearest (cosine).",
+        ),
+    ]
+    rows = [
+        (true, predicted, round(100 * share, 2))
+        for true, predicted, share in most_confused(matrix, classes, MISTAKES)
+    ]
+    header = ("true class", "taken for", "% of the true class")
+    return pictures, [ReportTable("Most frequent mistakes", header, rows)] if rows else []
+
+
+def _draw_maps(
+    folder: Path, looks: Looks, classes: Sequence[str], seed: int
+) -> list[ReportPicture]:
+    labels = looks.labels.cpu()
+    points, shares = project_pca(looks.features)
+    percent = " and ".join(f"{100 * share:.0f} %" for share in shares.tolist())
+    path = folder / "features_pca.png"
+    draw_feature_map(path, points, labels, classes, "PCA")
+    caption = f"Test features on their first two principal components: {percent} of the variance."
+    pictures = [ReportPicture(path, caption)]
+    if (layout := project_umap(looks.features, seed)) is not None:
+        points, chosen = layout
+        path = folder / "features_umap.png"
+        draw_feature_map(path, points, labels[chosen], classes, "UMAP")
+        pictures.append(ReportPicture(path, f"UMAP of {len(chosen)} test features, by cosine."))
+    return pictures
+
+
+def _draw_neighbours(path: Path, looks: Looks, classes: Sequence[str], scene: Scene) -> None:
+    queries, neighbours = looks.queries.cpu(), looks.neighbours.cpu()
+    unique, inverse = torch.unique(neighbours, return_inverse=True)
+    draw_neighbours(
+        path,
+        scene.show_test(queries),
+        scene.show_train(unique)[inverse],
+        looks.labels.cpu()[queries],
+        scene.train_labels[neighbours],
+        looks.similarities.cpu(),
+        classes,
+        scene.mean,
+        scene.std,
+    )

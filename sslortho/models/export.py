@@ -1,0 +1,209 @@
+"""A backbone into the formats of other libraries, each with the two lines that load it there."""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from sslortho.atomic import atomic_file
+from sslortho.models.backbones import TORCHVISION, feature_dim
+from sslortho.models.weights import RestoredBackbone
+from sslortho.models.weights_file import write_backbone
+
+ExportFormat = Literal["timm", "torchvision", "hub", "onnx"]
+
+SUFFIXES: dict[ExportFormat, tuple[str, ...]] = {
+    "timm": (".safetensors", ".pth"),
+    "torchvision": (".safetensors", ".pth"),
+    "hub": (".safetensors", ".pth"),
+    "onnx": (".onnx",),
+}
+"""What the names of files of each format end in."""
+
+DYNAMO_SINCE = (2, 9)
+"""First torch whose ONNX exporter goes by torch.export unless told otherwise. That of 2.6 fails on
+batch norm with the onnxscript of today, so before it networks are traced."""
+
+
+def check_packages(format: ExportFormat) -> None:
+    """Raise ValueError if a package is missing that the format needs."""
+    missing = [
+        name
+        for name in ("onnx", "onnxscript")
+        if format == "onnx" and importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise ValueError(
+            f"format='onnx' needs {' and '.join(missing)}: pip install 'sslortho[onnx]'"
+        )
+
+
+def check_format(format: ExportFormat, name: str, stem: str) -> None:
+    """Raise ValueError if a format has no place for a backbone."""
+    if format in ("hub", "onnx"):
+        return
+    network = f"backbone={name!r}" + (f" with stem={stem!r}" if stem != "stock" else "")
+    if name.startswith("timm:"):
+        fits = format == "timm"
+    else:
+        fits = name in TORCHVISION and stem == "stock"
+    if not fits:
+        raise ValueError(
+            f"format={format!r} has no {network}; format='hub' has all of ours, format='onnx' needs "
+            "nothing of ours"
+        )
+
+
+def _write_state(restored: RestoredBackbone, out: Path) -> None:
+    if out.suffix == ".safetensors":
+        write_backbone(restored.network, out, restored.info)
+        return
+    with atomic_file(out) as file:
+        torch.save(restored.network.state_dict(), file)
+
+
+def export_timm(restored: RestoredBackbone, out: Path) -> tuple[str, str]:
+    """A state dict that `timm.create_model` loads by itself; torchvision's names are timm's too."""
+    _write_state(restored, out)
+    name = restored.name.removeprefix("timm:")
+    model = f"timm.create_model({name!r}, num_classes=0, checkpoint_path={str(out)!r})"
+    return "import timm", f"model = {model}"
+
+
+def export_torchvision(restored: RestoredBackbone, out: Path) -> tuple[str, str]:
+    """A state dict with all of torchvision's model but its classifier."""
+    _write_state(restored, out)
+    if out.suffix == ".safetensors":
+        first, state = "import safetensors.torch", f"safetensors.torch.load_file({str(out)!r})"
+    else:
+        first, state = "import torch", f"torch.load({str(out)!r}, weights_only=True)"
+    model = f"model = torchvision.models.{restored.name}()"
+    return f"{first}, torchvision", f"{model}; model.load_state_dict({state}, strict=False)"
+
+
+def export_hub(restored: RestoredBackbone, out: Path, repository: str) -> tuple[str, str]:
+    """A state dict that the entry point `backbone` of hubconf.py loads, for networks of any kind."""
+    _write_state(restored, out)
+    options = f"source='local', weights={str(out)!r}"
+    if out.suffix != ".safetensors" or restored.info is None:  # the file itself does not say
+        options += f", backbone={restored.name!r}, stem={restored.stem!r}"
+    return "import torch", f"model = torch.hub.load({repository!r}, 'backbone', {options})"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's advice, progress and logging off the terminal."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            Path(os.devnull).open("w") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _onnx_model(network: nn.Module, crop_size: int) -> Any:
+    """A ModelProto: "images" (batch, 3, crop_size, crop_size) to "features" (batch, dim), any batch."""
+    import onnx
+
+    images = torch.zeros(2, 3, crop_size, crop_size)  # of 1, torch would fix the batch
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["features"]}
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= DYNAMO_SINCE:
+        program = torch.onnx.export(
+            network,
+            (images,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+            **names,
+        )
+        assert program is not None
+        return program.model_proto
+    content = io.BytesIO()
+    axes = {"images": {0: "batch"}, "features": {0: "batch"}}
+    torch.onnx.export(network, (images,), content, dynamo=False, dynamic_axes=axes, **names)  # pyright: ignore[reportArgumentType]
+    return onnx.load_model_from_string(content.getvalue())
+
+
+def export_onnx(restored: RestoredBackbone, out: Path, crop_size: int) -> tuple[str, str]:
+    """An ONNX graph in evaluation mode, checked; how it was pretrained stands in its properties.
+
+    Input "images": float32 (batch, 3, crop_size, crop_size), normalised as in pretraining. Output
+    "features": float32 (batch, dim). Any batch.
+
+    Raises:
+        ValueError: the network takes no images of that size, or a package is missing.
+    """
+    check_packages("onnx")
+    import onnx
+
+    try:
+        dim = feature_dim(restored.network, crop_size)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"crop_size={crop_size} is no size for backbone={restored.name!r}: {error}"
+        ) from error
+    with _quiet():
+        model = _onnx_model(restored.network, crop_size)
+    # tracing leaves the second dimension open
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = dim
+    if restored.info:
+        for key, value in restored.info.to_metadata().items():
+            model.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(model, full_check=True)
+    with atomic_file(out) as file:
+        file.write(model.SerializeToString())
+    images = f"numpy.zeros((1, 3, {crop_size}, {crop_size}), 'float32')"
+    session = f"onnxruntime.InferenceSession({str(out)!r})"
+    return "import numpy, onnxruntime", f"[features] = {session}.run(None, {{'images': {images}}})"
+
+
+def export_backbone(
+    restored: RestoredBackbone,
+    format: ExportFormat,
+    out: Path,
+    crop_size: int | None = None,
+    repository: str = ".",
+) -> tuple[str, str]:
+    """Write a backbone for another library; whole or not at all.
+
+    Args:
+        restored: of `restore_backbone`.
+        format: timm, torchvision, hub (this project's hubconf.py) or onnx.
+        out: the file, by a suffix of SUFFIXES.
+        crop_size: side of ONNX's images; None for that of pretraining, else 224.
+        repository: folder or "owner/name" of this project, for hub.
+
+    Returns two lines of Python that load the file.
+
+    Raises:
+        ValueError: the format has no place for the backbone, or lacks a package.
+    """
+    if out.suffix not in SUFFIXES[format]:
+        suffixes = " or ".join(SUFFIXES[format])
+        raise ValueError(f"out={str(out)!r} must end in {suffixes} for format={format!r}")
+    check_packages(format)
+    check_format(format, restored.name, restored.stem)
+    if format == "timm":
+        return export_timm(restored, out)
+    if format == "torchvision":
+        return export_torchvision(restored, out)
+    if format == "hub":
+        return export_hub(restored, out, repository)
+    return export_onnx(
+        restored, out, crop_size or (restored.info.crop_size if restored.info else 224)
+    )

@@ -1,0 +1,46 @@
+"""Classification: a linear classifier on a backbone, which learns with it or stays frozen."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sslortho.tasks.task import Task
+
+
+class Classification(Task):
+    """One view through backbone and classifier, and the cross-entropy with its labels.
+
+    Args:
+        backbone: images (batch, 3, height, width) to features (batch, dim).
+        classifier: features to logits (batch, classes).
+        freeze_backbone: the backbone keeps its weights, and its statistics: it stays in evaluation
+            mode whatever `train` says. Linear evaluation.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, classifier: nn.Module, freeze_backbone: bool = False
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = classifier
+        self.freeze_backbone = freeze_backbone
+        if freeze_backbone:
+            backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Classification":
+        super().train(mode)
+        if self.freeze_backbone:
+            self.backbone.eval()
+        return self
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits (batch, classes) of images (batch, 3, height, width)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_backbone):
+            features = self.backbone(images)
+        return self.classifier(features)
+
+    def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
+        logits = self.classify(views[0])
+        loss = functional.cross_entropy(logits.float(), labels)
+        hits = (logits.detach().argmax(dim=1) == labels).float()
+        return {"loss": loss, "train_top1": 100 * hits.mean()}

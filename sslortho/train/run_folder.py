@@ -1,0 +1,68 @@
+"""What every run folder holds at its beginning and at its end."""
+
+import json
+import shlex
+import signal
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NoReturn
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from sslortho.train.checkpoint import write_atomically
+from sslortho.train.reporting import draw_views, hardware, versions
+
+
+def prepare_folder(
+    folder: Path,
+    accelerator: Accelerator,
+    config_yaml: str,
+    options: dict[str, Any],
+    views: tuple[Tensor, ...] | None = None,
+) -> None:
+    """config.yaml, views.png and the trackers, before the first step.
+
+    Args:
+        folder: made if need be.
+        accelerator: only its main process writes.
+        config_yaml: content of config.yaml.
+        options: the same as plain values, for the trackers.
+        views: of a batch, to be drawn.
+    """
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "config.yaml", lambda file: file.write(config_yaml.encode()))
+        if views is not None:
+            draw_views(folder / "views.png", views)
+    accelerator.wait_for_everyone()
+    known = {name: value for name, value in options.items() if value is not None}
+    accelerator.init_trackers("sslortho", config=known)
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The summary.json of a finished run; None if it is not finished."""
+    path = folder / "summary.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def provenance(accelerator: Accelerator, started: float) -> dict[str, Any]:
+    """What a summary says of how its figures came about; `started` is a time.time()."""
+    return {
+        "seconds_this_session": time.time() - started,
+        "command": shlex.join(["python", *sys.argv]),
+        "hardware": hardware(accelerator),
+        "versions": versions(),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def exit_after_signal(number: int, step: int, accelerator: Accelerator) -> NoReturn:
+    """End a script whose training was asked to stop, and has saved; exit code 128 + signal."""
+    if accelerator.is_main_process:
+        name = signal.Signals(number).name
+        print(f"stopped by {name} at step {step}; the same command resumes")
+    accelerator.end_training()
+    sys.exit(128 + number)

@@ -1,0 +1,141 @@
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
+sys.path.append(str(SCRIPTS))
+
+import compare  # noqa: E402
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """The script on its arguments: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, arguments)])
+        try:
+            compare.main()
+            code = 0
+        except SystemExit as error:
+            code = error.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def write_run(name, figures, **config):
+    folder = Path("runs") / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").touch()
+    if figures is not None:
+        (folder / "summary.json").write_text(json.dumps({**figures, "config": config}))
+    return folder
+
+
+def test_prints_and_writes_both_tables(call):
+    for seed, top1 in enumerate((90.0, 92.0)):
+        write_run(f"lars-{seed}", {"top1": top1, "loss": 2.0}, optim="lars", seed=seed)
+    write_run("adam-0", {"top1": 80.0, "loss": 1.0}, optim="adam", seed=0)
+    code, out, error = call(
+        *sorted(Path("runs").iterdir()), "--figures", "top1", "--out", "t/compare.md"
+    )
+    assert (code, error) == (0, "")
+    text = Path("t/compare.md").read_text()
+    assert text in out
+    assert "| lars  |   2 | **91.00** ± 1.00 |" in text
+    assert "loss" not in text
+    with Path("t/compare.csv").open() as file:
+        adam, lars = csv.DictReader(file)
+    assert adam == {"optim": "adam", "n": "1", "top1_mean": "80.0", "top1_stderr": "", "top1_n": "1",
+                    "runs": "runs/adam-0"}  # fmt: skip
+    assert lars["runs"] == "runs/lars-0;runs/lars-1"
+    assert sorted(path.name for path in Path("t").iterdir()) == ["compare.csv", "compare.md"]
+
+
+def test_what_is_unfinished_or_no_folder_is_named_once_and_left_out(call):
+    write_run("a", {"top1": 1.0}, seed=0)
+    write_run("b", None)
+    write_run("c", None)
+    Path("runs/slurm.log").touch()
+    code, out, error = call(*sorted(Path("runs").iterdir()))
+    assert code == 0
+    assert error.splitlines() == [
+        "left out, unfinished: runs/b, runs/c",
+        "left out, no folders: runs/slurm.log",
+    ]
+    assert "| a " in out
+    assert Path("compare.md").is_file()
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: None])
+def test_a_folder_that_is_no_run_is_an_error(call, make):
+    write_run("a", {"top1": 1.0})
+    make(Path("other"))
+    code, out, error = call("runs/a", "other")
+    assert (code, out) == (2, "")
+    assert error.splitlines() == [
+        "compare.py: error: other is no run folder: it has neither summary.json nor config.yaml"
+    ]
+    assert not Path("compare.md").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"top1": 1.0}', '{"config": 3}'])
+def test_a_broken_summary_is_an_error(call, text):
+    (write_run("a", None) / "summary.json").write_text(text)
+    code, _, error = call("runs/a")
+    assert code == 2
+    assert "summary.json is broken" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--figures", "top1,lost"], "figures='lost'"), (["--by", "optim"], "by='optim'")],
+)
+def test_a_name_that_is_not_there_is_an_error(call, arguments, message):
+    write_run("a", {"top1": 1.0, "loss": 1.0}, seed=0)
+    code, _, error = call("runs/a", *arguments)
+    assert code == 2
+    assert message in error
+
+
+def test_nothing_finished_is_an_error(call):
+    code, _, error = call(write_run("a", None))
+    assert code == 2
+    assert "no finished run" in error
+
+
+def test_a_run_given_twice_counts_once(call):
+    folder = write_run("a", {"top1": 1.0}, seed=0)
+    code, out, _ = call(folder, f"{folder}/", folder.resolve())
+    assert code == 0
+    assert "|   1 |" in out
+
+
+def test_by_groups_by_these_options(call):
+    for seed, lr in enumerate((1, 2, 3)):
+        write_run(f"a{seed}", {"top1": 1.0}, optim="lars", lr=lr, seed=seed)
+    _, out, _ = call(*sorted(Path("runs").iterdir()), "--by", "optim, seed")
+    assert out.count("| lars ") == 3
+    _, out, _ = call(*sorted(Path("runs").iterdir()), "--by", "optim")
+    assert "| lars  |   3 |" in out
+    assert "differ in lr" in out
+
+
+def test_backbones_are_looked_up_where_their_runs_are(call):
+    for name, lr, seed in (("grid-2", 2, 0), ("grid-20", 20, 0), ("other", 2, 1)):
+        write_run(name, {"loss": 1.0}, lr=lr, seed=seed)
+    sources = ["runs/grid-2", "runs/grid-20/backbone.safetensors", "runs/other"]
+    evaluations = [
+        write_run(f"e{i}", {"top1": float(i)}, backbone_from=source, seed=0)
+        for i, source in enumerate(sources)
+    ]
+    code, out, _ = call(*evaluations)
+    assert code == 0
+    rows = [line for line in out.splitlines() if line.startswith("| runs/")]
+    assert [line.split("|")[2].strip() for line in rows] == ["2", "1"]  # e0 with e2
+    assert "taken for a seed" not in out

@@ -1,0 +1,94 @@
+"""kNN evaluation, as its users start it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.neighbors import KNeighborsClassifier
+from torch.nn import functional
+
+from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD
+from sslortho.data import load_split
+from sslortho.models import create_backbone
+
+SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
+sys.path.append(str(SCRIPTS))
+
+import knn_eval  # noqa: E402
+
+RANDOM = ["--backbone_from", "random", "--backbone", "basic_cnn", "--threads", "1"]
+
+
+@pytest.fixture
+def evaluate(monkeypatch):
+    """The script in this process; its summary."""
+
+    def run(out, *arguments):
+        command = ["knn_eval.py", *RANDOM, "--out", str(out), *arguments]
+        monkeypatch.setattr(sys, "argv", command)
+        knn_eval.main()
+        return json.loads((out / "summary.json").read_text())
+
+    return run
+
+
+def features(split):
+    """Of the random backbone of seed 0, images normalised by hand."""
+    torch.manual_seed(0)
+    backbone = create_backbone("basic_cnn").eval()
+    data = load_split("digits", None, split)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (CIFAR10_MEAN, CIFAR10_STD))
+    with torch.no_grad():
+        rows = backbone((data.images.float() / 255 - mean) / std)
+    return functional.normalize(rows, dim=1).double().numpy(), data.labels.numpy()
+
+
+def test_the_figure_is_that_of_scikit_learns_classifier(evaluate, tmp_path):
+    summary = evaluate(tmp_path, "--k", "15", "--temperature", "0.2")
+    train, labels = features("train")
+    test, truth = features("test")
+    peer = KNeighborsClassifier(
+        15, algorithm="brute", metric="cosine",
+        weights=lambda distances: torch.from_numpy((1 - distances) / 0.2).exp().numpy(),
+    )  # fmt: skip
+    expected = 100 * (peer.fit(train, labels).predict(test) == truth).mean()
+    assert summary["knn_top1"] == pytest.approx(expected, abs=100 / 360 + 1e-9)  # a near tie
+    assert summary["knn_top1"] < summary["knn_top5"] <= 100
+    assert (summary["details"]["k"], summary["details"]["temperature"]) == (15, 0.2)
+    for picture in ("features_pca", "confusion", "neighbours"):
+        with Image.open(tmp_path / f"{picture}.png") as image:
+            assert min(image.size) > 100
+        assert f"{picture}.png" in (tmp_path / "report.md").read_text()
+
+
+def test_two_ranks_give_identical_figures(evaluate, tmp_path):
+    one = evaluate(tmp_path / "one", "--pictures", "false", "--subset", "1000")
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        str(SCRIPTS / "knn_eval.py"), *RANDOM, "--out", str(tmp_path / "two"), "--subset", "1000",
+    ]  # fmt: skip
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=200)
+    two = json.loads((tmp_path / "two" / "summary.json").read_text())
+    for figure in ("knn_top1", "knn_top5"):
+        assert one[figure] == two[figure]
+    assert (tmp_path / "two" / "neighbours.png").exists()
+
+
+def test_presets_are_the_published_ones(evaluate, tmp_path):
+    for preset, expected in (("lightly", (200, 0.1)), ("dino", (20, 0.07))):
+        arguments = ("--preset", preset, "--pictures", "false")
+        details = evaluate(tmp_path / preset, *arguments)["details"]
+        assert (details["k"], details["temperature"]) == expected
+
+
+def test_more_neighbours_than_images_is_a_mistake(evaluate, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate(tmp_path, "--subset", "100", "--k", "101")
+    assert stop.value.code == 2
+    assert "k=101 is more than the 100 training images" in capsys.readouterr().err
