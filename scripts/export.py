@@ -5,8 +5,7 @@
 
 from pathlib import Path
 
-from sslortho.config import parse_config, user_errors
-from sslortho.config.export import ExportConfig
+from sslortho.config import ExportConfig, parse_config, user_errors
 from sslortho.models import RestoredBackbone, export_backbone, read_weights, restore_backbone
 from sslortho.models.export import check_packages
 

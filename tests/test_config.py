@@ -8,6 +8,7 @@ from sslortho.config import (
     MAY_CHANGE,
     BenchLoadingConfig,
     BenchOptimConfig,
+    ExportConfig,
     KnnEvalConfig,
     LinearEvalConfig,
     PretrainConfig,
@@ -81,8 +82,8 @@ def test_an_unknown_key_in_a_file_names_the_nearest(tmp_path, capsys):
 
 
 SCRIPTS = [
-    BenchLoadingConfig, BenchOptimConfig, KnnEvalConfig, LinearEvalConfig, PretrainConfig,
-    ShowViewsConfig, WriteBetonConfig,
+    BenchLoadingConfig, BenchOptimConfig, ExportConfig, KnnEvalConfig, LinearEvalConfig,
+    PretrainConfig, ShowViewsConfig, WriteBetonConfig,
 ]  # fmt: skip
 
 
@@ -132,6 +133,7 @@ def test_mistakes_about_a_linear_evaluation_are_named(options, message):
     ("options", "folder"),
     [
         ({}, "runs/linear-digits-x-s0"),
+        ({"backbone_from": "runs/y/backbone.safetensors"}, "runs/linear-digits-y-s0"),
         ({"weights": "finetune", "seed": 2}, "runs/finetune-digits-x-s2"),
         ({"protocol": "lbfgs", "backbone_from": "w/resnet50.pth"}, "runs/lbfgs-digits-resnet50-s0"),
         ({"backbone_from": "random", "backbone": "timm:vit_tiny"},

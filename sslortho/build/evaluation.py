@@ -148,7 +148,7 @@ def load_subject(config: BackboneConfig, native_size: int) -> Subject:
         restored = restore_backbone(weights, config.backbone, stem, config.weights_prefix)
         name, stem, known = restored.name, restored.stem, restored.info
         crop_size = config.crop_size or (known.crop_size if known else native_size)
-        network, origin = restored.network, str(restored.report)
+        network, origin = restored.network, f"{config.backbone_from} ({restored.report})"
     mean, std = _normalisation(config, crop_size, known)
     info = BackboneInfo(backbone=name, stem=stem, crop_size=crop_size, mean=mean, std=std)
     return Subject(network, info, origin)

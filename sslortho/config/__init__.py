@@ -3,6 +3,7 @@
 from sslortho.config.benchmarks import BenchLoadingConfig, BenchOptimConfig
 from sslortho.config.command_line import parse_config, user_errors
 from sslortho.config.evaluation import KnnEvalConfig, LinearEvalConfig
+from sslortho.config.export import ExportConfig
 from sslortho.config.pretrain import PretrainConfig
 from sslortho.config.run_folder import MAY_CHANGE, check_same_run, to_yaml
 from sslortho.config.show_views import ShowViewsConfig
@@ -12,6 +13,7 @@ __all__ = [
     "MAY_CHANGE",
     "BenchLoadingConfig",
     "BenchOptimConfig",
+    "ExportConfig",
     "KnnEvalConfig",
     "LinearEvalConfig",
     "PretrainConfig",

@@ -57,7 +57,8 @@ class BackboneConfig(DataConfig):
         """Short name of the backbone, for a run folder."""
         if self.backbone_from == "random":
             return f"random-{str(self.backbone).replace(':', '-')}"
-        return Path(self.backbone_from).resolve().stem
+        path = Path(self.backbone_from).expanduser().resolve()
+        return path.parent.name if path.name == "backbone.safetensors" else path.stem
 
 
 @dataclass(frozen=True, kw_only=True)

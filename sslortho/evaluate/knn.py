@@ -17,8 +17,8 @@ PRESETS: dict[str, tuple[int, float]] = {
 }
 """k and temperature by the name of who publishes with them."""
 
-BLOCK = 2**23
-"""Similarities at a time: 32 MiB of them."""
+BLOCK = 2**22
+"""Similarities at a time: 16 MiB of them."""
 
 BANK_BATCH = 512
 """Of `knn_predict`: rows of the bank at a time."""
