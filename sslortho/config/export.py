@@ -1,7 +1,6 @@
 """What export.py can be told."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from sslortho.config.common import Checked
@@ -18,7 +17,8 @@ class ExportConfig(Checked):
     """timm: for timm.create_model(checkpoint_path=...). torchvision: for load_state_dict of its model.
     hub: for torch.hub.load of this project, which has every backbone. onnx: needs the extra [onnx]."""
     out: str
-    """File to write: .safetensors or .pth, for onnx .onnx."""
+    """File to write. A state dict is written as safetensors if its name ends in .safetensors, else as
+    torch.save does."""
     backbone: str | None = None
     """Backbone by name: resnet50, ..., or timm:NAME. Default: what the weights are of."""
     stem: Literal["auto", "stock", "small", "solo_learn"] = "auto"
@@ -36,8 +36,5 @@ class ExportConfig(Checked):
 
     def __post_init__(self) -> None:
         self._check_least(1, "crop_size")
-        suffixes = (".onnx",) if self.format == "onnx" else (".safetensors", ".pth")
-        ending = f"a path that ends in {' or '.join(suffixes)} for format={self.format!r}"
-        self._check("out", Path(self.out).suffix in suffixes, ending)
         self._check_effect("format", crop_size=self.format != "onnx" and self.crop_size is not None)
         super().__post_init__()

@@ -20,14 +20,6 @@ from sslortho.models.weights_file import write_backbone
 
 ExportFormat = Literal["timm", "torchvision", "hub", "onnx"]
 
-SUFFIXES: dict[ExportFormat, tuple[str, ...]] = {
-    "timm": (".safetensors", ".pth"),
-    "torchvision": (".safetensors", ".pth"),
-    "hub": (".safetensors", ".pth"),
-    "onnx": (".onnx",),
-}
-"""What the names of files of each format end in."""
-
 DYNAMO_SINCE = (2, 9)
 """First torch whose ONNX exporter goes by torch.export unless told otherwise. That of 2.6 fails on
 batch norm with the onnxscript of today, so before it networks are traced."""
@@ -46,19 +38,15 @@ def check_packages(format: ExportFormat) -> None:
         )
 
 
-def check_format(format: ExportFormat, name: str, stem: str) -> None:
+def check_format(format: ExportFormat, name: str) -> None:
     """Raise ValueError if a format has no place for a backbone."""
     if format in ("hub", "onnx"):
         return
-    network = f"backbone={name!r}" + (f" with stem={stem!r}" if stem != "stock" else "")
-    if name.startswith("timm:"):
-        fits = format == "timm"
-    else:
-        fits = name in TORCHVISION and stem == "stock"
+    fits = format == "timm" if name.startswith("timm:") else name in TORCHVISION
     if not fits:
         raise ValueError(
-            f"format={format!r} has no {network}; format='hub' has all of ours, format='onnx' needs "
-            "nothing of ours"
+            f"format={format!r} has no backbone={name!r}; format='hub' has all of ours, "
+            "format='onnx' needs nothing of ours"
         )
 
 
@@ -70,10 +58,37 @@ def _write_state(restored: RestoredBackbone, out: Path) -> None:
         torch.save(restored.network.state_dict(), file)
 
 
+STEMS = {
+    "stock": "",
+    "small": "model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False); "
+    "model.maxpool = torch.nn.Identity(); ",
+    "solo_learn": "model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=2, bias=False); "
+    "model.maxpool = torch.nn.Identity(); ",
+}
+"""What makes the first layers of a network of torchvision or timm those of a stem."""
+
+
+def _loading(restored: RestoredBackbone, out: Path, library: str, model: str) -> tuple[str, str]:
+    """Two lines: a library's model with our stem, and our weights in it."""
+    imports, state = "torch, ", f"torch.load({str(out)!r}, weights_only=True)"
+    if out.suffix == ".safetensors":
+        imports = "torch, safetensors.torch, "
+        state = f"safetensors.torch.load_file({str(out)!r})"
+    strict = ", strict=False" if library == "torchvision" else ""
+    load = f"model.load_state_dict({state}{strict})"
+    return f"import {imports}{library}", f"model = {model}; {STEMS[restored.stem]}{load}"
+
+
 def export_timm(restored: RestoredBackbone, out: Path) -> tuple[str, str]:
-    """A state dict that `timm.create_model` loads by itself; torchvision's names are timm's too."""
+    """A state dict that `timm.create_model` loads by itself; torchvision's names are timm's too.
+
+    By itself unless the stem is another: no model of timm has ours, so the lines change it.
+    """
     _write_state(restored, out)
     name = restored.name.removeprefix("timm:")
+    if restored.stem != "stock":
+        model = f"timm.create_model({name!r}, num_classes=0)"
+        return _loading(restored, out, "timm", model)
     model = f"timm.create_model({name!r}, num_classes=0, checkpoint_path={str(out)!r})"
     return "import timm", f"model = {model}"
 
@@ -81,12 +96,7 @@ def export_timm(restored: RestoredBackbone, out: Path) -> tuple[str, str]:
 def export_torchvision(restored: RestoredBackbone, out: Path) -> tuple[str, str]:
     """A state dict with all of torchvision's model but its classifier."""
     _write_state(restored, out)
-    if out.suffix == ".safetensors":
-        first, state = "import safetensors.torch", f"safetensors.torch.load_file({str(out)!r})"
-    else:
-        first, state = "import torch", f"torch.load({str(out)!r}, weights_only=True)"
-    model = f"model = torchvision.models.{restored.name}()"
-    return f"{first}, torchvision", f"{model}; model.load_state_dict({state}, strict=False)"
+    return _loading(restored, out, "torchvision", f"torchvision.models.{restored.name}()")
 
 
 def export_hub(restored: RestoredBackbone, out: Path, repository: str) -> tuple[str, str]:
@@ -184,7 +194,7 @@ def export_backbone(
     Args:
         restored: of `restore_backbone`.
         format: timm, torchvision, hub (this project's hubconf.py) or onnx.
-        out: the file, by a suffix of SUFFIXES.
+        out: the file. A state dict is written as safetensors if its name ends so, else by torch.save.
         crop_size: side of ONNX's images; None for that of pretraining, else 224.
         repository: folder or "owner/name" of this project, for hub.
 
@@ -193,11 +203,8 @@ def export_backbone(
     Raises:
         ValueError: the format has no place for the backbone, or lacks a package.
     """
-    if out.suffix not in SUFFIXES[format]:
-        suffixes = " or ".join(SUFFIXES[format])
-        raise ValueError(f"out={str(out)!r} must end in {suffixes} for format={format!r}")
     check_packages(format)
-    check_format(format, restored.name, restored.stem)
+    check_format(format, restored.name)
     if format == "timm":
         return export_timm(restored, out)
     if format == "torchvision":
