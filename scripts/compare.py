@@ -24,16 +24,17 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return summary if complete else None
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a run was begun there."""
+    return any((folder / n).exists() for n in ("summary.json", "config.yaml", "metrics.jsonl"))
+
+
 def read_run(folder: Path) -> Run | None:
     """The run in a folder; None if it has not finished.
 
-    Raises ValueError if the folder holds no run, or a summary that is none.
+    Raises ValueError for a summary that is none.
     """
     if not (folder / "summary.json").exists():
-        if not any((folder / name).exists() for name in ("config.yaml", "metrics.jsonl")):
-            raise ValueError(
-                f"{folder} is no run folder: it has neither summary.json nor config.yaml"
-            )
         return None
     summary = read_summary(folder)
     if summary is None:
@@ -47,11 +48,14 @@ def read_run(folder: Path) -> Run | None:
 
 def read_runs(paths: list[Path]) -> list[Run]:
     """The finished runs of some folders; names on stderr what is left out."""
-    files = [path for path in paths if path.is_file()]  # runs/* finds logs and tables too
-    folders = list({path.resolve(): path for path in paths if path not in files}.values())
+    if absent := [path for path in paths if not path.exists()]:
+        raise ValueError(f"{absent[0]} does not exist")
+    # runs/* finds logs, tables and folders of runs too
+    others = [path for path in paths if not path.is_dir() or not is_run(path)]
+    folders = list({path.resolve(): path for path in paths if path not in others}.values())
     found = [(folder, read_run(folder)) for folder in folders]
     unfinished = [folder for folder, run in found if run is None]
-    for what, left_out in (("unfinished", unfinished), ("no folders", files)):
+    for what, left_out in (("unfinished", unfinished), ("no runs", others)):
         if left_out:
             print(f"left out, {what}: {', '.join(map(str, left_out))}", file=sys.stderr)
     return [run for _, run in found if run is not None]

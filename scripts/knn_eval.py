@@ -10,43 +10,43 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from sslortho.build import KnnEvaluation, build_knn_evaluation, conclude
+from sslortho.build import (
+    Evaluation,
+    build_knn_evaluation,
+    conclude,
+    neighbours_and_temperature,
+)
 from sslortho.config import KnnEvalConfig, check_same_run, parse_config, to_yaml, user_errors
 from sslortho.evaluate import (
-    PRESETS,
-    AccuracyCounts,
     NeighbourSearch,
+    choose_looks,
     extract_features,
     feature_batches,
+    knn_accuracy,
     vote,
 )
 from sslortho.train.run_folder import prepare_folder, read_summary
 
 
-def evaluate(run: KnnEvaluation, folder: Path, started: float) -> dict[str, Any]:
-    """Figures, pictures, report."""
-    config, data, backbone = run.config, run.data, run.subject.backbone.eval()
-    preset_k, preset_temperature = PRESETS[config.preset]
-    k = config.k or preset_k
-    temperature = config.temperature or preset_temperature
-    if k > len(data.train):
-        raise ValueError(f"k={k} is more than the {len(data.train)} training images; lower it")
-    test, labels = extract_features(backbone, run.test)
+def evaluate(
+    run: Evaluation, config: KnnEvalConfig, folder: Path, started: float
+) -> dict[str, Any]:
+    """Features of both sets once, figures, pictures, report."""
+    backbone, autocast = run.subject.backbone, run.autocast
+    k, temperature = neighbours_and_temperature(config)
+    classes = len(run.data.classes)
+    test, labels = extract_features(backbone, run.test, autocast)
     search = NeighbourSearch(test, k)
-    for features, _ in feature_batches(backbone, run.train):
+    for features, _ in feature_batches(backbone, run.train_loader(), autocast):
         search.add(features)
     similarities, neighbours = search.result()
-    voters = data.train.labels.to(neighbours.device)[neighbours]
-    scores = vote(similarities, voters, len(data.classes), temperature)
-    counts = AccuracyCounts()
-    counts.add(scores, labels)
-    figures = {f"knn_{name}": value for name, value in counts.percentages().items()}
-
-    def predict(features: Tensor) -> Tensor:
-        return scores.argmax(dim=1)
-
+    voters = run.data.train.labels.to(neighbours.device)[neighbours]
+    figures = knn_accuracy(similarities, voters, labels, classes, temperature)
+    looks = None
+    if config.pictures:
+        predictions = vote(similarities, voters, classes, temperature).argmax(dim=1)
+        looks = choose_looks(test, labels, predictions, similarities, neighbours, config.seed)
     return conclude(
         run,
         folder,
@@ -54,18 +54,16 @@ def evaluate(run: KnnEvaluation, folder: Path, started: float) -> dict[str, Any]
         protocol=f"Vote of the {k} nearest training images by cosine, each weighted by exp(cosine / "
         f"{temperature:g}), in evaluation views of {run.subject.info.crop_size} pixels "
         "(arXiv 1805.01978, section 3.4).",
-        figures=figures,
+        figures={f"knn_{name}": value for name, value in figures.items()},
         details={"k": k, "temperature": temperature},
-        backbone=backbone,
-        predict=predict,
         started=started,
+        looks=looks,
     )
 
 
 def tell(summary: dict[str, Any], folder: Path) -> None:
     """The final figures on the terminal."""
-    print(f"{folder}: {summary['weights_from']}")
-    print(f"  kNN top-1 {summary['knn_top1']:.2f} %   top-5 {summary['knn_top5']:.2f} %")
+    print(f"{folder}: kNN top-1 {summary['knn_top1']:.2f} %   top-5 {summary['knn_top5']:.2f} %")
     print("  report.md, summary.json")
 
 
@@ -74,13 +72,14 @@ def main() -> None:
     config = parse_config(KnnEvalConfig)
     folder = config.run_folder
     with user_errors(config.debug), torch.no_grad():
-        check_same_run(config, folder / "config.yaml")
+        check_same_run(config, folder)
         if (summary := read_summary(folder)) is not None:
             print("this run is finished already; another --out starts a new one")
             return tell(summary, folder)
         run = build_knn_evaluation(config)
+        run.accelerator.print(run.subject.origin)
         prepare_folder(folder, run.accelerator, to_yaml(config), asdict(config))
-        summary = evaluate(run, folder, started)
+        summary = evaluate(run, config, folder, started)
     if run.accelerator.is_main_process:
         tell(summary, folder)
     run.accelerator.end_training()

@@ -11,22 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sslortho.build import (
+    Evaluation,
     LinearEvaluation,
     backbone_rate,
+    build_fast_probe,
     build_linear_evaluation,
     conclude,
     views_name,
 )
 from sslortho.config import LinearEvalConfig, check_same_run, parse_config, to_yaml, user_errors
 from sslortho.evaluate import (
+    HELD_OUT,
+    AccuracyCounts,
     LogisticRegression,
     ReportPicture,
     ReportTable,
     Selection,
-    evaluate_classifier,
+    extract_features,
+    feature_batches,
+    find_looks,
     local_features,
     select_l2,
 )
@@ -35,8 +40,9 @@ from sslortho.train import FitResult, NonFiniteError
 from sslortho.train.reporting import draw_curves, read_metrics
 from sslortho.train.run_folder import exit_after_signal, prepare_folder, read_summary
 
-HELD_OUT = 0.1
-"""Share of the training images that the fast probe's l2 is chosen on."""
+LOOKED_AT = 20_000
+"""Training images among which the pictures show neighbours: another pass over ImageNet is not worth
+a picture."""
 
 
 def describe_training(config: LinearEvalConfig, crop_size: int) -> str:
@@ -53,26 +59,18 @@ def describe_training(config: LinearEvalConfig, crop_size: int) -> str:
     )
 
 
-def train(run: LinearEvaluation, folder: Path) -> FitResult:
-    """The training loop, with the test accuracy on the way."""
-    assert run.training is not None
+def run_training(
+    run: LinearEvaluation, config: LinearEvalConfig, folder: Path, started: float
+) -> dict[str, Any]:
+    """Train, with the test accuracy on the way; then the last epoch's figures, and the best's."""
     try:
-        with user_errors(run.config.debug):  # features that are not finite, say
-            return run.training.fit(folder, run.evaluate)
+        result = run.training.fit(folder, run.evaluate)
     except NonFiniteError as error:
         sys.exit(f"linear_eval.py: stopped: {error}")
-
-
-def conclude_training(
-    run: LinearEvaluation, folder: Path, result: FitResult, started: float
-) -> dict[str, Any]:
-    """Figures of the trained classifier: the last epoch's, and the best only beside them."""
+    if result.stopped_by is not None:
+        exit_after_signal(result.stopped_by, result.step, run.accelerator)
     task, info = run.task, run.subject.info
-    figures = run.evaluate(task)
-    records = read_metrics(folder / "metrics.jsonl")
-    seen = [float(record["top1"] or 0) for record in records if "top1" in record]
     if run.accelerator.is_main_process:
-        draw_curves(folder / "curves.png", {run.config.optim: records})
         write_classifier(task.classifier, folder / "classifier.safetensors")
         if not task.freeze_backbone:
             write_backbone(task.backbone, folder / "backbone.safetensors", info)
@@ -80,82 +78,132 @@ def conclude_training(
         run,
         folder,
         title="Linear evaluation" if task.freeze_backbone else "Fine-tuning",
-        protocol=describe_training(run.config, info.crop_size),
-        figures={
+        protocol=describe_training(config, info.crop_size),
+        details={},
+        started=started,
+        **_course(run, folder, result),
+        **(_look(run, config) if config.pictures else {}),
+    )
+
+
+def _course(run: LinearEvaluation, folder: Path, result: FitResult) -> dict[str, Any]:
+    """Figures and pictures of the result, and of the way to it."""
+    figures = run.evaluate(run.task)
+    records = read_metrics(folder / "metrics.jsonl")
+    seen = [float(record["top1"] or 0) for record in records if "top1" in record]
+    if run.accelerator.is_main_process:
+        draw_curves(folder / "curves.png", {run.training.config.optim: records})
+    return {
+        "figures": {
             **figures,
             "best_top1": max([*seen, figures["top1"]]),
             "loss": result.loss,
             "images_per_second": result.images_per_second,
             "steps": result.step,
         },
-        details={},
-        backbone=task.backbone,
-        predict=lambda features: task.classifier(features).argmax(dim=1),
-        started=started,
-        pictures=[
+        "pictures": [
             ReportPicture(folder / "curves.png", "Training loss and test accuracy against steps."),
             ReportPicture(folder / "views.png", "Training views of a few images."),
         ],
-    )
+    }
 
 
-def describe_probe(config: LinearEvalConfig, l2: float, selection: Selection | None) -> str:
+def _look(run: LinearEvaluation, config: LinearEvalConfig) -> dict[str, Any]:
+    """What the pictures show: test features, and neighbours among some of the training images."""
+    task, autocast = run.task, run.autocast
+    features, labels = extract_features(task.backbone, run.test, autocast)
+    with torch.no_grad():
+        predictions = task.classifier(features).argmax(dim=1)
+    bank = feature_batches(task.backbone, run.train_loader(LOOKED_AT), autocast)
+    looks = find_looks(features, labels, predictions, (batch for batch, _ in bank), config.seed)
+    return {"looks": looks, "train": run.some(LOOKED_AT)}
+
+
+def describe_probe(
+    config: LinearEvalConfig, probe: LogisticRegression, selection: Selection | None
+) -> str:
     """The protocol of the fast probe in words."""
     chosen = "as given"
     if selection is not None:
         share = 100 * (config.held_out or HELD_OUT)
         chosen = f"the best of {len(selection.trials)} on {share:g} % of the training images"
+    end = "to its optimum" if probe.converged else f"stopped after {probe.iterations} iterations"
     return (
-        "Fast probe: logistic regression, by L-BFGS to its optimum, on standardised features of the "
-        f"evaluation view that were extracted once; l2 {l2:g}, {chosen}, then fitted to all of them. "
-        "This is not the published linear evaluation, which trains by SGD on random crops."
+        f"Fast probe: logistic regression, by L-BFGS {end}, on standardised features of the "
+        f"evaluation view that were extracted once; l2 {probe.l2:g}, {chosen}, then fitted to all of "
+        "them. This is not the published linear evaluation, which trains by SGD on random crops."
     )
 
 
-def run_fast_probe(run: LinearEvaluation, folder: Path, started: float) -> dict[str, Any]:
+def run_fast_probe(
+    run: Evaluation, config: LinearEvalConfig, folder: Path, started: float
+) -> dict[str, Any]:
     """Features once, then logistic regression."""
-    config, classes = run.config, len(run.data.classes)
-    backbone = run.subject.backbone.eval()
-    autocast = run.accelerator.autocast
-    features, labels = local_features(backbone, run.train, autocast)
+    backbone, autocast, classes = run.subject.backbone, run.autocast, run.data.classes
+    features, labels = local_features(backbone, run.train_loader(), autocast)
+    test, truth = extract_features(backbone, run.test, autocast)
     l2, selection = config.l2, None
     if l2 is None:
         share = config.held_out or HELD_OUT
-        selection = select_l2(features, labels, held_out=share, seed=config.seed, classes=classes)
+        selection = select_l2(
+            features, labels, held_out=share, seed=config.seed, classes=len(classes)
+        )
         l2 = selection.l2
-    probe = LogisticRegression(features, labels, l2, classes=classes)
-
-    def classify(images: Tensor) -> Tensor:
-        with autocast():
-            features = backbone(images)
-        return probe.logits(features.float())
-
-    figures = evaluate_classifier(classify, run.test)
+    probe = LogisticRegression(features, labels, l2, classes=len(classes))
+    counts = AccuracyCounts(logits=True)
+    counts.add(probe.logits(test), truth)
     if run.accelerator.is_main_process:
         write_classifier(probe.as_linear(), folder / "classifier.safetensors")
-    header = ("l2", "held-out top-1 (%)", "held-out loss")
-    rows = [] if selection is None else [(t.l2, t.top1, t.loss) for t in selection.trials]
+    looks = None
+    if config.pictures:
+        looks = find_looks(test, truth, probe.predict(test), features.split(512), config.seed)
+    details = {"l2": l2, "iterations": probe.iterations, "converged": probe.converged}
+    tables = []
+    if selection is not None:
+        details["l2_at_edge"] = selection.at_edge
+        header = ("l2", "held-out top-1 (%)", "held-out loss", "converged")
+        rows = [(t.l2, t.top1, t.loss, t.converged) for t in selection.trials]
+        tables = [ReportTable("Choice of l2", header, rows)]
     return conclude(
         run,
         folder,
         title="Fast probe",
-        protocol=describe_probe(config, l2, selection),
-        figures=figures,
-        details={"l2": l2},
-        backbone=backbone,
-        predict=probe.predict,
+        protocol=describe_probe(config, probe, selection),
+        figures={**counts.percentages(), "test_loss": counts.mean_loss()},
+        details=details,
         started=started,
-        tables=[ReportTable("Choice of l2", header, rows)] if rows else (),
+        looks=looks,
+        tables=tables,
     )
 
 
 def tell(summary: dict[str, Any], folder: Path) -> None:
     """The final figures on the terminal."""
-    print(f"{folder}: {summary['weights_from']}")
-    print(f"  top-1 {summary['top1']:.2f} %   top-5 {summary['top5']:.2f} %")
+    print(f"{folder}: top-1 {summary['top1']:.2f} %   top-5 {summary['top5']:.2f} %")
     if "best_top1" in summary:
         print(f"  (best epoch on the test images: {summary['best_top1']:.2f} %; not a result)")
     print("  report.md, summary.json, classifier.safetensors")
+
+
+def evaluate(config: LinearEvalConfig, folder: Path, started: float) -> None:
+    """Build, run by the protocol asked for, tell."""
+    fast = config.protocol == "lbfgs"
+    run = build_fast_probe(config) if fast else build_linear_evaluation(config)
+    accelerator = run.accelerator
+    accelerator.print(run.subject.origin)
+    if idle := config.without_effect:
+        accelerator.print(f"no effect on protocol='lbfgs': {', '.join(idle)}", file=sys.stderr)
+    views = None
+    if isinstance(run, LinearEvaluation) and accelerator.is_main_process:
+        views = next(iter(run.training.loader)).views
+    prepare_folder(folder, accelerator, to_yaml(config), asdict(config), views)
+    if isinstance(run, LinearEvaluation):
+        summary = run_training(run, config, folder, started)
+    else:
+        summary = run_fast_probe(run, config, folder, started)
+    if accelerator.is_main_process:
+        tell(summary, folder)
+    accelerator.end_training()
 
 
 def main() -> None:
@@ -163,28 +211,11 @@ def main() -> None:
     config = parse_config(LinearEvalConfig)
     folder = config.run_folder
     with user_errors(config.debug):
-        check_same_run(config, folder / "config.yaml")
+        check_same_run(config, folder)
         if (summary := read_summary(folder)) is not None:
             print("this run is finished already; another --out starts a new one")
             return tell(summary, folder)
-        run = build_linear_evaluation(config)
-    accelerator, training = run.accelerator, run.training
-    views = None
-    if training is not None and accelerator.is_main_process:
-        views = next(iter(training.loader)).views
-    prepare_folder(folder, accelerator, to_yaml(config), asdict(config), views)
-    if training is None:
-        with user_errors(config.debug), torch.no_grad():
-            summary = run_fast_probe(run, folder, started)
-    else:
-        result = train(run, folder)
-        if result.stopped_by is not None:
-            exit_after_signal(result.stopped_by, result.step, accelerator)
-        with torch.no_grad():
-            summary = conclude_training(run, folder, result, started)
-    if accelerator.is_main_process:
-        tell(summary, folder)
-    accelerator.end_training()
+        evaluate(config, folder, started)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def main() -> None:
     config = parse_config(PretrainConfig)
     folder = config.run_folder
     with user_errors(config.debug):
-        check_same_run(config, folder / "config.yaml")
+        check_same_run(config, folder)
         if (summary := read_summary(folder)) is not None:
             print("this run is finished already; another --out starts a new one")
             return tell(summary, folder)

@@ -60,12 +60,12 @@ def test_every_evaluation_builds_on_other_data(path, folder, monkeypatch):
         "folder", "--data_dir", str(folder), "--crop_size", "40", "--threads", "1",
     ]  # fmt: skip
     if path.stem.startswith("knn"):
-        run = build.build_knn_evaluation(parse_config(KnnEvalConfig, arguments))
+        run = build.build_knn_evaluation(parse_config(KnnEvalConfig, [*arguments, "--k", "3"]))
     else:
         arguments += ["--batch_size", "4", "--train_percent", "100"]
         config = parse_config(LinearEvalConfig, arguments)
-        run = build.build_linear_evaluation(config)
-        assert (run.training is None) == (config.protocol == "lbfgs")
+        fast = config.protocol == "lbfgs"
+        run = build.build_fast_probe(config) if fast else build.build_linear_evaluation(config)
     assert next(iter(run.test)).views[0].shape == (8, 3, 40, 40)
 
 
@@ -93,7 +93,7 @@ def test_the_probe_takes_every_optimizer_with_rates_for_the_batch_size(optim, we
     extra = {"lr_backbone": 0.01} if weights == "finetune" else {}
     config = linear(optim=optim, lr=0.3, batch_size=512, weights=weights, **extra)
     subject = build.load_subject(config, 32)
-    task = build.build_classification(config, subject, 10)
+    task = build.build_classification(config, subject.backbone, 10, 512)
     optimizer = build.build_classification_optimizer(config, task)
     assert type(optimizer) is OPTIMIZERS[optim]
     rates = {}
@@ -131,12 +131,12 @@ def test_features_are_of_views_as_in_pretraining_unless_told(tmp_path):
 
 def test_small_images_are_shown_at_their_own_size_or_enlarged(tmp_path):
     for size in (None, 224):
-        run = build.build_linear_evaluation(linear(crop_size=size, protocol="lbfgs"))
+        run = build.build_fast_probe(linear(crop_size=size))
         assert next(iter(run.test)).views[0].shape[2:] == (size or 32,) * 2
 
 
 def test_pictures_show_the_images_that_were_asked_for():
-    run = build.build_linear_evaluation(linear(protocol="lbfgs", normalise="cifar10"))
+    run = build.build_fast_probe(linear(normalise="cifar10"))
     views = run.images(run.data.test, torch.tensor([7, 3]))
     batch = next(iter(run.test)).views[0]
     torch.testing.assert_close(views, batch[[7, 3]])
@@ -148,9 +148,13 @@ def test_pictures_show_the_images_that_were_asked_for():
         ({"backbone_from": "no/such/file.pth"}, "no/such/file.pth"),
         ({"backbone": "resnet19"}, "did you mean 'resnet18'"),
         ({"train_percent": 0.1}, "leaves 1 of 1437 images for 10 classes"),
-        ({"train_percent": 100.0}, "train_percent=100.0, balanced .* one has"),
+        ({"train_percent": 99.0}, "takes 143 images of each class, and one has 1"),
+        ({"optim": "orth_lars", "orth_layers": "conv"}, "nothing to orthonormalise"),
+        ({"stem": "solo_learn"}, "stem='solo_learn' has no effect on backbone='basic_cnn'"),
+        ({"workers": 2}, "workers=2 has no effect"),
+        ({"backbone": "timm:vit_tiny_patch16_224"}, "crop_size=32 is no size for a VisionTransf"),
         ({"subset": 100, "batch_size": 101}, "batch_size=101 is larger than the data"),
-        ({"train_list": "list.txt"}, "needs images with file names|cannot be read"),
+        ({"train_list": "no/list.txt"}, "train_list='no/list.txt' cannot be read"),
         ({"optim": "adamm"}, "did you mean 'adam'"),
         ({"orth_layers": "all"}, "orth_layers='all' has no effect on optim='sgd'"),
     ],
@@ -158,6 +162,46 @@ def test_pictures_show_the_images_that_were_asked_for():
 def test_mistakes_about_an_evaluation_are_found_before_it(options, message):
     with pytest.raises(ValueError, match=message):
         build.build_linear_evaluation(linear(**options))
+
+
+def test_few_labels_are_balanced_and_of_the_seed():
+    labels = []
+    for seed in (0, 0, 1):
+        config = linear(train_percent=10.0, seed=seed)
+        train = build.build_fast_probe(config).data.train
+        assert train.labels.bincount().tolist() == [15] * 4 + [14] * 6
+        labels.append(train.images.float().mean(dim=(1, 2, 3)))
+    assert torch.equal(labels[0], labels[1])
+    assert not torch.equal(labels[0], labels[2])
+
+
+def test_a_list_that_leaves_classes_out_says_so(folder, tmp_path):
+    path = tmp_path / "list.txt"
+    for names, message in (("a0.png\na1.png", "one class alone"), ("a0.png\nb1.png", None)):
+        path.write_text(names)
+        config = linear(data="folder", data_dir=str(folder), train_list=str(path), crop_size=32,
+                        loader="files")  # fmt: skip
+        if message:
+            with pytest.raises(ValueError, match=message):
+                build.build_fast_probe(config)
+        else:
+            assert build.build_fast_probe(config).data.train.labels.tolist() == [0, 1]
+
+
+def test_small_images_are_seen_whole_whether_in_memory_or_in_files(tmp_path):
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for i in range(2):
+                pixels = torch.randint(0, 256, (40, 60, 3), dtype=torch.uint8).numpy()
+                Image.fromarray(pixels).save(tmp_path / split / label / f"{i}.png")
+    views = []
+    for loader in ("tensor", "files"):
+        config = linear(data="folder", data_dir=str(tmp_path), loader=loader)
+        run = build.build_fast_probe(config)
+        assert run.subject.info.crop_size == 40
+        views.append(next(iter(run.test)).views[0])
+    torch.testing.assert_close(views[0], views[1])
 
 
 def test_data_that_cannot_be_evaluated_on_are_refused(folder, tmp_path):

@@ -133,6 +133,7 @@ def test_mistakes_about_a_linear_evaluation_are_named(options, message):
     ("options", "folder"),
     [
         ({}, "runs/linear-digits-x-s0"),
+        ({"backbone_from": "runs/lr0.3"}, "runs/linear-digits-lr0.3-s0"),
         ({"backbone_from": "runs/y/backbone.safetensors"}, "runs/linear-digits-y-s0"),
         ({"weights": "finetune", "seed": 2}, "runs/finetune-digits-x-s2"),
         ({"protocol": "lbfgs", "backbone_from": "w/resnet50.pth"}, "runs/lbfgs-digits-resnet50-s0"),
@@ -145,16 +146,35 @@ def test_an_evaluation_is_named_after_its_backbone(options, folder):
 
 
 def test_resuming_checks_the_options_that_the_weights_depend_on(tmp_path):
-    path = tmp_path / "config.yaml"
-    check_same_run(PretrainConfig(), path)  # no run there yet
-    path.write_text(to_yaml(PretrainConfig(lr=0.5)))
-    check_same_run(PretrainConfig(lr=0.5, workers=7, keep_last=5), path)
+    check_same_run(PretrainConfig(), tmp_path)  # no run there yet
+    (tmp_path / "config.yaml").write_text(to_yaml(PretrainConfig(lr=0.5)))
+    check_same_run(PretrainConfig(lr=0.2), tmp_path)  # one that has come to nothing
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-00000001.pt").touch()
+    check_same_run(PretrainConfig(lr=0.5, workers=7, keep_last=5), tmp_path)
     with pytest.raises(ValueError, match=r"lr \(0.5 there, 0.2 here\).*another --out"):
-        check_same_run(PretrainConfig(lr=0.2), path)
+        check_same_run(PretrainConfig(lr=0.2), tmp_path)
+
+
+def test_a_run_of_another_kind_is_never_resumed(tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml(LinearEvalConfig(backbone_from="x")))
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"a run of another kind \(LinearEvalConfig\)"):
+        check_same_run(KnnEvalConfig(backbone_from="x"), tmp_path)
+    check_same_run(LinearEvalConfig(backbone_from="x"), tmp_path)
+
+
+def test_options_of_the_loop_have_no_effect_on_the_fast_probe():
+    usual = {"backbone_from": "x", "protocol": "lbfgs"}
+    assert LinearEvalConfig(**usual, seed=3, mixed_precision="bf16").without_effect == []
+    given = LinearEvalConfig(**usual, optim="adam", lr=7.0, compile=True)
+    assert sorted(given.without_effect) == ["compile", "lr", "optim"]
+    assert LinearEvalConfig(backbone_from="x", lr=7.0).without_effect == []
 
 
 def test_a_run_of_another_version_may_know_other_options(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump({"lr": PretrainConfig().lr, "gone": 1}))
+    text = yaml.safe_dump({"lr": PretrainConfig().lr, "gone": 1})
+    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "summary.json").write_text("{}")
     with pytest.warns(UserWarning, match="unknown options: gone"):
-        check_same_run(PretrainConfig(), path)
+        check_same_run(PretrainConfig(), tmp_path)

@@ -1,17 +1,18 @@
 """From a configuration to objects: the only place that knows both."""
 
+from sslortho.build.backbone import load_subject
 from sslortho.build.conclusion import conclude
 from sslortho.build.data import build_train_loader, load_training_set
 from sslortho.build.evaluation import (
     Evaluation,
-    KnnEvaluation,
     LinearEvaluation,
     backbone_rate,
     build_classification,
     build_classification_optimizer,
+    build_fast_probe,
     build_knn_evaluation,
     build_linear_evaluation,
-    load_subject,
+    neighbours_and_temperature,
     views_name,
 )
 from sslortho.build.pretraining import (
@@ -26,7 +27,6 @@ from sslortho.build.pretraining import (
 
 __all__ = [
     "Evaluation",
-    "KnnEvaluation",
     "LinearEvaluation",
     "Pretraining",
     "backbone_info",
@@ -34,6 +34,7 @@ __all__ = [
     "build_backbone",
     "build_classification",
     "build_classification_optimizer",
+    "build_fast_probe",
     "build_knn_evaluation",
     "build_linear_evaluation",
     "build_optimizer",
@@ -44,5 +45,6 @@ __all__ = [
     "create_views",
     "load_subject",
     "load_training_set",
+    "neighbours_and_temperature",
     "views_name",
 ]

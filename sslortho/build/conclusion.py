@@ -1,20 +1,17 @@
 """The end of an evaluation: pictures, report.md, summary.json."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-
 from sslortho.build.evaluation import Evaluation
-from sslortho.evaluate.looking import Scene, draw_looks, gather_looks
-from sslortho.evaluate.report import ReportPicture, ReportTable, write_report
+from sslortho.data import ImageSet
+from sslortho.evaluate.looking import Looks, Scene, draw_looks
+from sslortho.evaluate.report import ReportFigure, ReportPicture, ReportTable, write_report
 from sslortho.train.reporting import write_summary
 from sslortho.train.run_folder import provenance
-
-Predict = Callable[[Tensor], Tensor]
-"""Features of the test images (n, dim) to a class for each, int64 (n,)."""
 
 MEANINGS = {
     "top1": ("%", "test images whose class is the first guess"),
@@ -30,21 +27,23 @@ MEANINGS = {
 
 
 def _draw(
-    run: Evaluation, folder: Path, backbone: nn.Module, predict: Predict
+    run: Evaluation, folder: Path, looks: Looks, train: ImageSet
 ) -> tuple[list[ReportPicture], list[ReportTable]]:
-    """Pictures by the main process, of features that all ranks gather."""
     data, info, seed = run.data, run.subject.info, run.config.seed
-    looks = gather_looks(backbone, run.train, run.test, seed)
-    if not run.accelerator.is_main_process:
-        return [], []
+    some = len(train) < len(data.train)
     scene = Scene(
         show_test=lambda indices: run.images(data.test, indices),
-        show_train=lambda indices: run.images(data.train, indices),
-        train_labels=data.train.labels,
+        show_train=lambda indices: run.images(train, indices),
+        train_labels=train.labels,
         mean=info.mean,
         std=info.std,
+        remark=f", of {len(train)} training images" if some else "",
     )
-    return draw_looks(folder, looks, predict(looks.features), data.classes, scene, seed)
+    try:
+        return draw_looks(folder, looks, data.classes, scene, seed)
+    except (ValueError, OSError, RuntimeError) as error:  # the figures are worth more
+        warnings.warn(f"the pictures could not be drawn: {error}", stacklevel=2)
+        return [], []
 
 
 def conclude(
@@ -55,15 +54,15 @@ def conclude(
     protocol: str,
     figures: dict[str, Any],
     details: dict[str, Any],
-    backbone: nn.Module,
-    predict: Predict,
     started: float,
+    looks: Looks | None = None,
+    train: ImageSet | None = None,
     pictures: Sequence[ReportPicture] = (),
     tables: Sequence[ReportTable] = (),
 ) -> dict[str, Any]:
     """Draw what there is to see, write report.md, and at last summary.json; returns the summary.
 
-    Every rank must call.
+    Every rank must call; the main process writes.
 
     Args:
         run: the evaluation.
@@ -72,20 +71,19 @@ def conclude(
         protocol: how the figures came about, in words.
         figures: the results, by the names of MEANINGS.
         details: what else is worth knowing: settings that were chosen on the way.
-        backbone: as evaluated; fine-tuned, for instance.
-        predict: see `Predict`.
         started: time.time() of the script's start.
+        looks: what the pictures are drawn from.
+        train: the images among which `looks` has neighbours; by default all training images.
         pictures, tables: others for the report, in the folder already.
     """
-    config, data, info = run.config, run.data, run.subject.info
+    config, data = run.config, run.data
     details = {
         **details,
         "classes": len(data.classes),
         "train_images": len(data.train),
         "test_images": len(data.test),
-        **asdict(info),
+        **asdict(run.subject.info),
     }
-    drawn, more = _draw(run, folder, backbone, predict) if config.pictures else ([], [])
     whence = provenance(run.accelerator, started)
     summary = {
         **figures,
@@ -96,11 +94,14 @@ def conclude(
         "config": asdict(config),
     }
     if run.accelerator.is_main_process:
+        drawn, more = _draw(run, folder, looks, train or data.train) if looks else ([], [])
+        idle = getattr(config, "without_effect", [])
+        settings = {name: value for name, value in asdict(config).items() if name not in idle}
         write_report(
             folder / "report.md",
             title=title,
-            figures=[(name, value, *MEANINGS[name]) for name, value in figures.items()],
-            settings={**asdict(config), **details},
+            figures=[ReportFigure(n, value, *MEANINGS[n]) for n, value in figures.items()],
+            settings={**settings, **details},
             notes=[protocol, f"Weights: {run.subject.origin}"],
             pictures=[*pictures, *drawn],
             tables=[*more, *tables],

@@ -28,12 +28,21 @@ from sslortho.data import (
     load_split,
     require_ffcv,
 )
+from sslortho.data.beton import read_beton
+from sslortho.data.image_folder import SMALL_SIDE, read_size
 from sslortho.train.launch import share_of_cores
 
-SMALL_CROP = 64
-"""Views up to so many pixels count as small: no blur, and stems without early pooling."""
-
+EVALUATION_PIXELS = 128 * 224 * 224
 EVALUATION_BATCH = 512
+
+
+def evaluation_batch(crop_size: int) -> int:
+    """Images of an evaluation batch: 512 of small ones, 128 of 224 pixels, fewer of larger ones.
+
+    Of the size alone, so that on any number of ranks an image is in the same batch. A network with a
+    small stem keeps maps of the images' full size: 1.6 GB each in ResNet-18.
+    """
+    return max(1, min(EVALUATION_BATCH, EVALUATION_PIXELS // crop_size**2))
 
 
 def loader_threads(config: DataConfig) -> int:
@@ -53,6 +62,29 @@ def load_test_set(config: DataConfig) -> ImageSet | None:
     return load_split(config.data, config.data_dir, "test", config.loader)
 
 
+def first_size(data: ImageSet) -> tuple[int, int]:
+    """Width and height of the first image, in pixels."""
+    if isinstance(data, ImageArray):
+        return data.images.shape[3], data.images.shape[2]
+    if isinstance(data, ImageFiles):
+        return read_size(data.paths[0])
+    record = read_beton(data.path).images[data.places[0]]
+    return int(record["width"]), int(record["height"])
+
+
+def holds_small_images(data: ImageSet) -> bool:
+    """Whether images are as small as CIFAR's, or in memory: their evaluation view is the whole image."""
+    return isinstance(data, ImageArray) or max(first_size(data)) <= SMALL_SIDE
+
+
+def _check_workers(config: DataConfig, data: ImageSet) -> None:
+    if isinstance(data, ImageArray) and config.workers is not None:
+        raise ValueError(
+            f"workers={config.workers} has no effect on data={config.data!r}, whose images lie in "
+            "memory; --threads says how many render them on a CPU"
+        )
+
+
 def build_train_loader(
     config: TrainingConfig, data: ImageSet, views: Sequence[ViewSpec], accelerator: Accelerator
 ) -> TrainLoader:
@@ -69,12 +101,8 @@ def build_train_loader(
         )
     renderer = ViewRenderer(tuple(views), config.seed, config.channels_last)
     order = _build_order(config, data, accelerator)
+    _check_workers(config, data)
     if isinstance(data, ImageArray):
-        if config.workers is not None:
-            raise ValueError(
-                f"workers={config.workers} has no effect on data={config.data!r}, whose images lie in "
-                "memory; --threads says how many render them on a CPU"
-            )
         return TensorLoader(data, renderer, order, accelerator.device)
     source = _open_source(data, config.cache or "os")
     return ViewLoader(source, renderer, order, accelerator.device, loader_threads(config))
@@ -118,13 +146,13 @@ def _evaluation_loader(
     world_size: int,
 ) -> EvaluationLoader:
     renderer = EvaluationRenderer(spec, config.channels_last)
+    batch = evaluation_batch(spec.crop_size)
+    _check_workers(config, data)
     if isinstance(data, ImageArray):
-        return TensorEvaluationLoader(data, renderer, EVALUATION_BATCH, device, rank, world_size)
+        return TensorEvaluationLoader(data, renderer, batch, device, rank, world_size)
     source = _open_source(data, config.cache or "os")
     workers = loader_threads(config)
-    return EvaluationViewLoader(
-        source, renderer, EVALUATION_BATCH, device, workers, rank, world_size
-    )
+    return EvaluationViewLoader(source, renderer, batch, device, workers, rank, world_size)
 
 
 def evaluation_views(

@@ -9,17 +9,18 @@ from torch.optim import Optimizer
 
 from sslortho.augment import VIEWS, ViewSpec
 from sslortho.augment.views import evaluation_spec
+from sslortho.build.backbone import SMALL_CROP, resolve_stem
 from sslortho.build.data import (
-    SMALL_CROP,
     build_evaluation_loader,
     build_train_loader,
+    holds_small_images,
     load_test_set,
     load_training_set,
 )
 from sslortho.build.loop import Training, cosine_schedule, place_model
 from sslortho.build.optimizer import check_optimizer, optimizer_over
 from sslortho.config import PretrainConfig
-from sslortho.data import EvaluationLoader, ImageArray, ImageSet
+from sslortho.data import EvaluationLoader, ImageSet
 from sslortho.evaluate import FrozenEvaluation
 from sslortho.losses import BarlowTwinsLoss
 from sslortho.models import (
@@ -28,7 +29,7 @@ from sslortho.models import (
     create_backbone,
     feature_dim,
 )
-from sslortho.models.backbones import TORCHVISION, Stem
+from sslortho.models.backbones import Stem
 from sslortho.optim import param_groups
 from sslortho.tasks import BarlowTwins, Task
 from sslortho.train.launch import create_accelerator, set_threads
@@ -43,22 +44,15 @@ def create_views(config: PretrainConfig) -> tuple[ViewSpec, ViewSpec]:
     return VIEWS[name](config.crop_size)
 
 
-def resolve_stem(config: PretrainConfig) -> Stem:
-    """The stem that the configuration means."""
-    if config.stem == "auto":
-        return "small" if config.crop_size <= SMALL_CROP else "stock"
-    if config.backbone not in TORCHVISION:
-        raise ValueError(
-            f"stem={config.stem!r} has no effect on backbone={config.backbone!r}; it is for "
-            f"{', '.join(TORCHVISION)}"
-        )
-    return config.stem
+def _stem(config: PretrainConfig) -> Stem:
+    stem = None if config.stem == "auto" else config.stem
+    return resolve_stem(config.backbone, stem, config.crop_size)
 
 
 def build_backbone(config: PretrainConfig) -> nn.Module:
     """The backbone with its initial weights, which depend on the seed alone."""
     torch.manual_seed(config.seed)
-    return create_backbone(config.backbone, resolve_stem(config))
+    return create_backbone(config.backbone, _stem(config))
 
 
 def backbone_info(config: PretrainConfig) -> BackboneInfo:
@@ -66,7 +60,7 @@ def backbone_info(config: PretrainConfig) -> BackboneInfo:
     view = create_views(config)[0]
     return BackboneInfo(
         backbone=config.backbone,
-        stem=resolve_stem(config),
+        stem=_stem(config),
         crop_size=config.crop_size,
         mean=view.mean,
         std=view.std,
@@ -100,7 +94,7 @@ def build_optimizer(config: PretrainConfig, task: nn.Module) -> Optimizer:
 def _evaluation_loader(
     config: PretrainConfig, data: ImageSet, accelerator: Accelerator
 ) -> EvaluationLoader:
-    spec = evaluation_spec(create_views(config)[0], isinstance(data, ImageArray))
+    spec = evaluation_spec(create_views(config)[0], holds_small_images(data))
     return build_evaluation_loader(config, data, spec, accelerator)
 
 

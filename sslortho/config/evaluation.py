@@ -1,10 +1,12 @@
 """What linear_eval.py and knn_eval.py can be told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from sslortho.config.common import DataConfig, TrainingConfig
+from sslortho.config.common import DataConfig, LoopConfig, OptimizerConfig, TrainingConfig
+
+WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class BackboneConfig(DataConfig):
     """Train on this share of the training images only, balanced over the classes and chosen by seed."""
     train_list: str | None = None
     """Train on the images named in this file only, one file name a line (SimCLR's lists)."""
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    """Of the backbone; fp16 needs a GPU."""
     pictures: bool = True
     """Draw a map of the features, the confusion matrix and nearest neighbours at the end."""
 
@@ -58,14 +62,22 @@ class BackboneConfig(DataConfig):
         if self.backbone_from == "random":
             return f"random-{str(self.backbone).replace(':', '-')}"
         path = Path(self.backbone_from).expanduser().resolve()
-        return path.parent.name if path.name == "backbone.safetensors" else path.stem
+        if path.name == "backbone.safetensors":
+            return path.parent.name
+        return path.stem if path.suffix in WEIGHTS_SUFFIXES else path.name
+
+
+LOOP_OPTIONS = {f.name for base in (LoopConfig, OptimizerConfig) for f in fields(base)} - {
+    "mixed_precision"
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearEvalConfig(TrainingConfig, BackboneConfig):
     """Linear evaluation or fine-tuning of a backbone.
 
-    The defaults are the published linear evaluation (facebookresearch/barlowtwins, evaluate.py).
+    The defaults are the published linear evaluation (facebookresearch/barlowtwins, evaluate.py), but for
+    bicubic crops, a cosine by step and not by epoch, and biases without decay.
     """
 
     protocol: Literal["sgd", "lbfgs"] = "sgd"
@@ -120,6 +132,14 @@ class LinearEvalConfig(TrainingConfig, BackboneConfig):
         super().__post_init__()
 
     @property
+    def without_effect(self) -> list[str]:
+        """Options that were given and that protocol lbfgs, which has no loop, does not look at."""
+        if self.protocol == "sgd":
+            return []
+        loop = {f.name: f.default for f in fields(type(self)) if f.name in LOOP_OPTIONS}
+        return [name for name, default in loop.items() if getattr(self, name) != default]
+
+    @property
     def run_folder(self) -> Path:
         """Where the run lives."""
         kind = "lbfgs" if self.protocol == "lbfgs" else "linear"
@@ -131,8 +151,8 @@ class LinearEvalConfig(TrainingConfig, BackboneConfig):
 class KnnEvalConfig(BackboneConfig):
     """Weighted nearest neighbours on the features of a frozen backbone."""
 
-    preset: Literal["dino", "lightly"] = "dino"
-    """dino: 20 neighbours, temperature 0.07. lightly: 200, 0.1."""
+    preset: Literal["dino", "lightly"] | None = None
+    """dino: 20 neighbours, temperature 0.07. lightly: 200, 0.1. Default dino."""
     k: int | None = None
     """Neighbours. Default: the preset's."""
     temperature: float | None = None
@@ -143,6 +163,8 @@ class KnnEvalConfig(BackboneConfig):
     def __post_init__(self) -> None:
         self._check_least(1, "k")
         self._check("temperature", self.temperature is None or self.temperature > 0, "above 0")
+        if None not in (self.preset, self.k, self.temperature):
+            raise ValueError(f"preset={self.preset!r} has no effect beside k and temperature")
         super().__post_init__()
 
     @property

@@ -25,16 +25,31 @@ MAY_CHANGE = frozenset(
 """Options that a resumed run may be given anew, since its weights do not depend on them."""
 
 
+def _headline(config: Any) -> str:
+    return f"# {type(config).__name__}"
+
+
 def to_yaml(config: Any) -> str:
-    """A configuration as the YAML that `--config` reads."""
-    return yaml.safe_dump(asdict(config), sort_keys=False)
+    """A configuration as the YAML that `--config` reads, with its kind in a comment at the top."""
+    return f"{_headline(config)}\n{yaml.safe_dump(asdict(config), sort_keys=False)}"
 
 
-def check_same_run(config: Any, path: Path) -> None:
-    """Raise ValueError if a run folder's config.yaml is of another run than `config` describes."""
-    if not path.exists():
+def _has_results(folder: Path) -> bool:
+    """Whether there is anything that another run could spoil."""
+    return (folder / "summary.json").exists() or any(folder.glob("checkpoints/*"))
+
+
+def check_same_run(config: Any, folder: Path) -> None:
+    """Raise ValueError if a folder holds results of another run than `config` describes."""
+    path = folder / "config.yaml"
+    if not path.exists() or not _has_results(folder):
         return
-    stored = yaml.safe_load(path.read_text())
+    text = path.read_text()
+    remedy = "give another --out, or the same options to resume it"
+    first = text.split("\n", 1)[0]
+    if first.startswith("# ") and first != _headline(config):
+        raise ValueError(f"{folder} holds a run of another kind ({first[2:]}); {remedy}")
+    stored = yaml.safe_load(text)
     ours = asdict(config)
     known = {f.name for f in dataclasses.fields(config)}
     if unknown := set(stored) - known:
@@ -46,6 +61,5 @@ def check_same_run(config: Any, path: Path) -> None:
     ]
     if different:
         raise ValueError(
-            f"{path.parent} holds a run with other options: {', '.join(different)}; "
-            "give another --out, or the same options to resume it"
+            f"{folder} holds a run with other options: {', '.join(different)}; {remedy}"
         )

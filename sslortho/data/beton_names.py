@@ -15,7 +15,7 @@ def write_names(path: Path, files: Iterable[str]) -> None:
     """Write the names of these files, without folders, one a line, beside the beton at `path`."""
     text = "".join(f"{Path(file).name}\n" for file in files)
     with atomic_file(names_path(path)) as file:
-        file.write(text.encode(errors="surrogateescape"))
+        file.write(text.encode("utf-8", "surrogateescape"))
 
 
 def read_names(path: Path, count: int) -> list[str]:
@@ -25,7 +25,7 @@ def read_names(path: Path, count: int) -> list[str]:
     """
     remedy = "write both again from the folder with scripts/write_beton.py"
     try:
-        names = names_path(path).read_text(errors="surrogateescape").split("\n")[:-1]
+        names = names_path(path).read_text("utf-8", "surrogateescape").split("\n")[:-1]
     except OSError as error:
         raise ValueError(
             f"the names of the images in {path} are not known: there is no {names_path(path).name} "

@@ -34,7 +34,7 @@ def named_subset(data: ImageSet, path: Path) -> ImageSet:
     more than once.
     """
     try:
-        lines = path.expanduser().read_text().split("\n")
+        lines = path.expanduser().read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"train_list={str(path)!r} cannot be read ({error})") from error
     wanted = {Path(line.strip()).name for line in lines if line.strip()}

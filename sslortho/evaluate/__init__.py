@@ -5,23 +5,29 @@ from sslortho.evaluate.collapse import feature_std, rankme
 from sslortho.evaluate.features import extract_features, feature_batches, local_features
 from sslortho.evaluate.frozen import FrozenEvaluation
 from sslortho.evaluate.knn import PRESETS, NeighbourSearch, knn_accuracy, knn_predict, vote
-from sslortho.evaluate.linear_probe import LogisticRegression, Selection, Trial, select_l2
+from sslortho.evaluate.l2_selection import HELD_OUT, Selection, Trial, select_l2
+from sslortho.evaluate.linear_probe import LogisticRegression
+from sslortho.evaluate.looking import Looks, choose_looks, find_looks
 from sslortho.evaluate.report import ReportPicture, ReportTable
 
 __all__ = [
+    "HELD_OUT",
     "PRESETS",
     "AccuracyCounts",
     "FrozenEvaluation",
     "LogisticRegression",
+    "Looks",
     "NeighbourSearch",
     "ReportPicture",
     "ReportTable",
     "Selection",
     "Trial",
+    "choose_looks",
     "evaluate_classifier",
     "extract_features",
     "feature_batches",
     "feature_std",
+    "find_looks",
     "knn_accuracy",
     "knn_predict",
     "local_features",

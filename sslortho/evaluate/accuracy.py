@@ -105,7 +105,10 @@ class AccuracyCounts:
                 f"scores; labels go from {-lowest} to {highest}"
             )
         if bad_scores:
-            raise ValueError(f"the scores of {bad_scores} of {total} images are not finite")
+            raise ValueError(
+                f"the scores of {bad_scores} of {total} images are not finite: the backbone's features "
+                "are not, or the classifier has diverged (train at a lower rate, evaluate in float32)"
+            )
         return top1, top5, total
 
     def percentages(self) -> dict[str, float]:

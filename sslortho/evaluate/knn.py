@@ -89,9 +89,10 @@ class NeighbourSearch:
         self.count += len(features)
 
     def _merge(self, keys: Tensor, similarities: Tensor) -> None:
-        # few pass the worst that is kept, so only those are sorted in
+        # few are above the worst that is kept, so only those are sorted in; an equal one comes later
+        # in the bank, and loses
         worst, _ = from_keys(keys.amin(dim=1, keepdim=True))
-        row, column = (similarities >= worst).nonzero(as_tuple=True)
+        row, column = (similarities > worst).nonzero(as_tuple=True)
         if not len(row):
             return
         counts = torch.bincount(row, minlength=len(keys))

@@ -1,30 +1,15 @@
-"""A linear classifier on frozen features, fitted to its optimum, and the choice of its l2."""
+"""A linear classifier on frozen features, fitted to its optimum."""
 
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sslortho.evaluate.accuracy import AccuracyCounts
-from sslortho.evaluate.features import (
-    gather_rows,
-    max_over_ranks,
-    rows_before,
-    sum_over_ranks,
-    world_size,
-)
+from sslortho.evaluate.features import max_over_ranks, sum_over_ranks
 
 L2 = 1e-3
 """Weight of half the squared norm of the classifier, beside the mean cross-entropy."""
-
-CANDIDATES = tuple(10.0**exponent for exponent in range(1, -7, -1))
-"""Of l2, a decade apart. arXiv 1805.08974 sweeps 45 values from 1e-6 to 1e5, a quarter of a decade
-apart; on standardised features with a mean loss, more than 10 only shrinks."""
 
 BLOCKS = {"cpu": 2**19, "cuda": 2**24}
 """Numbers at a time in float64: 4 MiB stay in a CPU's cache, 128 MiB keep a GPU busy."""
@@ -33,7 +18,7 @@ CONSTANT = 1e-7
 """A feature that deviates from its mean by less than this part of it is constant: such is float32."""
 
 
-def _block_rows(features: Tensor, width: int) -> int:
+def block_rows(features: Tensor, width: int) -> int:
     """Rows of a block, when a row comes with `width` numbers."""
     return max(1, BLOCKS.get(features.device.type, BLOCKS["cpu"]) // max(1, width))
 
@@ -43,7 +28,7 @@ class _Share:
 
     def __init__(self, features: Tensor, labels: Tensor, width: int, rows: Tensor | None) -> None:
         self.features, self.labels, self.rows = features, labels, rows
-        self.step = _block_rows(features, width)
+        self.step = block_rows(features, width)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         count = len(self.features) if self.rows is None else len(self.rows)
@@ -68,10 +53,12 @@ def _check(features: Tensor, labels: Tensor, classes: int | None, share: _Share)
     highest, negative = max_over_ranks(extremes).tolist()
     if negative >= 0:
         raise ValueError(f"labels go down to {-negative - 1}, expected 0 and up: all need a class")
+    if highest < 0:
+        raise ValueError("there are no images to fit to")
     found = highest + 1 if classes is None else classes
     if highest >= found:
         raise ValueError(f"classes={classes}, but labels go up to {highest}")
-    counts = torch.zeros(max(found, 1), dtype=torch.float64, device=labels.device)
+    counts = torch.zeros(found, dtype=torch.float64, device=labels.device)
     for _, block in share:
         counts += torch.bincount(block, minlength=found)
     if int((sum_over_ranks(counts) > 0).sum()) < 2:
@@ -92,19 +79,20 @@ class LogisticRegression:
     Args:
         features: (n, dim), this rank's; (0, 0) where it has none.
         labels: (n,), int64 from 0.
-        l2: see above.
+        l2: see above; where it is 0 there need not be an optimum.
         classes: how many; by default the highest label and one more.
         rows: int64 indices of the rows to fit to; by default all.
         start: begin at this classifier.
 
     Raises:
         ValueError: features that are not finite, labels below 0 or beyond `classes`, one class
-            alone, l2 not above 0.
+            alone, l2 below 0.
     """
 
     MAX_ITERATIONS = 500
     TOLERANCE = 1e-6
-    """Of the largest entry of the gradient."""
+    """Of the largest entry of the gradient; l2 / 100 where that is less, since the distance to the
+    optimum is at most the gradient's norm / l2."""
 
     def __init__(
         self,
@@ -116,8 +104,8 @@ class LogisticRegression:
         rows: Tensor | None = None,
         start: "LogisticRegression | None" = None,
     ) -> None:
-        if not l2 > 0:
-            raise ValueError(f"l2={l2} must be above 0: without it there need not be an optimum")
+        if not 0 <= l2 < torch.inf:
+            raise ValueError(f"l2={l2} must be 0 or more")
         dim = int(max_over_ranks(torch.tensor(features.shape[1], device=features.device)))
         if not len(features):
             features = features.new_empty(0, dim)
@@ -126,7 +114,7 @@ class LogisticRegression:
         self._share = _Share(features, labels, max(dim, len(counts)), rows)
         self._total = counts.sum()
         self.mean, self.scale = self._moments(dim, features.device)
-        self._parameters = torch.zeros(len(counts), dim + 1, dtype=torch.float64).to(self.mean)
+        self._parameters = self.mean.new_zeros(len(counts), dim + 1)
         if start is not None:
             self._take_over(start)
         self._fit()
@@ -167,7 +155,7 @@ class LogisticRegression:
     def _objective(self) -> tuple[Tensor, Tensor]:
         """The loss (), and its gradient (classes, dim + 1)."""
         weight, bias = self._unstandardised()
-        sums = torch.zeros(self._parameters.numel() + 1).to(weight)
+        sums = weight.new_zeros(self._parameters.numel() + 1)
         loss, gradient = sums[-1], sums[:-1].view_as(self._parameters)
         for x, labels in self._share:
             log_p = functional.log_softmax(torch.addmm(bias, x, weight.mT), dim=1)
@@ -190,7 +178,8 @@ class LogisticRegression:
             [parameters],
             max_iter=self.MAX_ITERATIONS,
             max_eval=2 * self.MAX_ITERATIONS,
-            tolerance_grad=self.TOLERANCE,
+            tolerance_grad=min(self.TOLERANCE, self.l2 / 100 or self.TOLERANCE),
+            tolerance_change=1e-12,
             history_size=20,
             line_search_fn="strong_wolfe",
         )
@@ -211,7 +200,7 @@ class LogisticRegression:
     def logits(self, features: Tensor) -> Tensor:
         """Float64 (m, classes) of features (m, dim)."""
         weight, bias = self._unstandardised()
-        blocks = features.split(_block_rows(features, max(weight.shape)))
+        blocks = features.split(block_rows(features, max(weight.shape)))
         return torch.cat([torch.addmm(bias, block.double(), weight.mT) for block in blocks])
 
     def predict(self, features: Tensor) -> Tensor:
@@ -225,108 +214,3 @@ class LogisticRegression:
         linear = nn.Linear(dim, classes, device=weight.device)
         linear.load_state_dict({"weight": weight.float(), "bias": bias.float()})
         return linear
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One l2 on the held-out images."""
-
-    l2: float
-    top1: float
-    """Percentage."""
-    loss: float
-    """Mean cross-entropy."""
-    converged: bool
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The chosen l2, and what it was chosen from, strongest first."""
-
-    l2: float
-    trials: tuple[Trial, ...]
-    at_edge: bool
-    """Whether it is the first or last candidate, so that the best may lie beyond."""
-
-
-def held_out_mask(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Which samples to hold out, bool (n,) on the CPU: `share` of each class, and one at least.
-
-    A class's last image is never held out.
-
-    Args:
-        labels: int64 (n,), of all ranks.
-        share: between 0 and 1.
-        seed: of the choice.
-    """
-    classes = labels.cpu().numpy()
-    draws = np.random.Generator(np.random.Philox(key=seed)).random(len(classes))
-    order = np.lexsort((draws, classes))
-    counts = np.bincount(classes)
-    place = np.empty(len(classes), dtype=np.int64)
-    place[order] = np.arange(len(classes)) - np.repeat(np.cumsum(counts) - counts, counts)
-    quota = np.minimum(np.maximum(np.rint(share * counts), 1), counts - 1)
-    return torch.from_numpy(place < quota[classes])
-
-
-def select_l2(
-    features: Tensor,
-    labels: Tensor,
-    *,
-    candidates: Sequence[float] = CANDIDATES,
-    held_out: float = 0.1,
-    seed: int = 0,
-    classes: int | None = None,
-) -> Selection:
-    """The l2 whose fit to the rest is best on held-out training images; then fit it to all of them.
-
-    Best is the highest accuracy, then the lowest loss, then the strongest. The candidates go from
-    strong to weak, each starting where the last ended. Which images are held out is a function of
-    (seed, labels), not of the number of ranks. Every rank must call.
-
-    Args:
-        features, labels, classes: see `LogisticRegression`.
-        candidates: of l2, two or more.
-        held_out: share of each class that is held out, see `held_out_mask`.
-        seed: of the choice.
-
-    Raises:
-        ValueError: see `LogisticRegression`; no class has two images; a bad option.
-    """
-    values = sorted(set(candidates), reverse=True)
-    if len(values) < 2 or not values[-1] > 0:
-        raise ValueError(f"candidates={tuple(candidates)} must be two or more, all above 0")
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out={held_out} must be between 0 and 1")
-    everyones = gather_rows(labels)
-    if len(everyones) and int(everyones.min()) < 0:
-        raise ValueError(f"labels go down to {int(everyones.min())}: all need a class, from 0")
-    mask = held_out_mask(everyones, held_out, seed)
-    if not mask.any():
-        raise ValueError("no class has two images, so none can be held out; give l2 yourself")
-    first = rows_before(len(labels), labels.device)
-    mask = mask[first : first + len(labels)].to(labels.device)
-    fitted, held = (~mask).nonzero().squeeze(1), mask.nonzero().squeeze(1)
-    classes = int(everyones.max()) + 1 if classes is None else classes
-    trials, probe = [], None
-    for l2 in values:
-        probe = LogisticRegression(features, labels, l2, classes=classes, rows=fitted, start=probe)
-        trials.append(_try(probe, features, labels, held))
-    best = min(trials, key=lambda trial: (-trial.top1, trial.loss, -trial.l2))
-    at_edge = best in (trials[0], trials[-1])
-    if at_edge and (world_size() == 1 or dist.get_rank() == 0):
-        warnings.warn(
-            f"l2={best.l2:g} is the end of the candidates ({values[0]:g} to {values[-1]:g}); the best "
-            "may lie beyond",
-            stacklevel=2,
-        )
-    return Selection(best.l2, tuple(trials), at_edge)
-
-
-def _try(probe: LogisticRegression, features: Tensor, labels: Tensor, held: Tensor) -> Trial:
-    counts = AccuracyCounts(logits=True)
-    for rows in held.split(_block_rows(features, max(probe.weight.shape))):
-        if len(rows):
-            counts.add(probe.logits(features[rows]), labels[rows])
-    counts = counts.reduce()
-    return Trial(probe.l2, counts.percentages()["top1"], counts.mean_loss(), probe.converged)

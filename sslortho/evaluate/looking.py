@@ -1,14 +1,12 @@
 """What to look at after an evaluation: a map of the features, mistakes, nearest neighbours."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sslortho.data import EvaluationLoader
-from sslortho.evaluate.features import extract_features, feature_batches
 from sslortho.evaluate.knn import NeighbourSearch
 from sslortho.evaluate.pictures import (
     choose_queries,
@@ -17,9 +15,8 @@ from sslortho.evaluate.pictures import (
     draw_feature_map,
     draw_neighbours,
     most_confused,
-    project_pca,
-    project_umap,
 )
+from sslortho.evaluate.projections import project_pca, project_umap
 from sslortho.evaluate.report import ReportPicture, ReportTable
 
 QUERIES, NEIGHBOURS = 8, 7
@@ -40,6 +37,8 @@ class Looks:
     """(n, dim), of the test images."""
     labels: Tensor
     """int64 (n,)."""
+    predictions: Tensor
+    """int64 (n,)."""
     queries: Tensor
     """int64 (q,): which of the test images have their neighbours shown."""
     neighbours: Tensor
@@ -48,17 +47,40 @@ class Looks:
     """(q, k): cosines."""
 
 
-def gather_looks(
-    backbone: nn.Module, train: EvaluationLoader, test: EvaluationLoader, seed: int
+def find_looks(
+    features: Tensor,
+    labels: Tensor,
+    predictions: Tensor,
+    bank: Iterable[Tensor],
+    seed: int,
 ) -> Looks:
-    """Test features, and neighbours of a few of them; every rank must call."""
-    features, labels = extract_features(backbone, test)
+    """Neighbours of a few test images; every rank must call.
+
+    Args:
+        features, labels, predictions: of the test images, (n, dim), (n,), (n,), on every rank.
+        bank: this rank's part of the training features, in batches (batch, dim).
+        seed: of the choice.
+    """
     queries = choose_queries(labels, QUERIES, seed).to(features.device)
     search = NeighbourSearch(features[queries], NEIGHBOURS)
-    for batch, _ in feature_batches(backbone, train):
+    for batch in bank:
         search.add(batch)
     similarities, neighbours = search.result()
-    return Looks(features, labels, queries, neighbours, similarities)
+    return Looks(features, labels, predictions, queries, neighbours, similarities)
+
+
+def choose_looks(
+    features: Tensor,
+    labels: Tensor,
+    predictions: Tensor,
+    similarities: Tensor,
+    neighbours: Tensor,
+    seed: int,
+) -> Looks:
+    """The same where the neighbours of all test images are known: similarities, indices (n, k)."""
+    queries = choose_queries(labels, QUERIES, seed).to(features.device)
+    nearest = (tensor[queries, :NEIGHBOURS] for tensor in (neighbours, similarities))
+    return Looks(features, labels, predictions, queries, *nearest)
 
 
 @dataclass(frozen=True)
@@ -68,14 +90,16 @@ class Scene:
     show_test: ShowImages
     show_train: ShowImages
     train_labels: Tensor
+    """int64, of the images that `show_train` shows."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    remark: str = ""
+    """For the caption of the neighbours."""
 
 
 def draw_looks(
     folder: Path,
     looks: Looks,
-    predictions: Tensor,
     classes: Sequence[str],
     scene: Scene,
     seed: int,
@@ -86,13 +110,12 @@ def draw_looks(
 
     Args:
         folder: of the run.
-        looks: from `gather_looks`.
-        predictions: int64 (n,), a class for each test image.
+        looks: what to draw.
         classes: names.
         scene: where the images come from.
         seed: of UMAP.
     """
-    matrix = confusion_matrix(looks.labels, predictions, len(classes))
+    matrix = confusion_matrix(looks.labels, looks.predictions, len(classes))
     draw_confusion(folder / "confusion.png", matrix, classes)
     _draw_neighbours(folder / "neighbours.png", looks, classes, scene)
     pictures = [
@@ -103,7 +126,8 @@ def draw_looks(
         ),
         ReportPicture(
             folder / "neighbours.png",
-            "Test images, and the training images whose features are nearest (cosine).",
+            "Test images, and the training images whose features are nearest (cosine)"
+            f"{scene.remark}.",
         ),
     ]
     rows = [

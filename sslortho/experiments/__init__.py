@@ -6,9 +6,8 @@ from sslortho.experiments.comparison import (
     Run,
     Statistic,
     compare_runs,
-    to_csv,
-    to_markdown,
 )
+from sslortho.experiments.tables import to_csv, to_markdown
 
 __all__ = [
     "Comparison",

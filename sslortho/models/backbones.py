@@ -90,13 +90,22 @@ def create_backbone(name: str, stem: Stem = "stock") -> nn.Module:
 
 @torch.no_grad()
 def feature_dim(backbone: nn.Module, crop_size: int) -> int:
-    """Dimension of the features that a backbone makes of square images of `crop_size` pixels."""
+    """Dimension of the features that a backbone makes of square images of `crop_size` pixels.
+
+    Raises ValueError if it takes none of that size, or makes something else of them.
+    """
     parameter = next(backbone.parameters())
     modes = [(module, module.training) for module in backbone.modules()]
     backbone.eval()
-    features = backbone(torch.zeros(1, 3, crop_size, crop_size).to(parameter))
-    for module, training in modes:
-        module.training = training
+    try:
+        features = backbone(torch.zeros(1, 3, crop_size, crop_size).to(parameter))
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"crop_size={crop_size} is no size for a {type(backbone).__name__}: {error}"
+        ) from error
+    finally:
+        for module, training in modes:
+            module.training = training
     if features.ndim != 2:
         raise ValueError(
             f"the backbone gives features of shape {tuple(features.shape)}; (batch, dim) is needed"

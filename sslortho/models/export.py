@@ -161,12 +161,7 @@ def export_onnx(restored: RestoredBackbone, out: Path, crop_size: int) -> tuple[
     check_packages("onnx")
     import onnx
 
-    try:
-        dim = feature_dim(restored.network, crop_size)
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(
-            f"crop_size={crop_size} is no size for backbone={restored.name!r}: {error}"
-        ) from error
+    dim = feature_dim(restored.network, crop_size)
     with _quiet():
         model = _onnx_model(restored.network, crop_size)
     # tracing leaves the second dimension open

@@ -192,6 +192,11 @@ def _file_of_run(folder: Path) -> Path:
     path = folder / "backbone.safetensors"
     if path.is_file():
         return path
+    if (folder / "summary.json").exists():
+        raise ValueError(
+            f"backbone_from={str(folder)!r} is the run of an evaluation, which wrote no backbone; give "
+            "the one that it evaluated (backbone_from in its config.yaml)"
+        )
     checkpoints = sorted((folder / "checkpoints").glob("step-*.pt"))
     if checkpoints or (folder / "config.yaml").exists():
         other = f", or give its checkpoint: {checkpoints[-1]}" if checkpoints else ""

@@ -18,7 +18,7 @@ class Classification(Task):
     """
 
     def __init__(
-        self, backbone: nn.Module, classifier: nn.Module, freeze_backbone: bool = False
+        self, backbone: nn.Module, classifier: nn.Linear, freeze_backbone: bool = False
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -37,10 +37,12 @@ class Classification(Task):
         """Logits (batch, classes) of images (batch, 3, height, width)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_backbone):
             features = self.backbone(images)
-        return self.classifier(features)
+        # products of bfloat16 round logits to ties
+        with torch.autocast(features.device.type, enabled=False):
+            return self.classifier(features.float())
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         logits = self.classify(views[0])
-        loss = functional.cross_entropy(logits.float(), labels)
+        loss = functional.cross_entropy(logits, labels)
         hits = (logits.detach().argmax(dim=1) == labels).float()
         return {"loss": loss, "train_top1": 100 * hits.mean()}

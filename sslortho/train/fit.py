@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -96,10 +96,15 @@ def _offenders(task: nn.Module, most: int = 5) -> str:
 
 
 def _checkpoint_state(
-    progress: Progress, task: nn.Module, optimizer: Optimizer, accelerator: Accelerator
+    progress: Progress,
+    window: Window,
+    task: nn.Module,
+    optimizer: Optimizer,
+    accelerator: Accelerator,
 ) -> dict[str, Any]:
     return {
         "progress": progress.state(),
+        "window": window.state(),
         "task": accelerator.unwrap_model(task).state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
@@ -108,12 +113,14 @@ def _checkpoint_state(
 
 def _restore(
     state: dict[str, Any], task: nn.Module, optimizer: Optimizer, accelerator: Accelerator
-) -> Progress:
+) -> tuple[Progress, Window]:
     accelerator.unwrap_model(task).load_state_dict(state["task"])
     optimizer.load_state_dict(state["optimizer"])
     if accelerator.scaler and state["scaler"]:
         accelerator.scaler.load_state_dict(state["scaler"])
-    return Progress(**state["progress"])
+    window = Window(**state.get("window", {}))  # older checkpoints have none
+    window.sums = {name: value.to(accelerator.device) for name, value in window.sums.items()}
+    return Progress(**state["progress"]), window
 
 
 class _Fit:
@@ -159,7 +166,8 @@ class _Fit:
         """Train from where the newest checkpoint stands to the end, or to a signal."""
         state = self.checkpoints.load_latest()
         if state is not None:
-            self.progress = _restore(state, self.task, self.optimizer, self.accelerator)
+            restored = _restore(state, self.task, self.optimizer, self.accelerator)
+            self.progress, self.window = restored
             self.reporter.say(f"resuming at step {self.progress.step}")
         self.reporter.resume(self.progress.step)
         self.task.train()
@@ -280,8 +288,13 @@ class _Fit:
             self.reporter.log(self.progress.step, self.progress.epoch, figures)
 
     def _save(self) -> None:
+        sums = self.accelerator.reduce(self.window.sums, reduction="mean")
+        assert isinstance(sums, dict)
+        window = replace(self.window, sums=sums)  # every rank goes on from the mean of all
         if self.accelerator.is_main_process:
-            state = _checkpoint_state(self.progress, self.task, self.optimizer, self.accelerator)
+            state = _checkpoint_state(
+                self.progress, window, self.task, self.optimizer, self.accelerator
+            )
             self.checkpoints.save({**state, "config": self.config}, self.progress.step)
         self.accelerator.wait_for_everyone()
 

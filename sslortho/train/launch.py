@@ -1,6 +1,7 @@
 """A process among those that a launcher started: its device, ranks and CPU threads."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,6 @@ def create_accelerator(mixed_precision: str, trackers: str, folder: Path) -> Acc
         raise ValueError(
             f"the launcher started {launched} processes, but this one sees "
             f"{accelerator.num_processes}; for several CPU processes use "
-            "torchrun --nproc_per_node N scripts/pretrain.py"
+            f"torchrun --nproc_per_node N {sys.argv[0]}"
         )
     return accelerator

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -63,6 +64,10 @@ class Window:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.images += images
         self.steps += 1
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: `Window(**state)` is the inverse."""
+        return dict(vars(self))
 
     def means(self) -> dict[str, Tensor]:
         """The metrics' means over the steps."""

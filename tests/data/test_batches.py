@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from sslortho.data import EpochOrder, PageOrder
-from sslortho.data.batches import rank_share
+from sslortho.data.batches import evaluation_batches, rank_share
 
 SIZE, BATCH, SEED = 103, 12, 5
 
@@ -104,6 +104,20 @@ def test_rank_shares_cover_everything_once_in_order_and_evenly(size, world_size)
     shares = [rank_share(size, rank, world_size) for rank in range(world_size)]
     assert list(chain(*shares)) == list(range(size))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(("size", "batch"), [(0, 3), (1, 3), (12, 3), (13, 3), (13, 20)])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_evaluation_batches_are_the_same_on_any_number_of_ranks(size, batch, world_size):
+    dealt = [evaluation_batches(size, batch, rank, world_size) for rank in range(world_size)]
+    expected = [list(range(size))[start : start + batch] for start in range(0, size, batch)]
+    assert [list(part) for part in chain(*dealt)] == expected
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+
+
+def test_an_evaluation_batch_of_none_is_refused():
+    with pytest.raises(ValueError, match="batch_size=0"):
+        evaluation_batches(5, 0, 0, 1)
 
 
 PAGES = np.sort(np.random.default_rng(0).integers(0, 40, 1003))  # of unequal sizes

@@ -227,7 +227,7 @@ def test_a_subset_is_of_those_images(data):
 def test_a_share_without_images_is_empty(data, cache):
     source = beton(data["raw"][1], cache)
     shares = [EvaluationViewLoader(source, EVALUATION, 6, CPU, 2, r, 100) for r in range(100)]
-    assert sum(len(collect(share)) for share in shares[:5]) == 2  # 40 images among 100 ranks
+    assert sorted(len(collect(share)) for share in shares)[-8:] == [0] + [1] * 7  # of 6 images or 4
     assert list(shares[0]) == []
 
 

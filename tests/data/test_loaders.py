@@ -319,6 +319,21 @@ def test_evaluation_covers_each_sample_once_in_order(tmp_path, kind, world_size,
 
 
 @KINDS
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_evaluation_batches_do_not_depend_on_the_number_of_ranks(tmp_path, kind, world_size):
+    """What is computed of a batch may depend in its last bit on what else is in it."""
+    pictures = [picture(i) for i in range(13)]
+    shares = [
+        list(make_evaluation(kind, tmp_path, pictures, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
+    assert ([] in shares) == (world_size == 5)  # there are four batches
+    together = [(*batch.views, batch.labels) for share in shares for batch in share]
+    alone = [(*batch.views, batch.labels) for batch in make_evaluation(kind, tmp_path, pictures)]
+    assert same_bits(together, alone)
+
+
+@KINDS
 def test_evaluation_can_be_iterated_again(tmp_path, kind):
     loader = make_evaluation(kind, tmp_path, [picture(i) for i in range(7)])
     first, second = ([batch.labels.tolist() for batch in loader] for _ in range(2))

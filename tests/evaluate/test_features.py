@@ -1,3 +1,4 @@
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -6,8 +7,8 @@ from ranks import run_on_ranks
 from torch import nn
 
 from sslortho.data import Batch
-from sslortho.evaluate import FrozenEvaluation, extract_features
-from sslortho.evaluate.features import gather_rows
+from sslortho.evaluate import FrozenEvaluation, extract_features, feature_batches, local_features
+from sslortho.evaluate.features import gather_rows, rows_before
 
 
 def batches(images, labels, size=4):
@@ -35,26 +36,79 @@ def test_features_are_those_of_evaluation_mode_and_leave_no_trace():
     torch.testing.assert_close(features, backbone.eval()(images).detach())
 
 
-def gather_unequal(rank):
+@pytest.mark.parametrize("how", ["exhausted", "dropped", "broken", "refused"])
+def test_modes_come_back_however_the_iteration_ends(how):
+    backbone = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12), nn.Dropout())
+    backbone[2].eval()
+    images, labels = torch.ones(8, 3, 2, 2), torch.arange(8)
+    images[6:] = torch.nan if how == "refused" else 1.0
+
+    def loader():
+        yield from batches(images, labels)
+        if how == "broken":
+            raise RuntimeError("the disk is gone")
+
+    features = feature_batches(backbone, loader())
+    next(features)
+    assert not any(module.training for module in backbone.modules())
+    assert torch.is_grad_enabled()  # the consumer's own
+    if how == "dropped":
+        del features
+    elif how == "exhausted":
+        assert len(list(features)) == 1
+    else:
+        with pytest.raises((RuntimeError, ValueError), match=r"disk is gone|2 of 4 images"):
+            list(features)
+    assert [module.training for module in backbone.modules()] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        (nn.Conv2d(3, 7, 1), r"\(4, 7, 2, 2\) for 4 images.*\(4, dim\).*AdaptiveAvgPool2d"),
+        (nn.Flatten(0), r"\(48,\) for 4 images"),
+        (nn.Unflatten(0, (2, 2)), r"\(2, 2, 3, 2, 2\) for 4 images"),
+        (nn.Sequential(nn.Flatten(), nn.GRU(12, 5)), "tuple for 4 images"),
+    ],
+)
+def test_a_backbone_that_gives_no_features_is_refused(backbone, message):
+    with pytest.raises(ValueError, match=message):
+        local_features(backbone, batches(torch.ones(8, 3, 2, 2), torch.arange(8)))
+
+
+def test_local_features_are_all_batches_float32_and_each_is_shown():
+    images, labels = torch.randn(10, 3, 2, 2), torch.arange(10)
+    backbone = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+    seen = []
+    features, found = local_features(
+        backbone,
+        batches(images, labels),
+        autocast=lambda: torch.autocast("cpu", torch.bfloat16),
+        each=seen.append,
+    )
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = torch.cat([backbone(part) for part in images.split(4)])
+    assert expected.dtype == torch.bfloat16
+    assert features.dtype == torch.float32
+    assert torch.equal(features, expected.float())
+    assert torch.equal(torch.cat(seen), features)
+    assert torch.equal(found, labels)
+
+
+def exchange(rank):
     local = torch.arange(rank + 1, dtype=torch.float32).view(-1, 1) + 10 * rank
-    return gather_rows(local).squeeze(1).tolist()
-
-
-def test_rows_of_unequal_ranks_are_gathered_in_order(tmp_path):
-    expected = [0.0, 10.0, 11.0, 20.0, 21.0, 22.0]
-    assert run_on_ranks(gather_unequal, 3, tmp_path) == [expected] * 3
-
-
-def extract_from_one_rank_alone(rank):
     images, labels = torch.ones(3, 3, 2, 2), torch.arange(3)
     loader = [Batch((images,), labels)] if rank == 1 else []
     features, found = extract_features(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), loader)
-    return list(features.shape), found.tolist()
+    before = rows_before(5 * rank, torch.device("cpu"))
+    return gather_rows(local).squeeze(1).tolist(), list(features.shape), found.tolist(), before
 
 
-def test_a_rank_without_images_takes_part(tmp_path):
-    """A test set of fewer images than ranks."""
-    assert run_on_ranks(extract_from_one_rank_alone, 3, tmp_path) == [([3, 5], [0, 1, 2])] * 3
+def test_rows_of_unequal_ranks_are_gathered_in_order_and_a_rank_may_have_none(tmp_path):
+    results = run_on_ranks(exchange, 3, tmp_path)
+    for rank, before in enumerate([0, 0, 5]):
+        rows = [0.0, 10.0, 11.0, 20.0, 21.0, 22.0]
+        assert results[rank] == (rows, [3, 5], [0, 1, 2], before)
 
 
 def one_hot_evaluation(test_labels):
@@ -84,6 +138,36 @@ def test_the_linear_probe_can_be_left_out():
     assert set(figures) == {"knn_top1", "rankme", "feature_std"}
 
 
+def test_without_the_probe_no_features_of_the_training_set_are_held():
+    class Watched(nn.Module):
+        made, most = [], 0
+
+        def forward(self, images):
+            features = images.mean(dim=(2, 3))
+            self.made.append(weakref.ref(features))
+            self.most = max(self.most, sum(ref() is not None for ref in self.made))
+            return features
+
+    evaluation, _, _ = one_hot_evaluation(torch.arange(30) % 3)
+    backbone = Watched()
+    figures = replace(evaluation, linear_probe=False).final(backbone)
+    assert figures["knn_top1"] == 100
+    assert len(backbone.made) == 16
+    assert backbone.most <= 2  # of the eight batches of either set
+
+
+def test_the_stream_and_the_probe_see_the_same_neighbours():
+    evaluation, backbone, _ = one_hot_evaluation(torch.arange(30) % 3 // 2)
+    whole = evaluation.final(backbone)
+    assert whole["knn_top1"] == evaluation.online(backbone)["knn_top1"] < 100
+
+
+def test_labels_that_are_missing_are_named():
+    evaluation, backbone, _ = one_hot_evaluation(torch.full((30,), -1))
+    with pytest.raises(ValueError, match="labels go from -1 to -1"):
+        evaluation.online(backbone)
+
+
 def test_without_a_test_set_there_are_only_measures_without_labels():
     evaluation, backbone, _ = one_hot_evaluation(None)
     assert evaluation.online(backbone) == {}
@@ -94,5 +178,6 @@ def test_features_that_are_not_finite_are_refused():
     evaluation, backbone, _ = one_hot_evaluation(torch.arange(30) % 3)
     broken = nn.Sequential(backbone, nn.Linear(3, 3))
     nn.init.constant_(broken[1].weight, float("nan"))
-    with pytest.raises(ValueError, match="not finite"):
-        evaluation.final(broken)
+    for evaluate in (evaluation.final, evaluation.online):
+        with pytest.raises(ValueError, match="4 of 4 images are not finite"):
+            evaluate(broken)

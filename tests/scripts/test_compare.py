@@ -66,21 +66,23 @@ def test_what_is_unfinished_or_no_folder_is_named_once_and_left_out(call):
     assert code == 0
     assert error.splitlines() == [
         "left out, unfinished: runs/b, runs/c",
-        "left out, no folders: runs/slurm.log",
+        "left out, no runs: runs/slurm.log",
     ]
     assert "| a " in out
     assert Path("compare.md").is_file()
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, lambda path: None])
-def test_a_folder_that_is_no_run_is_an_error(call, make):
+def test_a_folder_of_runs_is_left_out_and_one_that_is_not_there_an_error(call):
     write_run("a", {"top1": 1.0})
-    make(Path("other"))
-    code, out, error = call("runs/a", "other")
+    Path("runs/grid").mkdir()
+    code, out, error = call("runs/a", "runs/grid")
+    assert code == 0
+    assert "1.00" in out
+    assert error.splitlines() == ["left out, no runs: runs/grid"]
+    Path("compare.md").unlink()
+    code, out, error = call("runs/a", "nowhere")
     assert (code, out) == (2, "")
-    assert error.splitlines() == [
-        "compare.py: error: other is no run folder: it has neither summary.json nor config.yaml"
-    ]
+    assert error.splitlines() == ["compare.py: error: nowhere does not exist"]
     assert not Path("compare.md").exists()
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
 from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD
 from sslortho.data import load_split
+from sslortho.evaluate import looking
 from sslortho.models import BackboneInfo, create_backbone, read_weights, write_backbone
 
 SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
@@ -46,6 +48,13 @@ def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "backbone.safetensors"
     write_backbone(backbone, path, INFO)
     return path
+
+
+@pytest.fixture(autouse=True)
+def fresh_process():
+    """Accelerate keeps what the first Accelerator of a process was told."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -161,11 +170,14 @@ def test_a_broken_evaluation_resumes_to_the_same_result(whole, weights, tmp_path
         assert summaries[0][figure] == summaries[1][figure], figure
 
 
-def test_the_fast_probe_says_that_it_is_one_and_agrees_with_sgd(evaluate, whole, tmp_path):
+def test_the_fast_probe_says_that_it_is_one(evaluate, whole, tmp_path, capsys):
     fast = evaluate(tmp_path / "fast", "--protocol", "lbfgs")
     assert "not the published" in fast["protocol"]
     l2 = fast["details"]["l2"]
     assert "Choice of l2" in (tmp_path / "fast" / "report.md").read_text()
+    assert fast["details"]["converged"]
+    assert "no effect on protocol='lbfgs': batch_size, epochs" in capsys.readouterr().err
+    assert "batch_size" not in (tmp_path / "fast" / "report.md").read_text().split("## Settings")[1]
     slow = json.loads((whole / "summary.json").read_text())
     assert fast["top1"] > slow["top1"]  # after 12 steps of it
     again = evaluate(tmp_path / "given", "--protocol", "lbfgs", "--l2", str(l2))
@@ -173,9 +185,10 @@ def test_the_fast_probe_says_that_it_is_one_and_agrees_with_sgd(evaluate, whole,
     assert "as given" in again["protocol"]
 
 
-def test_the_same_command_on_a_finished_run_only_tells(whole, weights):
+def test_the_same_command_on_a_finished_run_only_tells(whole, evaluate, capsys):
     before = (whole / "summary.json").read_bytes()
-    assert "finished already" in finish(start(whole, weights))
+    evaluate(whole)
+    assert "finished already" in capsys.readouterr().out
     assert (whole / "summary.json").read_bytes() == before
 
 
@@ -185,6 +198,24 @@ def test_few_labels_are_few(evaluate, tmp_path):
         "--pictures", "false",
     )  # fmt: skip
     assert summary["details"]["train_images"] == 144  # a tenth of 1,437
+
+
+def test_the_confusion_matrix_is_of_the_figure_also_in_bf16(evaluate, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(looking, "draw_confusion", lambda path, matrix, names: drawn.append(matrix))
+    summary = evaluate(tmp_path / "run", "--mixed_precision", "bf16")
+    assert drawn[0].sum() == 360
+    assert summary["top1"] == pytest.approx(100 * int(drawn[0].trace()) / 360)
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_figure(evaluate, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError("no fonts")
+
+    monkeypatch.setattr(looking, "draw_confusion", fail)
+    with pytest.warns(UserWarning, match="could not be drawn: no fonts"):
+        summary = evaluate(tmp_path / "run")
+    assert summary["top1"] > 30
 
 
 def test_weights_that_are_not_finite_end_in_one_line(weights, evaluate, tmp_path, capsys):

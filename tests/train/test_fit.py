@@ -172,6 +172,19 @@ def test_a_signal_stops_after_the_step_and_resuming_ends_bitwise_the_same(tmp_pa
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.parametrize("batch", [(1, 2), (1, 5)])  # 9 steps of 12; the last of an epoch
+def test_a_stop_between_two_records_changes_neither(tmp_path, batch):
+    train(tmp_path / "whole", log_every=4)
+    broken = Loader(at_batch={batch: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    train(tmp_path / "broken", loader=broken, log_every=4)
+    train(tmp_path / "broken", log_every=4)
+    whole, resumed = (
+        [(r["step"], r["loss"]) for r in read_metrics(tmp_path / run / "metrics.jsonl")]
+        for run in ("whole", "broken")
+    )
+    assert resumed == whole
+
+
 def test_a_crash_costs_what_came_after_the_last_checkpoint(tmp_path):
     whole, _ = train(tmp_path / "whole", dropout=0.5)
 

@@ -1,0 +1,85 @@
+"""Features in the plane: by PCA, and by UMAP."""
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CHUNK = 8192
+"""Rows made float64 at a time, so that no second copy of all features is needed."""
+
+
+def project_pca(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates along the two directions of largest variance, the same at every call.
+
+    By the eigenvectors of the smaller of scatter matrix (dim, dim) and Gram matrix (n, n), in
+    float64: squaring the singular values costs digits only of directions far below the largest.
+    Not by `torch.svd_lowrank`, which draws random numbers and is least accurate where variances
+    fall off slowly, as those of good features do. 50,000 features of 2,048 take half a tera-operation.
+
+    Args:
+        features: (n, dim), n of 1 or more.
+
+    Returns:
+        points: float64 (n, 2), centred; each direction's largest loading (by magnitude) is positive.
+        shares: float64 (2,), of the variance, from 0 to 1; 0 where features have no such direction.
+
+    Raises:
+        ValueError: for no features, or some that are not finite.
+    """
+    n, dim = features.shape
+    if n < 1 or dim < 1 or not torch.isfinite(features).all():
+        raise ValueError(f"features of shape {(n, dim)} must be some, and finite")
+    chunks = features.split(CHUNK)
+    mean = torch.stack([chunk.double().sum(dim=0) for chunk in chunks]).sum(dim=0) / n
+    if n < dim:
+        centred = features.double() - mean
+        values, vectors = torch.linalg.eigh(centred @ centred.mT)
+        scores = vectors * values.clamp_min(0).sqrt()
+        loadings = centred.mT @ vectors[:, -2:]
+    else:
+        scatter = mean.new_zeros(dim, dim)
+        for centred in (chunk.double() - mean for chunk in chunks):
+            scatter += centred.mT @ centred
+        values, vectors = torch.linalg.eigh(scatter)
+        loadings = vectors[:, -2:]
+        scores = torch.cat([(chunk.double() - mean) @ loadings for chunk in chunks])
+    points, shares = scores.new_zeros(n, 2), values.new_zeros(2)
+    for i in range(min(2, len(values))):
+        if values[-1 - i] <= max(n, dim) * torch.finfo(values.dtype).eps * values[-1]:
+            break  # rounding noise, no direction
+        loading = loadings[:, -1 - i]
+        points[:, i] = scores[:, -1 - i] * loading[loading.abs().argmax()].sign()
+        shares[i] = values[-1 - i] / values.sum()
+    return points, shares
+
+
+def project_umap(
+    features: Tensor, seed: int, most_points: int = 4000
+) -> tuple[Tensor, Tensor] | None:
+    """UMAP (arXiv 1802.03426) by cosine, as kNN measures; None without umap-learn, `[umap]`.
+
+    Args:
+        features: (n, dim); fewer than 3 make no map.
+        seed: of the layout, and of which points are taken where there are more than `most_points`.
+
+    Returns:
+        points: float32 (m, 2), m at most `most_points`.
+        indices: int64 (m,), ascending: which of the features they are.
+    """
+    if len(features) < 3:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of absent extras, and of a seed that forbids threads
+        try:
+            from umap import UMAP  # seconds, hence here
+        except ImportError:
+            return None
+        chosen = np.random.default_rng(seed).permutation(len(features))[:most_points]
+        indices = torch.from_numpy(np.sort(chosen))
+        # its spectral start needs more points than it has neighbours and dimensions
+        start = "spectral" if len(indices) > 15 else "random"
+        model = UMAP(metric="cosine", random_state=seed, init=start, n_jobs=1)
+        points = model.fit_transform(features.cpu()[indices].float().numpy())
+    return torch.from_numpy(np.asarray(points, dtype=np.float32)), indices
