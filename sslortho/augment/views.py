@@ -137,8 +137,8 @@ def supervised(
     The numbers are those of torchvision's RandomResizedCrop, as in facebookresearch/barlowtwins,
     evaluate.py; crops are bicubic here, bilinear there.
     """
-    still = {"jitter_p": 0.0, "grayscale_p": 0.0, "blur_p": 0.0}
-    return (ViewSpec(crop_size=crop_size, mean=mean, std=std, **still),)
+    view = ViewSpec(crop_size=crop_size, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
+    return (replace(view, mean=mean, std=std),)
 
 
 def supervised_digits(

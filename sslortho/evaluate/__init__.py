@@ -1,6 +1,6 @@
 """What a frozen backbone is worth. Accuracies are percentages."""
 
-from sslortho.evaluate.accuracy import AccuracyCounts, evaluate_classifier, predict_classes
+from sslortho.evaluate.accuracy import AccuracyCounts, evaluate_classifier
 from sslortho.evaluate.collapse import feature_std, rankme
 from sslortho.evaluate.features import extract_features, feature_batches, local_features
 from sslortho.evaluate.frozen import FrozenEvaluation
@@ -31,7 +31,6 @@ __all__ = [
     "knn_accuracy",
     "knn_predict",
     "local_features",
-    "predict_classes",
     "rankme",
     "select_l2",
     "vote",

@@ -1,7 +1,7 @@
 """How often a classifier is right, counted exactly over any number of ranks."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -127,13 +127,6 @@ class AccuracyCounts:
         return math.fsum(torch.stack(self.losses).tolist()) / total
 
 
-def _scores(classify: Classify, loader: EvaluationLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    for batch in loader:
-        with torch.no_grad():
-            scores = classify(batch.views[0])
-        yield scores, batch.labels
-
-
 def evaluate_classifier(classify: Classify, loader: EvaluationLoader) -> dict[str, float]:
     """{"top1", "top5"} in percent and "test_loss", the mean cross-entropy, over all ranks' images.
 
@@ -147,22 +140,8 @@ def evaluate_classifier(classify: Classify, loader: EvaluationLoader) -> dict[st
         ValueError: see `AccuracyCounts`.
     """
     counts = AccuracyCounts(logits=True)
-    for scores, labels in _scores(classify, loader):
-        counts.add(scores, labels)
+    for batch in loader:
+        with torch.no_grad():
+            counts.add(classify(batch.views[0]), batch.labels)
     counts = counts.reduce()
     return {**counts.percentages(), "test_loss": counts.mean_loss()}
-
-
-def predict_classes(classify: Classify, loader: EvaluationLoader) -> tuple[Tensor, Tensor]:
-    """Predicted and true classes, int64 (n,) each, of all ranks' images in order.
-
-    For a confusion matrix. Every rank must call. See `evaluate_classifier`.
-    """
-    predictions, truth = [], []
-    for scores, labels in _scores(classify, loader):
-        predictions.append(scores.argmax(dim=1))
-        truth.append(labels)
-    if not predictions:
-        none = torch.empty(0, dtype=torch.int64, device=exchange_device())
-        predictions, truth = [none], [none]
-    return gather_rows(torch.cat(predictions)), gather_rows(torch.cat(truth))

@@ -56,7 +56,8 @@ class NeighbourSearch:
 
     The bank is added batch by batch, each rank adding its own part: by `result`, the bank is what
     rank 0 has added, then rank 1, and so on. Equal similarities go by the lower index. The result is
-    the same to the last bit on any number of ranks if the batches are, as a loader's are.
+    the same to the last bit on any number of ranks if the batches are, as a loader's are. Products
+    are float32, on a GPU as exact as `torch.set_float32_matmul_precision` has them.
 
     Args:
         queries: (m, dim), the same on every rank.

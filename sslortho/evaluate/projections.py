@@ -73,7 +73,7 @@ def project_umap(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of absent extras, and of a seed that forbids threads
         try:
-            from umap import UMAP  # seconds, hence here
+            from umap import UMAP  # pyright: ignore # it takes seconds, hence here
         except ImportError:
             return None
         chosen = np.random.default_rng(seed).permutation(len(features))[:most_points]

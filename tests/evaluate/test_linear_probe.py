@@ -57,14 +57,23 @@ def test_a_start_changes_the_way_and_not_the_end():
     assert near.iterations < cold.iterations / 4
     for probe in (elsewhere, near):
         torch.testing.assert_close(probe.weight, cold.weight, rtol=1e-3, atol=2e-4)
-    # at the start it is that classifier, whatever the scale of its features
-    LogisticRegression.MAX_ITERATIONS, kept = 0, LogisticRegression.MAX_ITERATIONS
-    try:
-        same = LogisticRegression(features, labels, 1e-3, start=other)
-        assert not same.converged
-    finally:
-        LogisticRegression.MAX_ITERATIONS = kept
-    torch.testing.assert_close(same.logits(features), other.logits(features))
+
+
+def test_a_fit_that_is_cut_short_says_so(monkeypatch):
+    features, labels = blobs(6, count=500)
+    assert LogisticRegression(features, labels).converged
+    monkeypatch.setattr(LogisticRegression, "MAX_ITERATIONS", 10)
+    probe = LogisticRegression(features, labels)
+    assert probe.iterations == 10
+    assert not probe.converged
+
+
+def test_a_start_is_that_classifier_whatever_the_scale_of_its_features(monkeypatch):
+    features, labels = blobs(6, count=500)
+    other = LogisticRegression(3 * features[:400] + 5, labels[:400], 2e-3)
+    monkeypatch.setattr(LogisticRegression, "MAX_ITERATIONS", 0)
+    probe = LogisticRegression(features, labels, 1e-3, start=other)
+    torch.testing.assert_close(probe.logits(features), other.logits(features))
 
 
 def test_rows_are_a_fit_to_those_alone():
@@ -101,6 +110,16 @@ def test_constant_features_do_no_harm(value):
     probe = LogisticRegression(padded, labels)
     assert torch.equal(probe.predict(padded), plain.predict(features))
     assert probe.weight[:, -1].abs().max() < 1e-6
+
+
+def test_what_float32_cannot_tell_apart_is_constant():
+    features, labels = blobs(2)
+    rounding = torch.nextafter(torch.tensor(1000.0), torch.tensor(2000.0))
+    column = torch.where(labels == 0, rounding, torch.tensor(1000.0))
+    padded = torch.cat([features, column[:, None]], dim=1)
+    plain = LogisticRegression(features, labels)
+    assert (plain.predict(features) != labels).any()
+    assert torch.equal(LogisticRegression(padded, labels).predict(padded), plain.predict(features))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from sslortho.evaluate import (
     extract_features,
     feature_batches,
     local_features,
-    predict_classes,
     select_l2,
 )
 from sslortho.evaluate import knn as knn_module
@@ -83,7 +82,6 @@ def results_with(rank, world_size, batch_size):
     return {
         "neighbours": search.result(),
         "classifier": evaluate_classifier(classify, test),
-        "predictions": predict_classes(classify, test),
         "final": frozen.final(backbone),
         "online": frozen.online(backbone),
         "probe": [probe.mean, probe.scale, probe.weight, probe.bias],

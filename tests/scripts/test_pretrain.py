@@ -189,6 +189,7 @@ def betons(tmp_path_factory):
             "--views", "barlow_twins_digits"]  # fmt: skip
 
 
+@pytest.mark.timeout(600)  # five processes, each of which compiles FFCV's loop
 def test_a_beton_trains_resumes_and_shards(betons, tmp_path):
     arguments = [*betons, "--cache", "process"]
     whole, broken, two = (tmp_path / name for name in ("whole", "broken", "two"))
