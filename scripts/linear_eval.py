@@ -87,16 +87,17 @@ def run_training(
 
 
 def _course(run: LinearEvaluation, folder: Path, result: FitResult) -> dict[str, Any]:
-    """Figures and pictures of the result, and of the way to it."""
-    figures = run.evaluate(run.task)
+    """Figures and pictures of the result, and of the way to it; for the main process to write."""
+    evaluated = run.training.config.evaluate_every > 0  # then at the end of the last epoch too
+    figures = {} if evaluated else run.evaluate(run.task)
     records = read_metrics(folder / "metrics.jsonl")
-    seen = [float(record["top1"] or 0) for record in records if "top1" in record]
+    seen = [record for record in records if "top1" in record] or [figures]
     if run.accelerator.is_main_process:
         draw_curves(folder / "curves.png", {run.training.config.optim: records})
     return {
         "figures": {
-            **figures,
-            "best_top1": max([*seen, figures["top1"]]),
+            **{name: seen[-1].get(name) for name in ("top1", "top5", "test_loss")},
+            "best_top1": max(record.get("top1") or 0 for record in seen),
             "loss": result.loss,
             "images_per_second": result.images_per_second,
             "steps": result.step,

@@ -195,9 +195,11 @@ def test_the_same_command_on_a_finished_run_only_tells(whole, evaluate, capsys):
 def test_few_labels_are_few(evaluate, tmp_path):
     summary = evaluate(
         tmp_path, "--subset", "null", "--train_percent", "10", "--batch_size", "50",
-        "--pictures", "false",
+        "--pictures", "false", "--evaluate_every", "0",
     )  # fmt: skip
     assert summary["details"]["train_images"] == 144  # a tenth of 1,437
+    assert 20 < summary["top1"] == summary["best_top1"]
+    assert not any("top1" in record for record in records(tmp_path))
 
 
 def test_the_confusion_matrix_is_of_the_figure_also_in_bf16(evaluate, tmp_path, monkeypatch):
