@@ -32,17 +32,16 @@ from sslortho.data.beton import read_beton
 from sslortho.data.image_folder import SMALL_SIDE, read_size
 from sslortho.train.launch import share_of_cores
 
-EVALUATION_PIXELS = 128 * 224 * 224
-EVALUATION_BATCH = 512
 
+def evaluation_batch(crop_size: int, device: torch.device) -> int:
+    """Images of an evaluation batch. On a GPU 512 small ones, 128 of 224 pixels, fewer of larger ones.
 
-def evaluation_batch(crop_size: int) -> int:
-    """Images of an evaluation batch: 512 of small ones, 128 of 224 pixels, fewer of larger ones.
-
-    Of the size alone, so that on any number of ranks an image is in the same batch. A network with a
-    small stem keeps maps of the images' full size: 1.6 GB each in ResNet-18.
+    Of size and device alone, so that on any number of ranks an image is in the same batch. A network
+    with a small stem keeps maps of the images' full size, 1.6 GB each in ResNet-18. On a CPU 128 and
+    16: maps of more than 32 MB are new memory every time, which took as long as the arithmetic.
     """
-    return max(1, min(EVALUATION_BATCH, EVALUATION_PIXELS // crop_size**2))
+    most, at_224 = (128, 16) if device.type == "cpu" else (512, 128)
+    return max(1, min(most, at_224 * 224**2 // crop_size**2))
 
 
 def loader_threads(config: DataConfig) -> int:
@@ -146,7 +145,7 @@ def _evaluation_loader(
     world_size: int,
 ) -> EvaluationLoader:
     renderer = EvaluationRenderer(spec, config.channels_last)
-    batch = evaluation_batch(spec.crop_size)
+    batch = evaluation_batch(spec.crop_size, device)
     _check_workers(config, data)
     if isinstance(data, ImageArray):
         return TensorEvaluationLoader(data, renderer, batch, device, rank, world_size)
