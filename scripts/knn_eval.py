@@ -26,7 +26,7 @@ from sslortho.evaluate import (
     knn_accuracy,
     vote,
 )
-from sslortho.train.run_folder import prepare_folder, read_summary
+from sslortho.train.run_folder import finished_summary, prepare_folder
 
 
 def evaluate(
@@ -73,8 +73,7 @@ def main() -> None:
     folder = config.run_folder
     with user_errors(config.debug), torch.no_grad():
         check_same_run(config, folder)
-        if (summary := read_summary(folder)) is not None:
-            print("this run is finished already; another --out starts a new one")
+        if (summary := finished_summary(folder)) is not None:
             return tell(summary, folder)
         run = build_knn_evaluation(config)
         run.accelerator.print(run.subject.origin)

@@ -38,7 +38,7 @@ from sslortho.evaluate import (
 from sslortho.models import write_backbone, write_classifier
 from sslortho.train import FitResult, NonFiniteError
 from sslortho.train.reporting import draw_curves, read_metrics
-from sslortho.train.run_folder import exit_after_signal, prepare_folder, read_summary
+from sslortho.train.run_folder import exit_after_signal, finished_summary, prepare_folder
 
 LOOKED_AT = 20_000
 """Training images among which the pictures show neighbours: another pass over ImageNet is not worth
@@ -213,8 +213,7 @@ def main() -> None:
     folder = config.run_folder
     with user_errors(config.debug):
         check_same_run(config, folder)
-        if (summary := read_summary(folder)) is not None:
-            print("this run is finished already; another --out starts a new one")
+        if (summary := finished_summary(folder)) is not None:
             return tell(summary, folder)
         evaluate(config, folder, started)
 

@@ -18,9 +18,9 @@ from sslortho.train import FitResult, NonFiniteError
 from sslortho.train.reporting import draw_curves, read_metrics, write_summary
 from sslortho.train.run_folder import (
     exit_after_signal,
+    finished_summary,
     prepare_folder,
     provenance,
-    read_summary,
 )
 
 
@@ -78,8 +78,7 @@ def main() -> None:
     folder = config.run_folder
     with user_errors(config.debug):
         check_same_run(config, folder)
-        if (summary := read_summary(folder)) is not None:
-            print("this run is finished already; another --out starts a new one")
+        if (summary := finished_summary(folder)) is not None:
             return tell(summary, folder)
         run = build_pretraining(config)
     views = next(iter(run.loader)).views if run.accelerator.is_main_process else None

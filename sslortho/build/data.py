@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from sslortho.augment import EvaluationRenderer, EvaluationSpec, ViewRenderer, ViewSpec
-from sslortho.config.common import DataConfig, TrainingConfig
+from sslortho.config.bases import DataConfig, TrainingConfig
 from sslortho.data import (
     BetonImages,
     EpochOrder,

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
-from sslortho.config.common import TrainingConfig
+from sslortho.config.bases import TrainingConfig
 from sslortho.data import TrainLoader
 from sslortho.models import convert_sync_batch_norm
 from sslortho.optim.schedules import warmup_cosine

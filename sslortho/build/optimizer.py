@@ -4,7 +4,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from sslortho.config.common import OptimizerConfig
+from sslortho.config.bases import OptimizerConfig
 from sslortho.optim import OPTIMIZERS, create_optimizer
 from sslortho.optim.registry import accepted_options
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from sslortho.config.common import DataConfig, LoopConfig, OptimizerConfig, TrainingConfig
+from sslortho.config.bases import DataConfig, LoopConfig, OptimizerConfig, TrainingConfig
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from sslortho.config.common import Checked
+from sslortho.config.bases import Checked
 
 
 @dataclass(frozen=True, kw_only=True)

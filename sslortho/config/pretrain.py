@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sslortho.config.common import TrainingConfig
+from sslortho.config.bases import TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,10 +42,13 @@ def prepare_folder(
     accelerator.init_trackers("sslortho", config=known)
 
 
-def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary.json of a finished run; None if it is not finished."""
+def finished_summary(folder: Path) -> dict[str, Any] | None:
+    """The summary.json of a finished run, having said that it is finished; None if it is not."""
     path = folder / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    print("this run is finished already; another --out starts a new one")
+    return json.loads(path.read_text())
 
 
 def provenance(accelerator: Accelerator, started: float) -> dict[str, Any]:
