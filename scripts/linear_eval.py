@@ -10,15 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sslortho.build import (
+    ClassifierTraining,
     Evaluation,
-    LinearEvaluation,
     backbone_rate,
     build_fast_probe,
     build_linear_evaluation,
     conclude,
+    look_at,
     views_name,
 )
 from sslortho.config import LinearEvalConfig, check_same_run, parse_config, to_yaml, user_errors
@@ -30,7 +29,6 @@ from sslortho.evaluate import (
     ReportTable,
     Selection,
     extract_features,
-    feature_batches,
     find_looks,
     local_features,
     select_l2,
@@ -39,10 +37,6 @@ from sslortho.models import write_backbone, write_classifier
 from sslortho.train import FitResult, NonFiniteError
 from sslortho.train.reporting import draw_curves, read_metrics
 from sslortho.train.run_folder import exit_after_signal, finished_summary, prepare_folder
-
-LOOKED_AT = 20_000
-"""Training images among which the pictures show neighbours: another pass over ImageNet is not worth
-a picture."""
 
 
 def describe_training(config: LinearEvalConfig, crop_size: int) -> str:
@@ -60,7 +54,7 @@ def describe_training(config: LinearEvalConfig, crop_size: int) -> str:
 
 
 def run_training(
-    run: LinearEvaluation, config: LinearEvalConfig, folder: Path, started: float
+    run: ClassifierTraining, config: LinearEvalConfig, folder: Path, started: float
 ) -> dict[str, Any]:
     """Train, with the test accuracy on the way; then the last epoch's figures, and the best's."""
     try:
@@ -82,11 +76,11 @@ def run_training(
         details={},
         started=started,
         **_course(run, folder, result),
-        **(_look(run, config) if config.pictures else {}),
+        **(look_at(run) if config.pictures else {}),
     )
 
 
-def _course(run: LinearEvaluation, folder: Path, result: FitResult) -> dict[str, Any]:
+def _course(run: ClassifierTraining, folder: Path, result: FitResult) -> dict[str, Any]:
     """Figures and pictures of the result, and of the way to it; for the main process to write."""
     evaluated = run.training.config.evaluate_every > 0  # then at the end of the last epoch too
     figures = {} if evaluated else run.evaluate(run.task)
@@ -107,17 +101,6 @@ def _course(run: LinearEvaluation, folder: Path, result: FitResult) -> dict[str,
             ReportPicture(folder / "views.png", "Training views of a few images."),
         ],
     }
-
-
-def _look(run: LinearEvaluation, config: LinearEvalConfig) -> dict[str, Any]:
-    """What the pictures show: test features, and neighbours among some of the training images."""
-    task, autocast = run.task, run.autocast
-    features, labels = extract_features(task.backbone, run.test, autocast)
-    with torch.no_grad():
-        predictions = task.classifier(features).argmax(dim=1)
-    bank = feature_batches(task.backbone, run.train_loader(LOOKED_AT), autocast)
-    looks = find_looks(features, labels, predictions, (batch for batch, _ in bank), config.seed)
-    return {"looks": looks, "train": run.some(LOOKED_AT)}
 
 
 def describe_probe(
@@ -195,10 +178,10 @@ def evaluate(config: LinearEvalConfig, folder: Path, started: float) -> None:
     if idle := config.without_effect:
         accelerator.print(f"no effect on protocol='lbfgs': {', '.join(idle)}", file=sys.stderr)
     views = None
-    if isinstance(run, LinearEvaluation) and accelerator.is_main_process:
+    if isinstance(run, ClassifierTraining) and accelerator.is_main_process:
         views = next(iter(run.training.loader)).views
     prepare_folder(folder, accelerator, to_yaml(config), asdict(config), views)
-    if isinstance(run, LinearEvaluation):
+    if isinstance(run, ClassifierTraining):
         summary = run_training(run, config, folder, started)
     else:
         summary = run_fast_probe(run, config, folder, started)

@@ -1,4 +1,4 @@
-"""Random resized crops and flips: drawn per sample, rendered a batch at a time.
+"""Random crops, resized or padded, and flips: drawn per sample, rendered a batch at a time.
 
 Resampling is antialiased bicubic, as PIL and torchvision do it, written as two matrix products an
 image: rows of weights for the height, columns for the width. (`grid_sample` is not the same: it
@@ -13,13 +13,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslortho.augment.compiled import kernel
-from sslortho.augment.geometry_kernel import TRIES, centre_interval, draw_box
+from sslortho.augment.geometry_kernel import (
+    TRIES,
+    centre_interval,
+    draw_box,
+    draw_padded_place,
+)
 from sslortho.augment.views import ViewSpec
 
 
 @dataclass(frozen=True)
 class CropDraw:
-    """Boxes in source pixels and flips, each an array of (batch,)."""
+    """Boxes in source pixels and flips, each an array of (batch,).
+
+    Boxes of padded images may reach beyond the image.
+    """
 
     top: NDArray[np.int64]
     left: NDArray[np.int64]
@@ -28,23 +36,45 @@ class CropDraw:
     flip: NDArray[np.bool_]
 
 
+def check_sizes(spec: ViewSpec, heights: NDArray[np.int64], widths: NDArray[np.int64]) -> None:
+    """Raise ValueError if an image of these sizes, (batch,), is smaller than its padded crop."""
+    if spec.crop_padding is None:
+        return
+    shorter = int(np.minimum(heights, widths).argmin())
+    least = spec.crop_size - 2 * spec.crop_padding
+    if min(heights[shorter], widths[shorter]) < least:
+        raise ValueError(
+            f"crop_size={spec.crop_size} with crop_padding={spec.crop_padding} needs images of "
+            f"{least} x {least} pixels or more; one has {heights[shorter]} x {widths[shorter]}. "
+            "Choose a smaller crop_size or a larger crop_padding"
+        )
+
+
 def draw_crops(
     spec: ViewSpec,
     heights: NDArray[np.int64],
     widths: NDArray[np.int64],
     uniform: NDArray[np.float64],
 ) -> CropDraw:
-    """Boxes with the distribution of torchvision's `RandomResizedCrop`, and flips.
+    """Boxes with the distribution of torchvision's `RandomResizedCrop` or `RandomCrop`, and flips.
 
     Args:
-        spec: crop_scale, crop_ratio and flip_p are used.
+        spec: crop_size, crop_padding, crop_scale, crop_ratio and flip_p are used.
         heights, widths: sizes of the source images, (batch,).
         uniform: (batch, GEOMETRY_DRAWS) from (0, 1).
 
     Up to ten tries of an area and a ratio; the first box that fits is placed uniformly. If none
-    fits, the largest central box whose ratio is within the range.
+    fits, the largest central box whose ratio is within the range. With crop_padding: a square of
+    crop_size, placed uniformly in the padded image.
+
+    Raises:
+        ValueError: a padded image is smaller than the crop.
     """
-    boxes = _draw_boxes(uniform, heights, widths, spec.crop_scale, spec.crop_ratio)
+    if spec.crop_padding is None:
+        boxes = _draw_boxes(uniform, heights, widths, spec.crop_scale, spec.crop_ratio)
+    else:
+        check_sizes(spec, heights, widths)
+        boxes = _draw_squares(uniform, heights, widths, spec.crop_size, spec.crop_padding)
     top, left, height, width = boxes.T
     return CropDraw(top, left, height, width, uniform[:, 2 * TRIES + 2] < spec.flip_p)
 
@@ -54,6 +84,16 @@ def _draw_boxes(uniform, heights, widths, scale, ratio):
     boxes = np.empty((len(uniform), 4), np.int64)
     for i in range(len(uniform)):
         boxes[i] = draw_box(uniform[i], heights[i], widths[i], scale, ratio)
+    return boxes
+
+
+@kernel
+def _draw_squares(uniform, heights, widths, size, padding):
+    boxes = np.full((len(uniform), 4), size, np.int64)
+    for i in range(len(uniform)):
+        boxes[i, 0], boxes[i, 1] = draw_padded_place(
+            uniform[i], heights[i], widths[i], size, padding
+        )
     return boxes
 
 
@@ -76,7 +116,8 @@ def resampling_weights(
         size: source pixels.
         out: result pixels.
 
-    Where the interval shrinks, the kernel is widened in proportion (antialiasing).
+    Where the interval shrinks, the kernel is widened in proportion (antialiasing). Result pixels to
+    which no source pixel contributes have weights of 0.
     """
     position = torch.arange(out, device=start.device, dtype=torch.float32) + 0.5
     scale = (length / out).view(-1, 1, 1)
@@ -85,7 +126,8 @@ def resampling_weights(
     weights = cubic((pixel + 0.5 - centre) / scale.clamp(min=1))
     inside = (pixel >= first.view(-1, 1, 1)) & (pixel < last.view(-1, 1, 1))
     weights = weights * inside
-    return weights / weights.sum(dim=-1, keepdim=True)
+    total = weights.sum(dim=-1, keepdim=True)
+    return weights / torch.where(total == 0, 1, total)
 
 
 def _resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -99,7 +141,7 @@ def _resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def crop_and_resize(images: Tensor, draw: CropDraw, crop_size: int) -> Tensor:
-    """Cut one box out of each image, resample it, flip it.
+    """Cut one box out of each image, resample it, flip it; beyond the image it is black.
 
     Args:
         images: uint8 (batch, 3, height, width), on any device.
@@ -108,7 +150,7 @@ def crop_and_resize(images: Tensor, draw: CropDraw, crop_size: int) -> Tensor:
 
     Returns:
         uint8 (batch, 3, crop_size, crop_size): torchvision's antialiased bicubic `resized_crop`,
-        rounded once at the end.
+        rounded once at the end. A box of crop_size pixels is copied exactly.
     """
 
     def to_device(array: NDArray[np.int64]) -> Tensor:

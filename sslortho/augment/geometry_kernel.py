@@ -58,6 +58,25 @@ def draw_box(
 
 
 @kernel
+def draw_padded_place(
+    uniform: NDArray[np.float64], height: int, width: int, size: int, padding: int
+) -> tuple[int, int]:
+    """(top, left) of a square of `size` pixels in an image padded on every side; -padding or more.
+
+    Raises ValueError if the padded image is smaller than the square.
+    """
+    down, across = height + 2 * padding - size + 1, width + 2 * padding - size + 1
+    if down < 1 or across < 1:
+        raise ValueError(
+            "an image is smaller than crop_size even with crop_padding on every side; choose a "
+            "larger crop_padding or a smaller crop_size"
+        )
+    top = int(np.floor(uniform[2 * TRIES] * down)) - padding
+    left = int(np.floor(uniform[2 * TRIES + 1] * across)) - padding
+    return top, left
+
+
+@kernel
 def centre_interval(size: int, short: int, resize: int, crop_size: int) -> tuple[float, float]:
     """(start, length) in source pixels of what Resize(resize) and CenterCrop(crop_size) leave.
 
@@ -94,7 +113,8 @@ def resampling_taps(
 
     Returns:
         begin (out,), count (out,) and weights (out, most taps): result pixel i is the sum of
-        weights[i, k] * source[begin[i] + k] for k below count[i].
+        weights[i, k] * source[begin[i] + k] for k below count[i]. The count is 0 where no pixel
+        contributes.
     """
     scale = length / out
     widened = max(scale, 1.0)
@@ -108,13 +128,13 @@ def resampling_taps(
         low = max(first, int(np.floor(centre - 2 * widened + 0.5)))
         high = min(last, int(np.floor(centre + 2 * widened + 0.5)))
         total = 0.0
-        for k in range(high - low):
+        for k in range(high - low):  # of a place far outside of the image the range is empty
             exact[k] = _cubic((low + k + 0.5 - centre) / widened)
             total += exact[k]
-        for k in range(high - low):
-            weights[i, k] = exact[k] / total
         begin[i] = low
-        count[i] = high - low
+        count[i] = high - low if total != 0 else 0
+        for k in range(count[i]):
+            weights[i, k] = exact[k] / total
     return begin, count, weights
 
 
@@ -143,7 +163,7 @@ def _combine_rows(source, base, stride, width, weights, count, row):
 def crop_planes(
     image: NDArray[np.uint8], window: NDArray[np.float64], size: int, planes: NDArray[np.float32]
 ) -> None:
-    """Cut a window out of an image, resample and flip it.
+    """Cut a window out of an image, resample and flip it; beyond the image it is black.
 
     Args:
         image: (height, width, 3), contiguous.

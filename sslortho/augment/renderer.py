@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslortho.augment.draws import check_seed, uniforms
-from sslortho.augment.geometry import CropDraw, centre_crop, crop_and_resize, draw_crops
+from sslortho.augment.geometry import (
+    CropDraw,
+    centre_crop,
+    check_sizes,
+    crop_and_resize,
+    draw_crops,
+)
 from sslortho.augment.geometry_kernel import GEOMETRY_DRAWS
 from sslortho.augment.photometric import (
     PARAMETERS,
@@ -92,6 +98,11 @@ class ViewRenderer:
     def settings(self) -> NDArray[np.float64]:
         """The views as numbers, (views, SETTINGS)."""
         return view_settings(self.specs)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ValueError if images of this size are too small for one of the views."""
+        for spec in self.specs:
+            check_sizes(spec, np.array([height]), np.array([width]))
 
     def _uniforms(
         self, view: int, purpose: int, indices: NDArray[np.int64], epoch: int, count: int

@@ -14,6 +14,7 @@ from sslortho.augment.geometry_kernel import (
     centre_interval,
     crop_planes,
     draw_box,
+    draw_padded_place,
 )
 from sslortho.augment.photometric_kernel import (
     adjust_planes,
@@ -21,8 +22,8 @@ from sslortho.augment.photometric_kernel import (
 )
 from sslortho.augment.views import EvaluationSpec, ViewSpec
 
-CROP_SIZE, RESIZE, FLIP_P, TAPS, THRESHOLD = range(5)
-SCALE, RATIO, GAIN, OFFSET, SETTINGS = 5, 7, 9, 12, 15
+CROP_SIZE, RESIZE, FLIP_P, TAPS, THRESHOLD, PADDING = range(6)
+SCALE, RATIO, GAIN, OFFSET, SETTINGS = 6, 8, 10, 13, 16
 """Columns of the table of `view_settings`: two of scale, two of ratio, three of gain and of offset."""
 
 
@@ -38,6 +39,7 @@ def view_settings(specs: tuple[ViewSpec, ...] | tuple[EvaluationSpec, ...]) -> N
         else:
             row[FLIP_P], row[TAPS] = spec.flip_p, spec.blur_taps
             row[THRESHOLD] = spec.solarise_threshold
+            row[PADDING] = -1 if spec.crop_padding is None else spec.crop_padding
             row[SCALE : SCALE + 2], row[RATIO : RATIO + 2] = spec.crop_scale, spec.crop_ratio
     return table
 
@@ -51,6 +53,8 @@ def choose_window(
     Args:
         uniform: (GEOMETRY_DRAWS,) from (0, 1); unused by the centre crop of evaluation.
         settings: one row of `view_settings`.
+
+    Raises ValueError if the image is smaller than the crop even with its padding.
     """
     window = np.zeros(WINDOW)
     if settings[RESIZE] > 0:
@@ -59,15 +63,24 @@ def choose_window(
         window[4], window[5] = centre_interval(width, short, resize, size)
         window[3], window[7] = height, width
         return window
-    scale = (settings[SCALE], settings[SCALE + 1])
-    ratio = (settings[RATIO], settings[RATIO + 1])
-    top, left, h, w = draw_box(uniform, height, width, scale, ratio)
-    window[0] = window[2] = top
-    window[1], window[3] = h, top + h
-    window[4] = window[6] = left
-    window[5], window[7] = w, left + w
+    if settings[PADDING] >= 0:
+        h = w = int(settings[CROP_SIZE])
+        top, left = draw_padded_place(uniform, height, width, h, int(settings[PADDING]))
+    else:
+        scale = (settings[SCALE], settings[SCALE + 1])
+        ratio = (settings[RATIO], settings[RATIO + 1])
+        top, left, h, w = draw_box(uniform, height, width, scale, ratio)
+    window[0], window[1] = top, h
+    window[2], window[3] = _clip(top, height), _clip(top + h, height)
+    window[4], window[5] = left, w
+    window[6], window[7] = _clip(left, width), _clip(left + w, width)
     window[8] = uniform[2 * TRIES + 2] < settings[FLIP_P]
     return window
+
+
+@kernel
+def _clip(place: int, size: int) -> int:
+    return min(max(place, 0), size)
 
 
 @kernel

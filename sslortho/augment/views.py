@@ -26,6 +26,9 @@ class ViewSpec:
     """Range of the crop's share of the image's area."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Range of the crop's width / height, drawn uniformly in its logarithm."""
+    crop_padding: int | None = None
+    """Pixels of black added on every side, then a square of `crop_size` pixels is cut out at random,
+    without resizing; crop_scale and crop_ratio have no effect. None: a random resized crop."""
     flip_p: float = 0.5
     """Probability of a horizontal flip."""
     jitter_p: float = 0.8
@@ -65,6 +68,11 @@ class ViewSpec:
             raise ValueError(f"crop_scale={self.crop_scale} must be two rising shares of 1")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
             raise ValueError(f"crop_ratio={self.crop_ratio} must be two rising positive numbers")
+        if self.crop_padding is not None and self.crop_padding < 0:
+            raise ValueError(
+                f"crop_padding={self.crop_padding} must be 0 or more pixels, or None for random "
+                "resized crops"
+            )
         for name in ("brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be from 0 to 1")
@@ -141,10 +149,21 @@ def supervised(
     return (replace(view, mean=mean, std=std),)
 
 
+def supervised_small(
+    crop_size: int = 32, mean: Triple = CIFAR10_MEAN, std: Triple = CIFAR10_STD
+) -> tuple[ViewSpec]:
+    """The view for 32-pixel images: black padding, a random crop without resizing, a flip.
+
+    4 pixels of padding for 32, in that ratio for other sizes (arXiv 1512.03385, section 4.2).
+    """
+    (view,) = supervised(crop_size, mean, std)
+    return (replace(view, crop_padding=crop_size // 8),)
+
+
 def supervised_digits(
     crop_size: int = 32, mean: Triple = CIFAR10_MEAN, std: Triple = CIFAR10_STD
 ) -> tuple[ViewSpec]:
-    """The same for handwriting: no flip, and no tiny crops."""
+    """`supervised` for handwriting: no flip, and no tiny crops."""
     (view,) = supervised(crop_size, mean, std)
     return (replace(view, flip_p=0.0, crop_scale=(0.4, 1.0)),)
 
@@ -168,6 +187,7 @@ VIEWS = {
 
 SUPERVISED_VIEWS = {
     "supervised": supervised,
+    "supervised_small": supervised_small,
     "supervised_digits": supervised_digits,
     "centre": centre,
 }

@@ -1,11 +1,11 @@
 """From a configuration to objects: the only place that knows both."""
 
 from sslortho.build.backbone import load_subject
-from sslortho.build.conclusion import conclude
+from sslortho.build.conclusion import conclude, look_at
 from sslortho.build.data import build_train_loader, load_training_set
 from sslortho.build.evaluation import (
+    ClassifierTraining,
     Evaluation,
-    LinearEvaluation,
     backbone_rate,
     build_classification,
     build_classification_optimizer,
@@ -24,11 +24,13 @@ from sslortho.build.pretraining import (
     build_task,
     create_views,
 )
+from sslortho.build.supervised import Supervised, build_supervised
 
 __all__ = [
+    "ClassifierTraining",
     "Evaluation",
-    "LinearEvaluation",
     "Pretraining",
+    "Supervised",
     "backbone_info",
     "backbone_rate",
     "build_backbone",
@@ -39,12 +41,14 @@ __all__ = [
     "build_linear_evaluation",
     "build_optimizer",
     "build_pretraining",
+    "build_supervised",
     "build_task",
     "build_train_loader",
     "conclude",
     "create_views",
     "load_subject",
     "load_training_set",
+    "look_at",
     "neighbours_and_temperature",
     "views_name",
 ]

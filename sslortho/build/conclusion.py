@@ -1,14 +1,17 @@
 """The end of an evaluation: pictures, report.md, summary.json."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sslortho.build.evaluation import Evaluation
+import torch
+
+from sslortho.build.evaluation import ClassifierTraining, Evaluation
 from sslortho.data import ImageSet
-from sslortho.evaluate.looking import Looks, Scene, draw_looks
+from sslortho.evaluate import extract_features, feature_batches
+from sslortho.evaluate.looking import Looks, Scene, draw_looks, find_looks
 from sslortho.evaluate.report import ReportFigure, ReportPicture, ReportTable, write_report
 from sslortho.train.reporting import write_summary
 from sslortho.train.run_folder import provenance
@@ -17,13 +20,40 @@ MEANINGS = {
     "top1": ("%", "test images whose class is the first guess"),
     "top5": ("%", "test images whose class is among the first five guesses"),
     "test_loss": ("", "mean cross-entropy of the test images"),
+    "val_top1": ("%", "held-out training images whose class is the first guess"),
+    "val_top5": ("%", "held-out training images whose class is among the first five guesses"),
+    "val_loss": ("", "mean cross-entropy of the held-out training images"),
+    "train_top1": ("%", "augmented training images whose class is the first guess, at the end"),
     "best_top1": ("%", "the best epoch on the test images: not a result, only for information"),
     "knn_top1": ("%", "test images whose class has most of the neighbours' votes"),
     "knn_top5": ("%", "test images whose class is among the five with most votes"),
     "loss": ("", "training loss at the end"),
     "images_per_second": ("", "in training"),
     "steps": ("", "optimizer steps"),
+    "parameters": ("", "numbers that are trained"),
+    "parameter_bytes": ("", "memory of the parameters, and of their gradients once more"),
+    "optimizer_state_bytes": ("", "memory that the optimizer keeps beside them"),
 }
+
+
+LOOKED_AT = 20_000
+"""Training images among which the pictures show neighbours: another pass over ImageNet is not worth
+a picture."""
+
+
+def look_at(run: ClassifierTraining) -> dict[str, Any]:
+    """`looks` and `train` of `conclude`: test features, and neighbours among some training images.
+
+    Every rank must call.
+    """
+    task, autocast = run.task, run.autocast
+    features, labels = extract_features(task.backbone, run.test, autocast)
+    with torch.no_grad():
+        predictions = task.classifier(features).argmax(dim=1)
+    bank = feature_batches(task.backbone, run.train_loader(LOOKED_AT), autocast)
+    seed = run.config.seed
+    looks = find_looks(features, labels, predictions, (batch for batch, _ in bank), seed)
+    return {"looks": looks, "train": run.some(LOOKED_AT)}
 
 
 def _draw(
@@ -57,6 +87,7 @@ def conclude(
     started: float,
     looks: Looks | None = None,
     train: ImageSet | None = None,
+    status: Mapping[str, Any] | None = None,
     pictures: Sequence[ReportPicture] = (),
     tables: Sequence[ReportTable] = (),
 ) -> dict[str, Any]:
@@ -73,6 +104,7 @@ def conclude(
         details: what else is worth knowing: settings that were chosen on the way.
         started: time.time() of the script's start.
         looks: what the pictures are drawn from.
+        status: what summary.json says beside the figures.
         train: the images among which `looks` has neighbours; by default all training images.
         pictures, tables: others for the report, in the folder already.
     """
@@ -87,6 +119,7 @@ def conclude(
     whence = provenance(run.accelerator, started)
     summary = {
         **figures,
+        **(status or {}),
         "protocol": protocol,
         "weights_from": run.subject.origin,
         "details": details,

@@ -1,9 +1,7 @@
 """The evaluation of a backbone: on what, and by which protocol."""
 
-import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,14 +18,18 @@ from sslortho.build.data import (
     evaluation_views,
     first_size,
     holds_small_images,
-    load_test_set,
-    load_training_set,
+)
+from sslortho.build.labelled_data import (
+    LabelledData,
+    choose_training_images,
+    load_labelled_data,
 )
 from sslortho.build.loop import Training, cosine_schedule, place_model
 from sslortho.build.optimizer import check_optimizer, optimizer_over
 from sslortho.config import KnnEvalConfig, LinearEvalConfig
+from sslortho.config.bases import DataConfig
 from sslortho.config.evaluation import BackboneConfig
-from sslortho.data import EvaluationLoader, ImageSet, balanced_subset, named_subset
+from sslortho.data import EvaluationLoader, ImageSet
 from sslortho.evaluate import PRESETS, evaluate_classifier
 from sslortho.evaluate.features import evaluation_mode
 from sslortho.models import feature_dim, linear_classifier
@@ -43,82 +45,10 @@ LR_BACKBONE = 0.005
 
 
 @dataclass(frozen=True)
-class LabelledData:
-    """Labelled images to fit on and to test on."""
-
-    train: ImageSet
-    test: ImageSet
-    classes: tuple[str, ...]
-
-
-def load_labelled_data(config: BackboneConfig) -> LabelledData:
-    """Training and test images, checked.
-
-    Raises ValueError where labels or test images are missing, or do not fit each other.
-    """
-    train, test = load_training_set(config), load_test_set(config)
-    if test is None:
-        raise ValueError(f"data_dir={config.data_dir!r} has no test images; add test/ or val/")
-    for name, data in (("training", train), ("test", test)):
-        if int(data.labels.min()) < 0:
-            raise ValueError(
-                f"data={config.data!r}, data_dir={config.data_dir!r}: the {name} images have no labels; "
-                "evaluation needs class folders"
-            )
-    names = train.classes or tuple(str(i) for i in range(int(train.labels.max()) + 1))
-    found = int(test.labels.max()) + 1
-    if found > len(names):
-        raise ValueError(
-            f"the test images are of {found} classes, the training images of {len(names)}; they must "
-            "be of one data set"
-        )
-    return LabelledData(_choose(config, train, names), test, names)
-
-
-def _choose(config: BackboneConfig, train: ImageSet, names: tuple[str, ...]) -> ImageSet:
-    """The training images that the configuration asks for."""
-    if config.train_percent is not None:
-        train = _share(train, config.train_percent, len(names), config.seed)
-    if config.train_list is not None:
-        train = named_subset(train, Path(config.train_list))
-    present = len(train.labels.unique())
-    if present < 2:
-        raise ValueError(
-            f"data={config.data!r}: the training images are of one class alone "
-            f"({names[int(train.labels[0])]}); two are needed"
-        )
-    if present < len(names):
-        warnings.warn(
-            f"only {present} of {len(names)} classes have training images; test images of the others "
-            "count as mistakes",
-            stacklevel=2,
-        )
-    return train
-
-
-def _share(train: ImageSet, percent: float, classes: int, seed: int) -> ImageSet:
-    size = round(len(train) * percent / 100)
-    if size == len(train):
-        return train
-    if size < classes:
-        raise ValueError(
-            f"train_percent={percent} leaves {size} of {len(train)} images for {classes} classes; "
-            "raise it"
-        )
-    smallest = int(train.labels.unique(return_counts=True)[1].min())
-    if -(-size // classes) > smallest:
-        raise ValueError(
-            f"train_percent={percent} takes {-(-size // classes)} images of each class, and one has "
-            f"{smallest}; lower it, or name the images by train_list"
-        )
-    return balanced_subset(train, size, seed)
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """A backbone, and the evaluation views of the images that it is judged on."""
 
-    config: BackboneConfig
+    config: DataConfig
     accelerator: Accelerator
     data: LabelledData
     subject: Subject
@@ -151,7 +81,7 @@ class Evaluation:
 
 def _build_evaluation(config: BackboneConfig, accelerator: Accelerator) -> Evaluation:
     with accelerator.local_main_process_first():  # the others find what it downloaded
-        data = load_labelled_data(config)
+        data = choose_training_images(config, load_labelled_data(config))
     small = holds_small_images(data.train)
     subject = load_subject(config, min(first_size(data.train)) if small else LARGE_CROP)
     info = subject.info
@@ -190,8 +120,8 @@ def build_knn_evaluation(config: KnnEvalConfig) -> Evaluation:
 
 
 @dataclass(frozen=True)
-class LinearEvaluation(Evaluation):
-    """An evaluation by a linear classifier that is trained, alone or with the backbone."""
+class ClassifierTraining(Evaluation):
+    """An evaluation whose classifier is trained by the loop, alone or with the backbone."""
 
     task: Classification
     training: Training
@@ -230,12 +160,15 @@ def build_classification_optimizer(config: LinearEvalConfig, task: Classificatio
     rates = {"classifier": config.lr}
     if not task.freeze_backbone:
         rates["backbone"] = backbone_rate(config)
+    if config.attention is not None and task.freeze_backbone:
+        raise ValueError(f"attention={config.attention!r} has no effect on a frozen backbone")
     takes_orth = "orth" in check_optimizer(config)
     groups: list[dict[str, Any]] = []
     for part, rate in rates.items():
         for group in param_groups(
             getattr(task, part),
             (config.orth_layers or "all") if takes_orth else "none",
+            attention=(config.attention or "whole") if part == "backbone" else "whole",
             lr=rate * config.batch_size / 256,
             weight_decay=config.weight_decay,
         ):
@@ -256,7 +189,7 @@ def build_fast_probe(config: LinearEvalConfig) -> Evaluation:
     return _build_evaluation(config, accelerator)
 
 
-def build_linear_evaluation(config: LinearEvalConfig) -> LinearEvaluation:
+def build_linear_evaluation(config: LinearEvalConfig) -> ClassifierTraining:
     """All that protocol sgd needs, checked. Raises ValueError for a mistake of the user's."""
     check_optimizer(config)
     set_threads(config.threads)
@@ -272,4 +205,4 @@ def build_linear_evaluation(config: LinearEvalConfig) -> LinearEvaluation:
         task.compile()
     schedule = cosine_schedule(config, len(loader), final=0.0)
     training = Training(config, accelerator, task, optimizer, loader, schedule)
-    return LinearEvaluation(**vars(run), task=task, training=training)
+    return ClassifierTraining(**vars(run), task=task, training=training)

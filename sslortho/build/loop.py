@@ -1,5 +1,6 @@
 """What every training loop is given, whatever is trained."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 from sslortho.config.bases import TrainingConfig
 from sslortho.data import TrainLoader
 from sslortho.models import convert_sync_batch_norm
-from sslortho.optim.schedules import warmup_cosine
+from sslortho.optim.schedules import multi_step, warmup_cosine
 from sslortho.tasks import Task
 from sslortho.train import CheckpointFolder, FitOptions, FitResult, Reporter, fit
 from sslortho.train.fit import Evaluate, Schedule
@@ -28,6 +29,7 @@ def build_fit_options(config: TrainingConfig) -> FitOptions:
         checkpoint_every=config.checkpoint_every,
         max_bad_steps=config.max_bad_steps,
         log_gradients=config.log_gradients,
+        log_layers=config.log_layers,
     )
 
 
@@ -82,3 +84,13 @@ def cosine_schedule(config: TrainingConfig, batches: int, final: float) -> Sched
     total = config.epochs * steps_per_epoch
     warmup = round(config.warmup_epochs * steps_per_epoch)
     return lambda step: warmup_cosine(step, total, warmup, final)
+
+
+def multi_step_schedule(
+    config: TrainingConfig, batches: int, milestones: Sequence[float], gamma: float
+) -> Schedule:
+    """Linear warm-up, then 1, multiplied by `gamma` at each milestone; milestones in epochs."""
+    steps_per_epoch = batches // config.accumulation_steps
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    steps = [round(epochs * steps_per_epoch) for epochs in milestones]
+    return lambda step: step / warmup if step < warmup else multi_step(step, steps, gamma)

@@ -12,11 +12,13 @@ from sslortho.optim.registry import accepted_options
 def check_optimizer(config: OptimizerConfig) -> set[str]:
     """Names of the options that the optimizer takes; ValueError if it is given layers in vain."""
     accepted = accepted_options(config.optim)
-    if config.orth_layers is not None and "orth" not in accepted:
-        raise ValueError(
-            f"orth_layers={config.orth_layers!r} has no effect on optim={config.optim!r}; "
-            f"the ones that it has are {', '.join(n for n in OPTIMIZERS if 'orth' in n)}"
-        )
+    for name, needed in (("orth_layers", "orth"), ("attention", "orth_components")):
+        if getattr(config, name) is not None and needed not in accepted:
+            others = [other for other in OPTIMIZERS if needed in accepted_options(other)]
+            raise ValueError(
+                f"{name}={getattr(config, name)!r} has no effect on optim={config.optim!r}; "
+                f"the ones that it has are {', '.join(others)}"
+            )
     return accepted
 
 
@@ -30,6 +32,8 @@ def optimizer_over(config: OptimizerConfig, groups: list[dict[str, Any]], lr: fl
         momentum = 0.9
     given = {
         "momentum": momentum,
+        "nesterov": config.nesterov,
+        "betas": config.betas,
         "trust_coefficient": config.trust_coefficient,
         "polar": config.polar,
         "share": config.share,

@@ -84,6 +84,7 @@ def build_optimizer(config: PretrainConfig, task: nn.Module) -> Optimizer:
     groups = param_groups(
         task,
         config.orth_layers or "conv",
+        attention=config.attention or "whole",
         lr=config.lr * scale,
         lr_biases=config.lr_biases * scale,
         weight_decay=config.weight_decay,

@@ -5,8 +5,11 @@ from sslortho.config.command_line import parse_config, user_errors
 from sslortho.config.evaluation import KnnEvalConfig, LinearEvalConfig
 from sslortho.config.export import ExportConfig
 from sslortho.config.pretrain import PretrainConfig
+from sslortho.config.reproduce import ReproduceConfig
 from sslortho.config.run_folder import MAY_CHANGE, check_same_run, to_yaml
 from sslortho.config.show_views import ShowViewsConfig
+from sslortho.config.supervised import SupervisedConfig
+from sslortho.config.tune import TuneConfig
 from sslortho.config.write_beton import WriteBetonConfig
 
 __all__ = [
@@ -17,7 +20,10 @@ __all__ = [
     "KnnEvalConfig",
     "LinearEvalConfig",
     "PretrainConfig",
+    "ReproduceConfig",
     "ShowViewsConfig",
+    "SupervisedConfig",
+    "TuneConfig",
     "WriteBetonConfig",
     "check_same_run",
     "parse_config",

@@ -32,9 +32,10 @@ class Checked:
 class DataConfig(Checked):
     """Which images, and how a process reads them."""
 
-    data: Literal["digits", "cifar10", "cifar100", "folder", "beton"] = "digits"
+    data: Literal["digits", "cifar10", "cifar100", "folder", "beton", "imagenet"] = "digits"
     """Data set. folder: data_dir/train/<class>/*, data_dir/test or val/<class>/*. beton:
-    data_dir/train.beton, data_dir/val.beton, see scripts/write_beton.py; needs FFCV."""
+    data_dir/train.beton, data_dir/val.beton, see scripts/write_beton.py; needs FFCV. imagenet:
+    betons if data_dir has them, else folders."""
     data_dir: str | None = None
     """Folder of the data set (digits needs none)."""
     cache: Literal["os", "process"] | None = None
@@ -67,8 +68,8 @@ class DataConfig(Checked):
         self._check_effect(
             "data",
             data_dir=self.data == "digits" and self.data_dir is not None,
-            loader=self.loader != "auto" and self.data != "folder",
-            cache=self.cache is not None and self.data != "beton",
+            loader=self.loader != "auto" and self.data not in ("folder", "imagenet"),
+            cache=self.cache is not None and self.data not in ("beton", "imagenet"),
         )
         super().__post_init__()
 
@@ -82,13 +83,20 @@ class OptimizerConfig(Checked):
     lr: float
     """Rate of the weights per 256 samples: multiplied by batch_size / 256."""
     momentum: float | None = None
-    """Of sgd and lars; default 0.9."""
+    """Of sgd and lars; default 0.9. 0 keeps no buffer."""
+    nesterov: bool | None = None
+    """Nesterov momentum of sgd and lars. Default false."""
+    betas: tuple[float, float] | None = None
+    """Of adam: decay of the mean gradient and of the mean square. Default 0.9 and 0.999."""
     weight_decay: float = 1e-6
     """Decay of the weights; biases and norms have none."""
     trust_coefficient: float | None = None
     """Of lars; default 0.001."""
     orth_layers: Literal["conv", "all"] | None = None
     """Whose gradients orth_* orthonormalises."""
+    attention: Literal["whole", "heads"] | None = None
+    """What orth_* takes for a matrix in attention layers: a whole weight, or each head's share of it.
+    Default whole."""
     polar: Literal["auto", "svd", "gram_eigh", "polar_express", "newton_schulz"] | None = None
     """How orth_* orthonormalises. Default auto."""
     share: bool | None = None
@@ -96,6 +104,10 @@ class OptimizerConfig(Checked):
 
     def __post_init__(self) -> None:
         self._check_least(0, "lr", "weight_decay")
+        betas = self.betas
+        self._check(
+            "betas", betas is None or all(0 <= b < 1 for b in betas), "two, each 0 to below 1"
+        )
         super().__post_init__()
 
 
@@ -124,6 +136,9 @@ class LoopConfig(Checked):
     log_gradients: bool = False
     """Record of each orthonormalised layer the cosine between raw and orthonormal gradient, their
     distance, and the gradient's effective rank, at every record."""
+    log_layers: bool = False
+    """Record of each layer, at every record, the cosines between its filters and between their outputs,
+    how many of its gradients are 0, the gradient's norm and its cosine to the orthonormal one."""
     evaluate_every: int = 1
     """Epochs between evaluations on the way; 0 for none."""
     checkpoint_every: int = 1

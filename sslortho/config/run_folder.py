@@ -14,6 +14,7 @@ MAY_CHANGE = frozenset(
         "workers",
         "log_every",
         "log_gradients",
+        "log_layers",
         "checkpoint_every",
         "keep_last",
         "max_bad_steps",
@@ -50,7 +51,7 @@ def check_same_run(config: Any, folder: Path) -> None:
     if first.startswith("# ") and first != _headline(config):
         raise ValueError(f"{folder} holds a run of another kind ({first[2:]}); {remedy}")
     stored = yaml.safe_load(text)
-    ours = asdict(config)
+    ours = yaml.safe_load(to_yaml(config))  # a tuple is a list there
     known = {f.name for f in dataclasses.fields(config)}
     if unknown := set(stored) - known:
         warnings.warn(f"{path} has unknown options: {', '.join(sorted(unknown))}", stacklevel=2)

@@ -4,6 +4,7 @@ from sslortho.data.batches import Batch, EpochOrder, EvaluationLoader, PageOrder
 from sslortho.data.datasets import DATASETS, balanced_subset, load_split
 from sslortho.data.ffcv_extra import require_ffcv
 from sslortho.data.file_source import FileSource
+from sslortho.data.held_out import hold_out
 from sslortho.data.image_sets import BetonImages, ImageArray, ImageFiles, ImageSet
 from sslortho.data.named_subset import named_subset
 from sslortho.data.prefetch import available_cores
@@ -29,6 +30,7 @@ __all__ = [
     "ViewLoader",
     "available_cores",
     "balanced_subset",
+    "hold_out",
     "load_split",
     "named_subset",
     "require_ffcv",

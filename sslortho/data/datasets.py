@@ -104,7 +104,19 @@ def beton(data_dir: Path, split: Split) -> BetonImages | None:
     )
 
 
-DATASETS = ("digits", "cifar10", "cifar100", "folder", "beton")
+def imagenet(
+    data_dir: Path, split: Split, loader: Literal["auto", "tensor", "files"]
+) -> ImageSet | None:
+    """ImageNet: betons where there is a train.beton, else image folders `train|val/<wnid>/*`.
+
+    A folder test/ does not count: that of ImageNet has no labels.
+    """
+    if (data_dir / "train.beton").is_file():
+        return beton(data_dir, split)
+    return folder(data_dir, split, loader, test_folders=("val",))
+
+
+DATASETS = ("digits", "cifar10", "cifar100", "folder", "beton", "imagenet")
 
 
 def load_split(
@@ -122,7 +134,7 @@ def load_split(
         loader: "auto", or "tensor" or "files" to force how a folder is read.
 
     Returns:
-        The images; None if a folder has no test split.
+        The images; None if a folder, betons or ImageNet have no test split.
 
     Raises:
         ValueError: naming the argument or the file that is at fault.
@@ -141,6 +153,7 @@ def load_split(
         "cifar100": lambda: cifar("cifar100", path, split),
         "folder": lambda: folder(path, split, loader),
         "beton": lambda: beton(path, split),
+        "imagenet": lambda: imagenet(path, split, loader),
     }
     return readers[name]()
 

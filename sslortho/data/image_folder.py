@@ -104,15 +104,19 @@ def _class_names(folder: Path) -> list[str]:
     return sorted(name for name in names if not name.startswith("."))
 
 
-def scan_folder(data_dir: Path, split: Split) -> ImageFiles | None:
+def scan_folder(
+    data_dir: Path, split: Split, test_folders: tuple[str, ...] = ("test", "val")
+) -> ImageFiles | None:
     """`train/<class>/*` or `test|val/<class>/*`; without class folders the labels are -1.
+
+    Of test_folders the first that is there counts.
 
     None where there is no test or val. Raises ValueError for a missing folder, one without images,
     an empty class, and test classes other than the training ones.
     """
     folder = train = _train_folder(data_dir)
     if split == "test":
-        found = [data_dir / name for name in ("test", "val") if (data_dir / name).is_dir()]
+        found = [data_dir / name for name in test_folders if (data_dir / name).is_dir()]
         if not found:
             return None
         folder = found[0]
@@ -203,10 +207,13 @@ def read_into_memory(files: ImageFiles) -> ImageArray:
 
 
 def folder(
-    data_dir: Path, split: Split, loader: Literal["auto", "tensor", "files"]
+    data_dir: Path,
+    split: Split,
+    loader: Literal["auto", "tensor", "files"],
+    test_folders: tuple[str, ...] = ("test", "val"),
 ) -> ImageSet | None:
     """An image folder; small images of one size are read into memory (unless `loader` says)."""
-    files = scan_folder(data_dir, split)
+    files = scan_folder(data_dir, split, test_folders)
     if files is None:
         return None
     if loader == "tensor":

@@ -71,11 +71,15 @@ class TensorLoader:
         renderer: makes the views.
         order: which samples when.
         device: where the images live and views are rendered.
+
+    Raises:
+        ValueError: the images are too small for a view.
     """
 
     def __init__(
         self, data: ImageArray, renderer: ViewRenderer, order: EpochOrder, device: torch.device
     ) -> None:
+        renderer.check_size(*data.images.shape[2:])
         self.images = data.images.to(device)
         if device.type == "cpu":  # the kernels read whole pixels
             self.images = self.images.contiguous(memory_format=torch.channels_last)

@@ -1,6 +1,6 @@
 """What a frozen backbone is worth. Accuracies are percentages."""
 
-from sslortho.evaluate.accuracy import AccuracyCounts, evaluate_classifier
+from sslortho.evaluate.accuracy import AccuracyCounts, NonFiniteScoresError, evaluate_classifier
 from sslortho.evaluate.collapse import feature_std, rankme
 from sslortho.evaluate.features import extract_features, feature_batches, local_features
 from sslortho.evaluate.frozen import FrozenEvaluation
@@ -18,6 +18,7 @@ __all__ = [
     "LogisticRegression",
     "Looks",
     "NeighbourSearch",
+    "NonFiniteScoresError",
     "ReportPicture",
     "ReportTable",
     "Selection",

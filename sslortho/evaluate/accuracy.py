@@ -17,6 +17,10 @@ Classify = Callable[[Tensor], Tensor]
 """Images (batch, 3, height, width) to scores (batch, classes)."""
 
 
+class NonFiniteScoresError(ValueError):
+    """The scores of some images are not finite."""
+
+
 def true_class_rank(scores: Tensor, labels: Tensor) -> Tensor:
     """How many classes come before the true one, int64 (batch,), in scores (batch, classes).
 
@@ -105,7 +109,7 @@ class AccuracyCounts:
                 f"scores; labels go from {-lowest} to {highest}"
             )
         if bad_scores:
-            raise ValueError(
+            raise NonFiniteScoresError(
                 f"the scores of {bad_scores} of {total} images are not finite: the backbone's features "
                 "are not, or the classifier has diverged (train at a lower rate, evaluate in float32)"
             )
@@ -115,7 +119,8 @@ class AccuracyCounts:
         """{"top1", "top5"}: of the images, those whose class has the best score, or one of five.
 
         Raises:
-            ValueError: scores that are not finite, labels that are no class, or no images.
+            NonFiniteScoresError: scores that are not finite.
+            ValueError: labels that are no class, or no images.
         """
         top1, top5, total = self._checked()
         return {"top1": 100 * top1 / total, "top5": 100 * top5 / total}

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-NOT_COMPARED = frozenset({"out", "workers", "threads", "trackers", "log_every", "log_gradients",
+NOT_COMPARED = frozenset({"out", "workers", "threads", "trackers", "log_every", "log_gradients", "log_layers",
                           "evaluate_every", "checkpoint_every", "keep_last", "max_bad_steps",
                           "pictures", "debug"})  # fmt: skip
 """Options that say where and how a run ran, not what it was. Those that change rounding or speed
@@ -156,7 +156,8 @@ def _labels(group: Sequence[Run], columns: Iterable[str]) -> dict[str, Any]:
     return labels
 
 
-def _statistic(values: Sequence[float]) -> Statistic:
+def statistic(values: Sequence[float]) -> Statistic:
+    """Of one value or more, all finite."""
     count = len(values)
     mean = math.fsum(values) / count
     if count == 1:
@@ -171,7 +172,7 @@ def _number(value: Any) -> bool:
 
 def _statistics(group: Sequence[Run], names: Iterable[str]) -> dict[str, Statistic]:
     values = {n: [run.summary[n] for run in group if _number(run.summary.get(n))] for n in names}
-    return {name: _statistic(found) for name, found in values.items() if found}
+    return {name: statistic(found) for name, found in values.items() if found}
 
 
 def figure_names(runs: Sequence[Run]) -> list[str]:

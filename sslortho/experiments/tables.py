@@ -18,7 +18,7 @@ def _text(value: Any) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Of Markdown, inside a table."""
     text = re.sub(r"([\\`*|<\[\]~$])", r"\\\1", " ".join(text.split()))
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
@@ -32,7 +32,7 @@ def _decimals(name: str, means: Sequence[float]) -> int:
     return max(0, 3 - math.floor(math.log10(largest)))
 
 
-def _best(name: str, shown: Sequence[str]) -> str | None:
+def best_shown(name: str, shown: Sequence[str]) -> str | None:
     """The best of some means as they are shown; None where there is no better and worse."""
     order = max if ACCURACY.search(name) else min if LOSS.search(name) else None
     if order is None or len(shown) < 2 or name.startswith(NO_RESULTS):
@@ -45,7 +45,7 @@ def _figure_column(name: str, rows: Sequence[Row]) -> list[str]:
     means = [
         f"{row.figures[name].mean:.{decimals}f}" if name in row.figures else "-" for row in rows
     ]
-    best = _best(name, [mean for mean in means if mean != "-"])
+    best = best_shown(name, [mean for mean in means if mean != "-"])
     cells = [f"**{mean}**" if mean == best else mean for mean in means]
     for i, row in enumerate(rows):
         statistic, total = row.figures.get(name), len(row.runs)
@@ -56,15 +56,14 @@ def _figure_column(name: str, rows: Sequence[Row]) -> list[str]:
     return cells
 
 
-def to_markdown(comparison: Comparison) -> str:
-    """The table, the best of each accuracy (highest) and loss (lowest) in bold, and its notes."""
-    rows = comparison.rows
-    columns = [[name, *(_text(row.labels[name]) for row in rows)] for name in comparison.columns]
-    columns = [list(map(_escape, column)) for column in columns]
-    columns += [["n", *(str(len(row.runs)) for row in rows)]]
-    columns += [[_escape(name), *_figure_column(name, rows)] for name in comparison.figures]
+def table_lines(columns: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Lines of a Markdown table, padded to read well as plain text.
+
+    Args:
+        columns: each its header and its cells, escaped already.
+        left: how many columns are of text; the others go to the right.
+    """
     widths = [max(3, *map(len, column)) for column in columns]
-    left = len(comparison.columns)  # numbers go to the right
     lines = [
         f"| {' | '.join([c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in cells])} |"
         for cells in (
@@ -72,10 +71,20 @@ def to_markdown(comparison: Comparison) -> str:
         )
     ]
     rule = ["-" * (width + 1) + ("-" if i < left else ":") for i, width in enumerate(widths)]
-    lines.insert(1, f"|{'|'.join(rule)}|")
+    return [lines[0], f"|{'|'.join(rule)}|", *lines[1:]]
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """The table, the best of each accuracy (highest) and loss (lowest) in bold, and its notes."""
+    rows = comparison.rows
+    columns = [[name, *(_text(row.labels[name]) for row in rows)] for name in comparison.columns]
+    columns = [list(map(escape, column)) for column in columns]
+    columns += [["n", *(str(len(row.runs)) for row in rows)]]
+    columns += [[escape(name), *_figure_column(name, rows)] for name in comparison.figures]
+    lines = table_lines(columns, left=len(comparison.columns))
     if any(len(row.runs) > 1 for row in rows):
         lines += ["", "n runs each; ± is the standard error of their mean."]
-    lines += ["", *(f"- {_escape(note)}" for note in comparison.notes)] if comparison.notes else []
+    lines += ["", *(f"- {escape(note)}" for note in comparison.notes)] if comparison.notes else []
     return "\n".join(lines) + "\n"
 
 

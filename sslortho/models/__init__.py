@@ -1,7 +1,11 @@
 """Backbones by name, their weights, heads, and batch norm that sees all ranks."""
 
 from sslortho.models.backbones import BACKBONES, create_backbone, feature_dim
-from sslortho.models.classifier import linear_classifier, write_classifier
+from sslortho.models.classifier import (
+    initial_classifier,
+    linear_classifier,
+    write_classifier,
+)
 from sslortho.models.export import export_backbone
 from sslortho.models.projector import Projector
 from sslortho.models.sync_batch_norm import SyncBatchNorm, convert_sync_batch_norm
@@ -28,6 +32,7 @@ __all__ = [
     "create_backbone",
     "export_backbone",
     "feature_dim",
+    "initial_classifier",
     "linear_classifier",
     "load_backbone",
     "read_weights",

@@ -3,23 +3,34 @@
 import difflib
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torchvision
 from torch import nn
 
 from sslortho.models.cifar_resnet import BasicCNN, CifarResNet
+from sslortho.models.small_vit import small_vit
 
 Stem = Literal["stock", "small", "solo_learn"]
 
-OWN: dict[str, Callable[..., nn.Module]] = {
-    "basic_cnn": BasicCNN,
+CIFAR_RESNETS: dict[str, Callable[..., nn.Module]] = {
     "resnet20": partial(CifarResNet, 20),
     "resnet32": partial(CifarResNet, 32),
     "resnet44": partial(CifarResNet, 44),
     "resnet56": partial(CifarResNet, 56),
     "resnet110": partial(CifarResNet, 110),
+    "resnet20_postact": partial(CifarResNet, 20, post_activation=True),
+    "resnet32_postact": partial(CifarResNet, 32, post_activation=True),
+    "resnet44_postact": partial(CifarResNet, 44, post_activation=True),
+    "resnet56_postact": partial(CifarResNet, 56, post_activation=True),
+    "resnet110_postact": partial(CifarResNet, 110, post_activation=True),
+}
+
+OWN: dict[str, Callable[..., nn.Module]] = {
+    "basic_cnn": BasicCNN,
+    **CIFAR_RESNETS,
+    "vit_small_32": small_vit,
 }
 
 TORCHVISION = (
@@ -29,15 +40,32 @@ TORCHVISION = (
     "resnet101",
     "resnext50_32x4d",
     "wide_resnet50_2",
+    "densenet121",
+    "densenet161",
 )
 
 BACKBONES = (*OWN, *TORCHVISION)
 """Names that need no prefix; "timm:NAME" is any model of timm."""
 
 
-def _torchvision_backbone(name: str, stem: Stem) -> nn.Module:
-    # zero_init_residual as in facebookresearch/barlowtwins
-    model = torchvision.models.get_model(name, weights=None, zero_init_residual=True)
+def _densenet(name: str, stem: Stem) -> nn.Module:
+    if stem == "solo_learn":
+        raise ValueError(
+            f"backbone={name!r} has no stem='solo_learn', since solo-learn has no such network; "
+            "stem='small' is for 32-pixel images"
+        )
+    model: Any = torchvision.models.get_model(name, weights=None)
+    model.classifier = nn.Identity()
+    if stem == "small":
+        channels = model.features.conv0.out_channels
+        model.features.conv0 = nn.Conv2d(3, channels, 3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.features.conv0.weight)  # as torchvision its densenets
+        model.features.pool0 = nn.Identity()
+    return model
+
+
+def _residual_network(name: str, stem: Stem, zero_init_residual: bool) -> nn.Module:
+    model = torchvision.models.get_model(name, weights=None, zero_init_residual=zero_init_residual)
     model.fc = nn.Identity()
     if stem != "stock":
         # The usual change for 32-pixel images: no early loss of resolution (arXiv 2002.05709, B.9).
@@ -59,28 +87,34 @@ def _timm_backbone(name: str) -> nn.Module:
     return timm.create_model(name, num_classes=0)
 
 
-def create_backbone(name: str, stem: Stem = "stock") -> nn.Module:
+def create_backbone(name: str, stem: Stem = "stock", zero_init_residual: bool = True) -> nn.Module:
     """A network from images (batch, 3, height, width) to features (batch, dim), randomly initialised.
 
     Args:
         name: one of BACKBONES, or "timm:NAME".
-        stem: "small" gives torchvision's residual networks a 3x3 first convolution of stride 1 and
-            no max pooling, for 32-pixel images; "solo_learn" that with a padding of 2, as solo-learn
-            builds its networks for CIFAR. Our own are made for small images; timm's stay as they are.
+        stem: "small" gives torchvision's networks a 3x3 first convolution of stride 1 and no max
+            pooling, for 32-pixel images; "solo_learn" the residual ones that with a padding of 2, as
+            solo-learn builds its networks for CIFAR. Our own are made for small images; timm's stay
+            as they are.
+        zero_init_residual: the last batch norm of each block of torchvision's residual networks
+            starts at zero, as in facebookresearch/barlowtwins; torchvision itself leaves it at one.
+            No other network has it.
 
-    The module is the plain one (torchvision's with an identity in place of `fc`), so its state dict
-    loads into the plain one; that of another stem into `create_backbone(name, stem)`. Whether a 3x3
-    convolution was padded by 1 or 2 a state dict does not tell.
+    The module is the plain one (torchvision's with an identity in place of `fc` or `classifier`), so
+    its state dict loads into the plain one; that of another stem into `create_backbone(name, stem)`.
+    Whether a 3x3 convolution was padded by 1 or 2 a state dict does not tell.
 
     Raises:
-        ValueError: an unknown name or stem.
+        ValueError: an unknown name or stem, or a stem that the network does not have.
     """
     if stem not in get_args(Stem):
         raise ValueError(f"stem={stem!r} is not one of {', '.join(map(repr, get_args(Stem)))}")
     if name in OWN:
         return OWN[name]()
     if name in TORCHVISION:
-        return _torchvision_backbone(name, stem)
+        if name.startswith("densenet"):
+            return _densenet(name, stem)
+        return _residual_network(name, stem, zero_init_residual)
     if name.startswith("timm:"):
         return _timm_backbone(name.removeprefix("timm:"))
     near = difflib.get_close_matches(name, BACKBONES, n=1)

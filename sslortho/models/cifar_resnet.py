@@ -5,11 +5,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class PreActivationBlock(nn.Module):
-    """Batch norm, ReLU, 3x3 convolution, twice, beside an identity (arXiv 1603.05027, figure 1b).
+def _shortcut(x: Tensor, stride: int, added_channels: int) -> Tensor:
+    """An identity without parameters (option A of arXiv 1512.03385): zero channels come at the end."""
+    if stride > 1 or added_channels:
+        x = x[:, :, ::stride, ::stride]
+        x = functional.pad(x, (0, 0, 0, 0, 0, added_channels))
+    return x
 
-    Where the shape changes the identity is subsampled and padded with zero channels, so that it
-    has no parameters (option A of arXiv 1512.03385).
+
+class PreActivationBlock(nn.Module):
+    """Batch norm, ReLU, 3x3 convolution, twice, beside an identity (arXiv 1603.05027, figure 4e).
+
+    Where the shape changes the identity is subsampled and padded with zero channels at its end, so
+    that it has no parameters (option A of arXiv 1512.03385).
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -24,51 +32,86 @@ class PreActivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv1(functional.relu(self.bn1(x)))
         out = self.conv2(functional.relu(self.bn2(out)))
-        if self.stride > 1 or self.added_channels:
-            x = x[:, :, :: self.stride, :: self.stride]
-            x = functional.pad(x, (0, 0, 0, 0, 0, self.added_channels))
-        return x + out
+        return _shortcut(x, self.stride, self.added_channels) + out
+
+
+class PostActivationBlock(nn.Module):
+    """3x3 convolution, batch norm, twice, a ReLU between them and after the sum with an identity.
+
+    The original block (arXiv 1512.03385, figure 2); the identity is that of `PreActivationBlock`.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.stride = stride
+        self.added_channels = channels - in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return functional.relu(out + _shortcut(x, self.stride, self.added_channels))
+
+
+def _stage(
+    block: type[nn.Module], in_channels: int, channels: int, blocks: int, stride: int
+) -> nn.Sequential:
+    rest = (block(channels, channels, 1) for _ in range(blocks - 1))
+    return nn.Sequential(block(in_channels, channels, stride), *rest)
+
+
+def kaiming_linear(dim: int, classes: int) -> nn.Linear:
+    """Features (batch, dim) to logits (batch, classes): weights Kaiming-normal, torch's own biases."""
+    classifier = nn.Linear(dim, classes)
+    nn.init.kaiming_normal_(classifier.weight)
+    return classifier
 
 
 class CifarResNet(nn.Module):
     """Residual network of depth 6n + 2 for small images (arXiv 1512.03385, section 4.2).
 
-    Full pre-activation, as arXiv 2202.07052 uses it. Convolutions start Kaiming-normal.
+    Full pre-activation, as the text of arXiv 2202.07052 has it, or the original post-activation, as
+    its authors' code has it. All starts Kaiming-normal.
 
     Args:
         depth: 20, 32, 44, 56, 110, ...
         num_classes: 0 for the 64 features before the classifier.
         width: channels of the first stage, 16 in the paper.
+        post_activation: batch norm and ReLU follow the convolutions.
 
     Maps (batch, 3, height, width) to (batch, num_classes or 4 * width).
     """
 
-    def __init__(self, depth: int, num_classes: int = 0, width: int = 16) -> None:
+    def __init__(
+        self, depth: int, num_classes: int = 0, width: int = 16, post_activation: bool = False
+    ) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth={depth} must be 6 n + 2: 20, 32, 44, 56, 110")
         blocks = (depth - 2) // 6
+        block = PostActivationBlock if post_activation else PreActivationBlock
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
-        self.layer1 = self._stage(width, width, blocks, 1)
-        self.layer2 = self._stage(width, 2 * width, blocks, 2)
-        self.layer3 = self._stage(2 * width, 4 * width, blocks, 2)
-        self.bn = nn.BatchNorm2d(4 * width)
-        self.fc = nn.Linear(4 * width, num_classes) if num_classes else nn.Identity()
+        self.bn1 = nn.BatchNorm2d(width) if post_activation else None
+        self.layer1 = _stage(block, width, width, blocks, 1)
+        self.layer2 = _stage(block, width, 2 * width, blocks, 2)
+        self.layer3 = _stage(block, 2 * width, 4 * width, blocks, 2)
+        self.bn = None if post_activation else nn.BatchNorm2d(4 * width)
+        self.fc = kaiming_linear(4 * width, num_classes) if num_classes else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    @staticmethod
-    def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
-        first = PreActivationBlock(in_channels, channels, stride)
-        return nn.Sequential(
-            first, *(PreActivationBlock(channels, channels, 1) for _ in range(blocks - 1))
-        )
-
     def forward(self, x: Tensor) -> Tensor:
-        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
-        x = functional.relu(self.bn(x)).mean(dim=(-2, -1))
-        return self.fc(x)
+        x = self.conv1(x)
+        if self.bn1 is not None:
+            x = functional.relu(self.bn1(x))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        if self.bn is not None:
+            x = functional.relu(self.bn(x))
+        return self.fc(x.mean(dim=(-2, -1)))
 
 
 class BasicCNN(nn.Module):

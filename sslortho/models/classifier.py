@@ -1,4 +1,4 @@
-"""The linear classifier of linear evaluation."""
+"""Linear classifiers: that of linear evaluation, and that of training from scratch."""
 
 from pathlib import Path
 
@@ -6,6 +6,8 @@ from safetensors.torch import save
 from torch import nn
 
 from sslortho.atomic import atomic_file
+from sslortho.models.backbones import CIFAR_RESNETS
+from sslortho.models.cifar_resnet import kaiming_linear
 
 
 def linear_classifier(dim: int, classes: int) -> nn.Linear:
@@ -17,6 +19,17 @@ def linear_classifier(dim: int, classes: int) -> nn.Linear:
     nn.init.normal_(classifier.weight, std=0.01)
     nn.init.zeros_(classifier.bias)
     return classifier
+
+
+def initial_classifier(backbone_name: str, dim: int, classes: int) -> nn.Linear:
+    """Features (batch, dim) to logits (batch, classes), on a backbone that is trained from scratch.
+
+    Weights are Kaiming-normal on our CIFAR residual networks, as all of these is, and otherwise
+    torch's default; so are all biases.
+    """
+    if backbone_name in CIFAR_RESNETS:
+        return kaiming_linear(dim, classes)
+    return nn.Linear(dim, classes)
 
 
 def write_classifier(classifier: nn.Linear, path: Path) -> None:

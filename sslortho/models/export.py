@@ -58,14 +58,19 @@ def _write_state(restored: RestoredBackbone, out: Path) -> None:
         torch.save(restored.network.state_dict(), file)
 
 
-STEMS = {
-    "stock": "",
-    "small": "model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False); "
-    "model.maxpool = torch.nn.Identity(); ",
-    "solo_learn": "model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=2, bias=False); "
-    "model.maxpool = torch.nn.Identity(); ",
-}
-"""What makes the first layers of a network of torchvision or timm those of a stem."""
+def _stem_statements(restored: RestoredBackbone) -> str:
+    """What makes the first layers of a network of torchvision or timm those of the stem."""
+    if restored.stem == "stock":
+        return ""
+    network: Any = restored.network
+    dense = restored.name.startswith("densenet")
+    conv, pool = ("features.conv0", "features.pool0") if dense else ("conv1", "maxpool")
+    channels = (network.features.conv0 if dense else network.conv1).out_channels
+    padding = 2 if restored.stem == "solo_learn" else 1
+    return (
+        f"model.{conv} = torch.nn.Conv2d(3, {channels}, 3, padding={padding}, bias=False); "
+        f"model.{pool} = torch.nn.Identity(); "
+    )
 
 
 def _loading(restored: RestoredBackbone, out: Path, library: str, model: str) -> tuple[str, str]:
@@ -76,7 +81,7 @@ def _loading(restored: RestoredBackbone, out: Path, library: str, model: str) ->
         state = f"safetensors.torch.load_file({str(out)!r})"
     strict = ", strict=False" if library == "torchvision" else ""
     load = f"model.load_state_dict({state}{strict})"
-    return f"import {imports}{library}", f"model = {model}; {STEMS[restored.stem]}{load}"
+    return f"import {imports}{library}", f"model = {model}; {_stem_statements(restored)}{load}"
 
 
 def export_timm(restored: RestoredBackbone, out: Path) -> tuple[str, str]:

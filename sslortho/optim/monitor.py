@@ -1,6 +1,6 @@
-"""What orthonormalising does to each layer's gradient, measured when asked for."""
+"""What orthonormalising does to each layer's gradient and filters, measured when asked for."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -9,6 +9,10 @@ from torch import Tensor
 from sslortho.optim.components import is_matrix, to_matrices
 from sslortho.optim.gradients import gather, is_sharded
 from sslortho.optim.polar_factor import polar
+from sslortho.optim.precision import ieee_float32
+
+TINY = 1e-4
+"""Bound of a gradient's entries in figure 9 (MarkTuddenham/Orthogonalised-Gradients, analysis.py)."""
 
 
 def effective_rank(matrices: Tensor) -> Tensor:
@@ -35,21 +39,83 @@ def measure_gradient(
 ) -> dict[str, Tensor]:
     """Scalars about a raw gradient G and its nearest orthonormal matrix O.
 
-    "cosine" between them, "distance" `||O - G||_F`, and "effective_rank" of G, the mean over its
-    matrices.
+    "cosine" between them, "distance" `||O - G||_F`, "effective_rank" of G, the mean over its
+    matrices, and "gradient_norm" `||G||_F`.
     """
-    if is_sharded(gradient):
-        gradient, _ = gather(gradient)
-    raw = to_matrices(gradient, components, view)
+    raw = to_matrices(_whole(gradient), components, view)
     factors = polar(raw).double()
     # of float64 even squares of float32 are in range; what is not finite becomes NaN all over
     matrices = torch.where(raw.isfinite().all(), raw.double(), torch.nan)
-    norms = torch.linalg.vector_norm(matrices) * torch.linalg.vector_norm(factors)
+    norm = torch.linalg.vector_norm(matrices)
+    norms = norm * torch.linalg.vector_norm(factors)
     return {
         "cosine": (matrices * factors).sum() / torch.where(norms == 0, 1, norms),
         "distance": torch.linalg.vector_norm(factors - matrices),
         "effective_rank": effective_rank(matrices).mean(),
+        "gradient_norm": norm,
     }
+
+
+@torch.no_grad()
+def count_disabled(gradient: Tensor) -> dict[str, Tensor]:
+    """Entries of a raw gradient that do not move their weights (arXiv 2202.07052, section 4.3).
+
+    "zero_gradients", those that are exactly 0: the paper's temporarily disabled parameters; and
+    "tiny_gradients", those of absolute value at most TINY, which its figure 9 counts.
+    """
+    whole = _whole(gradient)
+    return {"zero_gradients": (whole == 0).sum(), "tiny_gradients": (whole.abs() <= TINY).sum()}
+
+
+@torch.no_grad()
+def filter_cosine(weight: Tensor, components: int = 1, view: Any = "rows") -> Tensor | None:
+    """Mean absolute cosine of all distinct pairs of a layer's filters, over its matrices.
+
+    A filter is a row of a matrix; `sslortho.optim.components` has the table. A filter that is zero
+    has cosine 0 with every other. None if the matrices have a single row.
+    """
+    matrices = to_matrices(_whole(weight), components, view)
+    rows = matrices.shape[1]
+    if rows < 2:
+        return None
+    matrices = matrices.to(torch.promote_types(matrices.dtype, torch.float32))
+    unit = torch.nn.functional.normalize(matrices, dim=-1, eps=1e-8)  # as its cosine_similarity
+    with ieee_float32({unit.device.type}):
+        cosines = (unit @ unit.mT).abs_()
+    cosines.diagonal(dim1=-2, dim2=-1).zero_()
+    return cosines.sum(dim=(-2, -1)).mean() / (rows * (rows - 1))
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return gather(tensor)[0] if is_sharded(tensor) else tensor
+
+
+Matrix = tuple[str, Tensor, int, Any]
+"""Name of a layer, its parameter, and its `orth_components` and `orth_view`."""
+
+
+def _matrices(groups: Iterable[dict[str, Any]], orth_only: bool) -> Iterator[Matrix]:
+    """The matrices of an optimizer's groups, or of those that are orthonormalised."""
+    for number, group in enumerate(groups):
+        if orth_only and not group.get("orth", True):
+            continue
+        names = group.get("names") or [f"{number}.{i}" for i in range(len(group["params"]))]
+        layout = group.get("orth_components", 1), group.get("orth_view", "rows")
+        for name, parameter in zip(names, group["params"], strict=True):
+            if is_matrix(parameter) and parameter.numel():
+                yield name.removesuffix(".weight"), parameter, *layout
+
+
+def _look(figures: dict[str, Tensor]) -> dict[str, float]:
+    """Scalars of any device as plain numbers; waits for the device once."""
+    if not figures:
+        return {}
+    values = torch.stack([value.double() for value in figures.values()]).tolist()
+    return dict(zip(figures, values, strict=True))
+
+
+def _named(figures: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {f"{key}/{name}": value for key, value in figures.items()}
 
 
 def measure_gradients(groups: Iterable[dict[str, Any]]) -> dict[str, float]:
@@ -57,24 +123,37 @@ def measure_gradients(groups: Iterable[dict[str, Any]]) -> dict[str, float]:
 
     Args:
         groups: an optimizer's `param_groups`, before its step replaces the gradients. Names come
-            from a group's "names"; a group with orth=False is left out.
+            from a group's "names", without ".weight" at their end; a group with orth=False is left
+            out.
 
     Returns:
-        "cosine/NAME", "distance/NAME", "effective_rank/NAME".
+        "cosine/NAME", "distance/NAME", "effective_rank/NAME", "gradient_norm/NAME".
     """
     figures: dict[str, Tensor] = {}
-    for number, group in enumerate(groups):
-        if not group.get("orth", True):
-            continue
-        names = group.get("names") or [f"{number}.{i}" for i in range(len(group["params"]))]
-        for name, parameter in zip(names, group["params"], strict=True):
-            if parameter.grad is None or not is_matrix(parameter) or not parameter.numel():
-                continue
-            measured = measure_gradient(
-                parameter.grad, group.get("orth_components", 1), group.get("orth_view", "rows")
-            )
-            figures.update({f"{key}/{name}": value for key, value in measured.items()})
-    if not figures:
-        return {}
-    values = torch.stack([value.double() for value in figures.values()]).tolist()  # one look
-    return dict(zip(figures, values, strict=True))
+    for name, parameter, components, view in _matrices(groups, orth_only=True):
+        if parameter.grad is not None:
+            figures.update(_named(measure_gradient(parameter.grad, components, view), name))
+    return _look(figures)
+
+
+def measure_layers(groups: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """All there is to measure of every matrix in an optimizer's groups, orthonormalised or not.
+
+    Each costs a decomposition and the cosines of all pairs of its rows.
+
+    Args:
+        groups: as of `measure_gradients`, but one with orth=False is measured too.
+
+    Returns:
+        `measure_gradient` and `count_disabled` of each matrix that has a gradient, and
+        "filter_cosine/NAME" of each that has more rows than one.
+    """
+    figures: dict[str, Tensor] = {}
+    for name, parameter, components, view in _matrices(groups, orth_only=False):
+        if parameter.grad is not None:
+            figures.update(_named(measure_gradient(parameter.grad, components, view), name))
+            figures.update(_named(count_disabled(parameter.grad), name))
+        cosine = filter_cosine(parameter, components, view)
+        if cosine is not None:
+            figures[f"filter_cosine/{name}"] = cosine
+    return _look(figures)

@@ -15,14 +15,21 @@ class Classification(Task):
         classifier: features to logits (batch, classes).
         freeze_backbone: the backbone keeps its weights, and its statistics: it stays in evaluation
             mode whatever `train` says. Linear evaluation.
+        label_smoothing: share of the target spread evenly over all classes (arXiv 1512.00567,
+            section 7).
     """
 
     def __init__(
-        self, backbone: nn.Module, classifier: nn.Linear, freeze_backbone: bool = False
+        self,
+        backbone: nn.Module,
+        classifier: nn.Linear,
+        freeze_backbone: bool = False,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.classifier = classifier
+        self.label_smoothing = label_smoothing
         self.freeze_backbone = freeze_backbone
         if freeze_backbone:
             backbone.requires_grad_(False)
@@ -43,6 +50,6 @@ class Classification(Task):
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         logits = self.classify(views[0])
-        loss = functional.cross_entropy(logits, labels)
+        loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         hits = (logits.detach().argmax(dim=1) == labels).float()
         return {"loss": loss, "train_top1": 100 * hits.mean()}

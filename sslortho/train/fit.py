@@ -1,8 +1,8 @@
 """The only training loop."""
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sslortho.data import Batch, TrainLoader
-from sslortho.optim.monitor import measure_gradients
 from sslortho.tasks import Task
 from sslortho.train.checkpoint import CheckpointFolder
+from sslortho.train.instruments import Instruments
+from sslortho.train.options import FitOptions, FitResult
 from sslortho.train.progress import Clock, Progress, Window
 from sslortho.train.reporting import Reporter
 from sslortho.train.signals import StopRequest
+from sslortho.train.state import checkpoint_state, restore
 
 Schedule = Callable[[int], float]
 """Step (from 0) to the multiplier of every group's learning rate."""
@@ -30,53 +32,20 @@ class NonFiniteError(RuntimeError):
     """Too many steps in a row had gradients that were not finite."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FitOptions:
-    """How to train, apart from what is trained."""
-
-    epochs: int
-    """Passes over the data."""
-    accumulation_steps: int = 1
-    """Batches of the loader that make up one optimizer step. The task sees each alone."""
-    seed: int = 0
-    """Of whatever the model draws itself, dropout say: reset at every step, so a resumed run draws
-    what an unbroken one does."""
-    log_every: int = 10
-    """Steps between two records."""
-    evaluate_every: int = 0
-    """Epochs between two evaluations; 0 for none."""
-    checkpoint_every: int = 1
-    """Epochs between two checkpoints; there is always one at the end and when asked to stop."""
-    max_bad_steps: int = 10
-    """Steps in a row with non-finite gradients (skipped) before training stops with an error."""
-    log_gradients: bool = False
-    """With every record, what orthonormalising does to each layer's gradient of that step."""
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """How training ended."""
-
-    step: int
-    """Optimizer steps taken in all."""
-    stopped_by: int | None
-    """Number of the signal that asked for a stop; None if training is complete."""
-    loss: float
-    """Of the last record."""
-    images_per_second: float
-    """Over this session's steps, evaluation and checkpoints left out; nan if it took none."""
-
-
 def _accumulate(
-    task: nn.Module, batches: Iterable[Batch], count: int, accelerator: Accelerator
+    task: nn.Module,
+    batches: Iterable[Batch],
+    count: int,
+    accelerator: Accelerator,
+    around_first: AbstractContextManager[Any],
 ) -> tuple[dict[str, Tensor], int]:
     """Backward through `count` batches; their mean metrics, and the images seen on this rank."""
     sums: dict[str, Tensor] = {}
     images = 0
     for i, batch in enumerate(batches):
         # gradients travel between ranks once a step
-        quiet = accelerator.no_sync(task) if i < count - 1 else contextlib.nullcontext()
-        with quiet:
+        quiet = accelerator.no_sync(task) if i < count - 1 else nullcontext()
+        with quiet, around_first if i == 0 else nullcontext():
             metrics = task(batch.views, batch.labels)
             accelerator.backward(metrics["loss"] / count)
         for name, value in metrics.items():
@@ -93,34 +62,6 @@ def _offenders(task: nn.Module, most: int = 5) -> str:
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
     ]
     return ", ".join(bad[:most]) + (f" and {len(bad) - most} more" if len(bad) > most else "")
-
-
-def _checkpoint_state(
-    progress: Progress,
-    window: Window,
-    task: nn.Module,
-    optimizer: Optimizer,
-    accelerator: Accelerator,
-) -> dict[str, Any]:
-    return {
-        "progress": progress.state(),
-        "window": window.state(),
-        "task": accelerator.unwrap_model(task).state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
-    }
-
-
-def _restore(
-    state: dict[str, Any], task: nn.Module, optimizer: Optimizer, accelerator: Accelerator
-) -> tuple[Progress, Window]:
-    accelerator.unwrap_model(task).load_state_dict(state["task"])
-    optimizer.load_state_dict(state["optimizer"])
-    if accelerator.scaler and state["scaler"]:
-        accelerator.scaler.load_state_dict(state["scaler"])
-    window = Window(**state.get("window", {}))  # older checkpoints have none
-    window.sums = {name: value.to(accelerator.device) for name, value in window.sums.items()}
-    return Progress(**state["progress"]), window
 
 
 class _Fit:
@@ -160,13 +101,13 @@ class _Fit:
         self.progress = Progress()
         self.clock = Clock()
         self.window = Window()
-        self.gradients: dict[str, float] = {}
+        self.instruments = Instruments(task, self.optimizer, options)
 
     def run(self) -> FitResult:
         """Train from where the newest checkpoint stands to the end, or to a signal."""
         state = self.checkpoints.load_latest()
         if state is not None:
-            restored = _restore(state, self.task, self.optimizer, self.accelerator)
+            restored = restore(state, self.task, self.optimizer, self.accelerator)
             self.progress, self.window = restored
             self.reporter.say(f"resuming at step {self.progress.step}")
         self.reporter.resume(self.progress.step)
@@ -194,17 +135,18 @@ class _Fit:
         batches = iter(self.loader)
         self.clock.start()
         while progress.step_in_epoch < self.steps_per_epoch:
-            self._step(islice(batches, count))
+            recorded = self._record_follows()
+            self._step(islice(batches, count), recorded)
             progress.step += 1
             progress.step_in_epoch += 1
-            if progress.step % self.options.log_every == 0:
+            if recorded:
                 self._log()
             yield
-        if self.window.steps:
+        if self.window.steps:  # an older checkpoint, made between an epoch's end and its record
             self._log()
 
-    def _step(self, batches: Iterable[Batch]) -> None:
-        """One optimizer step."""
+    def _step(self, batches: Iterable[Batch], recorded: bool) -> None:
+        """One optimizer step, measured if a record follows."""
         torch.manual_seed(
             (self.options.seed << 32) + self.progress.step * self.accelerator.num_processes
             + self.accelerator.process_index
@@ -215,7 +157,8 @@ class _Fit:
         self.optimizer.zero_grad(set_to_none=True)
         count = self.options.accumulation_steps
         statistics = [b.clone() for b in self.plain_task.buffers()]
-        metrics, images = _accumulate(self.task, batches, count, self.accelerator)
+        watching = self.instruments.watch() if recorded else nullcontext()
+        metrics, images = _accumulate(self.task, batches, count, self.accelerator, watching)
         if self.accelerator.scaler:
             self.accelerator.unscale_gradients(self.optimizer)
         grads = [p.grad for p in self.task.parameters() if p.grad is not None]
@@ -224,13 +167,13 @@ class _Fit:
         if not finite:  # what broke the gradients has broken batch norm's running statistics too
             for buffer, before in zip(self.plain_task.buffers(), statistics, strict=True):
                 buffer.copy_(before)
-        if finite and self.options.log_gradients and self._record_follows():
-            self.gradients = measure_gradients(self.optimizer.param_groups)
+        if finite and recorded:
+            self.instruments.measure()
         self._update(finite, metrics)
         self.window.add(metrics, images * self.accelerator.num_processes)
 
     def _record_follows(self) -> bool:
-        """Whether a record is written after the step that is being taken."""
+        """Whether a record is written after the next step."""
         last = self.progress.step_in_epoch + 1 == self.steps_per_epoch
         return last or (self.progress.step + 1) % self.options.log_every == 0
 
@@ -260,9 +203,8 @@ class _Fit:
         values["images_per_second"] = self.clock.stop(self.window.images)
         groups = self.optimizer.param_groups
         rates = {f"lr/{group.get('name', 'all')}": float(group["lr"]) for group in groups}
-        record = {**values, **rates, **self.gradients}
+        record = {**values, **rates, **self.instruments.take()}
         self.reporter.log(self.progress.step, self.progress.epoch, record)
-        self.gradients = {}
         shown = {
             "loss": values["loss"],
             "img/s": values["images_per_second"],
@@ -292,7 +234,7 @@ class _Fit:
         assert isinstance(sums, dict)
         window = replace(self.window, sums=sums)  # every rank goes on from the mean of all
         if self.accelerator.is_main_process:
-            state = _checkpoint_state(
+            state = checkpoint_state(
                 self.progress, window, self.task, self.optimizer, self.accelerator
             )
             self.checkpoints.save({**state, "config": self.config}, self.progress.step)

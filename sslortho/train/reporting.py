@@ -118,17 +118,28 @@ def _series(records: list[Record], name: str) -> tuple[list[float], list[float]]
     return list(steps), list(values)  # pyright: ignore[reportReturnType]
 
 
+ACCURACIES = {
+    "val_top1": "held-out top-1 (%)",
+    "top1": "top-1 (%)",
+    "knn_top1": "kNN top-1 (%)",
+}
+"""What is drawn beside the loss, the first that there is."""
+
+
 def draw_curves(path: Path, runs: dict[str, list[Record]], title: str = "") -> None:
-    """Loss and accuracy against steps, a line for each run; top-1, or of pretraining kNN's.
+    """Loss and accuracy against steps, a line for each run.
+
+    The accuracy is that of held-out images if there are some, else of test images, or of pretraining
+    kNN's.
 
     Args:
         path: the picture.
         runs: label to records of a metrics.jsonl.
         title: above the picture.
     """
-    classified = any("top1" in record for records in runs.values() for record in records)
-    accuracy = {"top1": "top-1 (%)"} if classified else {"knn_top1": "kNN top-1 (%)"}
-    panels = {"loss": "loss", **accuracy}
+    known = {name for records in runs.values() for record in records for name in record}
+    accuracy = next((name for name in ACCURACIES if name in known), "knn_top1")
+    panels = {"loss": "loss", accuracy: ACCURACIES[accuracy]}
     figure = new_figure(10, 4)
     for axis, (name, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         for run, records in runs.items():

@@ -38,7 +38,12 @@ def prepare_folder(
         if views is not None:
             draw_views(folder / "views.png", views)
     accelerator.wait_for_everyone()
-    known = {name: value for name, value in options.items() if value is not None}
+    plain = (bool, int, float, str)  # what TensorBoard takes
+    known = {
+        name: value if isinstance(value, plain) else str(value)
+        for name, value in options.items()
+        if value is not None
+    }
     accelerator.init_trackers("sslortho", config=known)
 
 

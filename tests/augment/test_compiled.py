@@ -13,9 +13,9 @@ PACKAGE = Path(sslortho.__file__).parent
 PROGRAM = """
 import numpy as np
 from sslortho.augment.geometry_kernel import draw_box
-from sslortho.augment.view_kernel import choose_window
-settings = np.zeros(15)
-settings[5:9] = 0.2, 0.4, 0.5, 2.0
+from sslortho.augment.view_kernel import PADDING, SCALE, SETTINGS, choose_window
+settings = np.zeros(SETTINGS)
+settings[PADDING], settings[SCALE : SCALE + 4] = -1, (0.2, 0.4, 0.5, 2.0)
 window = choose_window(np.full(23, 0.5), settings, 100, 100)
 print(window[1], choose_window.stats.cache_hits and "kept" or "compiled")
 """

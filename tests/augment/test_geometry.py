@@ -183,6 +183,38 @@ def test_flips_have_their_frequency_whatever_the_box(flip_p):
         assert abs(np.corrcoef(crops.flip, crops.left)[0, 1]) < 4 / np.sqrt(COUNT)
 
 
+PADDED = ViewSpec(crop_size=32, crop_padding=4, blur_p=0.0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (31, 37), (24, 32)])
+def test_padded_crops_take_every_place_equally_often(height, width):
+    boxes = draw(PADDED, height, width, random_uniform(20_000))
+    assert (boxes[:, 2:] == 32).all()
+    counts = np.zeros((height + 8 - 32 + 1, width + 8 - 32 + 1))
+    np.add.at(counts, (boxes[:, 0] + 4, boxes[:, 1] + 4), 1)
+    assert counts.sum() == 20_000
+    if counts.size > 1:
+        assert stats.chisquare(counts.ravel()).pvalue > P_VALUE
+
+
+def test_padded_crops_are_placed_as_torchvisions_random_crop_places_them():
+    torch.manual_seed(0)
+    image = torch.empty(3, 40 + 8, 33 + 8, device="meta")
+    theirs = [transforms.RandomCrop.get_params(image, (32, 32))[:2] for _ in range(COUNT)]
+    ours = draw(PADDED, 40, 33, random_uniform(COUNT))[:, :2] + 4
+    for a, b in zip(ours.T, np.array(theirs).T, strict=True):
+        values, counts = zip(*(np.unique(x, return_counts=True) for x in (a, b)), strict=True)
+        np.testing.assert_array_equal(*values)
+        assert stats.chi2_contingency(np.array(counts)).pvalue > P_VALUE
+
+
+@pytest.mark.parametrize(("spec", "height", "width"), [(PADDED, 23, 90), (PADDED, 90, 23)])
+def test_images_too_small_even_with_their_padding_are_refused(spec, height, width):
+    message = rf"crop_size=32 with crop_padding=4 needs images of 24 x 24 .* {height} x {width}"
+    with pytest.raises(ValueError, match=message):
+        draw_crops(spec, np.array([64, height]), np.array([64, width]), random_uniform(2))
+
+
 HEIGHT, WIDTH = 61, 83
 BOXES = {  # top, left, height, width
     "shrinks": (3, 5, 55, 70),
@@ -272,6 +304,29 @@ def test_a_box_of_the_size_of_the_crop_is_copied_exactly():
     cut = image[:, :, 5:37, 7:39]
     assert torch.equal(result[0], cut[0])
     assert torch.equal(result[1], cut[1].flip(-1))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "padding"),
+    [(32, 32, 32, 4), (12, 17, 11, 3), (50, 61, 24, 9), (5, 7, 9, 2), (4, 4, 3, 8)],
+)
+def test_a_padded_crop_is_torchvisions_pad_crop_and_hflip_to_the_pixel(
+    height, width, size, padding
+):
+    """At every place, the corners and places wholly beyond the image among them."""
+    image = noise(1, height, width)
+    padded = tv.pad(image[0], [padding])
+    places = [
+        (top, left)
+        for top in range(height + 2 * padding - size + 1)
+        for left in range(width + 2 * padding - size + 1)
+    ]
+    flip = [(top + left) % 2 == 0 for top, left in places]
+    boxes = [(top - padding, left - padding, size, size) for top, left in places]
+    result = crop_and_resize(image.expand(len(boxes), -1, -1, -1), crop_draw(boxes, flip), size)
+    for crop, place, flipped in zip(result, places, flip, strict=True):
+        expected = tv.crop(padded, *place, size, size)
+        assert torch.equal(crop, tv.hflip(expected) if flipped else expected)
 
 
 def test_one_pixel_becomes_a_plain_crop_of_its_colour():

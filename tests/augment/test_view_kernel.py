@@ -10,7 +10,7 @@ from photometry import adjusted_by_torchvision
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from sslortho.augment import VIEWS, EvaluationSpec, ViewSpec
+from sslortho.augment import SUPERVISED_VIEWS, VIEWS, EvaluationSpec, ViewSpec
 from sslortho.augment.geometry import draw_crops
 from sslortho.augment.geometry_kernel import GEOMETRY_DRAWS, crop_planes
 from sslortho.augment.photometric import (
@@ -93,7 +93,12 @@ def test_what_lies_outside_of_the_box_does_not_matter():
     np.testing.assert_array_equal(planes_of(image, window, 24), planes_of(other, window, 24))
 
 
-@pytest.mark.parametrize("spec", [ViewSpec(), ViewSpec(crop_scale=(0.9, 1.0), flip_p=0.2)])
+PADDED = ViewSpec(crop_size=32, crop_padding=14, blur_p=0.0)
+
+
+@pytest.mark.parametrize(
+    "spec", [ViewSpec(), ViewSpec(crop_scale=(0.9, 1.0), flip_p=0.2), PADDED], ids=str
+)
 def test_the_window_that_is_chosen_is_the_box_that_is_drawn(spec):
     """draw_crops is held to torchvision's distribution by its own tests."""
     uniform = np.random.default_rng(0).random((200, GEOMETRY_DRAWS))
@@ -103,7 +108,71 @@ def test_the_window_that_is_chosen_is_the_box_that_is_drawn(spec):
     for i in range(200):
         box = (int(x[i]) for x in (draw.top, draw.left, draw.height, draw.width))
         window = choose_window(uniform[i], settings, heights[i], widths[i])
-        assert window.tolist() == whole(*box, bool(draw.flip[i]))
+        expected = np.array(whole(*box, bool(draw.flip[i])))
+        expected[[2, 3]] = expected[[2, 3]].clip(0, heights[i])
+        expected[[6, 7]] = expected[[6, 7]].clip(0, widths[i])
+        np.testing.assert_array_equal(window, expected)
+
+
+def place_at(top: int, left: int, down: int, across: int, flip: bool) -> np.ndarray:
+    """Uniforms that choose a place of so many down and across."""
+    uniform = np.full((1, GEOMETRY_DRAWS), 0.25 if flip else 0.75)
+    uniform[0, -3:-1] = (top + 0.5) / down, (left + 0.5) / across
+    return uniform
+
+
+# source as large as the crop, smaller, larger than a vector; last: squares wholly beyond the image
+@pytest.mark.parametrize(
+    ("height", "width", "size", "padding"),
+    [(32, 32, 32, 4), (12, 17, 11, 3), (50, 61, 24, 9), (5, 7, 9, 2), (4, 4, 3, 8)],
+)
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_padded_crop_is_torchvisions_pad_crop_and_hflip_to_the_pixel(
+    height, width, size, padding, flip
+):
+    """At every place, the corners among them."""
+    image = noise(height, width)
+    padded = tv.pad(torch.from_numpy(image).permute(2, 0, 1), [padding])
+    spec = ViewSpec(crop_size=size, crop_padding=padding, blur_p=0.0)
+    settings = view_settings((spec,))
+    down, across = height + 2 * padding - size + 1, width + 2 * padding - size + 1
+    for top in range(down):
+        for left in range(across):
+            crops = np.full((1, size, size, 3), 77, np.uint8)
+            uniform = place_at(top, left, down, across, flip)
+            crop_views(image, uniform, settings, crops)
+            expected = tv.crop(padded, top, left, size, size)
+            expected = tv.hflip(expected) if flip else expected
+            assert torch.equal(torch.from_numpy(crops[0]).permute(2, 0, 1), expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(23, 40), (40, 23)])
+def test_an_image_too_small_even_with_its_padding_is_refused(height, width):
+    settings = view_settings((ViewSpec(crop_size=32, crop_padding=4, blur_p=0.0),))
+    crops = np.zeros((1, 32, 32, 3), np.uint8)
+    with pytest.raises(ValueError, match="smaller than crop_size even with crop_padding"):
+        crop_views(noise(height, width), np.full((1, GEOMETRY_DRAWS), 0.5), settings, crops)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_finished_padded_views_are_torchvisions_of_the_drawn_box(channels_last):
+    """Black is 0 before the normalisation, not after."""
+    (spec,) = SUPERVISED_VIEWS["supervised_small"]()
+    settings, image = view_settings((spec,)), noise(32, 32)
+    uniform = np.random.default_rng(0).random((20, 1, GEOMETRY_DRAWS))
+    table = pack_photometric(draw(spec, 1))
+    padded = tv.pad(as_tensor(image) / 255, [4])
+    sizes = np.full(20, 32), np.full(20, 32)
+    drawn = draw_crops(spec, *sizes, uniform[:, 0])
+    for i in range(20):
+        out = np.full((1, 1, 3 * 32 * 32), np.nan, np.float32)
+        render_views(image, uniform[i], table, settings, channels_last, out, 0)
+        flat = torch.from_numpy(out[0, 0])
+        ours = flat.view(32, 32, 3).permute(2, 0, 1) if channels_last else flat.view(3, 32, 32)
+        expected = tv.crop(padded, int(drawn.top[i]) + 4, int(drawn.left[i]) + 4, 32, 32)
+        expected = tv.hflip(expected) if drawn.flip[i] else expected
+        expected = tv.normalize(expected, list(spec.mean), list(spec.std))
+        torch.testing.assert_close(ours, expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(("height", "width"), [(50, 71), (71, 50), (41, 41), (300, 200)])

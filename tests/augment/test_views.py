@@ -14,6 +14,7 @@ BARLOW_TWINS = {
     "crop_size": 224,
     "crop_scale": (0.08, 1.0),
     "crop_ratio": (3 / 4, 4 / 3),
+    "crop_padding": None,
     "flip_p": 0.5,
     "jitter_p": 0.8,
     "brightness": 0.4,
@@ -76,6 +77,7 @@ BAD_FIELDS = {
     "crop_scale above one": {"crop_scale": (0.5, 1.2)},
     "crop_ratio zero": {"crop_ratio": (0.0, 1.0)},
     "crop_ratio falling": {"crop_ratio": (4 / 3, 3 / 4)},
+    "crop_padding negative": {"crop_padding": -1},
     "brightness below": {"brightness": -0.1},
     "brightness above": {"brightness": 1.1},
     "contrast": {"contrast": 1.1},
@@ -103,6 +105,7 @@ def test_a_bad_field_is_refused_by_its_name(bad):
 BORDERLINE = {
     "probabilities of 0 and 1": {"flip_p": 0.0, "jitter_p": 1.0},
     "whole image": {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)},
+    "no padding, yet no resizing": {"crop_padding": 0},
     "strengths of 1 and 0": {"brightness": 1.0, "contrast": 0.0, "hue": 0.5},
     "longest kernel that can be reflected": {"crop_size": 12, "blur_taps": 23},
     "a long kernel that is never used": {"crop_size": 8, "blur_p": 0.0},
@@ -149,6 +152,17 @@ def test_supervised_views_have_torchvisions_crop_and_flip_alone():
     off = (view.jitter_p, view.grayscale_p, view.blur_p, view.solarise_p)
     assert off == (0, 0, 0, 0)
     assert (view.mean, view.std) == (CIFAR10_MEAN, CIFAR10_STD)
+
+
+@pytest.mark.parametrize(("size", "padding"), [(32, 4), (64, 8)])
+def test_the_view_for_small_images_has_padding_and_flip_alone(size, padding):
+    """arXiv 1512.03385, section 4.2: 4 pixels on each side of 32."""
+    (view,) = SUPERVISED_VIEWS["supervised_small"](size)
+    assert (view.crop_size, view.crop_padding, view.flip_p) == (size, padding, 0.5)
+    off = (view.jitter_p, view.grayscale_p, view.blur_p, view.solarise_p)
+    assert off == (0, 0, 0, 0)
+    assert (view.mean, view.std) == (CIFAR10_MEAN, CIFAR10_STD)
+    assert evaluation_spec(view, in_memory=True).resize == size
 
 
 @pytest.mark.parametrize("size", [(32, 32), (20, 32), (40, 32)])

@@ -34,6 +34,7 @@ COUNT, BATCH, SEED, SIDE = 40, 12, 3, 24
 PAIR = VIEWS["barlow_twins"](SIDE)
 RENDERER = ViewRenderer(PAIR, seed=SEED, channels_last=True)
 SUPERVISED = ViewRenderer((ViewSpec(crop_size=SIDE, jitter_p=0, grayscale_p=0, blur_p=0),), SEED)
+PADDED = ViewRenderer(tuple(replace(view, crop_padding=5) for view in SUPERVISED.specs), SEED)
 EVALUATION = EvaluationRenderer(EvaluationSpec(crop_size=SIDE, resize=28), channels_last=True)
 
 with_ffcv = pytest.mark.usefixtures("ffcv")
@@ -122,11 +123,19 @@ def test_evaluation_views_are_those_of_the_files_in_order(data, cache):
 
 
 @with_ffcv
-def test_one_view_for_supervised_training(data):
+@pytest.mark.parametrize("renderer", [SUPERVISED, PADDED], ids=["resized", "padded"])
+def test_one_view_for_supervised_training(data, renderer):
     files, folder = data["raw"]
-    ours = collect(loader(beton(folder), SUPERVISED))
+    ours = collect(loader(beton(folder), renderer))
     assert [len(batch) for batch in ours] == [2] * 3
-    assert_same(ours, collect(loader(FileSource(files), SUPERVISED)))
+    assert_same(ours, collect(loader(FileSource(files), renderer)))
+
+
+@with_ffcv
+def test_an_image_too_small_for_its_padded_crop_is_refused(data):
+    specs = tuple(replace(view, crop_size=80, crop_padding=2) for view in SUPERVISED.specs)
+    with pytest.raises(ValueError, match="smaller than crop_size even with crop_padding"):
+        collect(loader(beton(data["raw"][1]), ViewRenderer(specs, SEED)))
 
 
 def test_a_smart_file_holds_both_kinds_and_reads_as_written(data):

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,14 @@ import torchvision
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from sslortho.data import ImageArray, ImageFiles, balanced_subset, image_folder, load_split
+from sslortho.data import (
+    ImageArray,
+    ImageFiles,
+    balanced_subset,
+    datasets,
+    image_folder,
+    load_split,
+)
 from sslortho.data.image_folder import read_image
 
 
@@ -326,7 +334,7 @@ def test_images_of_different_sizes_cannot_be_forced_into_memory(tmp_path):
         load_split("folder", tmp_path, "train", "tensor")
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "folder"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "folder", "imagenet"])
 def test_data_dir_is_needed(name):
     with pytest.raises(ValueError, match=rf"data='{name}' needs data_dir"):
         load_split(name, None, "train")
@@ -341,7 +349,7 @@ def test_an_unknown_data_set_names_the_nearest(name, hint):
 
 
 def test_an_unknown_data_set_near_to_nothing_lists_them_all():
-    with pytest.raises(ValueError, match=r"digits, cifar10, cifar100, folder, beton$"):
+    with pytest.raises(ValueError, match=r"digits, cifar10, cifar100, folder, beton, imagenet$"):
         load_split("xyzzy", None, "train")
 
 
@@ -397,6 +405,54 @@ def test_a_folder_of_mixed_modes_is_read_as_rgb(tmp_path):
     data = load_split("folder", tmp_path, "train")
     assert data.images.shape == (2, 3, 8, 8)
     np.testing.assert_array_equal(data.images[1].numpy(), np.stack([grey] * 3))
+
+
+# ImageNet
+
+
+def write_imagenet(root: Path) -> None:
+    for split, count in (("train", 3), ("val", 1)):
+        for label, wnid in enumerate(("n01440764", "n01443537")):
+            for i in range(count):
+                write(root / split / wnid / f"{i}.JPEG", 10 * label + i, 100 + i, 120)
+    write(root / "test" / "ILSVRC2012_test_00000001.JPEG")  # unlabelled, as ImageNet's are
+
+
+@pytest.mark.parametrize(("split", "folder", "count"), [("train", "train", 3), ("test", "val", 1)])
+def test_imagenet_is_read_from_train_and_val(tmp_path, split, folder, count):
+    write_imagenet(tmp_path)
+    data = load_split("imagenet", tmp_path, split)
+    assert isinstance(data, ImageFiles)
+    assert data.classes == ("n01440764", "n01443537")
+    assert data.labels.tolist() == [0] * count + [1] * count
+    assert [Path(path).parent.parent for path in data.paths] == [tmp_path / folder] * 2 * count
+    assert all(
+        Path(path).parent.name == data.classes[k]
+        for path, k in zip(data.paths, data.labels, strict=True)
+    )
+
+
+def test_imagenet_without_val_has_no_test_split(tmp_path):
+    write_imagenet(tmp_path)
+    shutil.rmtree(tmp_path / "val")
+    assert load_split("imagenet", tmp_path, "test") is None
+
+
+def test_imagenet_prefers_betons(tmp_path, monkeypatch):
+    write_imagenet(tmp_path)
+    calls = []
+    monkeypatch.setattr(datasets, "beton", lambda *args: calls.append(args))
+    (tmp_path / "val.beton").touch()
+    assert len(load_split("imagenet", tmp_path, "train")) == 6
+    (tmp_path / "train.beton").touch()
+    for split in ("train", "test"):
+        load_split("imagenet", tmp_path, split)
+    assert calls == [(tmp_path, "train"), (tmp_path, "test")]
+
+
+def test_imagenet_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="no folder train/"):
+        load_split("imagenet", tmp_path, "train")
 
 
 # CIFAR

@@ -192,9 +192,10 @@ def test_workers_change_no_bit_over_epochs_and_broken_off_iterations(make_loader
     assert same_bits(collect(helped, 2, 1), collect(alone, 2)[1:])
 
 
-def test_files_and_tensors_are_cropped_by_the_same_boxes(tmp_path):
+@pytest.mark.parametrize("spec", [CROPS, replace(CROPS, crop_padding=7)], ids=["resized", "padded"])
+def test_files_and_tensors_are_cropped_by_the_same_boxes(tmp_path, spec):
     pictures = [smooth_picture(i, 40, 56) for i in range(12)]
-    renderer, order = ViewRenderer((CROPS, CROPS), seed=SEED), EpochOrder(12, 12, SEED)
+    renderer, order = ViewRenderer((spec, spec), seed=SEED), EpochOrder(12, 12, SEED)
     from_files = ViewLoader(FileSource(as_files(tmp_path, pictures)), renderer, order, CPU, 0)
     in_memory = TensorLoader(as_array(pictures), renderer, order, CPU)
     for epoch in (0, 1):
@@ -232,6 +233,35 @@ def test_files_of_different_sizes_are_cropped_as_torchvision_does(tmp_path):
             image = as_float(pictures[indices[i]])
             crop = tv.resized_crop(image, *box, [SIDE, SIDE], InterpolationMode.BICUBIC)
             assert_within_rounding(pixels, tv.hflip(crop) if draw.flip[i] else crop)
+
+
+def test_padded_crops_of_files_and_tensors_are_the_devices_to_the_pixel(tmp_path):
+    """No pixel is resampled, so that nothing depends on who makes the crop."""
+    pictures = [picture(i, 18, 25) for i in range(12)]
+    specs = (replace(PLAIN, crop_padding=3, flip_p=0.5),) * 2
+    renderer, order = ViewRenderer(specs, seed=SEED), EpochOrder(12, 12, SEED)
+    data = as_array(pictures)
+    loaders = (
+        ViewLoader(FileSource(as_files(tmp_path, pictures)), renderer, order, CPU, 0),
+        TensorLoader(data, renderer, order, CPU),
+    )
+    (indices,) = order.steps(2)
+    theirs = renderer.render(data.images[torch.from_numpy(indices)], indices, 2)
+    for loader in loaders:
+        ((*ours, _),) = collect(loader, 2)
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(to_pixels(a), to_pixels(b))
+    assert not torch.equal(*theirs)
+
+
+def test_images_too_small_for_their_padding_are_refused_before_training(tmp_path):
+    pictures = [picture(i, 8, 30) for i in range(4)]
+    renderer = ViewRenderer((replace(PLAIN, crop_padding=3),), seed=SEED)
+    with pytest.raises(ValueError, match=rf"crop_padding=3 needs images of {SIDE - 6} x"):
+        TensorLoader(as_array(pictures), renderer, EpochOrder(4, 2), CPU)
+    source = FileSource(as_files(tmp_path, pictures))
+    with pytest.raises(ValueError, match="smaller than crop_size even with crop_padding"):
+        next(iter(ViewLoader(source, renderer, EpochOrder(4, 2), CPU, 0)))
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

@@ -1,9 +1,11 @@
 import pytest
 import torch
 import torchvision
+from networks import trained
+from scipy import stats
 from torch import nn
 
-from sslortho.models import BACKBONES, create_backbone, feature_dim
+from sslortho.models import BACKBONES, create_backbone, feature_dim, initial_classifier
 from sslortho.models.backbones import TORCHVISION
 from sslortho.models.cifar_resnet import BasicCNN, CifarResNet
 
@@ -14,13 +16,27 @@ DIMS = {
     "resnet44": 64,
     "resnet56": 64,
     "resnet110": 64,
+    "resnet20_postact": 64,
+    "resnet32_postact": 64,
+    "resnet44_postact": 64,
+    "resnet56_postact": 64,
+    "resnet110_postact": 64,
     "resnet18": 512,
     "resnet34": 512,
     "resnet50": 2048,
     "resnet101": 2048,
     "resnext50_32x4d": 2048,
     "wide_resnet50_2": 2048,
+    "densenet121": 1024,
+    "densenet161": 2208,
+    "vit_small_32": 192,
 }
+DENSE = ("densenet121", "densenet161")
+RESIDUAL = tuple(name for name in TORCHVISION if name not in DENSE)
+STEMS = [
+    *((name, stem) for name in TORCHVISION for stem in ("stock", "small")),
+    *((name, "solo_learn") for name in RESIDUAL),
+]
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -35,12 +51,54 @@ def test_basic_cnn_has_the_published_number_of_parameters():
 @pytest.mark.parametrize(
     ("depth", "millions"), [(20, "0.27"), (32, "0.46"), (44, "0.66"), (56, "0.85"), (110, "1.7")]
 )
-def test_cifar_resnets_have_the_published_number_of_parameters(depth, millions):
+@pytest.mark.parametrize("post_activation", [False, True])
+def test_cifar_resnets_have_the_published_number_of_parameters(depth, millions, post_activation):
     """arXiv 1512.03385, table 6."""
-    model = CifarResNet(depth, num_classes=10)
+    model = CifarResNet(depth, num_classes=10, post_activation=post_activation)
     assert f"{count_parameters(model) / 1e6:.{len(millions) - 2}f}" == millions
     weighted = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     assert len(weighted) == depth
+
+
+PUBLISHED = {
+    "basic_cnn": (10, 24_714),  # arXiv 2202.07052, appendix A.1
+    # those of github.com/akamaster/pytorch_resnet_cifar10, batch norm counted
+    "resnet20_postact": (10, 269_722),
+    "resnet32_postact": (10, 464_154),
+    "resnet44_postact": (10, 658_586),
+    "resnet56_postact": (10, 853_018),
+    "resnet110_postact": (10, 1_727_962),
+    # torchvision's documentation of its weights
+    "resnet18": (1000, 11_689_512),
+    "resnet34": (1000, 21_797_672),
+    "resnet50": (1000, 25_557_032),
+    "densenet121": (1000, 7_978_856),
+    "densenet161": (1000, 28_681_000),
+    "resnext50_32x4d": (1000, 25_028_904),
+    "wide_resnet50_2": (1000, 68_883_240),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_backbone_and_classifier_have_the_published_number_of_parameters(name):
+    classes, published = PUBLISHED[name]
+    with torch.device("meta"):
+        backbone = create_backbone(name)
+        classifier = initial_classifier(name, DIMS[name], classes)
+    assert count_parameters(backbone) + count_parameters(classifier) == published
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
+def test_pre_activation_networks_have_the_parameters_that_their_layers_add_up_to(depth):
+    n = (depth - 2) // 6
+    # 3x3 convolutions: the image's, then 2n in each of three stages, whose first is of its input
+    convolutions = 9 * (3 * 16 + 2 * n * 16**2)
+    convolutions += 9 * (16 * 32 + (2 * n - 1) * 32**2) + 9 * (32 * 64 + (2 * n - 1) * 64**2)
+    # batch norm of every convolution's input but the image, and of the features: scale and shift
+    normalised = 2 * n * 16 + (16 + (2 * n - 1) * 32) + (32 + (2 * n - 1) * 64) + 64
+    with torch.device("meta"):
+        count = count_parameters(CifarResNet(depth, num_classes=10))
+    assert count == convolutions + 2 * normalised + 64 * 10 + 10
 
 
 def test_cifar_resnet_stages_halve_the_resolution_and_double_the_channels():
@@ -76,6 +134,44 @@ def test_cifar_resnet_block_is_fully_pre_activated():
     assert block(x).min() < 0
 
 
+def normalised(x: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
+    mean, var, weight, bias = (
+        value.detach().view(-1, 1, 1)
+        for value in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    )
+    return (x - mean) / (var + 1e-5).sqrt() * weight + bias
+
+
+@pytest.mark.parametrize("stage", ["layer1", "layer2"])
+def test_cifar_resnet_block_is_post_activated(stage):
+    """arXiv 1512.03385, figure 2: relu(bn(conv(relu(bn(conv(x))))) + x), the zero channels last."""
+    network = trained(CifarResNet(20, post_activation=True))
+    block, stride = getattr(network, stage)[0], 1 if stage == "layer1" else 2
+    x = torch.randn(2, 16, 8, 8)
+    hidden = nn.functional.conv2d(x, block.conv1.weight, stride=stride, padding=1)
+    hidden = normalised(hidden, block.bn1).relu()
+    hidden = normalised(nn.functional.conv2d(hidden, block.conv2.weight, padding=1), block.bn2)
+    shortcut = torch.zeros_like(hidden)
+    shortcut[:, :16] = x[:, :, ::stride, ::stride]
+    torch.testing.assert_close(block(x), (hidden + shortcut).relu())
+
+
+def test_post_activated_network_is_its_parts_in_order():
+    network, x = (
+        trained(CifarResNet(8, 10, width=4, post_activation=True)),
+        torch.randn(2, 3, 16, 16),
+    )
+    hidden = nn.functional.conv2d(x, network.conv1.weight, padding=1)
+    hidden = normalised(hidden, network.bn1).relu()
+    for stage in (network.layer1, network.layer2, network.layer3):
+        hidden = stage(hidden)
+    expected = hidden.flatten(2).mean(2) @ network.fc.weight.T + network.fc.bias
+    torch.testing.assert_close(network(x), expected)
+    assert {type(m).__name__ for m in network.children()} == {
+        "Conv2d", "BatchNorm2d", "Sequential", "Linear",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("depth", [2, 18, 19, 51])
 def test_depth_must_be_6n_plus_2(depth):
     with pytest.raises(ValueError, match=rf"depth={depth} must be 6 n \+ 2"):
@@ -95,14 +191,15 @@ def test_features_are_two_dimensional(name):
     assert feature_dim(backbone, 32) == DIMS[name]
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
-@pytest.mark.parametrize("stem", ["stock", "small", "solo_learn"])
+@pytest.mark.parametrize(("name", "stem"), STEMS)
 def test_state_dict_fits_torchvisions_model_but_for_the_classifier(name, stem):
     with torch.device("meta"):
         ours = create_backbone(name, stem=stem).state_dict()
         theirs = torchvision.models.get_model(name, weights=None).state_dict()
-    differing = {"conv1.weight"} if stem != "stock" else set()
-    assert set(theirs) - set(ours) == {"fc.weight", "fc.bias"}
+    first = "features.conv0.weight" if name in DENSE else "conv1.weight"
+    head = "classifier" if name in DENSE else "fc"
+    differing = {first} if stem != "stock" else set()
+    assert set(theirs) - set(ours) == {f"{head}.weight", f"{head}.bias"}
     assert set(ours) <= set(theirs)
     assert {key for key in ours if ours[key].shape != theirs[key].shape} == differing
 
@@ -118,12 +215,43 @@ def test_torchvisions_model_computes_the_same_features():
     torch.testing.assert_close(plain.fc(backbone(images)), plain(images))
 
 
-def test_residual_branches_start_silent():
-    """zero_init_residual, as in facebookresearch/barlowtwins."""
-    backbone = create_backbone("resnet18")
+def test_torchvisions_densenet_computes_the_same_features():
+    backbone, plain = trained(create_backbone("densenet121")), torchvision.models.densenet121()
+    plain.eval().load_state_dict(backbone.state_dict(), strict=False)
+    images = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(plain.classifier(backbone(images)), plain(images))
+
+
+@pytest.mark.parametrize("silent", [None, True, False])
+def test_residual_branches_start_silent(silent):
+    """zero_init_residual, as in facebookresearch/barlowtwins; not in torchvision."""
+    given = {} if silent is None else {"zero_init_residual": silent}
+    backbone = create_backbone("resnet18", **given)
     last = [m.bn2.weight for m in backbone.modules() if type(m).__name__ == "BasicBlock"]
     assert len(last) == 8
-    assert not any(weight.any() for weight in last)
+    assert all((weight == (silent is False)).all() for weight in last)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet20_postact", "basic_cnn", "densenet121"])
+def test_other_networks_start_alike_whatever_zero_init_residual(name):
+    states = []
+    for silent in (True, False):
+        torch.manual_seed(0)
+        network = create_backbone(name, zero_init_residual=silent)
+        states.append([value.double().sum() for value in network.state_dict().values()])
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize(("stem", "resolution"), [("stock", 8), ("small", 32)])
+@pytest.mark.parametrize(("name", "channels"), [("densenet121", 64), ("densenet161", 96)])
+def test_small_stem_of_a_densenet_keeps_the_resolution(name, channels, stem, resolution):
+    shapes = []
+    with torch.device("meta"):
+        backbone = create_backbone(name, stem=stem)
+        first = backbone.features.denseblock1
+        first.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))
+        backbone(torch.zeros(2, 3, 32, 32))
+    assert shapes == [(2, channels, resolution, resolution)]
 
 
 @pytest.mark.parametrize(("stem", "resolution"), [("stock", 8), ("small", 32), ("solo_learn", 34)])
@@ -158,6 +286,25 @@ def test_convolutions_start_kaiming_normal():
     expected = (2 / (weight.shape[0] * 9)) ** 0.5
     assert weight.std().item() == pytest.approx(expected, rel=0.02)
     assert weight.mean().item() == pytest.approx(0, abs=expected * 0.02)
+
+
+@pytest.mark.parametrize("name", ["resnet56", "resnet56_postact"])
+def test_classifiers_of_cifar_resnets_start_kaiming_normal(name):
+    """arXiv 1502.01852, equation 10: deviation sqrt(2 / inputs). torch's default is uniform."""
+    torch.manual_seed(0)
+    network = CifarResNet(8, num_classes=500, post_activation=name.endswith("postact"))
+    for classifier in (initial_classifier(name, 64, 500), network.fc):
+        weight = classifier.weight.detach()
+        assert weight.std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.02)
+        assert stats.kstest(weight.flatten() / weight.std(), "norm").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", ["basic_cnn", "resnet50", "densenet121", "timm:resnet10t"])
+def test_other_classifiers_start_as_torchs(name):
+    torch.manual_seed(0)
+    ours = initial_classifier(name, 64, 10).state_dict()
+    torch.manual_seed(0)
+    torch.testing.assert_close(ours, nn.Linear(64, 10).state_dict(), rtol=0, atol=0)
 
 
 def test_small_stem_starts_kaiming_normal():
@@ -203,6 +350,10 @@ def test_feature_maps_are_refused():
     ("call", "message"),
     [
         (lambda: create_backbone("resnet-18"), r"backbone='resnet-18'.*did you mean 'resnet18'\?"),
+        (
+            lambda: create_backbone("densenet121", "solo_learn"),
+            "backbone='densenet121' has no stem='solo_learn'.*stem='small'",
+        ),
         (lambda: create_backbone("basiccnn"), "did you mean 'basic_cnn'"),
         (lambda: create_backbone("???"), r"is not one of basic_cnn, .* or timm:NAME$"),
         (lambda: create_backbone("timm:convnext_ato"), "'timm:convnext_ato'.*near: convnext_atto"),

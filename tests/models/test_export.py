@@ -73,7 +73,15 @@ def test_other_stems_are_put_into_the_librarys_model(tmp_path, format, out, stem
     same_features(source.network, model)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d"])
+@pytest.mark.parametrize("format", ["timm", "torchvision"])
+def test_the_small_stem_of_a_densenet_is_put_into_the_librarys_model(tmp_path, format):
+    source = restored("densenet121", "small")
+    model = run(export_backbone(source, format, tmp_path / "x.safetensors"))["model"]
+    model.classifier = nn.Identity()
+    same_features(source.network, model)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d", "densenet121"])
 def test_timm_computes_what_torchvision_computes(name):
     source = restored(name)
     theirs = timm.create_model(name, num_classes=0)
@@ -114,6 +122,7 @@ def test_torchvision_lacks_its_classifier_alone(tmp_path, suffix):
     ("name", "stem", "info", "suffix"),
     [
         ("resnet20", "stock", True, ".safetensors"),
+        ("resnet20_postact", "stock", True, ".safetensors"),
         ("resnet18", "solo_learn", True, ".safetensors"),
         ("resnet18", "solo_learn", False, ".safetensors"),
         ("timm:resnet10t", "stock", True, ".safetensors"),
@@ -206,6 +215,7 @@ def test_missing_packages_are_named(monkeypatch):
     ("format", "name"),
     [
         ("timm", "resnet20"),
+        ("torchvision", "resnet20_postact"),
         ("torchvision", "basic_cnn"),
         ("torchvision", "timm:resnet18"),
     ],

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -8,7 +9,15 @@ from matrices import nearest_orthonormal, with_singular_values
 from torch import nn
 
 from sslortho.optim import OrthSGD, param_groups
-from sslortho.optim.monitor import effective_rank, measure_gradient, measure_gradients
+from sslortho.optim.components import to_matrices
+from sslortho.optim.monitor import (
+    count_disabled,
+    effective_rank,
+    filter_cosine,
+    measure_gradient,
+    measure_gradients,
+    measure_layers,
+)
 
 
 @pytest.mark.parametrize("shape", [(4, 9), (9, 4), (4, 4)], ids=str)
@@ -24,7 +33,7 @@ def test_effective_rank_of_zero_is_zero():
     assert effective_rank(torch.zeros(3, 2, 5)).tolist() == [0, 0, 0]
 
 
-def test_cosine_and_distance_against_numpy():
+def test_cosine_distance_and_norm_against_numpy():
     gradient = torch.randn(6, 3, 3, 3, generator=torch.Generator().manual_seed(0))
     matrix = gradient.flatten(1).double()
     factor = nearest_orthonormal(matrix)
@@ -33,6 +42,8 @@ def test_cosine_and_distance_against_numpy():
     assert measured["cosine"].item() == pytest.approx(cosine.item(), rel=1e-5)
     distance = np.linalg.norm((factor - matrix).numpy())
     assert measured["distance"].item() == pytest.approx(distance, rel=1e-5)
+    norm = np.linalg.norm(matrix.numpy())
+    assert measured["gradient_norm"].item() == pytest.approx(norm, rel=1e-6)
 
 
 def test_an_orthonormal_gradient_is_its_own_factor():
@@ -70,7 +81,7 @@ def test_names_groups_and_gradients_that_are_left_alone():
     model(torch.randn(5, 2, 3, 3)).square().sum().backward()
     before = [p.grad.clone() for p in model.parameters()]
     figures = measure_gradients(optimizer.param_groups)
-    assert sorted(figures) == ["cosine/0.weight", "distance/0.weight", "effective_rank/0.weight"]
+    assert sorted(figures) == ["cosine/0", "distance/0", "effective_rank/0", "gradient_norm/0"]
     for p, gradient in zip(model.parameters(), before, strict=True):
         assert torch.equal(p.grad, gradient)
 
@@ -79,5 +90,78 @@ def test_a_plain_optimizer_and_missing_gradients():
     weight, unused = nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(2, 3))
     weight.grad = torch.zeros(2, 3)
     figures = measure_gradients(torch.optim.SGD([unused, weight], lr=1.0).param_groups)
-    assert figures == {"cosine/0.1": 0, "distance/0.1": 0, "effective_rank/0.1": 0}
+    names = ("cosine/0.1", "distance/0.1", "effective_rank/0.1", "gradient_norm/0.1")
+    assert figures == dict.fromkeys(names, 0)
     assert measure_gradients([]) == {}
+
+
+def test_zero_and_tiny_gradients():
+    gradient = torch.tensor([[0.0, -0.0, 1e-30, -1e-4], [1e-4, 1.01e-4, -2.0, float("nan")]])
+    counted = {name: value.item() for name, value in count_disabled(gradient).items()}
+    assert counted == {"zero_gradients": 2, "tiny_gradients": 5}
+
+
+def literal_filter_cosine(matrices):
+    values = [
+        torch.cosine_similarity(a, b, dim=0).abs().item()
+        for matrix in matrices
+        for a, b in itertools.combinations(matrix, 2)
+    ]
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize(
+    ("shape", "components", "view"),
+    [
+        ((6, 3, 2, 2), 1, "rows"),
+        ((5, 4), 1, "rows"),
+        ((6, 2, 3, 3), 3, "rows"),
+        ((4, 3, 2, 2), 2, "transposed"),
+        ((5, 8), 4, "columns"),
+    ],
+)
+def test_filter_cosine_is_the_literal_one(shape, components, view):
+    weight = torch.randn(*shape, generator=torch.Generator().manual_seed(0)) + 0.3
+    expected = literal_filter_cosine(to_matrices(weight, components, view))
+    assert filter_cosine(weight, components, view).item() == pytest.approx(expected, rel=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        measured = filter_cosine(weight.bfloat16(), components, view)
+    rounded = literal_filter_cosine(to_matrices(weight.bfloat16().float(), components, view))
+    assert measured.item() == pytest.approx(rounded, rel=1e-5)
+
+
+def test_filter_cosine_of_known_filters():
+    assert filter_cosine(with_singular_values(4, 9, [1, 1, 1, 1])).item() == pytest.approx(
+        0, abs=1e-6
+    )
+    assert filter_cosine(torch.tensor([[1.0, 2.0], [-2.0, -4.0]])).item() == pytest.approx(1)
+    # of three pairs those with the zero filter count as 0
+    assert filter_cosine(torch.tensor([[1.0], [1.0], [0.0]])).item() == pytest.approx(1 / 3)
+    assert filter_cosine(torch.ones(4, 1, 3, 3), components=4) is None  # depthwise
+
+
+@pytest.mark.parametrize("cls", [OrthSGD, torch.optim.SGD])
+def test_layers_are_measured_whatever_the_optimizer(cls):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3))
+    groups = param_groups(model, orth="conv")
+    optimizer = cls(groups, lr=0.1)
+    model(torch.randn(5, 2, 3, 3)).square().sum().backward()
+    before = [p.grad.clone() for p in model.parameters()]
+    figures = measure_layers(optimizer.param_groups)
+    kinds = {"cosine", "distance", "effective_rank", "gradient_norm", "filter_cosine"}
+    kinds |= {"zero_gradients", "tiny_gradients"}
+    assert set(figures) == {f"{kind}/{name}" for kind in kinds for name in "03"}
+    for name, layer in model.named_children():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            measured = measure_gradient(layer.weight.grad)
+            assert {key: figures[f"{key}/{name}"] for key in measured} == measured
+            matrix = [layer.weight.detach().flatten(1)]
+            assert figures[f"filter_cosine/{name}"] == pytest.approx(literal_filter_cosine(matrix))
+    for p, gradient in zip(model.parameters(), before, strict=True):
+        assert torch.equal(p.grad, gradient)
+
+
+def test_a_layer_without_a_gradient_still_has_filters():
+    weight = nn.Parameter(torch.eye(2))
+    assert measure_layers([{"params": [weight], "names": ["a.weight"]}]) == {"filter_cosine/a": 0}

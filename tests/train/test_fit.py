@@ -275,10 +275,12 @@ def test_gradients_are_logged_with_every_record_when_asked(tmp_path):
     train(tmp_path / "off", epochs=2, log_every=4)
     on, off = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("on", "off"))
     extra = {key for record in on for key in record} - {key for record in off for key in record}
-    assert len(extra) == 3
+    assert len(extra) == 4
     for record in on:
         figures = {key.split("/")[0]: record[key] for key in extra}
         assert figures["cosine"] == pytest.approx(1, abs=1e-5)
         assert figures["effective_rank"] == pytest.approx(1, abs=1e-5)
-        assert figures["distance"] >= 0
+        # of one vector: the distance to the unit vector of the same direction
+        norm = figures["gradient_norm"]
+        assert figures["distance"] == pytest.approx(abs(1 - norm), abs=1e-5)
     assert [r["loss"] for r in on] == [r["loss"] for r in off]

@@ -1,0 +1,156 @@
+"""Supervised classification from scratch:
+`accelerate launch scripts/supervised.py --data cifar10 --data_dir D --backbone resnet20 --optim orth_sgd`.
+
+Writes one run folder; starting the same command on the same folder resumes.
+"""
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sslortho.build import Supervised, build_supervised, conclude, look_at
+from sslortho.config import SupervisedConfig, check_same_run, parse_config, to_yaml, user_errors
+from sslortho.evaluate import NonFiniteScoresError, ReportPicture
+from sslortho.models import write_backbone, write_classifier
+from sslortho.optim.memory import state_bytes
+from sslortho.train import FitResult, NonFiniteError
+from sslortho.train.reporting import Record, draw_curves, read_metrics
+from sslortho.train.run_folder import exit_after_signal, finished_summary, prepare_folder
+
+EVALUATED = ("top1", "top5", "test_loss", "val_top1", "val_top5", "val_loss")
+
+
+def describe(run: Supervised, config: SupervisedConfig) -> str:
+    """The protocol in words."""
+    decay = (
+        f"weight decay {config.weight_decay:g} (biases and norms {config.weight_decay_biases:g})"
+    )
+    held_out = ""
+    if config.validation is not None:
+        held_out = f" {100 * config.validation:g} % of the training images were held out."
+    return (
+        f"{config.backbone} ({run.subject.info.stem} stem) from scratch: {config.optim}, {config.epochs} "
+        f"epochs in batches of {config.batch_size}, rate {config.lr:g} ({config.schedule}), {decay}, "
+        f"{run.view} views of {run.subject.info.crop_size} pixels.{held_out} The result is that of the "
+        "last epoch."
+    )
+
+
+def train(run: Supervised, folder: Path) -> FitResult | str:
+    """The training loop; how it diverged, in words, if it did. Exits if asked to stop."""
+    try:
+        result = run.training.fit(folder, run.evaluate_on_the_way)
+    except (NonFiniteError, NonFiniteScoresError) as error:
+        return str(error)
+    if result.stopped_by is not None:
+        exit_after_signal(result.stopped_by, result.step, run.accelerator)
+    return result
+
+
+def measure(run: Supervised, records: list[Record], config: SupervisedConfig) -> dict[str, Any]:
+    """Figures of the trained network: those of the last epoch, and of the test images."""
+    figures: dict[str, Any] = {}
+    if config.evaluate_every:  # then at the end of the last epoch too
+        figures = {k: v for r in records for k, v in r.items() if k in EVALUATED}
+    else:
+        figures = run.evaluate_on_the_way(run.task)
+    if config.validation is not None and config.test:
+        figures |= run.evaluate(run.task)
+    return {name: figures[name] for name in EVALUATED if name in figures}
+
+
+def measure_diverged(config: SupervisedConfig) -> dict[str, Any]:
+    """The same of one that is not finite: none has a value."""
+    names = EVALUATED[3:] if config.validation is not None else ()
+    return dict.fromkeys((*(EVALUATED[:3] if config.test else ()), *names))
+
+
+def _last(records: list[Record], name: str) -> Any:
+    return next((r[name] for r in reversed(records) if r.get(name) is not None), None)
+
+
+def finish(
+    run: Supervised,
+    config: SupervisedConfig,
+    folder: Path,
+    outcome: FitResult | str,
+    started: float,
+) -> dict[str, Any]:
+    """Final figures, pictures, weights, report."""
+    records = read_metrics(folder / "metrics.jsonl")
+    diverged, protocol = isinstance(outcome, str), describe(run, config)
+    if run.accelerator.is_main_process:
+        draw_curves(folder / "curves.png", {config.optim: records})
+        if not diverged:
+            write_classifier(run.task.classifier, folder / "classifier.safetensors")
+            write_backbone(run.task.backbone, folder / "backbone.safetensors", run.subject.info)
+    parameters = [p for p in run.task.parameters() if p.requires_grad]
+    figures = {
+        **(measure_diverged(config) if diverged else measure(run, records, config)),
+        "loss": _last(records, "loss"),
+        "train_top1": _last(records, "train_top1"),
+        "images_per_second": None if isinstance(outcome, str) else outcome.images_per_second,
+        "steps": _last(records, "step") or 0,
+        "parameters": sum(p.numel() for p in parameters),
+        "parameter_bytes": sum(p.numel() * p.element_size() for p in parameters),
+        "optimizer_state_bytes": state_bytes(run.training.optimizer),
+    }
+    return conclude(
+        run,
+        folder,
+        title="Supervised classification",
+        protocol=f"{protocol} It diverged: {outcome}" if diverged else protocol,
+        figures=figures,
+        details={"view": run.view},
+        started=started,
+        status={"diverged": diverged},
+        pictures=[
+            ReportPicture(folder / "curves.png", "Training loss and accuracy against steps."),
+            ReportPicture(folder / "views.png", "Training views of a few images."),
+        ],
+        **(look_at(run) if config.pictures and config.test and not diverged else {}),
+    )
+
+
+def tell(summary: dict[str, Any], folder: Path) -> None:
+    """The final figures on the terminal; exit code 1 if it diverged."""
+    if summary["diverged"]:
+        print(
+            f"{folder}: diverged after {summary['steps']} steps; report.md and summary.json say how"
+        )
+        sys.exit(1)
+    for kind, name in (("", "test"), ("val_", "held out")):
+        if f"{kind}top1" in summary:
+            loss = summary["val_loss" if kind else "test_loss"]
+            top1, top5 = summary[f"{kind}top1"], summary[f"{kind}top5"]
+            print(f"{folder}: {name}: top-1 {top1:.2f} %   top-5 {top5:.2f} %   loss {loss:.4f}")
+    print("  report.md, summary.json, curves.png, backbone.safetensors, classifier.safetensors")
+
+
+def supervise(config: SupervisedConfig, folder: Path, started: float) -> dict[str, Any] | None:
+    """Build, train, measure; the summary, on the main process."""
+    run = build_supervised(config)
+    accelerator = run.accelerator
+    views = next(iter(run.training.loader)).views if accelerator.is_main_process else None
+    prepare_folder(folder, accelerator, to_yaml(config), asdict(config), views)
+    outcome = train(run, folder)
+    summary = finish(run, config, folder, outcome, started)
+    accelerator.end_training()
+    return summary if accelerator.is_main_process else None
+
+
+def main() -> None:
+    started = time.time()
+    config = parse_config(SupervisedConfig)
+    folder = config.run_folder
+    with user_errors(config.debug):
+        check_same_run(config, folder)
+        summary = finished_summary(folder) or supervise(config, folder, started)
+    if summary is not None:
+        tell(summary, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Bayesian search for hyperparameters: trials that outlive the process, by Optuna."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sslortho.atomic import atomic_file
+from sslortho.plotting import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+STARTUP_TRIALS = 10
+"""Random trials before the model of the objective counts; Optuna's default."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a hyperparameter is searched in."""
+
+    name: str
+    low: float
+    high: float
+    log: bool
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial that is to be run, or to be gone on with."""
+
+    number: int
+    values: Mapping[str, float]
+
+
+def _require_optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise ValueError("the search needs Optuna; pip install 'sslortho[tune]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+class Search:
+    """A search that is kept in `folder/study.log`, so a process that is killed loses no trial.
+
+    Sampler: multivariate TPE (Bergstra et al., NeurIPS 2011; arXiv 2304.11127).
+
+    Args:
+        folder: made if need be.
+        ranges: what is searched.
+        maximise: whether more of the objective is better.
+        seed: of the sampler.
+        settings: plain values that all trials share.
+
+    Raises ValueError if the folder holds a search of other ranges or settings.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ranges: Sequence[Range],
+        *,
+        maximise: bool,
+        seed: int,
+        settings: Mapping[str, Any],
+    ) -> None:
+        optuna = _require_optuna()
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.ranges = tuple(ranges)
+        self.maximise = maximise
+        self.study: Study = optuna.create_study(
+            study_name="sslortho",
+            storage=JournalStorage(JournalFileBackend(str(folder / "study.log"))),
+            load_if_exists=True,
+            direction="maximize" if maximise else "minimize",
+        )
+        found = {r.name: [r.low, r.high, r.log] for r in self.ranges}
+        self._check_same(folder, "ranges", found)
+        self._check_same(folder, "settings", json.loads(json.dumps(dict(settings))))
+        self.study.sampler = optuna.samplers.TPESampler(
+            # not the numbers that a session before this one has drawn
+            seed=seed + len(self.study.trials),
+            n_startup_trials=STARTUP_TRIALS,
+            multivariate=True,
+            constant_liar=True,  # trials at work at the same time keep apart
+        )
+
+    def _check_same(self, folder: Path, kind: str, ours: dict[str, Any]) -> None:
+        stored = self.study.user_attrs.get(kind)
+        if stored is None:
+            self.study.set_user_attr(kind, ours)
+            return
+        names = [name for name in {**stored, **ours} if stored.get(name) != ours.get(name)]
+        if names:
+            told = ", ".join(f"{n} ({stored.get(n)!r} there, {ours.get(n)!r} here)" for n in names)
+            raise ValueError(
+                f"{folder} holds a search with other {kind}: {told}; give another --out, or the same"
+            )
+
+    def next_trials(self, most: int) -> list[Trial]:
+        """Trials that were begun and not ended, else new ones; `most` of them at most."""
+        from optuna.trial import TrialState
+
+        begun = []
+        for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
+            if set(trial.params) == {r.name for r in self.ranges}:
+                begun.append(Trial(trial.number, trial.params))
+            else:  # killed before it was drawn
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        return begun[:most] or [self._draw() for _ in range(most)]
+
+    def _draw(self) -> Trial:
+        trial, values = self.study.ask(), {}
+        for r in self.ranges:
+            values[r.name] = trial.suggest_float(r.name, r.low, r.high, log=r.log)
+        return Trial(trial.number, values)
+
+    def tell(self, trial: Trial, value: float | None) -> None:
+        """How a trial ended: its objective, or None if it failed."""
+        from optuna.trial import TrialState
+
+        if value is None:
+            self.study.tell(trial.number, state=TrialState.FAIL)
+        else:
+            self.study.tell(trial.number, value)
+
+    @property
+    def ended(self) -> int:
+        """Trials that have a value or failed."""
+        return sum(trial.state.is_finished() for trial in self.study.trials)
+
+    def ranking(self) -> list["FrozenTrial"]:
+        """Trials that have a value, the best first."""
+        from optuna.trial import TrialState
+
+        done = self.study.get_trials(states=(TrialState.COMPLETE,))
+        sign = -1 if self.maximise else 1
+        return sorted(done, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+
+
+def draw_search(search: Search, objective: str, path: Path) -> None:
+    """A panel for each hyperparameter: the objective of every trial, later ones darker."""
+    done = sorted(search.ranking(), key=lambda trial: trial.number)
+    finite = [t for t in done if t.value is not None and math.isfinite(t.value)]
+    figure = new_figure(4 * len(search.ranges), 3.6)
+    panels = figure.subplots(1, len(search.ranges), sharey=True, squeeze=False)[0]
+    for axis, searched in zip(panels, search.ranges, strict=True):
+        axis.scatter(
+            [t.params[searched.name] for t in finite],
+            [t.value for t in finite],
+            c=[t.number for t in finite],
+            cmap="viridis_r",
+        )
+        axis.set_xscale("log" if searched.log else "linear")
+        axis.set_xlabel(searched.name)
+        axis.grid(alpha=0.3)
+    panels[0].set_ylabel(objective)
+    save_figure(figure, path)
+
+
+def write_search(search: Search, objective: str, folder: Path, command: str) -> Path:
+    """report.md, which shows a search.png; returns its path."""
+    ranking = search.ranking()
+    names = [r.name for r in search.ranges]
+    lines = [
+        "# Search for hyperparameters",
+        "",
+        f"{search.ended} trials have ended, {search.ended - len(ranking)} of them failed. The objective "
+        f"is {objective}, of training images that were held out; test images were not looked at.",
+        "",
+        f"| trial | {' | '.join(names)} | {objective} |",
+        f"|------:|{'|'.join('---:' for _ in names)}|---:|",
+    ]
+    for trial in ranking:
+        values = " | ".join(f"{trial.params[name]:.4g}" for name in names)
+        lines.append(f"| {trial.number} | {values} | {trial.value:.5g} |")
+    lines += ["", "![objective of every trial, later ones darker](search.png)", ""]
+    lines += ["## Command", "", "```bash", command, "```", ""]
+    path = folder / "report.md"
+    with atomic_file(path) as file:
+        file.write("\n".join(lines).encode())
+    return path
