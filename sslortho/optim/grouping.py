@@ -155,6 +155,11 @@ def param_groups(
         raise ValueError(f"orth={orth!r} is not 'conv', 'all', 'none' or a function")
     if attention not in ("whole", "heads"):
         raise ValueError(f"attention={attention!r} is not 'whole' or 'heads'")
+    if attention == "heads" and orth in ("conv", "none"):
+        raise ValueError(
+            f"attention='heads' has no effect with orth={orth!r}, which leaves dense layers raw; "
+            "take orth='all'"
+        )
     heads = attention_heads(model) if attention == "heads" else {}
     if attention == "heads" and not heads:
         raise ValueError(

@@ -275,6 +275,10 @@ def test_rates_and_decay(options, weights, vectors):
             lambda: param_groups(nn.Linear(2, 2), attention="heads"),
             "attention='heads' has no effect: Linear has no attention layer",
         ),
+        (
+            lambda: param_groups(nn.MultiheadAttention(4, 2), "conv", attention="heads"),
+            "attention='heads' has no effect with orth='conv'",
+        ),
         (lambda: param_groups(nn.ReLU()), "ReLU has no trainable parameters"),
         (
             lambda: param_groups(nn.Linear(2, 2).requires_grad_(False)),
