@@ -4,6 +4,7 @@ Writes out/runs/NAME, out/logs/NAME.log, and out/report.md: our figures beside t
 same command again goes on where it was stopped.
 """
 
+import re
 import shlex
 import signal
 import sys
@@ -26,8 +27,17 @@ PAPER = SCRIPTS.parent / "configs" / "paper"
 
 
 def find_experiments() -> dict[str, Path]:
-    """Name to file."""
-    return {path.stem: path for path in sorted(PAPER.glob("*.yaml"))}
+    """Name to file: tables, then figures, each by number, then the others."""
+    return {path.stem: path for path in sorted(PAPER.glob("*.yaml"), key=_place)}
+
+
+def _place(path: Path) -> tuple[int, int, str]:
+    """In the order of the experiments."""
+    kinds = ("table", "figure")
+    numbered = re.fullmatch(rf"({'|'.join(kinds)})(\d+)", path.stem)
+    if numbered is None:
+        return len(kinds), 0, path.stem
+    return kinds.index(numbered[1]), int(numbered[2]), path.stem
 
 
 def list_experiments() -> str:

@@ -5,6 +5,7 @@
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,6 +249,13 @@ def _read_plot(path: Path, entry: Mapping[str, Any], cells: Sequence[Cell]) -> P
     return Plot(entry["name"], entry["title"], entry["quantity"], tuple(chosen), x)
 
 
+def _check_distinct(where: str, key: str, values: Iterable[str]) -> None:
+    """Raise ValueError where two would be written to one file."""
+    for value, count in Counter(values).items():
+        if count > 1:
+            raise ValueError(f"{where}: {count} have {key}={value!r}, which names a file; keep one")
+
+
 KEYS = ("title", "script", "data", "seeds", "options_from", "options", "rows", "columns", "leave_out",
         "tables", "plots", "notes")  # fmt: skip
 
@@ -272,6 +280,10 @@ def read_experiment(path: Path) -> Experiment:
     cells = _read_cells(path, content)
     rows, _ = _read_axis(f"{path}: rows", content["rows"])
     columns, _ = _read_axis(f"{path}: columns", content["columns"])
+    tables = [_read_table(path, table, list(columns), cells) for table in content.get("tables", [])]
+    plots = [_read_plot(path, plot, cells) for plot in content.get("plots", [])]
+    _check_distinct(f"{path}: tables", "figure", (table.figure for table in tables))
+    _check_distinct(f"{path}: plots", "name", (plot.name for plot in plots))
     return Experiment(
         name=path.stem,
         title=content["title"],
@@ -280,8 +292,8 @@ def read_experiment(path: Path) -> Experiment:
         rows=rows,
         columns=columns,
         cells=cells,
-        tables=tuple(_read_table(path, t, list(columns), cells) for t in content.get("tables", [])),
-        plots=tuple(_read_plot(path, plot, cells) for plot in content.get("plots", [])),
+        tables=tuple(tables),
+        plots=tuple(plots),
         notes=tuple(content.get("notes", [])),
         data=content.get("data", "cifar10"),
     )

@@ -24,6 +24,9 @@ from sslortho.experiments.grid import Experiment
 POLL = 0.1
 """Seconds between two looks at the processes."""
 
+LOCK_WAIT = 1.0
+"""Seconds to try for a log that something else has locked: a report does for an instant."""
+
 TOLD_LINES = 12
 """Lines of a log that are shown when its run fails."""
 
@@ -127,6 +130,20 @@ def _environment(gpu: str | None, places: int) -> dict[str, str]:
     return environment
 
 
+def _lock(log: IO[bytes]) -> bool:
+    """Have it to ourselves; whether that was to be had within LOCK_WAIT."""
+    last = time.monotonic() + LOCK_WAIT
+    while True:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= last:
+                return False
+            time.sleep(POLL)
+        else:
+            return True
+
+
 @dataclass
 class _Running:
     """A job under way."""
@@ -213,10 +230,8 @@ class Runner:
     def _start(self, job: Job, place: int) -> None:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         log = job.log.open("ab")
-        try:
-            # held by the run for as long as it lives, even if we do not: no two write one folder
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        # held by the run for as long as it lives, even if we do not: no two write one folder
+        if not _lock(log):
             log.close()
             self.left -= 1
             self.failed.append(job.name)

@@ -244,6 +244,8 @@ def test_cells_are_left_out(read):
         ("tables:", "leave_out: [two-adam]\ntables:", "two-adam is left out, yet has a figure"),
         ("tables:", "seeds: 0\ntables:", "seeds=0 must be a whole number from 1"),
         ("title: A title", "title: [", "small.yaml"),
+        ("plots:", "  - {title: Again, figure: top1}\nplots:", "tables: 2 have figure='top1', which"),
+        ("[two]}", "[two]}\n  - {name: p, title: Q, quantity: loss}", "plots: 2 have name='p', which"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named(read, old, new, message):

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from sslortho.config import SupervisedConfig, parse_config
+from sslortho.experiments import runner
 from sslortho.experiments.grid import Cell, Experiment, read_experiment
 from sslortho.experiments.runner import (
     Job,
@@ -218,7 +219,24 @@ def test_a_second_signal_kills(plan, said):
     assert not jobs[0].finished
 
 
-def test_a_run_that_another_process_has_in_hand_is_left_alone(plan, said):
+def test_a_log_that_is_looked_at_for_an_instant_is_waited_for(plan, said, monkeypatch):
+    (job,) = plan("ok")
+    job.log.parent.mkdir(parents=True)
+    job.log.touch()
+    report, sleep = job.log.open("rb"), time.sleep
+    fcntl.flock(report, fcntl.LOCK_SH)
+
+    def look_away(seconds):
+        report.close()
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", look_away)
+    assert Runner([None], said.append).run([job]) == Outcome((), None)
+    assert job.finished
+
+
+def test_a_run_that_another_process_has_in_hand_is_left_alone(plan, said, monkeypatch):
+    monkeypatch.setattr(runner, "LOCK_WAIT", 0.2)
     jobs = plan("ok", "ok")
     jobs[0].log.parent.mkdir(parents=True)
     with jobs[0].log.open("ab") as log:
@@ -228,15 +246,16 @@ def test_a_run_that_another_process_has_in_hand_is_left_alone(plan, said):
     assert "another process" in said[0]
 
 
-def test_a_run_holds_its_log_even_without_its_runner(plan, said):
+def test_a_run_holds_its_log_even_without_its_runner(plan, said, monkeypatch):
+    monkeypatch.setattr(runner, "LOCK_WAIT", 0.2)
     (job,) = plan("wait")
     job.log.parent.mkdir(parents=True)
-    runner = Runner([None], said.append)
-    runner._start(job, 0)
-    runner.running[0].log.close()  # as if the runner were gone
+    first = Runner([None], said.append)
+    first._start(job, 0)
+    first.running[0].log.close()  # as if the runner were gone
     second = Runner([None], said.append)
     assert second.run([job]) == Outcome((job.name,), None)
-    process = runner.running[0].process
+    process = first.running[0].process
     process.kill()
     process.wait(30)
 
