@@ -15,7 +15,7 @@ from sslortho.config import SupervisedConfig, check_same_run, parse_config, to_y
 from sslortho.evaluate import NonFiniteScoresError, ReportPicture
 from sslortho.models import write_backbone, write_classifier
 from sslortho.optim.memory import state_bytes
-from sslortho.train import FitResult, NonFiniteError
+from sslortho.train import NonFiniteError
 from sslortho.train.reporting import Record, draw_curves, read_metrics
 from sslortho.train.run_folder import exit_after_signal, finished_summary, prepare_folder
 
@@ -38,15 +38,16 @@ def describe(run: Supervised, config: SupervisedConfig) -> str:
     )
 
 
-def train(run: Supervised, folder: Path) -> FitResult | str:
-    """The training loop; how it diverged, in words, if it did. Exits if asked to stop."""
-    try:
-        result = run.training.fit(folder, run.evaluate_on_the_way)
-    except (NonFiniteError, NonFiniteScoresError) as error:
-        return str(error)
+def train(run: Supervised, config: SupervisedConfig, folder: Path) -> dict[str, Any]:
+    """The training loop, and what the last epoch's network is worth. Exits if asked to stop.
+
+    Raises NonFiniteError or NonFiniteScoresError if it diverges.
+    """
+    result = run.training.fit(folder, run.evaluate_on_the_way)
     if result.stopped_by is not None:
         exit_after_signal(result.stopped_by, result.step, run.accelerator)
-    return result
+    figures = measure(run, read_metrics(folder / "metrics.jsonl"), config)
+    return {**figures, "images_per_second": result.images_per_second}
 
 
 def measure(run: Supervised, records: list[Record], config: SupervisedConfig) -> dict[str, Any]:
@@ -64,44 +65,49 @@ def measure(run: Supervised, records: list[Record], config: SupervisedConfig) ->
 def measure_diverged(config: SupervisedConfig) -> dict[str, Any]:
     """The same of one that is not finite: none has a value."""
     names = EVALUATED[3:] if config.validation is not None else ()
-    return dict.fromkeys((*(EVALUATED[:3] if config.test else ()), *names))
+    return dict.fromkeys((*(EVALUATED[:3] if config.test else ()), *names, "images_per_second"))
 
 
 def _last(records: list[Record], name: str) -> Any:
     return next((r[name] for r in reversed(records) if r.get(name) is not None), None)
 
 
+def describe_size(run: Supervised) -> dict[str, int]:
+    """The network's size, and what the optimizer keeps beside it."""
+    parameters = [p for p in run.task.parameters() if p.requires_grad]
+    return {
+        "parameters": sum(p.numel() for p in parameters),
+        "parameter_bytes": sum(p.numel() * p.element_size() for p in parameters),
+        "optimizer_state_bytes": state_bytes(run.training.optimizer),
+    }
+
+
 def finish(
     run: Supervised,
     config: SupervisedConfig,
     folder: Path,
-    outcome: FitResult | str,
+    measured: dict[str, Any] | Exception,
     started: float,
 ) -> dict[str, Any]:
-    """Final figures, pictures, weights, report."""
+    """Pictures, weights, report; `measured` is the error if training diverged."""
     records = read_metrics(folder / "metrics.jsonl")
-    diverged, protocol = isinstance(outcome, str), describe(run, config)
+    diverged, protocol = isinstance(measured, Exception), describe(run, config)
     if run.accelerator.is_main_process:
         draw_curves(folder / "curves.png", {config.optim: records})
         if not diverged:
             write_classifier(run.task.classifier, folder / "classifier.safetensors")
             write_backbone(run.task.backbone, folder / "backbone.safetensors", run.subject.info)
-    parameters = [p for p in run.task.parameters() if p.requires_grad]
     figures = {
-        **(measure_diverged(config) if diverged else measure(run, records, config)),
-        "loss": _last(records, "loss"),
-        "train_top1": _last(records, "train_top1"),
-        "images_per_second": None if isinstance(outcome, str) else outcome.images_per_second,
+        **(measure_diverged(config) if isinstance(measured, Exception) else measured),
+        **{name: _last(records, name) for name in ("loss", "train_top1")},
         "steps": _last(records, "step") or 0,
-        "parameters": sum(p.numel() for p in parameters),
-        "parameter_bytes": sum(p.numel() * p.element_size() for p in parameters),
-        "optimizer_state_bytes": state_bytes(run.training.optimizer),
+        **describe_size(run),
     }
     return conclude(
         run,
         folder,
         title="Supervised classification",
-        protocol=f"{protocol} It diverged: {outcome}" if diverged else protocol,
+        protocol=f"{protocol} It diverged: {measured}" if diverged else protocol,
         figures=figures,
         details={"view": run.view},
         started=started,
@@ -115,12 +121,12 @@ def finish(
 
 
 def tell(summary: dict[str, Any], folder: Path) -> None:
-    """The final figures on the terminal; exit code 1 if it diverged."""
+    """The final figures on the terminal."""
     if summary["diverged"]:
         print(
             f"{folder}: diverged after {summary['steps']} steps; report.md and summary.json say how"
         )
-        sys.exit(1)
+        return
     for kind, name in (("", "test"), ("val_", "held out")):
         if f"{kind}top1" in summary:
             loss = summary["val_loss" if kind else "test_loss"]
@@ -129,16 +135,22 @@ def tell(summary: dict[str, Any], folder: Path) -> None:
     print("  report.md, summary.json, curves.png, backbone.safetensors, classifier.safetensors")
 
 
-def supervise(config: SupervisedConfig, folder: Path, started: float) -> dict[str, Any] | None:
-    """Build, train, measure; the summary, on the main process."""
+def supervise(config: SupervisedConfig, folder: Path, started: float) -> dict[str, Any]:
+    """Build, train, measure; the summary, told by the main process."""
     run = build_supervised(config)
     accelerator = run.accelerator
     views = next(iter(run.training.loader)).views if accelerator.is_main_process else None
     prepare_folder(folder, accelerator, to_yaml(config), asdict(config), views)
-    outcome = train(run, folder)
-    summary = finish(run, config, folder, outcome, started)
+    measured: dict[str, Any] | Exception
+    try:
+        measured = train(run, config, folder)
+    except (NonFiniteError, NonFiniteScoresError) as error:
+        measured = error
+    summary = finish(run, config, folder, measured, started)
+    if accelerator.is_main_process:
+        tell(summary, folder)
     accelerator.end_training()
-    return summary if accelerator.is_main_process else None
+    return summary
 
 
 def main() -> None:
@@ -147,9 +159,13 @@ def main() -> None:
     folder = config.run_folder
     with user_errors(config.debug):
         check_same_run(config, folder)
-        summary = finished_summary(folder) or supervise(config, folder, started)
-    if summary is not None:
-        tell(summary, folder)
+        summary = finished_summary(folder)
+        if summary is None:
+            summary = supervise(config, folder, started)
+        else:
+            tell(summary, folder)
+    if summary["diverged"]:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

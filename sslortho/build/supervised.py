@@ -96,6 +96,16 @@ def build_subject(config: SupervisedConfig, view: ViewSpec) -> Subject:
     return Subject(backbone, info, f"trained from scratch, seed {config.seed}")
 
 
+def count_outputs(config: SupervisedConfig, classes: int) -> int:
+    """Outputs of the classifier. Raises ValueError for fewer than the data have classes."""
+    if config.head_classes is not None and config.head_classes < classes:
+        raise ValueError(
+            f"head_classes={config.head_classes} is less than the {classes} classes of the data; raise "
+            "it, or leave it out"
+        )
+    return config.head_classes or classes
+
+
 def build_schedule(config: SupervisedConfig, batches: int) -> Schedule:
     """The rate's multiplier by step, for epochs of so many batches."""
     if config.schedule == "cosine":
@@ -160,9 +170,10 @@ def build_supervised(config: SupervisedConfig) -> Supervised:
     view = create_view(name, crop_size)
     subject = build_subject(config, view)
     dim = feature_dim(subject.backbone, crop_size)
+    outputs = count_outputs(config, len(data.classes))
     task = Classification(
         subject.backbone,
-        initial_classifier(config.backbone, dim, len(data.classes)),
+        initial_classifier(config.backbone, dim, outputs),
         label_smoothing=config.label_smoothing,
     )
     spec = evaluation_spec(view, holds_small_images(data.train))

@@ -122,7 +122,7 @@ class LoopConfig(Checked):
     epochs: int
     """Passes over the data."""
     warmup_epochs: float = 0
-    """Linear warm-up from 0 before the cosine."""
+    """Linear warm-up from 0."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """fp16 needs a GPU."""
     compile: bool = False
@@ -163,3 +163,9 @@ class LoopConfig(Checked):
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(LoopConfig, OptimizerConfig, DataConfig):
     """All that a training of any kind is told."""
+
+    def __post_init__(self) -> None:
+        raw = self.log_gradients and not self.optim.startswith("orth_")
+        self._check_effect("optim", log_gradients=raw)
+        self._check_effect("log_layers", log_gradients=self.log_gradients and self.log_layers)
+        super().__post_init__()

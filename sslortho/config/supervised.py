@@ -15,8 +15,9 @@ class SupervisedConfig(TrainingConfig):
     out: str | None = None
     """Run folder. Default: runs/supervised-{data}-{backbone}-{optim}-s{seed}."""
     validation: float | None = None
-    """Share of the training images held out, balanced over the classes and chosen by seed; evaluations
-    on the way are then of these. Default: none, and evaluations are of the test images."""
+    """Share of the training images (of the subset, if there is one) held out, balanced over the classes
+    and chosen by seed; evaluations on the way are then of these. Default: none, and evaluations are of
+    the test images."""
     test: bool = True
     """Evaluate the test images at the end. false, with validation: never look at them."""
     pictures: bool = True
@@ -34,6 +35,9 @@ class SupervisedConfig(TrainingConfig):
     stem: Literal["auto", "stock", "small"] = "auto"
     """First layers of torchvision's networks. auto: small (3x3, no pooling) up to 64 pixels. stock: as
     for ImageNet, and in arXiv 2202.07052 for CIFAR-10 too."""
+    head_classes: int | None = None
+    """Outputs of the classifier. Default: the classes. The authors' code of arXiv 2202.07052 leaves
+    torchvision's networks their 1000."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes, in training."""
 
@@ -60,7 +64,7 @@ class SupervisedConfig(TrainingConfig):
     """Of schedule multi_step. Default 0.1."""
 
     def __post_init__(self) -> None:
-        self._check_least(1, "crop_size")
+        self._check_least(1, "crop_size", "head_classes")
         self._check_least(0, "weight_decay_biases")
         share = self.validation
         self._check("validation", share is None or 0 < share < 1, "between 0 and 1")
@@ -79,16 +83,20 @@ class SupervisedConfig(TrainingConfig):
             gamma=not stepped and self.gamma is not None,
         )
         epochs = self.milestones or []
-        self._check("milestones", sorted(epochs) == epochs and all(e > 0 for e in epochs),
-                    "rising epochs above 0")  # fmt: skip
+        rising = sorted(set(epochs)) == epochs and all(0 < e < self.epochs for e in epochs)
+        self._check("milestones", rising, f"rising epochs between 0 and {self.epochs}")
         self._check_effect(
             "optim", weight_decay_biases=self.weight_decay_biases > 0 and "lars" in self.optim
         )
         super().__post_init__()
 
     @property
+    def backbone_slug(self) -> str:
+        """The backbone's name, fit for a folder's."""
+        return self.backbone.replace(":", "-").replace("/", "-")
+
+    @property
     def run_folder(self) -> Path:
         """Where the run lives."""
-        backbone = self.backbone.replace(":", "-").replace("/", "-")
-        name = f"supervised-{self.data}-{backbone}-{self.optim}-s{self.seed}"
+        name = f"supervised-{self.data}-{self.backbone_slug}-{self.optim}-s{self.seed}"
         return Path(self.out or f"runs/{name}")

@@ -5,11 +5,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def _shortcut(x: Tensor, stride: int, added_channels: int) -> Tensor:
-    """An identity without parameters (option A of arXiv 1512.03385): zero channels come at the end."""
-    if stride > 1 or added_channels:
+def _shortcut(x: Tensor, stride: int, before: int, after: int) -> Tensor:
+    """An identity without parameters (option A of arXiv 1512.03385): zero channels on both sides."""
+    if stride > 1 or before or after:
         x = x[:, :, ::stride, ::stride]
-        x = functional.pad(x, (0, 0, 0, 0, 0, added_channels))
+        x = functional.pad(x, (0, 0, 0, 0, before, after))
     return x
 
 
@@ -32,13 +32,14 @@ class PreActivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv1(functional.relu(self.bn1(x)))
         out = self.conv2(functional.relu(self.bn2(out)))
-        return _shortcut(x, self.stride, self.added_channels) + out
+        return _shortcut(x, self.stride, 0, self.added_channels) + out
 
 
 class PostActivationBlock(nn.Module):
     """3x3 convolution, batch norm, twice, a ReLU between them and after the sum with an identity.
 
-    The original block (arXiv 1512.03385, figure 2); the identity is that of `PreActivationBlock`.
+    The original block (arXiv 1512.03385, figure 2). Where the shape changes the identity is subsampled
+    and padded with zero channels, half of them on each side, as the code of arXiv 2202.07052 does it.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -53,7 +54,8 @@ class PostActivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = functional.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return functional.relu(out + _shortcut(x, self.stride, self.added_channels))
+        half = self.added_channels // 2
+        return functional.relu(out + _shortcut(x, self.stride, half, self.added_channels - half))
 
 
 def _stage(
@@ -74,7 +76,9 @@ class CifarResNet(nn.Module):
     """Residual network of depth 6n + 2 for small images (arXiv 1512.03385, section 4.2).
 
     Full pre-activation, as the text of arXiv 2202.07052 has it, or the original post-activation, as
-    its authors' code has it. All starts Kaiming-normal.
+    its authors' code has it. All starts Kaiming-normal: pre-activation by what leaves a layer, as the
+    code of arXiv 1603.05027 (KaimingHe/resnet-1k-layers), post-activation by what enters it, as the
+    code of arXiv 2202.07052.
 
     Args:
         depth: 20, 32, 44, 56, 110, ...
@@ -100,9 +104,10 @@ class CifarResNet(nn.Module):
         self.layer3 = _stage(block, 2 * width, 4 * width, blocks, 2)
         self.bn = None if post_activation else nn.BatchNorm2d(4 * width)
         self.fc = kaiming_linear(4 * width, num_classes) if num_classes else nn.Identity()
+        mode = "fan_in" if post_activation else "fan_out"
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)

@@ -25,11 +25,14 @@ def initial_classifier(backbone_name: str, dim: int, classes: int) -> nn.Linear:
     """Features (batch, dim) to logits (batch, classes), on a backbone that is trained from scratch.
 
     Weights are Kaiming-normal on our CIFAR residual networks, as all of these is, and otherwise
-    torch's default; so are all biases.
+    torch's default; so are biases, but for 0 on densenets, as torchvision has it.
     """
     if backbone_name in CIFAR_RESNETS:
         return kaiming_linear(dim, classes)
-    return nn.Linear(dim, classes)
+    classifier = nn.Linear(dim, classes)
+    if backbone_name.startswith("densenet"):
+        nn.init.zeros_(classifier.bias)
+    return classifier
 
 
 def write_classifier(classifier: nn.Linear, path: Path) -> None:

@@ -126,6 +126,13 @@ def test_torchvisions_networks_start_as_torchvision_starts_them(tmp_path):
     assert run.task.classifier.out_features == 10
 
 
+def test_a_head_may_have_outputs_to_spare_as_the_authors_code(tmp_path):
+    run = built(tmp_path, backbone="basic_cnn", head_classes=1000)
+    assert run.task.classifier.out_features == 1000
+    figures = run.evaluate(run.task)
+    assert figures["top1"] <= figures["top5"] < 50  # of 1000 outputs, untrained
+
+
 def test_initial_weights_are_of_the_seed_alone(tmp_path):
     states = [
         built(tmp_path / str(i), backbone="resnet20", optim=optim, seed=seed).task.state_dict()

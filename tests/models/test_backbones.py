@@ -144,7 +144,7 @@ def normalised(x: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
 
 @pytest.mark.parametrize("stage", ["layer1", "layer2"])
 def test_cifar_resnet_block_is_post_activated(stage):
-    """arXiv 1512.03385, figure 2: relu(bn(conv(relu(bn(conv(x))))) + x), the zero channels last."""
+    """arXiv 1512.03385, figure 2: relu(bn(conv(relu(bn(conv(x))))) + x), zero channels on both sides."""
     network = trained(CifarResNet(20, post_activation=True))
     block, stride = getattr(network, stage)[0], 1 if stage == "layer1" else 2
     x = torch.randn(2, 16, 8, 8)
@@ -152,7 +152,8 @@ def test_cifar_resnet_block_is_post_activated(stage):
     hidden = normalised(hidden, block.bn1).relu()
     hidden = normalised(nn.functional.conv2d(hidden, block.conv2.weight, padding=1), block.bn2)
     shortcut = torch.zeros_like(hidden)
-    shortcut[:, :16] = x[:, :, ::stride, ::stride]
+    first = (shortcut.shape[1] - 16) // 2
+    shortcut[:, first : first + 16] = x[:, :, ::stride, ::stride]
     torch.testing.assert_close(block(x), (hidden + shortcut).relu())
 
 
@@ -299,7 +300,20 @@ def test_classifiers_of_cifar_resnets_start_kaiming_normal(name):
         assert stats.kstest(weight.flatten() / weight.std(), "norm").pvalue > 1e-3
 
 
-@pytest.mark.parametrize("name", ["basic_cnn", "resnet50", "densenet121", "timm:resnet10t"])
+def test_post_activated_convolutions_start_by_what_enters_them():
+    """kaiming_normal_'s default, as the code of arXiv 2202.07052 calls it."""
+    torch.manual_seed(0)
+    weight = CifarResNet(20, post_activation=True).layer3[0].conv1.weight  # 32 to 64 channels
+    assert weight.std().item() == pytest.approx((2 / (32 * 9)) ** 0.5, rel=0.02)
+
+
+def test_a_densenets_classifier_starts_as_torchvisions():
+    classifier = initial_classifier("densenet121", 64, 10)
+    assert not classifier.bias.any()
+    assert classifier.weight.std() > 0
+
+
+@pytest.mark.parametrize("name", ["basic_cnn", "resnet50", "timm:resnet10t"])
 def test_other_classifiers_start_as_torchs(name):
     torch.manual_seed(0)
     ours = initial_classifier(name, 64, 10).state_dict()

@@ -147,6 +147,35 @@ def test_a_run_that_diverges_says_so_and_is_finished(train, tmp_path, capsys):
     assert not (tmp_path / "backbone.safetensors").exists()
 
 
+def test_weights_that_are_not_finite_at_the_end_are_not_written(train, tmp_path):
+    """No evaluation on the way sees them, and the steps without gradients are too few to stop at."""
+    with pytest.raises(SystemExit) as stop:
+        train(
+            tmp_path, *PLAIN, "--optim", "sgd", "--lr", "1e30", "--momentum", "0", "--epochs", "1",
+            "--evaluate_every", "0",
+        )  # fmt: skip
+    assert stop.value.code == 1
+    assert json.loads((tmp_path / "summary.json").read_text())["diverged"] is True
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_signal_saves_and_the_same_command_goes_on(whole, tmp_path):
+    out = tmp_path / "stopped"
+    process = start(out)
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        if (out / "metrics.jsonl").exists() and len(records(out)) > 3:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list((out / "checkpoints").glob("step-*.pt"))
+    finish(start(out))
+    ours, theirs = (load_file(run / "classifier.safetensors") for run in (out, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_without_momentum_the_optimizer_keeps_nothing(train, tmp_path):
     summary = train(tmp_path, *PLAIN, "--momentum", "0", "--epochs", "1")
     assert summary["optimizer_state_bytes"] == 0
@@ -194,6 +223,9 @@ def test_the_same_command_on_a_finished_run_only_tells(whole, train, capsys):
     [
         (("--schedule", "multi_step"), "needs milestones"),
         (("--milestones", "[1]"), "milestones=.* has no effect on schedule='constant'"),
+        (("--schedule", "multi_step", "--milestones", "[2,3]"), "rising epochs between 0 and 3"),
+        (("--head_classes", "9"), "head_classes=9 is less than the 10 classes"),
+        (("--optim", "sgd", "--log_gradients"), "log_gradients=True has no effect on optim='sgd'"),
         (("--test", "false"), "leaves nothing to evaluate"),
         (("--validation", "1"), "validation=1.0 must be between 0 and 1"),
         (("--optim", "adam", "--momentum", "0.9"), "momentum=0.9 is not an option of optim='adam'"),
