@@ -108,14 +108,7 @@ def conclude(
         train: the images among which `looks` has neighbours; by default all training images.
         pictures, tables: others for the report, in the folder already.
     """
-    config, data = run.config, run.data
-    details = {
-        **details,
-        "classes": len(data.classes),
-        "train_images": len(data.train),
-        "test_images": len(data.test),
-        **asdict(run.subject.info),
-    }
+    details = _complete(run, details)
     whence = provenance(run.accelerator, started)
     summary = {
         **figures,
@@ -124,17 +117,15 @@ def conclude(
         "weights_from": run.subject.origin,
         "details": details,
         **whence,
-        "config": asdict(config),
+        "config": asdict(run.config),
     }
     if run.accelerator.is_main_process:
-        drawn, more = _draw(run, folder, looks, train or data.train) if looks else ([], [])
-        idle = getattr(config, "without_effect", [])
-        settings = {name: value for name, value in asdict(config).items() if name not in idle}
+        drawn, more = _draw(run, folder, looks, train or run.data.train) if looks else ([], [])
         write_report(
             folder / "report.md",
             title=title,
             figures=[ReportFigure(n, value, *MEANINGS[n]) for n, value in figures.items()],
-            settings={**settings, **details},
+            settings={**_settings(run), **details},
             notes=[protocol, f"Weights: {run.subject.origin}"],
             pictures=[*pictures, *drawn],
             tables=[*more, *tables],
@@ -145,3 +136,20 @@ def conclude(
         write_summary(folder / "summary.json", summary)
     run.accelerator.wait_for_everyone()
     return summary
+
+
+def _complete(run: Evaluation, details: dict[str, Any]) -> dict[str, Any]:
+    """With the sizes of the data, and how the backbone sees images."""
+    return {
+        **details,
+        "classes": len(run.data.classes),
+        "train_images": len(run.data.train),
+        "test_images": len(run.data.test),
+        **asdict(run.subject.info),
+    }
+
+
+def _settings(run: Evaluation) -> dict[str, Any]:
+    """The options that have an effect."""
+    idle = getattr(run.config, "without_effect", [])
+    return {name: value for name, value in asdict(run.config).items() if name not in idle}

@@ -201,11 +201,21 @@ def test_a_broken_run_resumes_to_the_same_weights_and_figures(whole, tmp_path):
         assert summaries[0][figure] == summaries[1][figure], figure
 
 
+TORCHRUN = (
+    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+)  # fmt: skip
+
+
+def test_two_ranks_that_diverge_end_together(tmp_path):
+    wild = ("--optim", "sgd", "--lr", "1e30", "--momentum", "0", "--max_bad_steps", "2")
+    process = start(tmp_path, *wild, launcher=TORCHRUN)
+    process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert json.loads((tmp_path / "summary.json").read_text())["diverged"] is True
+
+
 def test_two_ranks_train_as_one(whole, tmp_path):
-    launcher = (
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-    )  # fmt: skip
-    finish(start(tmp_path / "two", launcher=launcher))
+    finish(start(tmp_path / "two", launcher=TORCHRUN))
     one, two = ([r for r in records(out) if "top1" in r] for out in (whole, tmp_path / "two"))
     assert one[0] == two[0]  # before training, bitwise
     assert [r["test_loss"] for r in two] == pytest.approx([r["test_loss"] for r in one], rel=1e-3)
