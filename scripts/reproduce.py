@@ -8,22 +8,42 @@ import re
 import shlex
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from sslortho.config import MAY_CHANGE, ReproduceConfig, parse_config, user_errors
-from sslortho.experiments import write_report
-from sslortho.experiments.adaptation import adapt, differing_settings, select_cells
-from sslortho.experiments.grid import Experiment, nearest, read_experiment
-from sslortho.experiments.runner import (
-    Job,
-    Runner,
-    check_same_options,
-    plan_jobs,
-    visible_gpus,
+from sslortho.config import (
+    MAY_CHANGE,
+    PretrainConfig,
+    ReproduceConfig,
+    SupervisedConfig,
+    parse_config,
+    user_errors,
 )
+from sslortho.experiments import write_report
+from sslortho.experiments.adaptation import (
+    TRAINING_IMAGES,
+    adapt,
+    differing_settings,
+    fit_subset,
+    select_cells,
+)
+from sslortho.experiments.grid import Experiment, nearest
+from sslortho.experiments.grid_file import read_experiment
+from sslortho.experiments.jobs import (
+    Job,
+    check_data_dir,
+    check_same_options,
+    plain_options,
+    plan_jobs,
+)
+from sslortho.experiments.runner import Outcome, Runner, choose_places, launcher
 
 SCRIPTS = Path(__file__).resolve().parent
 PAPER = SCRIPTS.parent / "configs" / "paper"
+
+CONFIGS = {"supervised.py": SupervisedConfig, "pretrain.py": PretrainConfig}
+"""What each script can be told."""
 
 
 def find_experiments() -> dict[str, Path]:
@@ -60,35 +80,63 @@ def choose_experiment(name: str) -> Path:
     return known[name]
 
 
+def full_options(job: Job) -> dict[str, Any]:
+    """All that its script would have, defaults too, as YAML has them.
+
+    Raises ValueError for options that the script would refuse.
+    """
+    try:
+        config = CONFIGS[job.script.name](**job.options, out=str(job.folder))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{job.name}: {error}") from error
+    return plain_options(config)
+
+
 def plan(config: ReproduceConfig, paper: Experiment, ours: Experiment, out: Path) -> list[Job]:
     """The runs, checked against those that are there already."""
-    data_dir = None
-    if ours.data != "digits":
-        data_dir = config.data_dir or ("DATA_DIR" if config.dry_run else None)
-        if data_dir is None and not config.report:
-            raise ValueError(f"data={ours.data!r} needs data_dir, the folder that it lies in")
-    elif config.data_dir is not None:
-        raise ValueError(f"data_dir={config.data_dir!r} has no effect on data='digits'")
-    shared = {"data_dir": data_dir, "subset": config.subset, "threads": config.threads}
+    data_dir = config.data_dir
+    if ours.data == "digits" and data_dir is not None:
+        print(f"reproduce.py: data_dir={data_dir!r} has no effect on digits", file=sys.stderr)
+        data_dir = None
+    if ours.data != "digits" and config.dry_run:
+        data_dir = data_dir or "DATA_DIR"
+    subset = fit_subset(ours.data, config.subset)
+    shared = {"data_dir": data_dir, "subset": subset, "threads": config.threads}
     jobs = plan_jobs(ours, SCRIPTS, out, config.seeds or paper.seeds, shared)
+    options = [full_options(job) for job in jobs]
     if not config.dry_run:
-        check_same_options(jobs, MAY_CHANGE)
+        for job, all_of_them in zip(jobs, options, strict=True):
+            check_same_options(job, all_of_them, MAY_CHANGE)
+        if not all(job.finished for job in jobs):
+            check_data_dir(ours.data, data_dir)
     return jobs
 
 
-def show_commands(jobs: list[Job]) -> None:
+def describe_subset(config: ReproduceConfig, data: str) -> str | None:
+    """In words, that all images are fewer than were asked for; None where they are not."""
+    if fit_subset(data, config.subset) == config.subset:
+        return None
+    return f"subset: all {TRAINING_IMAGES[data]}, {config.subset} asked for"
+
+
+def show_commands(jobs: list[Job], processes: int) -> None:
     """The command of every run that is not finished, as it would be typed in the repository."""
     for job in jobs:
         if not job.finished:
-            print(shlex.join(["python", f"scripts/{job.script.name}", *job.arguments]))
+            script = f"scripts/{job.script.name}"
+            print(shlex.join(["python", *launcher(processes), script, *job.arguments]))
 
 
 def tell_plan(
-    paper: Experiment, ours: Experiment, jobs: list[Job], places: list[str | None]
+    paper: Experiment,
+    ours: Experiment,
+    jobs: list[Job],
+    places: list[str | None],
+    remark: str | None,
 ) -> None:
     """What is about to happen."""
     finished = sum(job.finished for job in jobs)
-    gpus = {place for place in places if place is not None}
+    gpus = {gpu for place in places if place is not None for gpu in place.split(",")}
     where = f"{len(gpus)} GPU(s)" if gpus else "the CPU"
     print(
         f"{ours.name}: {len(jobs)} runs, {finished} finished already; {len(places)} at a time on {where}"
@@ -97,13 +145,21 @@ def tell_plan(
         print(
             "not as in the paper:", ", ".join(f"{name} {value}" for name, value in changed.items())
         )
+    if remark:
+        print(remark)
 
 
-def choose_places(jobs: int | None) -> list[str | None]:
-    """The GPU, or None, of each of the runs at a time."""
-    gpus = visible_gpus()
-    count = jobs or max(1, len(gpus))
-    return [gpus[i % len(gpus)] if gpus else None for i in range(count)]
+def tell_outcome(outcome: Outcome, out: Path) -> int:
+    """What went wrong; the exit code."""
+    if outcome.failed:
+        print(f"failed: {', '.join(outcome.failed)}; logs are in {out / 'logs'}", file=sys.stderr)
+    if outcome.busy:
+        print(f"left to another process that runs them: {', '.join(outcome.busy)}; the same command "
+              "takes them up if it ends early", file=sys.stderr)  # fmt: skip
+    if outcome.signal is not None:
+        print(f"stopped by {signal.Signals(outcome.signal).name}; the same command goes on")
+        return 128 + outcome.signal
+    return int(bool(outcome.failed or outcome.busy))
 
 
 def run(config: ReproduceConfig, path: Path) -> int:
@@ -113,21 +169,18 @@ def run(config: ReproduceConfig, path: Path) -> int:
     out = Path(config.out or f"runs/{paper.name}").expanduser()
     jobs = [] if config.report else plan(config, paper, ours, out)
     if config.dry_run:
-        show_commands(jobs)
+        show_commands(jobs, config.gpus_per_run)
         return 0
-    code = 0
+    if remark := describe_subset(config, ours.data):
+        paper = replace(paper, notes=(*paper.notes, remark))
+    outcome = Outcome()
     if jobs:
-        places = choose_places(config.jobs)
-        tell_plan(paper, ours, jobs, places)
+        places = choose_places(config.jobs, config.gpus_per_run)
+        tell_plan(paper, ours, jobs, places, remark)
         outcome = Runner(places, lambda line: print(line, flush=True)).run(jobs)
-        if outcome.failed:
-            print(
-                f"failed: {', '.join(outcome.failed)}; logs are in {out / 'logs'}", file=sys.stderr
-            )
-        if outcome.signal is not None:
-            print(f"stopped by {signal.Signals(outcome.signal).name}; the same command goes on")
-        code = 128 + outcome.signal if outcome.signal is not None else int(bool(outcome.failed))
-    print(write_report(paper, out, config.asked))
+    report = write_report(paper, out, config.asked)
+    code = tell_outcome(outcome, out)
+    print(report)
     return code
 
 

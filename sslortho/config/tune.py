@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from sslortho.config.run_folder import MAY_CHANGE
 from sslortho.config.supervised import SupervisedConfig
 
 SEARCHED = ("lr", "momentum", "weight_decay")
@@ -15,10 +16,10 @@ class TuneConfig(SupervisedConfig):
     the accuracy on held-out training images. The test images are never looked at."""
 
     trials: int = 30
-    """Runs in all; a larger number goes on with a search that has ended."""
+    """Runs in all, beside those that fail; a larger number goes on with a search that has ended."""
     search: str = "lr,momentum,weight_decay"
     """Comma-separated: which of the three are searched; the others stay as given. Momentum is beta1 for
-    adam."""
+    adam: of betas, if given, beta2 counts."""
     lr_range: tuple[float, float] = (1e-3, 1.0)
     """Lowest and highest rate, searched on a logarithmic scale."""
     momentum_range: tuple[float, float] = (0.0, 0.99)
@@ -50,21 +51,29 @@ class TuneConfig(SupervisedConfig):
         for name in SEARCHED:
             low, high = getattr(self, f"{name}_range")
             least = "0" if name == "momentum" else "above 0"
+            self._check_effect("search", **{f"{name}_range": self._is_idle(name)})
             right = (low >= 0 if name == "momentum" else low > 0) and low < high
             self._check(f"{name}_range", right, f"two rising numbers, the lower {least}")
         self._check("momentum_range", self.momentum_range[1] < 1, "below 1")
         for name in self.searched:
-            default = type(self).__dataclass_fields__[name].default
-            if getattr(self, name) != default:
+            if self._is_given(name):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} has no effect where it is searched; give "
                     f"{name}_range, or leave {name} out of search"
                 )
+        self._check_effect("optim", decay_all=self.decay_all and "lars" in self.optim)
         if self.decay_all and self.weight_decay_biases:
             raise ValueError(
                 f"weight_decay_biases={self.weight_decay_biases!r} has no effect with decay_all"
             )
         super().__post_init__()
+
+    def _is_given(self, name: str) -> bool:
+        return getattr(self, name) != type(self).__dataclass_fields__[name].default
+
+    def _is_idle(self, name: str) -> bool:
+        """Whether a range is given of what is not searched."""
+        return name not in self.searched and self._is_given(f"{name}_range")
 
     @property
     def searched(self) -> tuple[str, ...]:
@@ -79,7 +88,13 @@ class TuneConfig(SupervisedConfig):
         return {name: value for name, value in values.items() if value is not None}
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Whatever a trial's result depends on, beside what is searched; None where nothing is given."""
+        names = [f.name for f in fields(SupervisedConfig) if f.name not in MAY_CHANGE]
+        values = {name: getattr(self, name) for name in names if name not in self.searched}
+        return {**values, "decay_all": self.decay_all, "objective": self.objective}
+
+    @property
     def run_folder(self) -> Path:
         """Where the search lives."""
-        backbone = self.backbone.replace(":", "-").replace("/", "-")
-        return Path(self.out or f"runs/tune-{self.data}-{backbone}-{self.optim}")
+        return Path(self.out or f"runs/tune-{self.data}-{self.backbone_slug}-{self.optim}")

@@ -7,7 +7,8 @@ from sslortho.experiments.comparison import (
     Statistic,
     compare_runs,
 )
-from sslortho.experiments.grid import Experiment, read_experiment
+from sslortho.experiments.grid import Experiment
+from sslortho.experiments.grid_file import read_experiment
 from sslortho.experiments.report import write_report
 from sslortho.experiments.tables import to_csv, to_markdown
 

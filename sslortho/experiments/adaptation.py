@@ -1,5 +1,6 @@
 """An experiment on other terms than the paper's: fewer cells, epochs or images, other data."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -93,6 +94,11 @@ def _with_images(options: Mapping[str, Any], images: int) -> dict[str, Any]:
         steps = trained // batch_size
         changed["log_every"] = max(1, min(options["log_every"], steps // 4))
     return {**options, **changed}
+
+
+def fit_subset(data: str, subset: int | None) -> int | None:
+    """So many images, or None, which is all, where there are not so many."""
+    return None if subset is None or subset > TRAINING_IMAGES.get(data, math.inf) else subset
 
 
 def adapt(

@@ -70,7 +70,7 @@ def last_lines(log: Path) -> list[str]:
     return [line for line in lines if line][-LOG_LINES:]
 
 
-def _is_held(log: Path) -> bool:
+def is_held(log: Path) -> bool:
     """Whether a run is writing this log: the runner has it locked for as long as the run lives."""
     try:
         with log.open("rb") as file:
@@ -88,7 +88,7 @@ def _standing(folder: Path | None, log: Path | None) -> str:
         files = ("config.yaml", "metrics.jsonl")
         begun = folder is not None and any((folder / name).exists() for name in files)
         return "under_way" if begun else "not_begun"
-    if _is_held(log):
+    if is_held(log):
         return "under_way"
     stopped = folder is not None and any(STOPPED in line for line in last_lines(log))
     return "stopped" if stopped else "failed"

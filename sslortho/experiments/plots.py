@@ -32,7 +32,7 @@ LABELS = {
 
 COUNTS = re.compile(r"^(zero|tiny)_gradients")
 WINDOW = 50
-"""Records of a running mean."""
+"""Steps of a running mean; of arXiv 2202.07052, figure 9, batches."""
 
 LOG_RATIO = 30
 """Largest loss to smallest, from which a linear axis hides one end."""
@@ -156,12 +156,22 @@ def plot_lines(
     return lines
 
 
-def running_mean(values: Sequence[float], window: int = WINDOW) -> np.ndarray:
-    """Mean of each value and window / 2 on either side, or as many as there are on both."""
+def running_mean(
+    steps: Sequence[float], values: Sequence[float], window: float = WINDOW
+) -> np.ndarray:
+    """Mean over window / 2 steps on either side of each value, or as many as there are on both.
+
+    Args:
+        steps: rising.
+        values: one at each step.
+        window: in steps.
+    """
+    x = np.asarray(steps, dtype=float)
     sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=float))])
-    places = np.arange(len(values))
-    reach = np.minimum(window // 2, np.minimum(places, len(values) - 1 - places))
-    return (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)
+    reach = np.minimum(window / 2, np.minimum(x - x[0], x[-1] - x))
+    first = np.searchsorted(x, x - reach, side="left")
+    end = np.searchsorted(x, x + reach, side="right")
+    return (sums[end] - sums[first]) / (end - first)
 
 
 def _styles(columns: Iterable[str]) -> dict[str, Any]:
@@ -209,7 +219,7 @@ def _draw_line(axis: Any, line: Line, look: dict[str, Any], counts: bool) -> Non
     colour = look["color"]
     if counts:
         axis.scatter(x, mean, s=4, color=colour, alpha=0.35, linewidths=0, rasterized=True)
-        axis.plot(x, running_mean(line.mean), linewidth=1.6, **look)
+        axis.plot(x, running_mean(line.x, line.mean), linewidth=1.6, **look)
         return
     if len(x) == 1:
         look = {**look, "marker": look["marker"] or "o"}

@@ -10,16 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, Literal
 
-import yaml
-
-from sslortho.experiments.grid import Experiment
+from sslortho.experiments.jobs import Job
 
 POLL = 0.1
 """Seconds between two looks at the processes."""
@@ -30,80 +26,11 @@ LOCK_WAIT = 1.0
 TOLD_LINES = 12
 """Lines of a log that are shown when its run fails."""
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
-
-@dataclass(frozen=True)
-class Job:
-    """One run: a script, its options and where it writes."""
-
-    name: str
-    script: Path
-    options: Mapping[str, Any]
-    folder: Path
-    log: Path
-
-    @property
-    def arguments(self) -> list[str]:
-        """The options as a command line has them."""
-        options = {**self.options, "out": str(self.folder)}
-        return [text for name, value in options.items() for text in (f"--{name}", _to_text(value))]
-
-    @property
-    def finished(self) -> bool:
-        """Whether it has written its summary."""
-        return (self.folder / "summary.json").exists()
-
-
-def _to_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def plan_jobs(
-    experiment: Experiment, scripts: Path, out: Path, seeds: int, shared: Mapping[str, Any]
-) -> list[Job]:
-    """A job for every seed and cell: all cells with the first seed, then all with the second.
-
-    Args:
-        experiment: its cells.
-        scripts: folder of the scripts.
-        out: runs/NAME and logs/NAME.log are below it.
-        seeds: from 0 to seeds - 1.
-        shared: options of every run, such as data_dir; those that are None are left out.
-    """
-    given = {name: value for name, value in shared.items() if value is not None}
-    return [
-        Job(
-            name=f"{cell.name}-s{seed}",
-            script=scripts / experiment.script,
-            options={"data": experiment.data, **given, **cell.options, "seed": seed},
-            folder=out / "runs" / f"{cell.name}-s{seed}",
-            log=out / "logs" / f"{cell.name}-s{seed}.log",
-        )
-        for seed in range(seeds)
-        for cell in experiment.cells
-    ]
-
-
-def check_same_options(jobs: Sequence[Job], may_change: Collection[str]) -> None:
-    """Raise ValueError if a run folder holds results of other options than its job has.
-
-    may_change: options that do not matter to a run that is resumed. Nor does the number of threads
-    matter to one that is finished.
-    """
-    for job in jobs:
-        path = job.folder / "config.yaml"
-        if not path.exists() or not (job.finished or any(job.folder.glob("checkpoints/*"))):
-            continue
-        stored = yaml.safe_load(path.read_text())
-        for name, value in job.options.items():
-            free = name in may_change or (name == "threads" and job.finished)
-            ours = list(value) if isinstance(value, tuple) else value
-            if not free and name in stored and stored[name] != ours:
-                raise ValueError(
-                    f"{job.folder} holds a run with {name}={stored[name]!r}, but {name}={ours!r} is "
-                    f"asked for; give another --out, the same {name}, or remove that folder"
-                )
+Ending = Literal["finished", "failed", "stopped", "busy"]
+"""Of a job: it has a summary (if it diverged too); none; none, since a signal stopped it; or another
+process has it in hand."""
 
 
 def visible_gpus() -> list[str]:
@@ -119,8 +46,31 @@ def visible_gpus() -> list[str]:
     return [str(i) for i in range(len(lines))]
 
 
+def choose_places(jobs: int | None, gpus_per_run: int = 1) -> list[str | None]:
+    """The GPUs, names with commas, or None, of each of the runs at a time.
+
+    Where `jobs` is None, as many as there are GPUs for, on a CPU one. Raises ValueError for more GPUs a
+    run than there are.
+    """
+    gpus = visible_gpus()
+    if not gpus and gpus_per_run == 1:
+        return [None] * (jobs or 1)
+    if len(gpus) < gpus_per_run:
+        raise ValueError(f"gpus_per_run={gpus_per_run}, but {len(gpus)} GPUs are there; lower it")
+    starts = range(0, len(gpus) - gpus_per_run + 1, gpus_per_run)
+    groups = [",".join(gpus[start : start + gpus_per_run]) for start in starts]
+    return [groups[i % len(groups)] for i in range(jobs or len(groups))]
+
+
+def launcher(processes: int) -> list[str]:
+    """What stands between `python` and a script that runs as so many processes."""
+    if processes == 1:
+        return []
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+
+
 def _environment(gpu: str | None, places: int) -> dict[str, str]:
-    """Of a run that has one GPU, or none, and a share of the cores."""
+    """Of a run that has these GPUs, or none, and a share of the cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     environment = {"TQDM_MININTERVAL": "30", **os.environ}  # a log needs no ten bars a second
     if places > 1:
@@ -163,20 +113,29 @@ class _Running:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the runs went: names of those that failed, and the signal that stopped them, if one did."""
+    """How the runs went."""
 
-    failed: tuple[str, ...]
-    signal: int | None
+    failed: tuple[str, ...] = ()
+    """Names of those that ended without a summary."""
+    busy: tuple[str, ...] = ()
+    """Names of those that another process has in hand."""
+    signal: int | None = None
+    """What stopped them, if one did."""
+
+
+def _ignore(job: Job, ending: Ending) -> None:
+    pass
 
 
 class Runner:
     """Runs jobs, as many at a time as there are places; a failure does not stop the others.
 
-    SIGTERM, SIGUSR1 or Ctrl-C starts no more, passes SIGTERM on to the runs, which save what they
-    have, and waits for them. A second one kills them.
+    SIGTERM, SIGUSR1, SIGHUP (a terminal that is closed) or Ctrl-C starts no more, passes SIGTERM on to
+    the runs, which save what they have, and waits for them. A second one but SIGHUP kills them.
 
     Args:
-        places: the GPU of each job at work, or None.
+        places: the GPUs of each job at work, names with commas, or None. A job with several runs as
+            a process for each.
         say: what to do with a line of progress.
     """
 
@@ -185,38 +144,88 @@ class Runner:
         self.say = say
         self.running: dict[int, _Running] = {}
         self.failed: list[str] = []
+        self.busy: list[str] = []
         self.signal: int | None = None
-        self.left = 0
+        self.left: int | None = None
+        self.ended: Callable[[Job, Ending], None] = _ignore
 
-    def run(self, jobs: Sequence[Job]) -> Outcome:
-        """Start what is not finished, in order, and wait for it."""
-        waiting = deque(job for job in jobs if not job.finished)
-        self.left = len(waiting)
+    def run(
+        self, jobs: Iterable[Job | None], ended: Callable[[Job, Ending], None] = _ignore
+    ) -> Outcome:
+        """Start what is not finished, in order, and wait for it.
+
+        Args:
+            jobs: the next is taken when a place becomes free. None: there is none now, and it is
+                asked for again.
+            ended: called for each job that ends, or has ended already.
+        """
+        if isinstance(jobs, Sequence):
+            self.left = sum(job is not None and not job.finished for job in jobs)
+        self.ended = ended
+        waiting, more = iter(jobs), True
         before = self._listen()
         try:
-            while self.running or (waiting and self.signal is None):
-                for place in range(len(self.places)):
-                    if waiting and place not in self.running and self.signal is None:
-                        self._start(waiting.popleft(), place)
+            while self.running or (more and self.signal is None):
+                more = more and self._fill(waiting)
                 for place, run in list(self.running.items()):
                     if run.process.poll() is not None:
                         self._finish(self.running.pop(place))
                 time.sleep(POLL)
         finally:
-            self._send(signal.SIGTERM)  # an error of our own leaves none behind
+            self._stop()
             for number, handler in before.items():
                 signal.signal(number, handler)
-        return Outcome(tuple(self.failed), self.signal)
+        return Outcome(tuple(self.failed), tuple(self.busy), self.signal)
+
+    def _fill(self, waiting: Iterator[Job | None]) -> bool:
+        """Start a job on each free place; whether there may be more."""
+        for place in range(len(self.places)):
+            while place not in self.running and self.signal is None:
+                try:
+                    job = next(waiting)
+                except StopIteration:
+                    return False
+                if job is None:
+                    return True
+                if job.finished:
+                    self.ended(job, "finished")
+                else:
+                    self._start(job, place)
+        return True
+
+    def _stop(self) -> None:
+        """Let the runs that an error of our own leaves behind save what they have."""
+        self._send(signal.SIGTERM)
+        for run in self.running.values():
+            run.process.wait()
+            run.log.close()
+        self.running.clear()
 
     def _listen(self) -> dict[int, Any]:
         """Handle signals; what handled them before."""
         if threading.current_thread() is not threading.main_thread():
             return {}
-        return {number: signal.signal(number, self._handle) for number in SIGNALS}
+        # nohup has it ignored
+        ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+        numbers = [number for number in SIGNALS if number not in ignored]
+        return {number: signal.signal(number, self._handle) for number in numbers}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._send(signal.SIGTERM if self.signal is None else signal.SIGKILL)
-        self.signal = self.signal or number
+        first = self.signal in (None, signal.SIGHUP)
+        # the end of a session sends SIGHUP and SIGTERM together: that is one wish
+        self._send(signal.SIGTERM if first or number == signal.SIGHUP else signal.SIGKILL)
+        self.signal = number if first else self.signal
+
+    def _tell(self, line: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal may be gone; the runs are not
+            self.say(line)
+
+    def _count_down(self, line: str, more: str = "") -> None:
+        """Tell of a job that is over, and how many are left where that is known."""
+        if self.left is not None:
+            self.left -= 1
+            line += f"; {self.left} left"
+        self._tell(line + more)
 
     def _send(self, number: int) -> None:
         for run in list(self.running.values()):
@@ -233,15 +242,21 @@ class Runner:
         # held by the run for as long as it lives, even if we do not: no two write one folder
         if not _lock(log):
             log.close()
-            self.left -= 1
-            self.failed.append(job.name)
-            self.say(f"failed: {job.name} is being run by another process; {self.left} left")
+            self.busy.append(job.name)
+            self._count_down(f"busy: {job.name} is being run by another process")
+            self.ended(job, "busy")
             return
-        command = [sys.executable, str(job.script), *job.arguments]
+        if job.finished:  # by whoever held it until now
+            log.close()
+            self._count_down(f"finished: {job.name}, by another process")
+            self.ended(job, "finished")
+            return
+        gpu = self.places[place]
+        processes = len(gpu.split(",")) if gpu is not None else 1
+        command = [sys.executable, *launcher(processes), str(job.script), *job.arguments]
         start = log.tell()
         log.write(f"$ {shlex.join(command)}\n".encode())
         log.flush()
-        gpu = self.places[place]
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -253,23 +268,27 @@ class Runner:
         self.running[place] = _Running(job, process, log, time.monotonic(), start)
         if self.signal is not None:  # it came while the process was being started
             process.send_signal(signal.SIGTERM)
-        self.say(f"started: {job.name}{f' on GPU {gpu}' if gpu is not None else ''}")
+        self._tell(f"started: {job.name}{f' on GPU {gpu}' if gpu is not None else ''}")
 
     def _finish(self, run: _Running) -> None:
         run.log.close()
-        job, code = run.job, run.process.returncode
+        job, ending = run.job, self._ending(run.job)
         seconds = f"{time.monotonic() - run.started:.0f} s"
-        if job.finished:
-            self.left -= 1
+        if ending == "finished":
             diverged = json.loads((job.folder / "summary.json").read_text()).get("diverged")
-            what = "diverged" if diverged else "finished"
-            self.say(f"{what}: {job.name} in {seconds}; {self.left} left")
-        elif self.signal is not None:
-            self.say(f"stopped: {job.name}")
+            self._count_down(f"{'diverged' if diverged else 'finished'}: {job.name} in {seconds}")
+        elif ending == "stopped":
+            self._tell(f"stopped: {job.name}")
         else:
-            self.left -= 1
             self.failed.append(job.name)
-            self.say(
-                f"failed: {job.name} with exit code {code} after {seconds}; {self.left} left; "
-                f"the end of {job.log}:\n{run.log_tail()}"
+            code = run.process.returncode
+            self._count_down(
+                f"failed: {job.name} with exit code {code} after {seconds}",
+                f"; the end of {job.log}:\n{run.log_tail()}",
             )
+        self.ended(job, ending)
+
+    def _ending(self, job: Job) -> Ending:
+        if job.finished:
+            return "finished"
+        return "failed" if self.signal is None else "stopped"

@@ -1,6 +1,11 @@
 import pytest
 
-from sslortho.experiments.adaptation import adapt, differing_settings, select_cells
+from sslortho.experiments.adaptation import (
+    adapt,
+    differing_settings,
+    fit_subset,
+    select_cells,
+)
 from sslortho.experiments.grid import Cell, Experiment, Plot, Table
 
 OPTIONS = {"batch_size": 1024, "epochs": 200, "milestones": [100, 150], "validation": 0.1,
@@ -87,6 +92,20 @@ def test_milestones_and_warm_up_move_with_the_epochs():
 )
 def test_few_images_have_a_smaller_batch(terms, batch_size):
     assert options(**terms)["batch_size"] == batch_size
+
+
+@pytest.mark.parametrize(
+    ("data", "subset", "fitting"),
+    [
+        ("digits", 1437, 1437),
+        ("digits", 1438, None),
+        ("digits", None, None),
+        ("cifar10", 50_001, None),
+        ("folder", 10**9, 10**9),  # who knows
+    ],
+)
+def test_a_subset_of_more_than_there_are_is_all(data, subset, fitting):
+    assert fit_subset(data, subset) == fitting
 
 
 def test_a_small_batch_is_not_made_larger():

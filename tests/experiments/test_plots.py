@@ -33,12 +33,26 @@ def test_a_line_is_the_mean_of_the_seeds_that_are_there():
     assert line.counts == [3, 2]
 
 
+@pytest.mark.parametrize("every", [1, 10])
 @pytest.mark.parametrize("count", [1, 7, 120])
-def test_running_mean(count):
+def test_a_running_mean_is_of_so_many_steps(count, every):
+    steps = [every * (i + 1) for i in range(count)]
     values = np.random.default_rng(0).normal(size=count)
-    reach = [min(25, i, count - 1 - i) for i in range(count)]
+    on_a_side = 25 // every  # of 50 steps with a record every 10, two on either side: five
+    reach = [min(on_a_side, i, count - 1 - i) for i in range(count)]
     literal = [np.mean(values[i - r : i + r + 1]) for i, r in enumerate(reach)]
-    np.testing.assert_allclose(running_mean(values, 50), literal, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(running_mean(steps, values, 50), literal, rtol=0, atol=1e-12)
+
+
+def test_a_running_mean_of_records_at_odd_steps():
+    steps, values = [10, 20, 25, 35, 45, 50, 100], [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
+    literal = []
+    for step in steps:
+        reach = min(10, step - steps[0], steps[-1] - step)
+        literal.append(
+            np.mean([v for s, v in zip(steps, values, strict=True) if abs(s - step) <= reach])
+        )
+    np.testing.assert_allclose(running_mean(steps, values, 20), literal)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +143,7 @@ def test_counts_by_step_are_points_with_their_running_mean(runs, figures):
     (axis,) = figures["f.png"].axes
     (points,) = axis.collections
     assert points.get_offsets().tolist() == [[i + 1, n] for i, n in enumerate(counts)]
-    np.testing.assert_allclose(axis.lines[0].get_ydata(), running_mean(counts, 50))
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), running_mean(range(80), counts, 50))
     assert axis.get_xlabel() == "step"
 
 

@@ -4,25 +4,13 @@ import os
 import signal
 import threading
 import time
-from dataclasses import asdict
-from pathlib import Path
 
 import pytest
-import yaml
 
-from sslortho.config import SupervisedConfig, parse_config
 from sslortho.experiments import runner
-from sslortho.experiments.grid import Cell, Experiment, read_experiment
-from sslortho.experiments.runner import (
-    Job,
-    Outcome,
-    Runner,
-    check_same_options,
-    plan_jobs,
-    visible_gpus,
-)
-
-PAPER = Path(__file__).parent.parent.parent / "configs" / "paper"
+from sslortho.experiments.grid import Cell, Experiment
+from sslortho.experiments.jobs import Job, plan_jobs
+from sslortho.experiments.runner import Outcome, Runner, choose_places, visible_gpus
 
 FAKE = """\
 import json, os, signal, sys, time
@@ -60,9 +48,11 @@ if mode == "count":
     finish(at_work=len(list(out.parent.glob("at-work-*"))))
     mark.unlink()
     sys.exit()
-if mode in ("wait", "stubborn") and not (out / "saved").exists():
+if mode in ("wait", "slow", "stubborn") and not (out / "saved").exists():
     def stop(number, frame):
-        if mode == "wait":
+        if mode == "slow":
+            time.sleep(1)
+        if mode != "stubborn":
             (out / "saved").touch()
             sys.exit(128 + number)
     signal.signal(signal.SIGTERM, stop)
@@ -104,49 +94,22 @@ def summary(job):
     return json.loads((job.folder / "summary.json").read_text())
 
 
-def test_the_first_seed_of_all_cells_comes_before_the_second_of_any(tmp_path):
-    experiment = read_experiment(PAPER / "figure1.yaml")
-    jobs = plan_jobs(experiment, tmp_path, Path("o"), 2, {"data_dir": "D", "subset": None})
-    assert [job.name for job in jobs] == [
-        "resnet20-sgd-s0", "resnet20-orth_sgd-s0", "resnet20-sgd-s1", "resnet20-orth_sgd-s1",
-    ]  # fmt: skip
-    last = jobs[-1]
-    assert last.folder == Path("o/runs/resnet20-orth_sgd-s1")
-    assert last.log == Path("o/logs/resnet20-orth_sgd-s1.log")
-    assert last.script == tmp_path / "supervised.py"
-    assert (last.options["seed"], last.options["data"], last.options["data_dir"]) == (
-        1, "cifar10", "D",
-    )  # fmt: skip
-    assert "subset" not in last.options
-
-
-@pytest.mark.parametrize(("name", "cell"), [("table1", 0), ("table2", 2), ("figure8", 1)])
-def test_a_command_line_says_what_the_options_say(name, cell):
-    experiment = read_experiment(PAPER / f"{name}.yaml")
-    job = plan_jobs(experiment, Path("s"), Path("o"), 1, {"data_dir": "D"})[cell]
-    parsed = asdict(parse_config(SupervisedConfig, job.arguments))
-    for option, value in job.options.items():
-        got = parsed[option]
-        assert (list(got) if isinstance(got, tuple) else got) == value, option
-    assert parsed["out"] == str(job.folder)
-
-
 def test_runs_what_is_not_finished_in_order(plan, said):
     jobs = plan("ok", "ok", seeds=2)
     jobs[1].folder.mkdir(parents=True)
     (jobs[1].folder / "summary.json").write_text("{}")
-    assert Runner([None], said.append).run(jobs) == Outcome((), None)
+    assert Runner([None], said.append).run(jobs) == Outcome()
     assert journal(jobs) == ["c0-x-s0", "c0-x-s1", "c1-x-s1"]
     assert all(job.finished for job in jobs)
     assert said[0] == "started: c0-x-s0"
     assert [line.rsplit(";")[-1] for line in said[1::2]] == [" 2 left", " 1 left", " 0 left"]
-    assert Runner([None], said.append).run(jobs) == Outcome((), None)
+    assert Runner([None], said.append).run(jobs) == Outcome()
     assert len(journal(jobs)) == 3
 
 
 def test_a_failure_is_told_and_the_others_go_on(plan, said):
     jobs = plan("ok", "fail", "ok")
-    assert Runner([None], said.append).run(jobs) == Outcome(("c1-x-s0",), None)
+    assert Runner([None], said.append).run(jobs) == Outcome(failed=("c1-x-s0",))
     assert [job.finished for job in jobs] == [True, False, True]
     (failure,) = (line for line in said if line.startswith("failed"))
     assert "exit code 3" in failure
@@ -155,7 +118,7 @@ def test_a_failure_is_told_and_the_others_go_on(plan, said):
 
 
 def test_a_run_that_diverged_has_not_failed(plan, said):
-    assert Runner([None], said.append).run(plan("diverge")) == Outcome((), None)
+    assert Runner([None], said.append).run(plan("diverge")) == Outcome()
     assert said[-1].startswith("diverged: c0-x-s0")
 
 
@@ -196,27 +159,114 @@ def send_when_ready(folder, *numbers):
     return thread
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_the_runs_save_and_the_same_again_resumes(plan, said, number):
     jobs = plan("wait", "ok")
     before = signal.getsignal(number)
     thread = send_when_ready(jobs[0].folder, number)
-    assert Runner([None], said.append).run(jobs) == Outcome((), number)
+    assert Runner([None], said.append).run(jobs) == Outcome(signal=number)
     thread.join()
     assert (jobs[0].folder / "saved").exists()
     assert journal(jobs) == ["c0-x-s0"]  # the second was not started
     assert said[-1] == "stopped: c0-x-s0"
     assert signal.getsignal(number) is before
-    assert Runner([None], said.append).run(jobs) == Outcome((), None)
+    assert Runner([None], said.append).run(jobs) == Outcome()
     assert all(job.finished for job in jobs)
 
 
 def test_a_second_signal_kills(plan, said):
     jobs = plan("stubborn")
     thread = send_when_ready(jobs[0].folder, signal.SIGTERM, signal.SIGTERM)
-    assert Runner([None], said.append).run(jobs) == Outcome((), signal.SIGTERM)
+    assert Runner([None], said.append).run(jobs) == Outcome(signal=signal.SIGTERM)
     thread.join()
     assert not jobs[0].finished
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP])
+def test_the_end_of_a_session_is_one_signal(plan, said, first):
+    (job,) = plan("slow")
+    second = ({signal.SIGTERM, signal.SIGHUP} - {first}).pop()
+    thread = send_when_ready(job.folder, first, second)
+    assert Runner([None], said.append).run([job]) == Outcome(signal=signal.SIGTERM)
+    thread.join()
+    assert (job.folder / "saved").exists()
+
+
+def test_what_nohup_ignores_stays_ignored(plan, said):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        (job,) = plan("wait")
+        thread = send_when_ready(job.folder, signal.SIGHUP, signal.SIGTERM)
+        assert Runner([None], said.append).run([job]) == Outcome(signal=signal.SIGTERM)
+        thread.join()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_is_gone_stops_nothing(plan):
+    def say(line):
+        raise OSError("Input/output error")
+
+    jobs = plan("ok", "fail")
+    assert Runner([None], say).run(jobs) == Outcome(failed=("c1-x-s0",))
+    assert jobs[0].finished
+
+
+def test_a_free_place_has_the_next_job_at_once(plan, said):
+    long, *short = plan("wait", "ok", "ok", "ok")
+    order = []
+
+    def offer():
+        yield long
+        yield from short
+        # all three ran beside the first, which ends at this only
+        assert order == [job.name for job in short]
+        runner.running[0].process.kill()
+
+    runner = Runner([None, None], said.append)
+    outcome = runner.run(offer(), lambda job, ending: order.append(job.name))
+    assert outcome == Outcome(failed=(long.name,))
+    assert order[-1] == long.name
+    assert not any("left" in line for line in said)  # nobody knows how many come
+
+
+def test_how_each_ended_is_told_and_none_now_is_asked_again(plan, said, monkeypatch):
+    monkeypatch.setattr(runner, "LOCK_WAIT", 0.0)
+    done, ok, diverging, failing, busy = plan("ok", "ok", "diverge", "fail", "ok")
+    done.folder.mkdir(parents=True)
+    (done.folder / "summary.json").write_text("{}")
+    busy.log.parent.mkdir(parents=True)
+    endings = {}
+
+    def offer():
+        yield from (done, ok)
+        while ok.name not in endings:
+            yield None
+        yield from (diverging, failing, busy)
+
+    with busy.log.open("ab") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        ended = lambda job, ending: endings.update({job.name: ending})  # noqa: E731
+        outcome = Runner([None], said.append).run(offer(), ended)
+    assert list(endings.values()) == ["finished", "finished", "finished", "failed", "busy"]
+    assert outcome == Outcome(failed=(failing.name,), busy=(busy.name,))
+
+
+def test_an_error_of_the_caller_lets_the_others_save(plan, said):
+    waiting, ok = plan("wait", "ok")
+
+    def offer():
+        yield waiting
+        while not (waiting.folder / "ready").exists():
+            yield None
+        yield ok
+
+    def ended(job, ending):
+        raise RuntimeError(job.name)
+
+    with pytest.raises(RuntimeError, match=ok.name):
+        Runner([None, None], said.append).run(offer(), ended)
+    assert (waiting.folder / "saved").exists()
 
 
 def test_a_log_that_is_looked_at_for_an_instant_is_waited_for(plan, said, monkeypatch):
@@ -231,7 +281,7 @@ def test_a_log_that_is_looked_at_for_an_instant_is_waited_for(plan, said, monkey
         sleep(seconds)
 
     monkeypatch.setattr(time, "sleep", look_away)
-    assert Runner([None], said.append).run([job]) == Outcome((), None)
+    assert Runner([None], said.append).run([job]) == Outcome()
     assert job.finished
 
 
@@ -241,9 +291,9 @@ def test_a_run_that_another_process_has_in_hand_is_left_alone(plan, said, monkey
     jobs[0].log.parent.mkdir(parents=True)
     with jobs[0].log.open("ab") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
-        assert Runner([None], said.append).run(jobs) == Outcome(("c0-x-s0",), None)
+        assert Runner([None], said.append).run(jobs) == Outcome(busy=("c0-x-s0",))
     assert journal(jobs) == ["c1-x-s0"]
-    assert "another process" in said[0]
+    assert said[0] == "busy: c0-x-s0 is being run by another process; 1 left"
 
 
 def test_a_run_holds_its_log_even_without_its_runner(plan, said, monkeypatch):
@@ -254,57 +304,10 @@ def test_a_run_holds_its_log_even_without_its_runner(plan, said, monkeypatch):
     first._start(job, 0)
     first.running[0].log.close()  # as if the runner were gone
     second = Runner([None], said.append)
-    assert second.run([job]) == Outcome((job.name,), None)
+    assert second.run([job]) == Outcome(busy=(job.name,))
     process = first.running[0].process
     process.kill()
     process.wait(30)
-
-
-@pytest.fixture
-def job(tmp_path):
-    """A job whose folder holds a finished run."""
-    folder = tmp_path / "runs" / "a-s0"
-    folder.mkdir(parents=True)
-    (folder / "summary.json").write_text("{}")
-    options = {"lr": 0.1, "betas": [0.9, 0.99], "log_every": 5, "threads": 1, "batch_size": 4}
-    (folder / "config.yaml").write_text("# SupervisedConfig\n" + yaml.safe_dump(options))
-
-    def job(**others):
-        return Job("a-s0", Path("s.py"), {**options, **others}, folder, tmp_path / "a.log")
-
-    return job
-
-
-def test_the_same_options_are_no_mistake(job):
-    check_same_options([job(), job(betas=(0.9, 0.99), batch_size=4.0, unheard_of=3)], ())
-
-
-def test_other_options_are_refused_with_both_values(job):
-    with pytest.raises(ValueError, match="remove that folder") as caught:
-        check_same_options([job(), job(lr=0.2)], {"log_every"})
-    for part in (str(job().folder), "lr=0.1", "lr=0.2", "--out"):
-        assert part in str(caught.value)
-
-
-def test_some_options_may_change(job):
-    check_same_options([job(log_every=9)], {"log_every"})
-    with pytest.raises(ValueError, match="log_every=5"):
-        check_same_options([job(log_every=9)], ())
-
-
-def test_threads_may_change_once_a_run_is_finished(job):
-    check_same_options([job(threads=2)], ())
-    folder = job().folder
-    (folder / "summary.json").unlink()
-    (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / "step-1.pt").touch()
-    with pytest.raises(ValueError, match="threads=1"):
-        check_same_options([job(threads=2)], ())
-
-
-def test_a_folder_without_results_may_be_used_for_anything(job):
-    (job().folder / "summary.json").unlink()
-    check_same_options([job(lr=0.2)], ())
 
 
 @pytest.mark.parametrize(
@@ -330,3 +333,60 @@ def test_gpus_are_those_that_nvidia_smi_lists(monkeypatch, tmp_path):
     assert visible_gpus() == []
     program.unlink()
     assert visible_gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("gpus", "jobs", "places"),
+    [
+        ("", None, [None]),
+        ("", 2, [None, None]),
+        ("4,7", None, ["4", "7"]),
+        ("4,7", 1, ["4"]),
+        ("4,7", 3, ["4", "7", "4"]),
+    ],
+)
+def test_places_are_one_a_gpu_or_as_many_as_asked(monkeypatch, gpus, jobs, places):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    assert choose_places(jobs) == places
+
+
+@pytest.mark.parametrize(
+    ("jobs", "each", "places"),
+    [
+        (None, 2, ["0,1", "2,3"]),
+        (None, 3, ["0,1,2"]),
+        (1, 2, ["0,1"]),
+        (3, 2, ["0,1", "2,3", "0,1"]),
+    ],
+)
+def test_a_run_may_have_several_gpus(monkeypatch, jobs, each, places):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4"[: 9 if each == 3 else 7])
+    assert choose_places(jobs, each) == places
+
+
+def test_more_gpus_a_run_than_there_are_is_an_error(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(ValueError, match="gpus_per_run=4, but 2 GPUs are there"):
+        choose_places(None, 4)
+
+
+RANKS = """
+import json, os, pathlib, sys
+given = dict(zip((a[2:] for a in sys.argv[1::2]), sys.argv[2::2]))
+out = pathlib.Path(given["out"])
+out.mkdir(parents=True, exist_ok=True)
+names = ("RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES")
+(out / f"rank{os.environ['RANK']}.json").write_text(json.dumps([os.environ[n] for n in names]))
+if os.environ["RANK"] == "0":
+    (out / "summary.json").write_text("{}")
+"""
+
+
+def test_a_run_of_several_gpus_is_a_process_for_each(tmp_path):
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    job = Job("a", script, {}, tmp_path / "a", tmp_path / "a.log")
+    assert Runner(["4,6"], print).run([job]) == Outcome()
+    for rank in ("0", "1"):
+        told = json.loads((tmp_path / "a" / f"rank{rank}.json").read_text())
+        assert told == [rank, "2", "4,6"]

@@ -1,6 +1,9 @@
+import fcntl
 import json
 import shlex
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
 sys.path.append(str(SCRIPTS))
 
 import reproduce  # noqa: E402
+
+from sslortho.experiments import runner  # noqa: E402
 
 PARSED = {"scripts/supervised.py": SupervisedConfig, "scripts/pretrain.py": PretrainConfig}
 
@@ -31,14 +36,11 @@ def call(tmp_path, monkeypatch, capsys):
 
 
 def commands(out):
-    """Options of every command that a dry run prints, as text; the first and the last are checked."""
+    """Options of every command that a dry run prints, as text."""
     found = []
-    lines = out.splitlines()
-    for i, line in enumerate(lines):
-        python, script, *arguments = shlex.split(line)
+    for line in out.splitlines():
+        python, _, *arguments = shlex.split(line)
         assert python == "python"
-        if i in (0, len(lines) - 1):
-            parse_config(PARSED[script], arguments)
         names = [name.removeprefix("--") for name in arguments[::2]]
         found.append(dict(zip(names, arguments[1::2], strict=True)))
     return found
@@ -70,7 +72,7 @@ def test_an_experiments_help_has_the_options(call):
         (["table3", "--only", "basic_cn"], "did you mean basic_cnn?"),
         (["table3", "--only", ","], "only=',' must be keys"),
         (["table3"], "data='cifar10' needs data_dir"),
-        (["table3", "--data", "digits", "--data_dir", "D"], "has no effect on data='digits'"),
+        (["table3", "--data_dir", "gone"], "data_dir='gone' is no folder"),
         (["table3", "--epochs", "0"], "epochs=0 must be 1 or more"),
         (["table3", "--report", "--dry_run"], "has no effect"),
     ],
@@ -98,9 +100,12 @@ def test_a_dry_run_prints_the_papers_commands_and_writes_nothing(call, tmp_path)
 
 
 @pytest.mark.parametrize("path", reproduce.find_experiments().values(), ids=lambda path: path.stem)
-def test_every_experiment_runs_on_the_digits(call, path):
+def test_every_experiments_commands_on_the_digits_are_what_its_script_takes(call, path):
     code, out, _ = call(path.stem, "--dry_run", "--data", "digits", "--epochs", "3", "--seeds", "1")
     assert code == 0
+    for line in out.splitlines():
+        _, script, *arguments = shlex.split(line)
+        parse_config(PARSED[script], arguments)
     for options in commands(out):
         assert (options["data"], options["epochs"]) == ("digits", "3")
         assert options.get("views", "auto") == "auto"
@@ -147,9 +152,134 @@ def test_a_small_run_from_beginning_to_end(call):
     assert summary.stat().st_mtime_ns == before
     assert call(*arguments, "--dry_run")[1] == ""
 
+    code, out, error = call(*arguments, "--threads", "2", "--data_dir", "gone")
+    assert (code, error.count("\n")) == (0, 1), error
+    assert "data_dir='gone' has no effect on digits" in error
+
+    subset = arguments.index("--subset")
+    code, _, error = call(*arguments[:subset], *arguments[subset + 2 :])
+    assert code == 2
+    assert "holds a run with subset=256, but subset=None is asked for" in error
+
     code, _, error = call(*arguments, "--epochs", "2")
     assert code == 2
     assert "basic_cnn-orth_sgd-s0 holds a run with epochs=1, but epochs=2 is asked for" in error
+
+
+SMALL = {"backbone": "basic_cnn", "projector": "32-32"}
+
+
+def test_a_small_pretraining_from_beginning_to_end(call, monkeypatch):
+    read = reproduce.read_experiment
+
+    def read_small(path):
+        paper = read(path)
+        cells = [replace(c, options={**c.options, **SMALL}) for c in paper.cells]
+        return replace(paper, cells=tuple(cells))
+
+    monkeypatch.setattr(reproduce, "read_experiment", read_small)
+    code, out, error = call("figure7", "--data", "digits", "--only", "orth_lars", "--epochs", "1",
+                            "--subset", "64", "--threads", "1")  # fmt: skip
+    assert (code, error) == (0, ""), out
+    summary = json.loads(Path("runs/figure7/runs/resnet50-orth_lars-s0/summary.json").read_text())
+    config = summary["config"]
+    assert (config["method"], config["crop_size"], config["epochs"]) == ("barlow_twins", 32, 1)
+    report = Path("runs/figure7/report.md").read_text()
+    assert f"{summary['knn_top1']:.2f}" in report
+    assert Path("runs/figure7/figure7.png").stat().st_size > 1000
+
+
+FAKE = """
+import json, sys
+from pathlib import Path
+def parse(text):
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+given = {a[2:]: parse(v) for a, v in zip(sys.argv[1::2], sys.argv[2::2])}
+out = Path(given["out"])
+out.mkdir(parents=True)
+(out / "config.yaml").write_text(json.dumps(given))
+(out / "summary.json").write_text("{}")
+"""
+
+
+@pytest.fixture
+def fake(call, tmp_path, monkeypatch):
+    """The call, its runs a script that finishes at once and keeps what it was given."""
+    (tmp_path / "supervised.py").write_text(FAKE)
+    monkeypatch.setattr(reproduce, "SCRIPTS", tmp_path)
+    monkeypatch.setattr(runner, "POLL", 0.01)
+    monkeypatch.setattr(runner, "LOCK_WAIT", 0.0)
+    return call
+
+
+ONE = ("figure1", "--only", "orth_sgd", "--seeds", "1")
+
+
+def test_a_finished_run_of_a_subset_is_no_run_of_all_images(fake, tmp_path):
+    (tmp_path / "D").mkdir()
+    code, out, error = fake(*ONE, "--data_dir", "D", "--subset", "10000")
+    assert (code, error) == (0, ""), out
+    code, _, error = fake(*ONE, "--data_dir", "D")
+    assert code == 2
+    assert "holds a run with subset=10000, but subset=None is asked for" in error
+    assert error.count("\n") == 1
+
+
+def test_a_finished_run_outlives_its_data(fake, tmp_path):
+    (tmp_path / "D").mkdir()
+    assert fake(*ONE, "--data_dir", "D")[0] == 0
+    shutil.move("D", "E")
+    for arguments in (("--data_dir", "E"), ("--data_dir", "D"), ("--threads", "1")):
+        code, out, error = fake(*ONE, *arguments)
+        assert (code, error) == (0, "")
+        assert "1 finished already" in out
+        assert "started" not in out
+
+
+def test_more_images_than_there_are_is_all(fake):
+    arguments = (*ONE, "--data", "digits", "--subset", "2000")
+    code, out, error = fake(*arguments)
+    assert (code, error) == (0, ""), out
+    remark = "subset: all 1437, 2000 asked for"
+    assert remark in out.splitlines()
+    config = Path("runs/figure1/runs/resnet20-orth_sgd-s0/config.yaml").read_text()
+    assert "subset" not in json.loads(config)
+    report = Path("runs/figure1/report.md").read_text()
+    assert f"- {remark}" in report
+    assert "--subset 2000" in report  # the command that has led here
+    assert "1 finished already" in fake(*ONE, "--data", "digits")[1]
+
+
+def test_a_run_of_another_process_has_not_failed(fake):
+    log = Path("runs/figure1/logs/resnet20-orth_sgd-s0.log")
+    log.parent.mkdir(parents=True)
+    with log.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        code, out, error = fake(*ONE, "--data", "digits")
+    assert code == 1
+    assert "left to another process that runs them: resnet20-orth_sgd-s0" in error
+    assert "failed" not in out + error
+
+
+def test_an_option_that_a_script_refuses_is_one_line(call, monkeypatch, tmp_path):
+    paper = tmp_path / "paper"
+    paper.mkdir()
+    (paper / "small.yaml").write_text(
+        "title: T\nrows: {a: {label: A}}\ncolumns: {b: {label: B, epochs: 1, batch_size: 4, LINE}}"
+    )
+    text = (paper / "small.yaml").read_text()
+    monkeypatch.setattr(reproduce, "PAPER", paper)
+    for line, message in (("gamma: 0.1", "gamma=0.1 has no effect"), ("gama: 0.1", "'gama'")):
+        (paper / "small.yaml").write_text(text.replace("LINE", line))
+        code, _, error = call("small", "--data", "digits")
+        assert code == 2
+        assert "error: a-b-s0: " in error
+        assert message in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_failed_runs_are_told_and_the_exit_code_is_1(call, tmp_path, monkeypatch):

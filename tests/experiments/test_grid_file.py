@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from sslortho.config import PretrainConfig, SupervisedConfig
-from sslortho.experiments.grid import parse_figure, read_experiment
+from sslortho.experiments.grid_file import parse_figure, read_experiment
 from sslortho.models.backbones import BACKBONES
 from sslortho.optim.registry import accepted_options
 
