@@ -1,37 +1,29 @@
 """Linear evaluation, fine-tuning and the fast probe, as their users start them."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
+from script_runs import SCRIPTS, TORCHRUN, finish, records, start_script, wait_for_records
 
 from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD
 from sslortho.data import load_split
 from sslortho.evaluate import looking
 from sslortho.models import BackboneInfo, create_backbone, read_weights, write_backbone
 
-SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
 sys.path.append(str(SCRIPTS))
 
-import linear_eval  # noqa: E402
+import linear_eval
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 SMALL = [
     "--subset", "400", "--batch_size", "100", "--epochs", "3", "--log_every", "1", "--threads", "1",
     "--channels_last", "false",  # whose convolution kernels round more, and differently by batch
 ]  # fmt: skip
-TORCHRUN = (
-    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-)  # fmt: skip
 INFO = BackboneInfo(
     backbone="basic_cnn", stem="stock", crop_size=32, mean=CIFAR10_MEAN, std=CIFAR10_STD
 )
@@ -70,22 +62,11 @@ def evaluate(monkeypatch, weights):
     return run
 
 
-def start(out, weights, *arguments, launcher=(sys.executable,)):
-    command = [*launcher, str(SCRIPTS / "linear_eval.py"), "--backbone_from", str(weights), *SMALL,
-               "--trackers", "none", "--pictures", "false", "--out", str(out), *arguments]  # fmt: skip
-    return subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def finish(process):
-    out, errors = process.communicate(timeout=200)
-    assert process.returncode == 0, errors[-3000:]
-    return out
-
-
-def records(out):
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+def start(out, weights, *arguments, **launcher):
+    return start_script(
+        "linear_eval.py", "--backbone_from", str(weights), *SMALL, "--trackers", "none",
+        "--pictures", "false", "--out", str(out), *arguments, **launcher,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -154,11 +135,7 @@ def test_evaluating_on_two_ranks_counts_the_same_and_trains_the_same(whole, weig
 def test_a_broken_evaluation_resumes_to_the_same_result(whole, weights, tmp_path):
     out = tmp_path / "broken"
     process = start(out, weights)
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline:
-        if (out / "metrics.jsonl").exists() and len(records(out)) > 7:
-            break
-        time.sleep(0.005)
+    wait_for_records(out, 8)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (out / "summary.json").exists()

@@ -1,30 +1,25 @@
 """Supervised classification, as its users start it."""
 
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
+from script_runs import SCRIPTS, TORCHRUN, finish, records, start_script, wait_for_records
 
 from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD
 from sslortho.data import load_split
 from sslortho.models import create_backbone, read_weights
 
-SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
 sys.path.append(str(SCRIPTS))
 
-import supervised  # noqa: E402
+import supervised
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 SMALL = [
     "--backbone", "basic_cnn", "--subset", "400", "--batch_size", "100", "--epochs", "3",
     "--log_every", "1", "--threads", "1", "--trackers", "none",
@@ -52,22 +47,8 @@ def train(monkeypatch):
     return run
 
 
-def start(out, *arguments, launcher=(sys.executable,)):
-    script = str(SCRIPTS / "supervised.py")
-    command = [*launcher, script, *SMALL, *PLAIN, "--out", str(out), *arguments]
-    return subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def finish(process):
-    out, errors = process.communicate(timeout=200)
-    assert process.returncode == 0, errors[-3000:]
-    return out
-
-
-def records(out):
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+def start(out, *arguments, **launcher):
+    return start_script("supervised.py", *SMALL, *PLAIN, "--out", str(out), *arguments, **launcher)
 
 
 @pytest.fixture(scope="module")
@@ -162,11 +143,7 @@ def test_weights_that_are_not_finite_at_the_end_are_not_written(train, tmp_path)
 def test_a_signal_saves_and_the_same_command_goes_on(whole, tmp_path):
     out = tmp_path / "stopped"
     process = start(out)
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline:
-        if (out / "metrics.jsonl").exists() and len(records(out)) > 3:
-            break
-        time.sleep(0.005)
+    wait_for_records(out, 4)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=100)
     assert process.returncode == 128 + signal.SIGTERM
@@ -184,11 +161,7 @@ def test_without_momentum_the_optimizer_keeps_nothing(train, tmp_path):
 def test_a_broken_run_resumes_to_the_same_weights_and_figures(whole, tmp_path):
     out = tmp_path / "broken"
     process = start(out)
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline:
-        if (out / "metrics.jsonl").exists() and len(records(out)) > 7:
-            break
-        time.sleep(0.005)
+    wait_for_records(out, 8)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (out / "summary.json").exists()
@@ -199,11 +172,6 @@ def test_a_broken_run_resumes_to_the_same_weights_and_figures(whole, tmp_path):
     summaries = [json.loads((run / "summary.json").read_text()) for run in (out, whole)]
     for figure in ("top1", "top5", "test_loss", "loss", "train_top1", "optimizer_state_bytes"):
         assert summaries[0][figure] == summaries[1][figure], figure
-
-
-TORCHRUN = (
-    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-)  # fmt: skip
 
 
 def test_two_ranks_that_diverge_end_together(tmp_path):
