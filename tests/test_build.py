@@ -33,7 +33,8 @@ YAMLS = sorted(CONFIGS.glob("*.yaml"))
 EVALUATIONS = [
     path for path in YAMLS if path.stem.split("_")[0] in ("linear", "finetune", "probe", "knn")
 ]
-PRETRAININGS = [path for path in YAMLS if path not in EVALUATIONS]
+SEARCHES = [path for path in YAMLS if path.stem.startswith("tune")]  # tests/scripts/test_tune.py
+PRETRAININGS = [path for path in YAMLS if path not in (*EVALUATIONS, *SEARCHES)]
 MACHINES = sorted((CONFIGS / "accelerate").glob("*.yaml"))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sslortho.config import SupervisedConfig, parse_config
+from sslortho.config import SupervisedConfig, TuneConfig, parse_config
 
 SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
 sys.path.append(str(SCRIPTS))
@@ -320,3 +320,11 @@ def test_real_trials_train(tmp_path, monkeypatch):
     (summary,) = summaries(out).values()
     assert summary["val_top1"] > 0
     assert "top1" not in summary
+
+
+def test_the_configuration_of_table_1_is_one_of_this_script():
+    path = SCRIPTS.parent / "configs" / "tune_table1.yaml"
+    config = parse_config(TuneConfig, ["--config", str(path), "--data_dir", "D"])
+    assert config.searched == ("lr", "momentum", "weight_decay")
+    assert config.decay_all
+    assert (config.schedule, config.milestones, config.epochs) == ("multi_step", [100, 150], 200)
