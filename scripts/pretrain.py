@@ -81,8 +81,8 @@ def main() -> None:
         if (summary := finished_summary(folder)) is not None:
             return tell(summary, folder)
         run = build_pretraining(config)
-    views = next(iter(run.loader)).views if run.accelerator.is_main_process else None
-    prepare_folder(folder, run.accelerator, to_yaml(config), asdict(config), views)
+        views = next(iter(run.loader)).views if run.accelerator.is_main_process else None
+        prepare_folder(folder, run.accelerator, to_yaml(config), asdict(config), views)
     result = train(run, folder)
     if result.stopped_by is not None:
         exit_after_signal(result.stopped_by, result.step, run.accelerator)

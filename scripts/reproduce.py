@@ -4,6 +4,7 @@ Writes out/runs/NAME, out/logs/NAME.log, and out/report.md: our figures beside t
 same command again goes on where it was stopped.
 """
 
+import json
 import re
 import shlex
 import signal
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sslortho.atomic import atomic_file
 from sslortho.config import (
     MAY_CHANGE,
     PretrainConfig,
@@ -70,9 +72,22 @@ def list_experiments() -> str:
     )
 
 
+PART_OF = {
+    "table6": "table2",
+    "table7": "table4",
+    **dict.fromkeys(("figure2", "figure3", "figure4", "figure5", "figure11"), "table3"),
+    "figure6": "imagenet",
+    **dict.fromkeys(("figure12", "figure13"), "table2"),
+}
+"""Tables and figures of the paper that another experiment writes too."""
+
+
 def choose_experiment(name: str) -> Path:
     """Its file. Raises ValueError for an unknown name, with the nearest right one."""
     known = find_experiments()
+    if name in PART_OF:
+        print(f"{name} is written by {PART_OF[name]}")
+        name = PART_OF[name]
     if name not in known:
         raise ValueError(
             f"{name!r} is no experiment{nearest(name, known)}; they are {', '.join(known)}"
@@ -121,6 +136,8 @@ def describe_subset(config: ReproduceConfig, data: str) -> str | None:
 
 def show_commands(jobs: list[Job], processes: int) -> None:
     """The command of every run that is not finished, as it would be typed in the repository."""
+    if all(job.finished for job in jobs):
+        print("every run is finished")
     for job in jobs:
         if not job.finished:
             script = f"scripts/{job.script.name}"
@@ -162,11 +179,50 @@ def tell_outcome(outcome: Outcome, out: Path) -> int:
     return int(bool(outcome.failed or outcome.busy))
 
 
+REMEMBERED = "asked.json"
+"""File in the folder of an experiment: its name, and what it was asked to be."""
+
+
+def recall(config: ReproduceConfig, name: str, out: Path) -> ReproduceConfig:
+    """The configuration, for a report with what the runs in `out` were started with where it is silent.
+
+    Raises ValueError if the folder is of another experiment, or a report is wanted of none.
+    """
+    path = out / REMEMBERED
+    if config.report and config.out is not None and not out.is_dir():
+        raise ValueError(f"out={str(out)!r} is no folder, so there is nothing to report")
+    if not path.exists():
+        return config
+    stored = json.loads(path.read_text())
+    if stored["experiment"] != name:
+        raise ValueError(
+            f"out={str(out)!r} holds {stored['experiment']}, not {name}; give another --out"
+        )
+    if not config.report:
+        return config
+    silent = {n: v for n, v in stored["asked"].items() if getattr(config, n, None) is None}
+    return replace(config, **silent)
+
+
+def remember(config: ReproduceConfig, name: str, out: Path) -> None:
+    """Write down what the runs in `out` are; rows and columns join those of before."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / REMEMBERED
+    asked = {n: v for n, v in config.asked.items() if n != "out"}
+    if path.exists():
+        before = json.loads(path.read_text())["asked"].get("only")
+        keys = [*(before or "").split(","), *config.keys]
+        asked["only"] = ",".join(dict.fromkeys(keys)) if before and config.only else None
+    with atomic_file(out / REMEMBERED) as file:
+        file.write(json.dumps({"experiment": name, "asked": asked}, indent=2).encode())
+
+
 def run(config: ReproduceConfig, path: Path) -> int:
     """All that was asked for; the exit code."""
+    out = Path(config.out or f"runs/{path.stem}").expanduser()
+    config = recall(config, path.stem, out)
     paper = select_cells(read_experiment(path), config.keys)
     ours = adapt(paper, config.data, config.epochs, config.subset)
-    out = Path(config.out or f"runs/{paper.name}").expanduser()
     jobs = [] if config.report else plan(config, paper, ours, out)
     if config.dry_run:
         show_commands(jobs, config.gpus_per_run)
@@ -177,6 +233,7 @@ def run(config: ReproduceConfig, path: Path) -> int:
     if jobs:
         places = choose_places(config.jobs, config.gpus_per_run)
         tell_plan(paper, ours, jobs, places, remark)
+        remember(config, paper.name, out)
         outcome = Runner(places, lambda line: print(line, flush=True)).run(jobs)
     report = write_report(paper, out, config.asked)
     code = tell_outcome(outcome, out)

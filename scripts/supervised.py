@@ -24,6 +24,10 @@ EVALUATED = ("top1", "top5", "test_loss", "val_top1", "val_top5", "val_loss")
 
 def describe(run: Supervised, config: SupervisedConfig) -> str:
     """The protocol in words."""
+    defaults = run.training.optimizer.defaults
+    inertia = "".join(
+        f", {name} {defaults[name]}" for name in ("momentum", "betas") if name in defaults
+    )
     decay = (
         f"weight decay {config.weight_decay:g} (biases and norms {config.weight_decay_biases:g})"
     )
@@ -32,7 +36,7 @@ def describe(run: Supervised, config: SupervisedConfig) -> str:
         held_out = f" {100 * config.validation:g} % of the training images were held out."
     return (
         f"{config.backbone} ({run.subject.info.stem} stem) from scratch: {config.optim}, {config.epochs} "
-        f"epochs in batches of {config.batch_size}, rate {config.lr:g} ({config.schedule}), {decay}, "
+        f"epochs in batches of {config.batch_size}, rate {config.lr:g} ({config.schedule}){inertia}, {decay}, "
         f"{run.view} views of {run.subject.info.crop_size} pixels.{held_out} The result is that of the "
         "last epoch."
     )

@@ -39,4 +39,10 @@ def optimizer_over(config: OptimizerConfig, groups: list[dict[str, Any]], lr: fl
         "share": config.share,
     }
     options = {name: value for name, value in given.items() if value is not None}
+    accepted = check_optimizer(config)
+    if "momentum" in options and "betas" in accepted:
+        raise ValueError(
+            f"momentum={momentum} is not an option of optim={config.optim!r}; give its betas, such as "
+            f"[{momentum}, 0.999]"
+        )
     return create_optimizer(config.optim, groups, lr=lr, **options)

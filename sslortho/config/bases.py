@@ -104,6 +104,11 @@ class OptimizerConfig(Checked):
 
     def __post_init__(self) -> None:
         self._check_least(0, "lr", "weight_decay")
+        self._check(
+            "momentum", self.momentum is None or 0 <= self.momentum < 1, "from 0 to below 1"
+        )
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov=True has no effect on momentum=0; leave one of them out")
         betas = self.betas
         self._check(
             "betas", betas is None or all(0 <= b < 1 for b in betas), "two, each 0 to below 1"

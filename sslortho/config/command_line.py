@@ -36,7 +36,7 @@ class _Parser(ArgumentParser):
 
 def _spell_out_switches(arguments: Sequence[str], config: type[Any]) -> list[str]:
     """`--compile` to `--compile true`: a switch needs no value, but may have one."""
-    switches = {f"--{f.name}" for f in fields(config) if f.type in (bool, "bool")}
+    switches = {f"--{f.name}" for f in fields(config) if f.type in (bool, bool | None)}
     result: list[str] = []
     for i, argument in enumerate(arguments):
         result.append(argument)

@@ -67,7 +67,7 @@ class SupervisedConfig(TrainingConfig):
         self._check_least(1, "crop_size", "head_classes")
         self._check_least(0, "weight_decay_biases")
         share = self.validation
-        self._check("validation", share is None or 0 < share < 1, "between 0 and 1")
+        self._check("validation", share is None or 0 < share < 1, "above 0 and below 1")
         self._check("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 to below 1")
         self._check("gamma", self.gamma is None or self.gamma > 0, "above 0")
         if not self.test and share is None:

@@ -144,5 +144,4 @@ def tell_progress(folder: Path, cell: Cell, read: Read) -> tuple[int, str]:
     except OSError:
         text = ""
     found = re.search(r"^epochs:\s*(\d+)\s*$", text, re.MULTILINE)
-    total = found[1] if found else cell.options.get("epochs")
-    return epoch, f"epoch {epoch}" + ("" if total is None else f" of {total}")
+    return epoch, f"epoch {epoch}" + (f" of {found[1]}" if found else "")

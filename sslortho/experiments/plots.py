@@ -30,6 +30,14 @@ LABELS = {
     "loss": "training loss",
 }
 
+LAYER_LABELS = {
+    "representation_cosine": "mean absolute cosine of representations",
+    "filter_cosine": "mean absolute cosine of filters",
+    "tiny_gradients": "parameters with a gradient of at most 1e-4",
+    "zero_gradients": "parameters without a gradient",
+}
+"""Of quantities that are followed by the name of a layer."""
+
 COUNTS = re.compile(r"^(zero|tiny)_gradients")
 WINDOW = 50
 """Steps of a running mean; of arXiv 2202.07052, figure 9, batches."""
@@ -246,6 +254,9 @@ def _add_legend(axis: Any, looks: _Looks) -> None:
 def _label(lines: Sequence[Line], quantity: str) -> str:
     names = {line.name for line in lines}
     name = names.pop() if len(names) == 1 else quantity
+    kind, _, layer = name.partition("/")
+    if layer and kind in LAYER_LABELS:
+        return LAYER_LABELS[kind]
     return LABELS.get(name, name.replace("_", " ") if name in EVALUATIONS else name)
 
 
@@ -266,7 +277,9 @@ def draw_plot(path: Path, experiment: Experiment, plot: Plot, lines: Sequence[Li
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xlabel(plot.x)
     axis.set_ylabel(plain_text(_label(lines, plot.quantity), 60))
-    axis.set_title(plain_text(plot.title, 90), fontsize="medium")
+    rows = {line.cell.row for line in lines}
+    network = f", {experiment.rows[rows.pop()]}" if len(rows) == 1 < len(looks.legend()) else ""
+    axis.set_title(plain_text(plot.title + network, 90), fontsize="medium")
     axis.grid(alpha=0.3)
     _add_legend(axis, looks)
     save_figure(figure, path)

@@ -196,6 +196,8 @@ class Search:
 
 def draw_search(search: Search, objective: str, path: Path) -> None:
     """A panel for each hyperparameter: the objective of every trial that is ranked, later ones darker."""
+    from matplotlib.ticker import NullFormatter
+
     done = sorted(search.ranking(), key=lambda trial: trial.number)
     figure = new_figure(4 * len(search.ranges), 3.6)
     panels = figure.subplots(1, len(search.ranges), sharey=True, squeeze=False)[0]
@@ -207,9 +209,11 @@ def draw_search(search: Search, objective: str, path: Path) -> None:
             cmap="viridis_r",
         )
         axis.set_xscale("log" if searched.log else "linear")
+        if searched.log:
+            axis.xaxis.set_minor_formatter(NullFormatter())  # they would lie on each other
         axis.set_xlabel(searched.name)
         axis.grid(alpha=0.3)
-    panels[0].set_ylabel(objective)
+    panels[0].set_ylabel(f"{objective} (%)" if objective.endswith("top1") else objective)
     save_figure(figure, path)
 
 

@@ -210,7 +210,7 @@ class _Fit:
             "img/s": values["images_per_second"],
             "lr": float(groups[0]["lr"]),
         }
-        self.reporter.progress(self.window.steps, shown)
+        self.reporter.progress(self.progress.step, shown)
         self.window = Window()
 
     def _finish_epoch(self) -> None:

@@ -67,9 +67,9 @@ class Reporter:
             file.write(json.dumps(record) + "\n")
         self.accelerator.log(values, step=step)
 
-    def progress(self, steps: int, shown: dict[str, float] | None = None) -> None:
-        """Move the bar, and show values beside it."""
-        self.bar.update(steps)
+    def progress(self, step: int, shown: dict[str, float] | None = None) -> None:
+        """Move the bar to a step, and show values beside it."""
+        self.bar.update(step - self.bar.n)
         if shown:
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
 
@@ -120,7 +120,7 @@ def _series(records: list[Record], name: str) -> tuple[list[float], list[float]]
 
 ACCURACIES = {
     "val_top1": "held-out top-1 (%)",
-    "top1": "top-1 (%)",
+    "top1": "test top-1 (%)",
     "knn_top1": "kNN top-1 (%)",
 }
 """What is drawn beside the loss, the first that there is."""
@@ -150,6 +150,9 @@ def draw_curves(path: Path, runs: dict[str, list[Record]], title: str = "") -> N
         axis.grid(alpha=0.3)
     if any(_series(records, "loss")[0] for records in runs.values()):
         figure.axes[0].set_yscale("log")
+        for choose in (figure.axes[0].yaxis.set_major_formatter,
+                       figure.axes[0].yaxis.set_minor_formatter):  # fmt: skip
+            choose("{x:g}")  # no powers of ten
     if len(runs) > 1:
         figure.axes[0].legend()
     figure.suptitle(title)

@@ -1,5 +1,6 @@
 """What every run folder holds at its beginning and at its end."""
 
+import fcntl
 import json
 import shlex
 import signal
@@ -7,13 +8,38 @@ import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from accelerate import Accelerator
 from torch import Tensor
 
 from sslortho.train.checkpoint import write_atomically
 from sslortho.train.reporting import draw_views, hardware, versions
+
+_HELD: dict[Path, IO[bytes]] = {}
+
+
+def hold_folder(folder: Path) -> None:
+    """Have a run folder to ourselves until this process ends; made if need be.
+
+    Raises ValueError if another process has it.
+    """
+    path = folder.resolve() / ".lock"
+    if path in _HELD and path.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(
+            f"out={str(folder)!r}: another process is at work there; wait for it, stop it, or give "
+            "another --out"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    _HELD[path] = file
 
 
 def prepare_folder(
@@ -31,9 +57,11 @@ def prepare_folder(
         config_yaml: content of config.yaml.
         options: the same as plain values, for the trackers.
         views: of a batch, to be drawn.
+
+    Raises ValueError if another process is at work in the folder.
     """
     if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
+        hold_folder(folder)
         write_atomically(folder / "config.yaml", lambda file: file.write(config_yaml.encode()))
         if views is not None:
             draw_views(folder / "views.png", views)

@@ -62,7 +62,7 @@ def test_a_running_mean_of_records_at_odd_steps():
         ("accuracy", "top1", "test top-1 (%)"),
         ("evaluation_loss", "val_loss", "validation loss"),
         ("evaluation_loss", "test_loss", "test loss"),
-        ("filter_cosine/conv", "filter_cosine/conv", "filter_cosine/conv"),
+        ("filter_cosine/conv", "filter_cosine/conv", "mean absolute cosine of filters"),
     ],
 )
 def test_evaluations_are_of_held_out_images_where_there_are_any(

@@ -150,7 +150,7 @@ def test_a_small_run_from_beginning_to_end(call):
     assert "1 finished already" in out
     assert "started" not in out
     assert summary.stat().st_mtime_ns == before
-    assert call(*arguments, "--dry_run")[1] == ""
+    assert call(*arguments, "--dry_run")[1] == "every run is finished\n"
 
     code, out, error = call(*arguments, "--threads", "2", "--data_dir", "gone")
     assert (code, error.count("\n")) == (0, 1), error
@@ -290,3 +290,43 @@ def test_failed_runs_are_told_and_the_exit_code_is_1(call, tmp_path, monkeypatch
     assert out.count("no luck") == 2
     assert "failed: resnet20-sgd-s0, resnet20-orth_sgd-s0; logs are in o/logs" in error
     assert "failed" in Path("o/report.md").read_text()
+
+
+def test_a_report_remembers_what_was_asked(fake, tmp_path):
+    (tmp_path / "D").mkdir()
+    scale = ("--epochs", "3", "--seeds", "1", "--subset", "10000", "--data_dir", "D", "--out", "o")
+    assert fake("table3", "--only", "basic_cnn", *scale)[0] == 0
+    assert fake("table3", "--only", "resnet20,sgd", *scale)[0] == 0
+    assert fake("table3", "--report", "--out", "o")[0] == 0
+    report = Path("o/report.md").read_text()
+    assert "epochs 3" in report
+    assert "subset 10000" in report
+    table = report[: report.index("## What differs")]
+    assert "BasicCNN" in table
+    assert "resnet20" in table
+    assert "densenet" not in table
+
+
+def test_a_folder_is_of_one_experiment(fake, tmp_path):
+    (tmp_path / "D").mkdir()
+    assert fake(*ONE, "--data_dir", "D", "--out", "o")[0] == 0
+    before = Path("o/report.md").read_bytes()
+    for more in ((), ("--report",)):
+        code, _, error = fake("table4", "--data_dir", "D", "--out", "o", *more)
+        assert code == 2
+        assert "out='o' holds figure1, not table4" in error
+    assert Path("o/report.md").read_bytes() == before
+
+
+def test_nothing_is_reported_of_a_folder_that_is_not_there(call):
+    code, _, error = call("figure1", "--report", "--out", "gone")
+    assert code == 2
+    assert "out='gone' is no folder" in error
+    assert not Path("gone").exists()
+
+
+def test_what_another_experiment_writes_is_found_by_its_name_too(call):
+    code, out, _ = call("table6", "--dry_run", "--only", "lr0.1_momentum0", "--seeds", "1")
+    assert code == 0
+    assert out.startswith("table6 is written by table2")
+    assert out.count("supervised.py") == 4

@@ -1,5 +1,6 @@
 """Supervised classification, as its users start it."""
 
+import fcntl
 import json
 import re
 import signal
@@ -153,6 +154,17 @@ def test_a_signal_saves_and_the_same_command_goes_on(whole, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_folder_in_which_another_process_works_is_left_alone(train, tmp_path, capsys):
+    tmp_path.joinpath(".lock").touch()
+    with tmp_path.joinpath(".lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit) as stop:
+            train(tmp_path, *PLAIN)
+    assert stop.value.code == 2
+    assert "another process is at work there" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [".lock"]
+
+
 def test_without_momentum_the_optimizer_keeps_nothing(train, tmp_path):
     summary = train(tmp_path, *PLAIN, "--momentum", "0", "--epochs", "1")
     assert summary["optimizer_state_bytes"] == 0
@@ -202,11 +214,16 @@ def test_the_same_command_on_a_finished_run_only_tells(whole, train, capsys):
         (("--schedule", "multi_step"), "needs milestones"),
         (("--milestones", "[1]"), "milestones=.* has no effect on schedule='constant'"),
         (("--schedule", "multi_step", "--milestones", "[2,3]"), "rising epochs between 0 and 3"),
+        (("--momentum", "1.5"), "momentum=1.5 must be from 0 to below 1"),
+        (("--nesterov", "--momentum", "0"), "nesterov=True has no effect on momentum=0"),
         (("--head_classes", "9"), "head_classes=9 is less than the 10 classes"),
         (("--optim", "sgd", "--log_gradients"), "log_gradients=True has no effect on optim='sgd'"),
         (("--test", "false"), "leaves nothing to evaluate"),
-        (("--validation", "1"), "validation=1.0 must be between 0 and 1"),
-        (("--optim", "adam", "--momentum", "0.9"), "momentum=0.9 is not an option of optim='adam'"),
+        (("--validation", "1"), "validation=1.0 must be above 0 and below 1"),
+        (
+            ("--optim", "adam", "--momentum", "0.9"),
+            "momentum=0.9 is not an option of optim='adam'; give its betas",
+        ),
         (("--optim", "sgd", "--attention", "heads"), "attention='heads' has no effect"),
         (("--attention", "heads"), "no attention layer"),
         (("--optim", "lars", "--weight_decay_biases", "1e-4"), "no effect on optim='lars'"),
