@@ -141,19 +141,6 @@ def test_weights_that_are_not_finite_at_the_end_are_not_written(train, tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
 
 
-def test_a_signal_saves_and_the_same_command_goes_on(whole, tmp_path):
-    out = tmp_path / "stopped"
-    process = start(out)
-    wait_for_records(out, 4)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=100)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert list((out / "checkpoints").glob("step-*.pt"))
-    finish(start(out))
-    ours, theirs = (load_file(run / "classifier.safetensors") for run in (out, whole))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
 def test_a_folder_in_which_another_process_works_is_left_alone(train, tmp_path, capsys):
     tmp_path.joinpath(".lock").touch()
     with tmp_path.joinpath(".lock").open("ab") as lock:
