@@ -56,8 +56,8 @@ class SupervisedConfig(TrainingConfig):
     """Samples of one optimizer step, over all ranks and accumulated batches together."""
     epochs: int = 10
     """Passes over the data."""
-    schedule: Literal["constant", "cosine", "multi_step"] = "constant"
-    """Of the rate, after the warm-up. cosine: to 0."""
+    schedule: Literal["constant", "cosine", "multi_step"] = "cosine"
+    """Of the rate, after the warm-up. cosine: to 0. constant: as most of arXiv 2202.07052."""
     milestones: list[float] | None = None
     """Of schedule multi_step: epochs after which the rate is multiplied by gamma."""
     gamma: float | None = None

@@ -51,8 +51,8 @@ def test_multi_step_is_torchs_schedule_by_epochs():
         theirs.step()
 
 
-def test_the_default_schedule_is_constant():
-    schedule = build_schedule(SupervisedConfig(epochs=3), batches=5)
+def test_a_constant_schedule_is_one():
+    schedule = build_schedule(SupervisedConfig(epochs=3, schedule="constant"), batches=5)
     assert {schedule(step) for step in range(15)} == {1.0}
 
 

@@ -199,7 +199,7 @@ def test_the_same_command_on_a_finished_run_only_tells(whole, train, capsys):
     ("arguments", "message"),
     [
         (("--schedule", "multi_step"), "needs milestones"),
-        (("--milestones", "[1]"), "milestones=.* has no effect on schedule='constant'"),
+        (("--milestones", "[1]"), "milestones=.* has no effect on schedule='cosine'"),
         (("--schedule", "multi_step", "--milestones", "[2,3]"), "rising epochs between 0 and 3"),
         (("--momentum", "1.5"), "momentum=1.5 must be from 0 to below 1"),
         (("--nesterov", "--momentum", "0"), "nesterov=True has no effect on momentum=0"),
