@@ -155,11 +155,12 @@ def test_a_compiled_model_is_seen_and_not_compiled_again():
             model.compile(backend=backend)
         compilations.clear()
         compiled(x)
+        once = len(compilations)  # torch 2.6 compiles no second model after a reset
         with watch_representations(compiled) as watched:
             compiled(x)
         compiled(x)
         assert watched.cosines() == expected.cosines()
-        assert len(compilations) == 1
+        assert len(compilations) == once <= 1
         torch.compiler.reset()
 
 
