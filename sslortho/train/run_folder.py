@@ -2,13 +2,14 @@
 
 import fcntl
 import json
+import os
 import shlex
 import signal
 import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from sslortho.train.checkpoint import write_atomically
 from sslortho.train.reporting import draw_views, hardware, versions
 
-_HELD: dict[Path, IO[bytes]] = {}
+_HELD: dict[Path, int] = {}
 
 
 def hold_folder(folder: Path) -> None:
@@ -28,11 +29,11 @@ def hold_folder(folder: Path) -> None:
     if path in _HELD and path.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    file = path.open("ab")
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.close()
+        os.close(file)
         raise ValueError(
             f"out={str(folder)!r}: another process is at work there; wait for it, stop it, or give "
             "another --out"
