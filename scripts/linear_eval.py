@@ -34,7 +34,7 @@ from sslortho.evaluate import (
     select_l2,
 )
 from sslortho.models import write_backbone, write_classifier
-from sslortho.train import FitResult, NonFiniteError
+from sslortho.train import FitResult, NonFiniteError, RankLostError
 from sslortho.train.reporting import draw_curves, read_metrics
 from sslortho.train.run_folder import exit_after_signal, finished_summary, prepare_folder
 
@@ -59,7 +59,7 @@ def run_training(
     """Train, with the test accuracy on the way; then the last epoch's figures, and the best's."""
     try:
         result = run.training.fit(folder, run.evaluate)
-    except NonFiniteError as error:
+    except (NonFiniteError, RankLostError) as error:
         sys.exit(f"linear_eval.py: stopped: {error}")
     if result.stopped_by is not None:
         exit_after_signal(result.stopped_by, result.step, run.accelerator)

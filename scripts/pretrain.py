@@ -14,7 +14,7 @@ from sslortho.build import Pretraining, backbone_info, build_pretraining
 from sslortho.config import PretrainConfig, check_same_run, parse_config, to_yaml, user_errors
 from sslortho.models import write_backbone
 from sslortho.tasks import Task
-from sslortho.train import FitResult, NonFiniteError
+from sslortho.train import FitResult, NonFiniteError, RankLostError
 from sslortho.train.reporting import draw_curves, read_metrics, write_summary
 from sslortho.train.run_folder import (
     exit_after_signal,
@@ -32,7 +32,7 @@ def train(run: Pretraining, folder: Path) -> FitResult:
 
     try:
         return run.fit(folder, evaluate if run.evaluation.test is not None else None)
-    except NonFiniteError as error:
+    except (NonFiniteError, RankLostError) as error:
         sys.exit(f"pretrain.py: stopped: {error}")
 
 
@@ -72,6 +72,20 @@ def tell(summary: dict[str, Any], folder: Path) -> None:
     print("  views.png, curves.png, metrics.jsonl, summary.json, backbone.safetensors")
 
 
+def pretrain(config: PretrainConfig, folder: Path, started: float) -> None:
+    """Build, train, measure, tell."""
+    run = build_pretraining(config)
+    views = next(iter(run.loader)).views if run.accelerator.is_main_process else None
+    prepare_folder(folder, run.accelerator, to_yaml(config), asdict(config), views)
+    result = train(run, folder)
+    if result.stopped_by is not None:
+        exit_after_signal(result.stopped_by, result.step, run.accelerator)
+    summary = finish(run, folder, result, started)
+    if run.accelerator.is_main_process:
+        tell(summary, folder)
+    run.accelerator.end_training()
+
+
 def main() -> None:
     started = time.time()
     config = parse_config(PretrainConfig)
@@ -80,16 +94,7 @@ def main() -> None:
         check_same_run(config, folder)
         if (summary := finished_summary(folder)) is not None:
             return tell(summary, folder)
-        run = build_pretraining(config)
-        views = next(iter(run.loader)).views if run.accelerator.is_main_process else None
-        prepare_folder(folder, run.accelerator, to_yaml(config), asdict(config), views)
-    result = train(run, folder)
-    if result.stopped_by is not None:
-        exit_after_signal(result.stopped_by, result.step, run.accelerator)
-    summary = finish(run, folder, result, started)
-    if run.accelerator.is_main_process:
-        tell(summary, folder)
-    run.accelerator.end_training()
+        pretrain(config, folder, started)
 
 
 if __name__ == "__main__":

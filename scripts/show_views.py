@@ -19,6 +19,7 @@ from sslortho.augment import ViewRenderer, ViewSpec
 from sslortho.augment.geometry import CropDraw
 from sslortho.augment.photometric import PhotometricDraw
 from sslortho.build import build_train_loader, create_views, load_training_set
+from sslortho.build.process import join_ranks
 from sslortho.config import ShowViewsConfig, parse_config, user_errors
 from sslortho.data import (
     BetonImages,
@@ -29,7 +30,6 @@ from sslortho.data import (
 )
 from sslortho.data.beton import read_beton
 from sslortho.data.image_folder import read_size
-from sslortho.train.launch import create_accelerator, set_threads
 
 Indices = NDArray[np.int64]
 
@@ -114,8 +114,7 @@ def undo_normalise(view: Tensor, spec: ViewSpec) -> NDArray[np.float32]:
 
 def collect_samples(config: ShowViewsConfig) -> list[Sample]:
     """The first samples of the first batch of the epoch, their views from the loader itself."""
-    set_threads(config.threads)
-    accelerator = create_accelerator(config.mixed_precision, "none", config.run_folder)
+    accelerator = join_ranks(config, config.run_folder, config.mixed_precision)
     data = load_training_set(config)
     loader = build_train_loader(config, data, create_views(config), accelerator)
     assert isinstance(loader, TensorLoader | ViewLoader)

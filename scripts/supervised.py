@@ -15,7 +15,7 @@ from sslortho.config import SupervisedConfig, check_same_run, parse_config, to_y
 from sslortho.evaluate import NonFiniteScoresError, ReportPicture
 from sslortho.models import write_backbone, write_classifier
 from sslortho.optim.memory import state_bytes
-from sslortho.train import NonFiniteError
+from sslortho.train import NonFiniteError, RankLostError
 from sslortho.train.reporting import Record, draw_curves, read_metrics
 from sslortho.train.run_folder import exit_after_signal, finished_summary, prepare_folder
 
@@ -150,6 +150,8 @@ def supervise(config: SupervisedConfig, folder: Path, started: float) -> dict[st
         measured = train(run, config, folder)
     except (NonFiniteError, NonFiniteScoresError) as error:
         measured = error
+    except RankLostError as error:
+        sys.exit(f"supervised.py: stopped: {error}")
     summary = finish(run, config, folder, measured, started)
     if accelerator.is_main_process:
         tell(summary, folder)

@@ -3,7 +3,7 @@
 import contextlib
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -14,11 +14,16 @@ def find_partials(path: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, final: Callable[[], Path] | None = None) -> Iterator[IO[bytes]]:
     """A file to write (seekable), which takes the place of `path` once it is whole on the disk.
 
     Whoever looks at `path` sees the old content or the new, never a part, whatever happens. If the
     block raises (a KeyboardInterrupt too), `path` stays as it was and nothing is left behind.
+
+    Args:
+        path: the file.
+        final: where the name depends on the content: called when all is written, it returns the path
+            to take, in the same folder.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -26,7 +31,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(final() if final else path)
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -26,6 +26,7 @@ from sslortho.build.labelled_data import (
 )
 from sslortho.build.loop import Training, cosine_schedule, place_model
 from sslortho.build.optimizer import check_optimizer, optimizer_over
+from sslortho.build.process import join_ranks
 from sslortho.config import KnnEvalConfig, LinearEvalConfig
 from sslortho.config.bases import DataConfig
 from sslortho.config.evaluation import BackboneConfig
@@ -35,7 +36,6 @@ from sslortho.evaluate.features import evaluation_mode
 from sslortho.models import feature_dim, linear_classifier
 from sslortho.optim import param_groups
 from sslortho.tasks import Classification
-from sslortho.train.launch import create_accelerator, set_threads
 
 LARGE_CROP = 224
 """Side of the views where neither the weights nor the images say another."""
@@ -110,8 +110,7 @@ def neighbours_and_temperature(config: KnnEvalConfig) -> tuple[int, float]:
 
 def build_knn_evaluation(config: KnnEvalConfig) -> Evaluation:
     """All of a kNN evaluation, checked. Raises ValueError for a mistake of the user's."""
-    set_threads(config.threads)
-    accelerator = create_accelerator(config.mixed_precision, "none", config.run_folder)
+    accelerator = join_ranks(config, config.run_folder, config.mixed_precision)
     run = _build_evaluation(config, accelerator)
     k, _ = neighbours_and_temperature(config)
     if k > len(run.data.train):
@@ -184,16 +183,14 @@ def build_classification_optimizer(config: LinearEvalConfig, task: Classificatio
 
 def build_fast_probe(config: LinearEvalConfig) -> Evaluation:
     """All that protocol lbfgs needs, checked. Raises ValueError for a mistake of the user's."""
-    set_threads(config.threads)
-    accelerator = create_accelerator(config.mixed_precision, "none", config.run_folder)
+    accelerator = join_ranks(config, config.run_folder, config.mixed_precision)
     return _build_evaluation(config, accelerator)
 
 
 def build_linear_evaluation(config: LinearEvalConfig) -> ClassifierTraining:
     """All that protocol sgd needs, checked. Raises ValueError for a mistake of the user's."""
     check_optimizer(config)
-    set_threads(config.threads)
-    accelerator = create_accelerator(config.mixed_precision, config.trackers, config.run_folder)
+    accelerator = join_ranks(config, config.run_folder, config.mixed_precision, config.trackers)
     run = _build_evaluation(config, accelerator)
     info, data = run.subject.info, run.data
     views = SUPERVISED_VIEWS[views_name(config)](info.crop_size, info.mean, info.std)

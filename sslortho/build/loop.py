@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sslortho.config.bases import TrainingConfig
+from sslortho.config.run_folder import fixed_options
 from sslortho.data import TrainLoader
 from sslortho.models import convert_sync_batch_norm
 from sslortho.optim.schedules import multi_step, warmup_cosine
@@ -70,7 +71,9 @@ class Training:
                 schedule=self.schedule,
                 options=build_fit_options(self.config),
                 reporter=reporter,
-                checkpoints=CheckpointFolder(folder / "checkpoints", self.config.keep_last),
+                checkpoints=CheckpointFolder(
+                    folder / "checkpoints", self.config.keep_last, fixed_options(self.config)
+                ),
                 config=asdict(self.config),
                 evaluate=evaluate,
             )

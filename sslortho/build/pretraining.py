@@ -19,6 +19,7 @@ from sslortho.build.data import (
 )
 from sslortho.build.loop import Training, cosine_schedule, place_model
 from sslortho.build.optimizer import check_optimizer, optimizer_over
+from sslortho.build.process import join_ranks
 from sslortho.config import PretrainConfig
 from sslortho.data import EvaluationLoader, ImageSet
 from sslortho.evaluate import FrozenEvaluation
@@ -32,7 +33,6 @@ from sslortho.models import (
 from sslortho.models.backbones import Stem
 from sslortho.optim import param_groups
 from sslortho.tasks import BarlowTwins, Task
-from sslortho.train.launch import create_accelerator, set_threads
 
 
 def create_views(config: PretrainConfig) -> tuple[ViewSpec, ViewSpec]:
@@ -128,8 +128,7 @@ class Pretraining(Training):
 def build_pretraining(config: PretrainConfig) -> Pretraining:
     """All of a pretraining run, checked. Raises ValueError for a mistake of the user's."""
     check_optimizer(config)
-    set_threads(config.threads)
-    accelerator = create_accelerator(config.mixed_precision, config.trackers, config.run_folder)
+    accelerator = join_ranks(config, config.run_folder, config.mixed_precision, config.trackers)
     with accelerator.local_main_process_first():  # the others find what it downloaded
         train = load_training_set(config)
         test = load_test_set(config)

@@ -26,6 +26,7 @@ from sslortho.build.evaluation import LARGE_CROP, ClassifierTraining
 from sslortho.build.labelled_data import LabelledData, check_classes, load_labelled_data
 from sslortho.build.loop import Training, cosine_schedule, multi_step_schedule, place_model
 from sslortho.build.optimizer import check_optimizer, optimizer_over
+from sslortho.build.process import join_ranks
 from sslortho.config import SupervisedConfig
 from sslortho.data import EvaluationLoader, ImageSet, hold_out
 from sslortho.evaluate import evaluate_classifier
@@ -34,7 +35,6 @@ from sslortho.models import BackboneInfo, create_backbone, feature_dim, initial_
 from sslortho.optim import param_groups
 from sslortho.tasks import Classification
 from sslortho.train.fit import Schedule
-from sslortho.train.launch import create_accelerator, set_threads
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,7 @@ def _build_training(
 def build_supervised(config: SupervisedConfig) -> Supervised:
     """All of a supervised run, checked. Raises ValueError for a mistake of the user's."""
     check_optimizer(config)
-    set_threads(config.threads)
-    accelerator = create_accelerator(config.mixed_precision, config.trackers, config.run_folder)
+    accelerator = join_ranks(config, config.run_folder, config.mixed_precision, config.trackers)
     with accelerator.local_main_process_first():  # the others find what it downloaded
         data, held_out = _load(config)
     crop_size = native_crop(config, data.train)

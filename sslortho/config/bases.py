@@ -54,8 +54,13 @@ class DataConfig(Checked):
     one, the machine's cores shared among its processes (when training on CPUs)."""
     channels_last: bool = True
     """Memory format of views and convolutions; the faster one for convolutions nearly everywhere."""
+    rank_timeout: float = 600
+    """Seconds that a rank waits for the others before it gives up and the job ends."""
     seed: int = 0
     """Of initial weights, order and augmentation; 0 to 2**32 - 1."""
+    deterministic: bool = False
+    """Take only operations whose bits are the same each time; on a CPU they are anyway, for one number
+    of threads and ranks. One that has no such form is an error that names it."""
     out: str | None = None
     """Run folder."""
     debug: bool = False
@@ -63,6 +68,7 @@ class DataConfig(Checked):
 
     def __post_init__(self) -> None:
         self._check_least(0, "workers")
+        self._check("rank_timeout", self.rank_timeout > 0, "above 0 seconds")
         self._check_least(1, "threads")
         self._check("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1")
         self._check_effect(

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import re
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -67,10 +68,15 @@ def parse_config(config: type[Config], arguments: Sequence[str] | None = None) -
 
 @contextlib.contextmanager
 def user_errors(debug: bool) -> Iterator[None]:
-    """A ValueError or OSError inside ends the script with one line and exit code 2; a traceback with
-    `debug`."""
+    """A ValueError or OSError inside ends the script with one line and exit code 2, Ctrl-C with 130; a
+    traceback with `debug`."""
     try:
         yield
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError) as error:
         if debug:
             raise

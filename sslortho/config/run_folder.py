@@ -12,6 +12,7 @@ MAY_CHANGE = frozenset(
     {
         "out",
         "workers",
+        "rank_timeout",
         "log_every",
         "log_gradients",
         "log_layers",
@@ -38,6 +39,11 @@ def to_yaml(config: Any) -> str:
 def _has_results(folder: Path) -> bool:
     """Whether there is anything that another run could spoil."""
     return (folder / "summary.json").exists() or any(folder.glob("checkpoints/*"))
+
+
+def fixed_options(config: Any) -> dict[str, Any]:
+    """The options that the weights of a run depend on."""
+    return {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
 
 
 def check_same_run(config: Any, folder: Path) -> None:

@@ -4,6 +4,7 @@ from sslortho.train.checkpoint import (
     CheckpointFolder,
     write_atomically,
 )
+from sslortho.train.companions import RankLostError
 from sslortho.train.fit import FitOptions, FitResult, NonFiniteError, fit
 from sslortho.train.reporting import Reporter
 
@@ -12,6 +13,7 @@ __all__ = [
     "FitOptions",
     "FitResult",
     "NonFiniteError",
+    "RankLostError",
     "Reporter",
     "fit",
     "write_atomically",

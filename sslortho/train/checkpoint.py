@@ -1,7 +1,9 @@
-"""Checkpoints that are either whole or not there."""
+"""Checkpoints that are either whole or not there, and are known by their content."""
 
+import hashlib
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +14,11 @@ from sslortho.atomic import atomic_file
 FORMAT = 1
 """Version of the checkpoint's layout."""
 
+DIGITS = 16
+"""Of the 64 hexadecimal digits of a SHA-256, those in a checkpoint's name; torch.hub takes 8."""
+
+NAME = re.compile(rf"step-(\d+)-([0-9a-f]{{{DIGITS}}})\.pt")
+
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Have `write` fill a file that takes the place of `path` once it is whole: `atomic_file`."""
@@ -19,62 +26,172 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         write(file)
 
 
+class _Digesting:
+    """A file as torch.save wants it, which also takes the SHA-256 of what is written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.error: BaseException | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            self.digest.update(data)
+            return self.file.write(data)
+        except BaseException as error:
+            self.error = error  # torch reports it as a wrong position in the file
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _save(content: dict[str, Any], file: _Digesting) -> None:
+    try:
+        torch.save(content, file)  # pyright: ignore[reportArgumentType]
+    except Exception as error:
+        raise file.error or error from None
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:DIGITS]
+
+
+def _step(path: Path) -> int:
+    """Of a checkpoint's name; -1 if it has none."""
+    found = re.match(r"step-(\d+)", path.name)
+    return int(found[1]) if found else -1
+
+
+class RefusedError(Exception):
+    """Why a checkpoint is not taken."""
+
+
 class CheckpointFolder:
-    """A run's checkpoints, `step-00000042.pt`, the newest few kept.
+    """A run's checkpoints, `step-00000042-5f70bf18a0860070.pt`, the newest few kept.
+
+    The second part of a name is the beginning of the file's SHA-256 (`sha256sum` shows it): a file that
+    is cut short, has a wrong bit or comes from elsewhere is not taken.
 
     Args:
-        path: the folder; made on the first save.
+        path: the folder; made on the first save, within a run folder that is there.
         keep_last: how many to keep, 1 or more.
+        expected: options that the weights depend on; a checkpoint whose "config" has others is of
+            another run, and not taken either.
     """
 
-    def __init__(self, path: Path, keep_last: int = 2) -> None:
+    def __init__(
+        self, path: Path, keep_last: int = 2, expected: Mapping[str, Any] | None = None
+    ) -> None:
         if keep_last < 1:
             raise ValueError(f"keep_last={keep_last} must be 1 or more")
         self.path = path
         self.keep_last = keep_last
+        self.expected = expected or {}
+        self._foreign: set[Path] = set()
 
     def list(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
         return sorted(self.path.glob("step-*.pt"))
 
     def save(self, state: dict[str, Any], step: int) -> Path:
-        """Write one checkpoint, then remove what is older than the newest `keep_last`."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Write one checkpoint, then remove what is older than the newest `keep_last`.
+
+        Raises OSError, having left the others as they were, if it cannot be written.
+        """
+        try:
+            path = self._write(state, step)
+        except OSError as error:
+            raise OSError(
+                f"the checkpoint of step {step} could not be written to {self.path} "
+                f"({error.strerror or error}); {self.describe_last()}"
+            ) from error
+        self._remove_others(path, step)
+        return path
+
+    def _write(self, state: dict[str, Any], step: int) -> Path:
+        self.path.mkdir(exist_ok=True)  # and not its parents: a run folder that vanished stays so
         path = self.path / f"step-{step:08d}.pt"
-        write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
-        others = self.list()
-        stale = [other for other in others if other.name > path.name]  # could not be read, then
-        for old in stale + [other for other in others if other not in stale][: -self.keep_last]:
+
+        def final() -> Path:
+            return path.with_stem(f"{path.stem}-{writer.digest.hexdigest()[:DIGITS]}")
+
+        with atomic_file(path, final) as file:
+            writer = _Digesting(file)
+            _save({"format": FORMAT, **state}, writer)
+        return final()
+
+    def _remove_others(self, path: Path, step: int) -> None:
+        others = [other for other in self.list() if other != path]
+        for other in others:
+            if other in self._foreign:  # perhaps the only copy of somebody's run
+                other.rename(other.with_name(f"foreign-{other.name}"))
+            elif _step(other) >= step:  # could not be read, then
+                other.unlink()
+        for old in [o for o in self.list() if o != path][: 1 - self.keep_last or None]:
             old.unlink()
         for partial in self.path.glob(".step-*.partial"):  # of processes that were killed
             partial.unlink()
-        return path
+
+    def describe_last(self) -> str:
+        """Where training can go on from, in words."""
+        paths = self.list()
+        if not paths:
+            return "there is no checkpoint, so the same command starts from the beginning"
+        return f"the same command resumes from {paths[-1]}"
 
     def load_latest(self) -> dict[str, Any] | None:
-        """The newest checkpoint that can be read, on the CPU; None where there is none.
+        """The newest checkpoint that is whole and of this run, on the CPU; None where there is none.
 
-        Raises ValueError if there are some but none can be read.
+        Warns of each that is not. Raises ValueError if there are some but none is.
         """
         paths = self.list()
         for path in reversed(paths):
             try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:  # torch raises half a dozen kinds for a damaged file
+                return self._read(path)
+            except RefusedError as error:
                 warnings.warn(
-                    f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); "
-                    "trying the one before it",
+                    f"checkpoint {path} is not used: {error}; trying the one before it",
                     stacklevel=2,
                 )
-                continue
-            if state.get("format") != FORMAT:
-                raise ValueError(
-                    f"checkpoint {path} has format {state.get('format')}, this version reads "
-                    f"{FORMAT}; use the version that wrote it, or another --out"
-                )
-            return state
         if paths:
             raise ValueError(
-                f"none of the {len(paths)} checkpoints in {self.path} can be read; "
+                f"none of the {len(paths)} checkpoints in {self.path} can be used; "
                 "remove the folder to start over"
             )
         return None
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        name = NAME.fullmatch(path.name)
+        if not name:
+            raise RefusedError("its name has no checksum, so it was not written by this version")
+        try:
+            if _digest(path) != name[2]:
+                raise RefusedError("its content does not have the checksum in its name (damaged)")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except RefusedError:
+            raise
+        except Exception as error:  # torch raises half a dozen kinds for a file that is none
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            raise RefusedError(f"it cannot be read ({reason})") from error
+        if state.get("format") != FORMAT:
+            raise ValueError(
+                f"checkpoint {path} has format {state.get('format')}, this version reads "
+                f"{FORMAT}; use the version that wrote it, or another --out"
+            )
+        self._check_run(path, state.get("config", {}))
+        return state
+
+    def _check_run(self, path: Path, config: Mapping[str, Any]) -> None:
+        different = [
+            f"{name} {config[name]!r} there, {value!r} here"
+            for name, value in self.expected.items()
+            if name in config and config[name] != value
+        ]
+        if different:
+            self._foreign.add(path)
+            raise RefusedError(f"it is of another run ({'; '.join(different)})")

@@ -1,5 +1,6 @@
 """The only training loop."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -14,12 +15,13 @@ from torch.optim import Optimizer
 from sslortho.data import Batch, TrainLoader
 from sslortho.tasks import Task
 from sslortho.train.checkpoint import CheckpointFolder
+from sslortho.train.companions import Companions, RankLostError
 from sslortho.train.instruments import Instruments
 from sslortho.train.options import FitOptions, FitResult
 from sslortho.train.progress import Clock, Progress, Window
 from sslortho.train.reporting import Reporter
 from sslortho.train.signals import StopRequest
-from sslortho.train.state import checkpoint_state, restore
+from sslortho.train.state import check_agreement, checkpoint_state, describe_change, restore
 
 Schedule = Callable[[int], float]
 """Step (from 0) to the multiplier of every group's learning rate."""
@@ -102,26 +104,47 @@ class _Fit:
         self.clock = Clock()
         self.window = Window()
         self.instruments = Instruments(task, self.optimizer, options)
+        self.companions = Companions(accelerator)
 
     def run(self) -> FitResult:
         """Train from where the newest checkpoint stands to the end, or to a signal."""
+        with StopRequest(self.accelerator) as stop:
+            try:
+                with self.companions.watch():
+                    self._resume()
+                    return self._train(stop)
+            except BaseException as error:
+                self._tell_end(error)
+                raise
+
+    def _tell_end(self, error: BaseException) -> None:
+        """Say how far training came, and on every rank whose loss ended it."""
+        step, last = self.progress.step, self.checkpoints.describe_last()
+        if isinstance(error, RankLostError):  # now: launchers end what is left soon
+            print(f"{self.companions.ours}: {error}", file=sys.stderr, flush=True)
+        self.reporter.say(f"training ended early, after step {step}; {last}")
+
+    def _resume(self) -> None:
         state = self.checkpoints.load_latest()
+        check_agreement(state, self.accelerator)
         if state is not None:
             restored = restore(state, self.task, self.optimizer, self.accelerator)
             self.progress, self.window = restored
-            self.reporter.say(f"resuming at step {self.progress.step}")
+            change = describe_change(state, self.accelerator)
+            self.reporter.say(f"resuming at step {self.progress.step}{change}")
         self.reporter.resume(self.progress.step)
+
+    def _train(self, stop: StopRequest) -> FitResult:
         self.task.train()
         if self.progress.step == 0 and self.options.evaluate_every:
             self._evaluate()
-        with StopRequest(self.accelerator) as stop:
-            while self.progress.epoch < self.options.epochs:
-                for _ in self._epoch_steps():
-                    signal = stop.agreed(self.progress.step)
-                    if signal is not None:
-                        self._save()
-                        return self._result(signal)
-                self._finish_epoch()
+        while self.progress.epoch < self.options.epochs:
+            for _ in self._epoch_steps():
+                signal = stop.agreed(self.progress.step)
+                if signal is not None:
+                    self._save()
+                    return self._result(signal)
+            self._finish_epoch()
         return self._result(None)
 
     def _result(self, signal: int | None) -> FitResult:
@@ -237,6 +260,7 @@ class _Fit:
             state = checkpoint_state(
                 self.progress, window, self.task, self.optimizer, self.accelerator
             )
+            self.reporter.sync()  # what is saved has its records on the disk too
             self.checkpoints.save({**state, "config": self.config}, self.progress.step)
         self.accelerator.wait_for_everyone()
 
@@ -270,7 +294,9 @@ def fit(
     Raises:
         NonFiniteError: `options.max_bad_steps` steps in a row with non-finite gradients. Such steps
             are skipped; under fp16 the gradient scaler skips them and lowers its scale.
-        ValueError: an epoch with no step in it.
+        RankLostError: another rank has ended.
+        OSError: nothing can be written any more; checkpoints that were saved stay.
+        ValueError: an epoch with no step in it, or ranks that found different checkpoints.
     """
     return _Fit(
         task,

@@ -2,12 +2,13 @@
 
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
 from sslortho.data import available_cores
 
@@ -31,13 +32,27 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def create_accelerator(mixed_precision: str, trackers: str, folder: Path) -> Accelerator:
+def make_deterministic() -> None:
+    """Have torch take only operations that give the same bits each time, or say which cannot.
+
+    On a CPU all that we run is so anyway, for one number of threads. On a GPU it costs some speed; an
+    operation that has no such form raises a RuntimeError that names it.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+def create_accelerator(
+    mixed_precision: str, trackers: str, folder: Path, rank_timeout: float = 600
+) -> Accelerator:
     """The device, the ranks and the trackers.
 
     Args:
         mixed_precision: "no", "fp16" or "bf16".
         trackers: comma-separated names of Accelerate's trackers, or "none".
         folder: of the run; its logs/ is for trackers that write files.
+        rank_timeout: seconds that a rank waits for the others in any exchange before it gives up.
 
     Raises ValueError for fp16 without a GPU, and if the launcher's number of processes and ours
     differ (each would train alone and believe itself the only one).
@@ -56,6 +71,7 @@ def create_accelerator(mixed_precision: str, trackers: str, folder: Path) -> Acc
         cpu=not cuda,
         mixed_precision=mixed_precision,
         log_with=names or None,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=rank_timeout))],
         project_config=ProjectConfiguration(
             project_dir=str(folder), logging_dir=str(folder / "logs")
         ),

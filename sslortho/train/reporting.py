@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,12 @@ class Reporter:
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         self.accelerator.log(values, step=step)
+
+    def sync(self) -> None:
+        """Have all records on the disk, and not only on their way to it."""
+        if self.main and self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
 
     def progress(self, step: int, shown: dict[str, float] | None = None) -> None:
         """Move the bar to a step, and show values beside it."""

@@ -2,11 +2,50 @@
 
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
 from torch.optim import Optimizer
 
 from sslortho.train.progress import Progress, Window
+
+
+def circumstances(accelerator: Accelerator) -> dict[str, str | int]:
+    """What the rounding of a training depends on beside its options."""
+    device = accelerator.device
+    return {
+        "ranks": accelerator.num_processes,
+        "threads": torch.get_num_threads() if device.type == "cpu" else 0,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "torch": str(torch.__version__),
+    }
+
+
+def check_agreement(state: dict[str, Any] | None, accelerator: Accelerator) -> None:
+    """Raise ValueError unless every rank has found a checkpoint of the same step, or none has."""
+    if accelerator.num_processes == 1:
+        return
+    steps: list[int] = gather_object([state["progress"]["step"] if state else 0])
+    if len(set(steps)) > 1:
+        found = ", ".join(f"rank {rank} step {step}" for rank, step in enumerate(steps))
+        raise ValueError(
+            f"the ranks have found different checkpoints ({found}; 0 is none): the run folder must "
+            "be on a file system that all machines share"
+        )
+
+
+def describe_change(state: dict[str, Any], accelerator: Accelerator) -> str:
+    """How this session differs from that which saved `state`; empty if bits will be the same."""
+    then, now = state.get("circumstances", {}), circumstances(accelerator)
+    different = [
+        f"{name} {then[name]} then, {now[name]} now"
+        for name in now
+        if name in then and then[name] != now[name]
+    ]
+    if not different:
+        return ""
+    return f"; it goes on as an unbroken run would up to rounding only ({'; '.join(different)})"
 
 
 def checkpoint_state(
@@ -23,6 +62,7 @@ def checkpoint_state(
         "task": accelerator.unwrap_model(task).state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
+        "circumstances": circumstances(accelerator),
     }
 
 

@@ -1,3 +1,9 @@
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -18,12 +24,30 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def steps(folder):
+    return [int(path.name.split("-")[1]) for path in folder.list()]
+
+
 def test_the_newest_checkpoints_are_kept(tmp_path):
     folder = CheckpointFolder(tmp_path / "checkpoints", keep_last=2)
     for step in (3, 20, 100, 1000):
         folder.save({"value": step}, step)
-    assert [path.name for path in folder.list()] == ["step-00000100.pt", "step-00001000.pt"]
+    assert steps(folder) == [100, 1000]
     assert folder.load_latest()["value"] == 1000
+
+
+def test_one_is_enough(tmp_path):
+    folder = CheckpointFolder(tmp_path / "checkpoints", keep_last=1)
+    for step in (3, 20):
+        folder.save({"value": step}, step)
+    assert steps(folder) == [20]
+
+
+def test_a_name_holds_the_beginning_of_the_sha256(tmp_path):
+    path = CheckpointFolder(tmp_path).save({"weights": torch.randn(100_000)}, 42)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.name == f"step-00000042-{digest[:16]}.pt"
+    assert torch.load(path, weights_only=True)["weights"].shape == (100_000,)
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next_checkpoint(tmp_path):
@@ -39,13 +63,55 @@ def test_no_checkpoint_is_none(tmp_path):
     assert CheckpointFolder(tmp_path / "nothing").load_latest() is None
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
+def cut(content):
+    return content[: len(content) // 2]
+
+
+def flip(content):
+    """One bit in the middle, where a tensor lies: torch reads it without complaint."""
+    damaged = bytearray(content)
+    damaged[len(damaged) // 2] ^= 1
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, lambda content: b"", lambda content: content[:-1]])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, damage):
     folder = CheckpointFolder(tmp_path)
     folder.save({"value": 1}, 1)
-    newest = folder.save({"value": 2, "weights": torch.randn(1000)}, 2)
-    newest.write_bytes(newest.read_bytes()[:900])
-    with pytest.warns(UserWarning, match="step-00000002.pt cannot be read"):
+    newest = folder.save({"value": 2, "weights": torch.randn(10_000)}, 2)
+    newest.write_bytes(damage(newest.read_bytes()))
+    with pytest.warns(
+        UserWarning, match=r"step-00000002-\w+\.pt is not used: its content does not"
+    ):
         assert folder.load_latest()["value"] == 1
+
+
+def test_the_flipped_bit_above_is_one_that_torch_does_not_see(tmp_path):
+    path = CheckpointFolder(tmp_path).save({"value": 2, "weights": torch.zeros(10_000)}, 2)
+    path.write_bytes(flip(path.read_bytes()))
+    assert torch.load(path, weights_only=True)["weights"].count_nonzero() == 1
+
+
+def test_a_file_from_elsewhere_is_not_taken(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    folder.save({"value": 1}, 1)
+    torch.save({"format": 1, "value": 9}, tmp_path / "step-00000009.pt")
+    with pytest.warns(UserWarning, match="its name has no checksum"):
+        assert folder.load_latest()["value"] == 1
+
+
+def test_a_checkpoint_of_another_run_is_not_taken_and_not_lost(tmp_path):
+    other = CheckpointFolder(tmp_path / "other").save({"config": {"lr": 2, "seed": 0}}, 9)
+    folder = CheckpointFolder(tmp_path / "ours", expected={"lr": 1, "new": 5})
+    folder.save({"config": {"lr": 1, "seed": 3}, "value": 1}, 1)
+    placed = tmp_path / "ours" / other.name
+    content = other.read_bytes()
+    placed.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"it is of another run \(lr 2 there, 1 here\)"):
+        assert folder.load_latest()["value"] == 1
+    folder.save({"config": {"lr": 1}, "value": 2}, 2)
+    assert steps(folder) == [1, 2]
+    assert placed.with_name(f"foreign-{other.name}").read_bytes() == content
 
 
 def test_a_damaged_newer_checkpoint_does_not_push_out_a_good_one(tmp_path):
@@ -55,32 +121,50 @@ def test_a_damaged_newer_checkpoint_does_not_push_out_a_good_one(tmp_path):
     assert folder.load_latest()["value"] == 13
 
 
-def test_nothing_readable_is_an_error_and_not_a_new_start(tmp_path):
+def test_a_damaged_one_of_the_same_step_is_replaced(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep_last=2)
+    folder.save({"value": 20}, 20).write_bytes(b"damaged")
+    path = folder.save({"value": 21}, 20)
+    assert folder.list() == [path]
+
+
+def test_nothing_whole_is_an_error_and_not_a_new_start(tmp_path):
     folder = CheckpointFolder(tmp_path)
     folder.save({"value": 1}, 1).write_bytes(b"no checkpoint")
     with (
-        pytest.warns(UserWarning, match="cannot be read"),
+        pytest.warns(UserWarning, match="is not used"),
         pytest.raises(ValueError, match="none of the 1 checkpoints"),
     ):
         folder.load_latest()
 
 
-def test_code_hidden_in_a_checkpoint_is_not_run(tmp_path):
+def named_by_content(path):
+    """As an attacker would name a file."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return path.rename(path.with_stem(f"{path.stem}-{digest[:16]}"))
+
+
+def test_code_hidden_in_a_checkpoint_is_not_run(tmp_path, capfd):
     class Attack:
         def __reduce__(self):
             return print, ("ran",)
 
-    torch.save({"format": 1, "payload": Attack()}, tmp_path / "step-00000001.pt")
+    path = tmp_path / "step-00000001.pt"
+    torch.save({"format": 1, "payload": Attack()}, path)
+    named_by_content(path)
     with (
-        pytest.warns(UserWarning, match="cannot be read"),
+        pytest.warns(UserWarning, match="it cannot be read"),
         pytest.raises(ValueError, match="none of the 1"),
     ):
         CheckpointFolder(tmp_path).load_latest()
+    assert "ran" not in capfd.readouterr().out
 
 
 def test_another_format_is_refused(tmp_path):
     folder = CheckpointFolder(tmp_path)
-    torch.save({"format": 99}, tmp_path / "step-00000001.pt")
+    path = tmp_path / "step-00000001.pt"
+    torch.save({"format": 99}, path)
+    named_by_content(path)
     with pytest.raises(ValueError, match="has format 99, this version reads 1"):
         folder.load_latest()
 
@@ -88,3 +172,81 @@ def test_another_format_is_refused(tmp_path):
 def test_keep_last_must_keep_something(tmp_path):
     with pytest.raises(ValueError, match="keep_last=0"):
         CheckpointFolder(tmp_path, keep_last=0)
+
+
+def test_a_run_folder_that_vanished_is_not_made_again(tmp_path):
+    folder = CheckpointFolder(tmp_path / "run" / "checkpoints")
+    with pytest.raises(OSError, match=r"step 3 could not be written .*No such file"):
+        folder.save({"value": 1}, 3)
+    assert not (tmp_path / "run").exists()
+
+
+FULL_DISK = """
+import sys, resource, torch
+from pathlib import Path
+from sslortho.train import CheckpointFolder
+
+folder = CheckpointFolder(Path(sys.argv[1]), keep_last=1)
+folder.save({"value": 1}, 1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+try:
+    folder.save({"weights": torch.zeros(10, 100_000)}, 2)
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
+@pytest.mark.parametrize("room", [10_000, 3_999_000])  # in the first tensor, in the last block
+def test_a_full_disk_costs_only_the_new_checkpoint(tmp_path, room):
+    out = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path), str(room)],
+        capture_output=True, text=True, check=True, timeout=100,
+    ).stdout  # fmt: skip
+    (kept,) = tmp_path.iterdir()
+    assert "step 2 could not be written" in out
+    assert os.strerror(27) in out  # EFBIG, as ENOSPC in the middle of a write
+    assert f"resumes from {kept}" in out
+    assert CheckpointFolder(tmp_path).load_latest()["value"] == 1
+
+
+def test_an_interrupt_in_a_save_costs_only_the_new_checkpoint(tmp_path, monkeypatch):
+    folder = CheckpointFolder(tmp_path, keep_last=1)
+    folder.save({"value": 1}, 1)
+    opened = Path.open
+
+    def interrupted(self, *arguments, **options):
+        file = opened(self, *arguments, **options)
+        if ".partial" in self.name:
+            monkeypatch.setattr(Path, "open", opened)
+            return Interrupting(file)
+        return file
+
+    monkeypatch.setattr(Path, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        folder.save({"weights": torch.zeros(100_000)}, 2)
+    assert steps(folder) == [1]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+class Interrupting:
+    """A file during whose second write the user presses Ctrl-C."""
+
+    def __init__(self, file):
+        self.file = file
+        self.writes = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def write(self, data):
+        self.writes += 1
+        if self.writes == 2:
+            raise KeyboardInterrupt
+        return self.file.write(data)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)

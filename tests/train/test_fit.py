@@ -11,7 +11,7 @@ from torch import nn
 
 from sslortho.data import Batch, EpochOrder
 from sslortho.tasks import Task
-from sslortho.train import CheckpointFolder, FitOptions, NonFiniteError, Reporter, fit
+from sslortho.train import CheckpointFolder, FitOptions, NonFiniteError, Reporter, fit, state
 from sslortho.train.reporting import read_metrics
 
 IMAGES, SIZE = 24, 12
@@ -263,7 +263,7 @@ def test_evaluation_before_the_first_step_then_every_so_many_epochs_and_last(tmp
 def test_checkpoints_hold_the_configuration_and_the_newest_are_kept(tmp_path):
     train(tmp_path, epochs=5, checkpoint_every=2)
     folder = CheckpointFolder(tmp_path / "checkpoints")
-    assert [path.name for path in folder.list()] == ["step-00000024.pt", "step-00000030.pt"]
+    assert [path.name[:13] for path in folder.list()] == ["step-00000024", "step-00000030"]
     state = folder.load_latest()
     assert state["config"] == {"lr": 0.1}
     assert state["progress"]["epoch"] == 5
@@ -284,3 +284,51 @@ def test_gradients_are_logged_with_every_record_when_asked(tmp_path):
         norm = figures["gradient_norm"]
         assert figures["distance"] == pytest.approx(abs(1 - norm), abs=1e-5)
     assert [r["loss"] for r in on] == [r["loss"] for r in off]
+
+
+def test_two_interrupts_end_at_once_and_lose_nothing_that_was_saved(tmp_path, capsys):
+    def interrupt():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, loader=Loader(at_batch={(1, 2): interrupt}))
+    assert CheckpointFolder(tmp_path / "checkpoints").load_latest()["progress"]["step"] == 6
+    assert "ended early, after step 8; the same command resumes from" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    resumed, _ = train(tmp_path)
+    assert torch.equal(weights(resumed), weights(train(tmp_path / "whole")[0]))
+
+
+def test_a_run_folder_that_vanishes_ends_training_and_stays_away(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(OSError, match="run"):
+        train(folder, loader=Loader(at_batch={(1, 2): lambda: folder.rename(tmp_path / "away")}))
+    assert not folder.exists()
+    (tmp_path / "away").rename(folder)
+    resumed, _ = train(folder)
+    assert torch.equal(weights(resumed), weights(train(tmp_path / "whole")[0]))
+
+
+def test_going_on_with_other_threads_is_said(tmp_path, capsys):
+    train(tmp_path, epochs=1)
+    assert "resuming" not in capsys.readouterr().out
+    train(tmp_path, epochs=2)
+    assert "resuming at step 6\n" in capsys.readouterr().out
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        train(tmp_path, epochs=3)
+    finally:
+        torch.set_num_threads(threads)
+    said = f"up to rounding only (threads {threads} then, {threads + 1} now)"
+    assert said in capsys.readouterr().out
+
+
+def test_ranks_that_see_different_checkpoints_are_refused(monkeypatch):
+    class Two:
+        num_processes = 2
+
+    monkeypatch.setattr(state, "gather_object", lambda ours: [*ours, 0])
+    with pytest.raises(ValueError, match=r"rank 0 step 6, rank 1 step 0.*all machines share"):
+        state.check_agreement({"progress": {"step": 6}}, Two())
