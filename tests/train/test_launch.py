@@ -1,3 +1,5 @@
+import datetime
+
 import pytest
 import torch
 
@@ -50,3 +52,31 @@ def test_a_launcher_does_not_leave_cores_idle(monkeypatch, environment, threads,
         assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)
+
+
+def test_deterministic_refuses_what_depends_on_the_order_of_threads(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # kept: the user's
+    benchmark = torch.backends.cudnn.benchmark
+    index = torch.tensor([0, 0])
+    torch.zeros(3).put_(index, torch.ones(2))
+    try:
+        launch.make_deterministic()
+        with pytest.raises(RuntimeError, match="put_ does not have a deterministic"):
+            torch.zeros(3).put_(index, torch.ones(2))
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def test_ranks_wait_for_each_other_as_long_as_they_are_told(monkeypatch, tmp_path):
+    given = {}
+
+    def accelerator(**options):
+        given.update(options)
+        return type("One", (), {"num_processes": 1, "log_with": ()})
+
+    monkeypatch.setattr(launch, "Accelerator", accelerator)
+    launch.create_accelerator("no", "none", tmp_path, rank_timeout=7)
+    (handler,) = given["kwargs_handlers"]
+    assert handler.to_kwargs() == {"timeout": datetime.timedelta(seconds=7)}
