@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,29 @@ def make_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def _check_launcher() -> None:
+    """Raise ValueError for a launcher that started one process where several were asked for; warn of
+    one whose restarts may hang."""
+    environment = os.environ
+    asked = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment
+    if asked and "WORLD_SIZE" not in environment:
+        raise ValueError(
+            "accelerate launch was asked for several CPU processes (or MASTER_ADDR is left over from "
+            "elsewhere: unset it), but starts one alone; use torchrun --nproc_per_node N, or "
+            "accelerate launch --multi_gpu, which does it for CPUs too"
+        )
+    restarts = int(environment.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    shared = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if restarts > 0 and shared and environment.get("RANK") == "0":
+        # https://github.com/pytorch/pytorch/issues/135712
+        warnings.warn(
+            "ranks that torchrun restarts may read the addresses of those before them, and wait for "
+            "them; start it with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment (and without "
+            "the static rendezvous)",
+            stacklevel=3,
+        )
+
+
 def create_accelerator(
     mixed_precision: str, trackers: str, folder: Path, rank_timeout: float = 600
 ) -> Accelerator:
@@ -54,7 +78,7 @@ def create_accelerator(
         folder: of the run; its logs/ is for trackers that write files.
         rank_timeout: seconds that a rank waits for the others in any exchange before it gives up.
 
-    Raises ValueError for fp16 without a GPU, and if the launcher's number of processes and ours
+    Raises ValueError for fp16 without a GPU, a tracker that is not installed, and if the launcher's number of processes and ours
     differ (each would train alone and believe itself the only one).
     """
     cuda = torch.cuda.is_available()
@@ -66,6 +90,7 @@ def create_accelerator(
             f"the launcher asks for mixed_precision={launcher_precision!r}, the configuration for "
             f"{mixed_precision!r}; give --mixed_precision to the script"
         )
+    _check_launcher()
     names: list[Any] = [name for name in trackers.split(",") if name and name != "none"]
     accelerator = Accelerator(
         cpu=not cuda,

@@ -80,3 +80,24 @@ def test_ranks_wait_for_each_other_as_long_as_they_are_told(monkeypatch, tmp_pat
     launch.create_accelerator("no", "none", tmp_path, rank_timeout=7)
     (handler,) = given["kwargs_handlers"]
     assert handler.to_kwargs() == {"timeout": datetime.timedelta(seconds=7)}
+
+
+def test_accelerates_launcher_that_starts_one_cpu_process_for_many_is_an_error(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(ValueError, match="starts one alone; use torchrun"):
+        launch.create_accelerator("no", "none", tmp_path)
+
+
+@pytest.mark.parametrize(("restarts", "shared"), [("1", "False"), ("0", "True"), ("1", "True")])
+def test_restarts_that_may_hang_are_warned_of(monkeypatch, restarts, shared, recwarn):
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", shared)
+    monkeypatch.setenv("RANK", "0")
+    launch._check_launcher()
+    said = [str(warning.message) for warning in recwarn.list]
+    assert len(said) == (restarts == "1" and shared == "True")
+    assert all("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in text for text in said)
