@@ -1,6 +1,7 @@
 """What each script can be told: one frozen dataclass a script, and how a command line becomes one."""
 
 from sslortho.config.benchmarks import BenchLoadingConfig, BenchOptimConfig
+from sslortho.config.chaos import ChaosConfig
 from sslortho.config.command_line import parse_config, user_errors
 from sslortho.config.evaluation import KnnEvalConfig, LinearEvalConfig
 from sslortho.config.export import ExportConfig
@@ -16,6 +17,7 @@ __all__ = [
     "MAY_CHANGE",
     "BenchLoadingConfig",
     "BenchOptimConfig",
+    "ChaosConfig",
     "ExportConfig",
     "KnnEvalConfig",
     "LinearEvalConfig",

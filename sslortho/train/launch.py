@@ -78,8 +78,8 @@ def create_accelerator(
         folder: of the run; its logs/ is for trackers that write files.
         rank_timeout: seconds that a rank waits for the others in any exchange before it gives up.
 
-    Raises ValueError for fp16 without a GPU, a tracker that is not installed, and if the launcher's number of processes and ours
-    differ (each would train alone and believe itself the only one).
+    Raises ValueError for fp16 without a GPU, for a tracker that is not installed, and if the launcher's
+    number of processes and ours differ (each would train alone and believe itself the only one).
     """
     cuda = torch.cuda.is_available()
     if mixed_precision == "fp16" and not cuda:
