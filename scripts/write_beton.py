@@ -18,7 +18,9 @@ def load(config: WriteBetonConfig) -> ImageSet:
     """The images; a folder's as paths, none of them opened yet."""
     split = "train" if config.split == "train" else "test"
     if config.data == "folder":
-        data = scan_folder(Path(config.data_dir or "").expanduser(), split)
+        data = scan_folder(
+            Path(config.data_dir or "").expanduser(), split, follow_links=config.follow_links
+        )
     else:
         data = load_split(config.data, config.data_dir, split)
     if data is None:

@@ -51,14 +51,14 @@ def loader_threads(config: DataConfig) -> int:
 
 def load_training_set(config: DataConfig) -> ImageSet:
     """The images to train on, before any are left to other ranks."""
-    train = load_split(config.data, config.data_dir, "train", config.loader)
+    train = load_split(config.data, config.data_dir, "train", config.loader, config.follow_links)
     assert train is not None
     return train if config.subset is None else balanced_subset(train, config.subset, config.seed)
 
 
 def load_test_set(config: DataConfig) -> ImageSet | None:
     """The images to test on; None where a folder has none."""
-    return load_split(config.data, config.data_dir, "test", config.loader)
+    return load_split(config.data, config.data_dir, "test", config.loader, config.follow_links)
 
 
 def first_size(data: ImageSet) -> tuple[int, int]:

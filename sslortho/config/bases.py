@@ -44,6 +44,8 @@ class DataConfig(Checked):
     which it takes about batch_size pages over all ranks. Default os."""
     loader: Literal["auto", "tensor", "files"] = "auto"
     """How a folder is read: into memory, or file by file. auto: memory if all are small."""
+    follow_links: bool = False
+    """Read images through symbolic links that lead out of data_dir."""
     subset: int | None = None
     """Train on so many images only, balanced over the classes and chosen by seed."""
     workers: int | None = None
@@ -76,6 +78,7 @@ class DataConfig(Checked):
             data_dir=self.data == "digits" and self.data_dir is not None,
             loader=self.loader != "auto" and self.data not in ("folder", "imagenet"),
             cache=self.cache is not None and self.data not in ("beton", "imagenet"),
+            follow_links=self.follow_links and self.data not in ("folder", "imagenet"),
         )
         super().__post_init__()
 

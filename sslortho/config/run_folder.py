@@ -12,6 +12,7 @@ MAY_CHANGE = frozenset(
     {
         "out",
         "workers",
+        "follow_links",
         "rank_timeout",
         "log_every",
         "log_gradients",

@@ -13,6 +13,8 @@ class WriteBetonConfig:
     """Data set. folder: data_dir/train/<class>/*, data_dir/test or val/<class>/*."""
     data_dir: str | None = None
     """Folder of the data set (digits needs none)."""
+    follow_links: bool = False
+    """Read images through symbolic links that lead out of data_dir."""
     split: Literal["train", "val", "test"] = "train"
     """Part of the data. val and test are two names for the one that is not for training."""
     out: str
@@ -52,13 +54,14 @@ class WriteBetonConfig:
             raise ValueError(f"data={self.data!r} needs data_dir, the folder that it lies in")
         no_effect = {
             "data_dir": self.data == "digits" and self.data_dir is not None,
+            "follow_links": self.data != "folder" and self.follow_links,
             "skip_broken": self.data != "folder" and self.skip_broken,
             "quality": self.mode == "raw" and quality is not None,
             "smart_threshold": self.mode != "smart" and threshold is not None,
         }
         for name, holds in no_effect.items():
             if holds:
-                on = "data" if name in ("data_dir", "skip_broken") else "mode"
+                on = "data" if name in ("data_dir", "follow_links", "skip_broken") else "mode"
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} has no effect on {on}={getattr(self, on)!r}"
                 )

@@ -105,7 +105,10 @@ def beton(data_dir: Path, split: Split) -> BetonImages | None:
 
 
 def imagenet(
-    data_dir: Path, split: Split, loader: Literal["auto", "tensor", "files"]
+    data_dir: Path,
+    split: Split,
+    loader: Literal["auto", "tensor", "files"],
+    follow_links: bool = False,
 ) -> ImageSet | None:
     """ImageNet: betons where there is a train.beton, else image folders `train|val/<wnid>/*`.
 
@@ -113,7 +116,7 @@ def imagenet(
     """
     if (data_dir / "train.beton").is_file():
         return beton(data_dir, split)
-    return folder(data_dir, split, loader, test_folders=("val",))
+    return folder(data_dir, split, loader, ("val",), follow_links)
 
 
 DATASETS = ("digits", "cifar10", "cifar100", "folder", "beton", "imagenet")
@@ -124,6 +127,7 @@ def load_split(
     data_dir: str | Path | None,
     split: Split,
     loader: Literal["auto", "tensor", "files"] = "auto",
+    follow_links: bool = False,
 ) -> ImageSet | None:
     """One split of a data set by name.
 
@@ -132,6 +136,7 @@ def load_split(
         data_dir: where it lies; needed by all but digits.
         split: "train" or "test".
         loader: "auto", or "tensor" or "files" to force how a folder is read.
+        follow_links: whether image files may be links to outside of data_dir.
 
     Returns:
         The images; None if a folder, betons or ImageNet have no test split.
@@ -151,9 +156,9 @@ def load_split(
     readers: dict[str, Callable[[], ImageSet | None]] = {
         "cifar10": lambda: cifar("cifar10", path, split),
         "cifar100": lambda: cifar("cifar100", path, split),
-        "folder": lambda: folder(path, split, loader),
+        "folder": lambda: folder(path, split, loader, follow_links=follow_links),
         "beton": lambda: beton(path, split),
-        "imagenet": lambda: imagenet(path, split, loader),
+        "imagenet": lambda: imagenet(path, split, loader, follow_links),
     }
     return readers[name]()
 

@@ -38,7 +38,12 @@ def _opened(path: str) -> Iterator[Image.Image]:
 
 
 def read_image(path: str) -> Image.Image:
-    """Decode a file to RGB: alpha dropped, 16 bits scaled to 8. ValueError with its path if not."""
+    """Decode a file to RGB; ValueError with its path if it cannot be.
+
+    Alpha is dropped, 16 bits are scaled to 8, of an animation the first image counts. A rotation in
+    EXIF is not applied, as torchvision's ImageFolder does not. PIL's limit on pixels holds: it warns of
+    more than Image.MAX_IMAGE_PIXELS and refuses more than twice as many.
+    """
     with _opened(path) as image:
         if image.mode.startswith("I"):  # PIL's own conversion would cut off at 255
             scaled = (np.asarray(image).astype(np.float32) / 257).round().clip(0, 255)
@@ -53,11 +58,20 @@ def read_image(path: str) -> Image.Image:
 JPEG_START = b"\xff\xd8\xff"
 
 
+def _holds_plain_jpeg(data: bytes) -> bool:
+    """Whether simplejpeg decodes it as PIL would, and it is not too large for PIL."""
+    if not data.startswith(JPEG_START):
+        return False
+    height, width, colours, _ = decode_jpeg_header(data)
+    most = Image.MAX_IMAGE_PIXELS  # beyond it PIL warns, beyond twice it refuses
+    return colours in ("YCbCr", "RGB", "Gray") and (most is None or height * width <= most)
+
+
 def read_pixels(path: str) -> NDArray[np.uint8]:
     """`read_image` as (height, width, 3); of JPEGs a third faster, and equal to PIL."""
     try:
         data = Path(path).read_bytes()
-        if data.startswith(JPEG_START) and decode_jpeg_header(data)[2] in ("YCbCr", "RGB", "Gray"):
+        if _holds_plain_jpeg(data):
             return decode_jpeg(data, "RGB")
     except (OSError, ValueError):
         pass  # PIL's word counts: it reads some such files, and says what is wrong with others
@@ -70,15 +84,58 @@ def read_size(path: str) -> tuple[int, int]:
         return image.size
 
 
-def _list_images(folder: Path) -> list[str]:
+class _Links:
+    """Which symbolic links in a data set may be followed: those that stay in it, or all."""
+
+    def __init__(self, data_dir: Path, follow: bool) -> None:
+        self.root = os.path.realpath(data_dir)
+        self.follow = follow
+
+    def check(self, path: str) -> str:
+        """Where a link leads. ValueError if nowhere, or out of the data set."""
+        target = os.path.realpath(path)
+        if not Path(target).exists():
+            raise ValueError(f"{path} is a link to {target}, which does not exist; remove it")
+        inside = os.path.commonpath([self.root, target]) == self.root
+        if not inside and not self.follow:
+            raise ValueError(
+                f"{path} is a link that leads out of {self.root}, to {target}; --follow_links true "
+                "follows such links"
+            )
+        return target
+
+    def check_folder(self, path: Path) -> None:
+        """The same of a folder, if it is a link."""
+        if path.is_symlink():
+            self.check(str(path))
+
+
+def _walk(folder: str, links: _Links, above: frozenset[str]) -> Iterator[str]:
+    """Files below a folder, sorted, its own before those of folders in it; hidden ones do not count."""
+    with os.scandir(folder) as entries:
+        visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    folders: list[tuple[str, str]] = []
+    for entry in visible:
+        # of links alone: a million files are not looked at one by one
+        target = links.check(entry.path) if entry.is_symlink() else entry.path
+        if entry.is_dir():
+            folders.append((entry.path, target))
+        elif entry.is_file():
+            yield entry.path
+        else:
+            raise ValueError(f"{entry.path} is no regular file, but a pipe or device; remove it")
+    for path, target in folders:
+        if target in above:
+            raise ValueError(f"{path} is a link to a folder that it lies in; remove it")
+        yield from _walk(path, links, above | {os.path.realpath(path)})
+
+
+def _list_images(folder: Path, links: _Links) -> list[str]:
     """All images below a folder, sorted; hidden files and folders do not count."""
     found, other = [], []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith("."):
-                is_image = os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-                (found if is_image else other).append(os.path.join(root, name))
+    for path in _walk(str(folder), links, frozenset({os.path.realpath(folder)})):
+        is_image = os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+        (found if is_image else other).append(path)
     if other:
         warnings.warn(
             f"{len(other)} files in {folder} have no image suffix and are left out, {other[0]} first",
@@ -105,27 +162,34 @@ def _class_names(folder: Path) -> list[str]:
 
 
 def scan_folder(
-    data_dir: Path, split: Split, test_folders: tuple[str, ...] = ("test", "val")
+    data_dir: Path,
+    split: Split,
+    test_folders: tuple[str, ...] = ("test", "val"),
+    follow_links: bool = False,
 ) -> ImageFiles | None:
     """`train/<class>/*` or `test|val/<class>/*`; without class folders the labels are -1.
 
-    Of test_folders the first that is there counts.
+    Of test_folders the first that is there counts. Symbolic links that lead out of data_dir are
+    followed only if follow_links says so.
 
     None where there is no test or val. Raises ValueError for a missing folder, one without images,
-    an empty class, and test classes other than the training ones.
+    an empty class, test classes other than the training ones, and links that are not followed.
     """
     folder = train = _train_folder(data_dir)
+    links = _Links(data_dir, follow_links)
     if split == "test":
         found = [data_dir / name for name in test_folders if (data_dir / name).is_dir()]
         if not found:
             return None
         folder = found[0]
         _check_same_classes(train, folder)
+    links.check_folder(folder)
     classes = _class_names(folder)
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        images = _list_images(folder / name)
+        links.check_folder(folder / name)
+        images = _list_images(folder / name, links)
         if not images:
             raise ValueError(f"class folder {folder / name} holds no images; fill or remove it")
         paths += images
@@ -133,7 +197,7 @@ def scan_folder(
     if classes:
         _warn_of_loose_images(folder)
     else:
-        paths = _list_images(folder)
+        paths = _list_images(folder, links)
         labels = [-1] * len(paths)
     if not paths:
         raise ValueError(
@@ -211,9 +275,10 @@ def folder(
     split: Split,
     loader: Literal["auto", "tensor", "files"],
     test_folders: tuple[str, ...] = ("test", "val"),
+    follow_links: bool = False,
 ) -> ImageSet | None:
     """An image folder; small images of one size are read into memory (unless `loader` says)."""
-    files = scan_folder(data_dir, split, test_folders)
+    files = scan_folder(data_dir, split, test_folders, follow_links)
     if files is None:
         return None
     if loader == "tensor":

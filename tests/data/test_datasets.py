@@ -133,11 +133,37 @@ def test_images_without_class_folders_have_label_minus_one(tmp_path):
     assert load_split("folder", tmp_path, "test").labels.tolist() == [-1]
 
 
-def test_linked_class_folders_are_followed(tmp_path):
-    write_classes(tmp_path / "elsewhere", names="a")
-    (tmp_path / "data" / "train").mkdir(parents=True)
-    (tmp_path / "data" / "train" / "a").symlink_to(tmp_path / "elsewhere" / "train" / "a")
-    assert len(load_split("folder", tmp_path / "data", "train")) == 2
+@pytest.mark.parametrize("link", ["train", "train/a", "train/a/deep", "train/a/x.png"])
+def test_links_out_of_the_data_set_are_followed_when_told(tmp_path, link):
+    image = Path(write_classes(tmp_path / "elsewhere", names="a")[0])
+    target = {"train": image.parent.parent, "train/a/x.png": image}.get(link, image.parent)
+    if link in ("train/a/deep", "train/a/x.png"):
+        write_classes(tmp_path / "data", names="a")
+    (tmp_path / "data" / link).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "data" / link).symlink_to(target)
+    with pytest.raises(ValueError, match=f"{link} is a link that leads out of .*--follow_links"):
+        load_split("folder", tmp_path / "data", "train")
+    found = load_split("folder", tmp_path / "data", "train", follow_links=True)
+    assert len(found) == {"train/a/deep": 4, "train/a/x.png": 3}.get(link, 2)
+
+
+def test_links_within_the_data_set_are_followed(tmp_path):
+    paths = write_classes(tmp_path, names="a")
+    (tmp_path / "train" / "b").symlink_to(tmp_path / "train" / "a")
+    (tmp_path / "train" / "a" / "again.png").symlink_to(paths[0])
+    assert load_split("folder", tmp_path, "train").labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_links_in_a_circle_and_to_nowhere_are_named(tmp_path):
+    write_classes(tmp_path, names="a")
+    circle = tmp_path / "train" / "a" / "round"
+    circle.symlink_to(tmp_path / "train" / "a")
+    with pytest.raises(ValueError, match="round is a link to a folder that it lies in"):
+        load_split("folder", tmp_path, "train")
+    circle.unlink()
+    (tmp_path / "train" / "a" / "gone.png").symlink_to(tmp_path / "nothing.png")
+    with pytest.raises(ValueError, match=r"gone\.png is a link to .*nothing\.png, which does not"):
+        load_split("folder", tmp_path, "train")
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
