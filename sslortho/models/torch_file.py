@@ -137,14 +137,14 @@ def load_torch_file(path: Path) -> tuple[Any, tuple[str, ...]]:
     """
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
-    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True, "mmap": zipped}
+    options: dict[str, Any] = {"map_location": "cpu", "mmap": zipped}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected pickle protocol")  # fails below, then
         try:
-            return torch.load(path, **options), ()
+            return torch.load(path, weights_only=True, **options), ()
         except pickle.UnpicklingError:
             stand_ins = _stand_ins(_pickle_of(path, zipped))
             if not stand_ins:
                 raise
         with torch.serialization.safe_globals([(kind, name) for name, kind in stand_ins.items()]):
-            return torch.load(path, **options), tuple(sorted(stand_ins))
+            return torch.load(path, weights_only=True, **options), tuple(sorted(stand_ins))
