@@ -1,6 +1,7 @@
 """Nothing in a file of somebody else's runs. What each reader does with attacks is in its own tests."""
 
 import ast
+import contextlib
 import hashlib
 import pickle
 import tarfile
@@ -101,10 +102,8 @@ def test_the_attack_works_where_pickles_are_loaded(tmp_path):
 def test_weights_with_code_in_them_do_not_run_it(tmp_path, beside, zipped):
     path, sign = tmp_path / "weights.pt", tmp_path / "ran"
     torch.save({**beside, "x": Attack(sign)}, path, _use_new_zipfile_serialization=zipped)
-    try:
+    with contextlib.suppress(ValueError):  # or it makes do with the tensors beside it
         read_weights(path)
-    except ValueError as error:
-        assert "weights" in str(error)
     assert not sign.exists()
 
 
@@ -164,6 +163,9 @@ def test_a_checkpoint_of_an_attacker_with_the_right_checksum_is_still_only_data(
     torch.save({"format": 1, "task": Attack(sign)}, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     path.rename(tmp_path / f"step-00000001-{digest}.pt")
-    with pytest.warns(UserWarning, match="it cannot be read"), pytest.raises(ValueError):
+    with (
+        pytest.warns(UserWarning, match="it cannot be read"),
+        pytest.raises(ValueError, match="can be used"),
+    ):
         CheckpointFolder(tmp_path).load_latest()
     assert not sign.exists()
