@@ -178,9 +178,11 @@ class CheckpointFolder:
         except Exception as error:  # torch raises half a dozen kinds for a file that is none
             reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             raise RefusedError(f"it cannot be read ({reason})") from error
-        if state.get("format") != FORMAT:
+        if not isinstance(state, dict) or "format" not in state:
+            raise RefusedError("it is no checkpoint, but something else of torch.save")
+        if state["format"] != FORMAT:
             raise ValueError(
-                f"checkpoint {path} has format {state.get('format')}, this version reads "
+                f"checkpoint {path} has format {state['format']}, this version reads "
                 f"{FORMAT}; use the version that wrote it, or another --out"
             )
         self._check_run(path, state.get("config", {}))

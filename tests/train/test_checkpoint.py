@@ -160,6 +160,16 @@ def test_code_hidden_in_a_checkpoint_is_not_run(tmp_path, capfd):
     assert "ran" not in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("content", [torch.ones(3), {"model": torch.ones(3)}])
+def test_something_else_of_torch_is_not_taken(tmp_path, content):
+    folder = CheckpointFolder(tmp_path)
+    folder.save({"value": 1}, 1)
+    torch.save(content, tmp_path / "step-00000002.pt")
+    named_by_content(tmp_path / "step-00000002.pt")
+    with pytest.warns(UserWarning, match="it is no checkpoint"):
+        assert folder.load_latest()["value"] == 1
+
+
 def test_another_format_is_refused(tmp_path):
     folder = CheckpointFolder(tmp_path)
     path = tmp_path / "step-00000001.pt"

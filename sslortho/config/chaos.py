@@ -1,0 +1,37 @@
+"""What chaos.py can be told."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChaosConfig:
+    """Break trainings and resume them until the time is up; each must end as an unbroken one does."""
+
+    minutes: float = 30
+    """Length of the soak. Runs under way are finished, which may take some seconds more."""
+    seed: int = 0
+    """Of the order of the faults and of their moments."""
+    jobs: int | None = None
+    """Runs side by side. Default: one a core."""
+    faults: str | None = None
+    """Comma-separated kinds of faults, such as kill,disk_full. Default: all."""
+    out: str | None = None
+    """Empty folder for chaos.json and for runs that did not end well. Default: a temporary one,
+    removed if all is well."""
+    debug: bool = False
+    """Show the traceback of an error that is the user's."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < float("inf"):
+            raise ValueError(f"minutes={self.minutes} must be above 0, and finite")
+        if self.jobs is not None and self.jobs < 1:
+            raise ValueError(f"jobs={self.jobs} must be 1 or more")
+        if self.faults is not None and not self.fault_names:
+            raise ValueError(f"faults={self.faults!r} names none; leave it out for all")
+
+    @property
+    def fault_names(self) -> tuple[str, ...] | None:
+        """`faults` as names; None for all."""
+        if self.faults is None:
+            return None
+        return tuple(name.strip() for name in self.faults.split(",") if name.strip())
