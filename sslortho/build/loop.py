@@ -28,6 +28,7 @@ def build_fit_options(config: TrainingConfig) -> FitOptions:
         log_every=config.log_every,
         evaluate_every=config.evaluate_every,
         checkpoint_every=config.checkpoint_every,
+        shard=config.shard,
         max_bad_steps=config.max_bad_steps,
         log_gradients=config.log_gradients,
         log_layers=config.log_layers,

@@ -141,6 +141,9 @@ class LoopConfig(Checked):
     """fp16 needs a GPU."""
     compile: bool = False
     """torch.compile the model."""
+    shard: bool = False
+    """Split parameters, gradients and optimizer state among the ranks (torch's FSDP2), for networks that
+    are large for one GPU. A checkpoint is the same file, and resumes with or without it."""
     sync_batch_norm: bool = True
     """Batch norm statistics over all ranks."""
     max_bad_steps: int = 10
@@ -166,6 +169,9 @@ class LoopConfig(Checked):
         self._check_least(1, "batch_size", "accumulation_steps", "epochs", "log_every")
         self._check_least(1, "checkpoint_every", "keep_last", "max_bad_steps")
         self._check_least(0, "evaluate_every")
+        for name in ("compile", "log_layers", "log_gradients"):
+            if self.shard and getattr(self, name):
+                raise ValueError(f"shard=True does not go with {name}=True; leave one of them out")
         self._check(
             "warmup_epochs",
             0 <= self.warmup_epochs <= self.epochs,

@@ -14,6 +14,7 @@ MAY_CHANGE = frozenset(
         "workers",
         "follow_links",
         "rank_timeout",
+        "shard",
         "log_every",
         "log_gradients",
         "log_layers",

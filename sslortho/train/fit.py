@@ -2,24 +2,26 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from sslortho.data import Batch, TrainLoader
 from sslortho.tasks import Task
+from sslortho.train.backward import NonFiniteError, accumulate_gradients, name_offenders
 from sslortho.train.checkpoint import CheckpointFolder
 from sslortho.train.companions import Companions, RankLostError
 from sslortho.train.instruments import Instruments
 from sslortho.train.options import FitOptions, FitResult
 from sslortho.train.progress import Clock, Progress, Window
 from sslortho.train.reporting import Reporter
+from sslortho.train.sharding import gather_into, shard_task, total_norm
 from sslortho.train.signals import StopRequest
 from sslortho.train.state import check_agreement, checkpoint_state, describe_change, restore
 
@@ -28,42 +30,6 @@ Schedule = Callable[[int], float]
 
 Evaluate = Callable[[Any], dict[str, float]]
 """Task to figures; called on every rank. Leaves the task in the mode that it is in."""
-
-
-class NonFiniteError(RuntimeError):
-    """Too many steps in a row had gradients that were not finite."""
-
-
-def _accumulate(
-    task: nn.Module,
-    batches: Iterable[Batch],
-    count: int,
-    accelerator: Accelerator,
-    around_first: AbstractContextManager[Any],
-) -> tuple[dict[str, Tensor], int]:
-    """Backward through `count` batches; their mean metrics, and the images seen on this rank."""
-    sums: dict[str, Tensor] = {}
-    images = 0
-    for i, batch in enumerate(batches):
-        # gradients travel between ranks once a step
-        quiet = accelerator.no_sync(task) if i < count - 1 else nullcontext()
-        with quiet, around_first if i == 0 else nullcontext():
-            metrics = task(batch.views, batch.labels)
-            accelerator.backward(metrics["loss"] / count)
-        for name, value in metrics.items():
-            sums[name] = sums.get(name, 0) + value.detach() / count
-        images += len(batch.labels)
-    return sums, images
-
-
-def _offenders(task: nn.Module, most: int = 5) -> str:
-    """Names of the parameters whose gradients are not finite."""
-    bad = [
-        name
-        for name, parameter in task.named_parameters()
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
-    ]
-    return ", ".join(bad[:most]) + (f" and {len(bad) - most} more" if len(bad) > most else "")
 
 
 class _Fit:
@@ -83,8 +49,10 @@ class _Fit:
         config: dict[str, Any],
         evaluate: Evaluate | None,
     ) -> None:
-        self.task, self.optimizer = accelerator.prepare(task, optimizer)
         self.plain_task = task
+        self.trained = shard_task(task, optimizer, accelerator) if options.shard else task
+        self.task = accelerator.prepare_model(self.trained, evaluation_mode=options.shard)
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.loader = loader
         self.accelerator = accelerator
         self.schedule = schedule
@@ -103,7 +71,7 @@ class _Fit:
         self.progress = Progress()
         self.clock = Clock()
         self.window = Window()
-        self.instruments = Instruments(task, self.optimizer, options)
+        self.instruments = Instruments(self.trained, self.optimizer, options)
         self.companions = Companions(accelerator)
 
     def run(self) -> FitResult:
@@ -128,7 +96,7 @@ class _Fit:
         state = self.checkpoints.load_latest()
         check_agreement(state, self.accelerator)
         if state is not None:
-            restored = restore(state, self.task, self.optimizer, self.accelerator)
+            restored = restore(state, self.trained, self.optimizer, self.accelerator)
             self.progress, self.window = restored
             change = describe_change(state, self.accelerator)
             self.reporter.say(f"resuming at step {self.progress.step}{change}")
@@ -148,6 +116,7 @@ class _Fit:
         return self._result(None)
 
     def _result(self, signal: int | None) -> FitResult:
+        self._update_plain_task()
         rate = self.clock.rate()
         return FitResult(self.progress.step, signal, self.progress.loss, rate)
 
@@ -179,16 +148,18 @@ class _Fit:
             group["lr"] = rate * multiplier
         self.optimizer.zero_grad(set_to_none=True)
         count = self.options.accumulation_steps
-        statistics = [b.clone() for b in self.plain_task.buffers()]
+        statistics = [b.clone() for b in self.trained.buffers()]
         watching = self.instruments.watch() if recorded else nullcontext()
-        metrics, images = _accumulate(self.task, batches, count, self.accelerator, watching)
+        metrics, images = accumulate_gradients(
+            self.task, batches, count, self.accelerator, watching
+        )
         if self.accelerator.scaler:
             self.accelerator.unscale_gradients(self.optimizer)
         grads = [p.grad for p in self.task.parameters() if p.grad is not None]
-        metrics["grad_norm"] = torch.nn.utils.get_total_norm(grads)
+        metrics["grad_norm"] = total_norm(grads)
         finite = bool(torch.isfinite(metrics["grad_norm"]))
         if not finite:  # what broke the gradients has broken batch norm's running statistics too
-            for buffer, before in zip(self.plain_task.buffers(), statistics, strict=True):
+            for buffer, before in zip(self.trained.buffers(), statistics, strict=True):
                 buffer.copy_(before)
         if finite and recorded:
             self.instruments.measure()
@@ -205,13 +176,13 @@ class _Fit:
         if finite or self.accelerator.scaler:  # the scaler skips by itself, and lowers its scale
             self.optimizer.step()
         if finite:
-            self.plain_task.after_step()
+            self.trained.after_step()
             self.progress.bad_steps = 0
             return
         self.progress.bad_steps += 1
         if self.progress.bad_steps >= self.options.max_bad_steps:
             raise NonFiniteError(
-                f"step {self.progress.step + 1}: the gradients of {_offenders(self.plain_task)} are "
+                f"step {self.progress.step + 1}: the gradients of {name_offenders(self.trained)} are "
                 f"not finite (loss {float(metrics['loss']):g}), for the "
                 f"{self.progress.bad_steps}th step in a row; the last checkpoint is untouched. "
                 "Lower lr, raise warmup_epochs, or use mixed_precision bf16 or no"
@@ -247,19 +218,27 @@ class _Fit:
         if last or progress.epoch % options.checkpoint_every == 0:
             self._save()
 
+    def _update_plain_task(self) -> None:
+        """Give the task that evaluation and export see the weights of its sharded copy, if any."""
+        if self.options.shard:
+            gather_into(self.plain_task, self.trained, self.accelerator.device)
+
     def _evaluate(self) -> None:
         if self.evaluate:
+            self._update_plain_task()
             figures = self.evaluate(self.plain_task)
+            if self.options.shard:
+                self.plain_task.to("cpu")  # it is not needed where memory is short
             self.reporter.log(self.progress.step, self.progress.epoch, figures)
 
     def _save(self) -> None:
         sums = self.accelerator.reduce(self.window.sums, reduction="mean")
         assert isinstance(sums, dict)
         window = replace(self.window, sums=sums)  # every rank goes on from the mean of all
+        state = checkpoint_state(
+            self.progress, window, self.trained, self.optimizer, self.accelerator
+        )
         if self.accelerator.is_main_process:
-            state = checkpoint_state(
-                self.progress, window, self.task, self.optimizer, self.accelerator
-            )
             self.reporter.sync()  # what is saved has its records on the disk too
             self.checkpoints.save({**state, "config": self.config}, self.progress.step)
         self.accelerator.wait_for_everyone()

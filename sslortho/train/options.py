@@ -20,6 +20,8 @@ class FitOptions:
     """Epochs between two evaluations; 0 for none."""
     checkpoint_every: int = 1
     """Epochs between two checkpoints; there is always one at the end and when asked to stop."""
+    shard: bool = False
+    """Split parameters, gradients and optimizer state among the ranks; see `train.sharding`."""
     max_bad_steps: int = 10
     """Steps in a row with non-finite gradients (skipped) before training stops with an error."""
     log_gradients: bool = False

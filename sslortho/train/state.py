@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sslortho.train.progress import Progress, Window
+from sslortho.train.sharding import gather_state, scatter_state
 
 
 def circumstances(accelerator: Accelerator) -> dict[str, str | int]:
@@ -55,12 +56,15 @@ def checkpoint_state(
     optimizer: Optimizer,
     accelerator: Accelerator,
 ) -> dict[str, Any]:
-    """Everything that training goes on from; tensors are the task's own, not copies."""
+    """Everything that training goes on from; every rank must call it.
+
+    Tensors are the task's own, not copies, unless they are split among ranks: then they are gathered.
+    """
     return {
         "progress": progress.state(),
         "window": window.state(),
-        "task": accelerator.unwrap_model(task).state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "task": gather_state(task.state_dict()),
+        "optimizer": gather_state(optimizer.state_dict()),
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
         "circumstances": circumstances(accelerator),
     }
@@ -70,8 +74,9 @@ def restore(
     state: dict[str, Any], task: nn.Module, optimizer: Optimizer, accelerator: Accelerator
 ) -> tuple[Progress, Window]:
     """Put a `checkpoint_state` back into task, optimizer and scaler; its progress and window."""
-    accelerator.unwrap_model(task).load_state_dict(state["task"])
-    optimizer.load_state_dict(state["optimizer"])
+    weights, slots = scatter_state(state, task, optimizer)
+    task.load_state_dict(weights)
+    optimizer.load_state_dict(slots)
     if accelerator.scaler and state["scaler"]:
         accelerator.scaler.load_state_dict(state["scaler"])
     window = Window(**state.get("window", {}))  # older checkpoints have none

@@ -1,0 +1,53 @@
+"""From batches to the gradients of one optimizer step."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+
+from sslortho.data import Batch
+from sslortho.train.sharding import hold_gradients
+
+
+class NonFiniteError(RuntimeError):
+    """Too many steps in a row had gradients that were not finite."""
+
+
+def _hold(task: nn.Module, accelerator: Accelerator) -> AbstractContextManager[Any]:
+    """Gradients stay with their rank, to travel once a step."""
+    return hold_gradients(task) if isinstance(task, FSDPModule) else accelerator.no_sync(task)
+
+
+def accumulate_gradients(
+    task: nn.Module,
+    batches: Iterable[Batch],
+    count: int,
+    accelerator: Accelerator,
+    around_first: AbstractContextManager[Any],
+) -> tuple[dict[str, Tensor], int]:
+    """Backward through `count` batches; their mean metrics, and the images seen on this rank."""
+    sums: dict[str, Tensor] = {}
+    images = 0
+    for i, batch in enumerate(batches):
+        held = _hold(task, accelerator) if i < count - 1 else nullcontext()
+        with held, around_first if i == 0 else nullcontext():
+            metrics = task(batch.views, batch.labels)
+            accelerator.backward(metrics["loss"] / count)
+        for name, value in metrics.items():
+            sums[name] = sums.get(name, 0) + value.detach() / count
+        images += len(batch.labels)
+    return sums, images
+
+
+def name_offenders(task: nn.Module, most: int = 5) -> str:
+    """Names of the parameters whose gradients are not finite."""
+    bad = [
+        name
+        for name, parameter in task.named_parameters()
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+    ]
+    return ", ".join(bad[:most]) + (f" and {len(bad) - most} more" if len(bad) > most else "")

@@ -1,0 +1,138 @@
+"""Training with parameters, gradients and optimizer state split among the ranks (torch's FSDP2).
+
+The task that is given stays whole, off the device, for evaluation and export; a sharded copy of it
+trains. A checkpoint gathers all shards, so it is the same file as without, and any number of ranks,
+sharded or not, goes on from it.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
+
+from sslortho.tasks import Task
+
+
+def check_sharding(accelerator: Accelerator) -> None:
+    """Raise ValueError where sharding has no effect, or where its numbers would be wrong."""
+    if accelerator.num_processes == 1:
+        raise ValueError("shard=True has no effect on one rank; leave it out, or start several")
+    if accelerator.scaler:
+        raise ValueError(
+            "shard=True does not go with mixed_precision='fp16', whose scaler would have to look at "
+            "the gradients of all ranks; use 'bf16'"
+        )
+    if accelerator.device.type == "cpu" and torch.__version__ < "2.7":
+        raise ValueError("shard=True on CPUs needs torch 2.7 or newer; leave it out")
+
+
+def _check_statistics(task: nn.Module) -> None:
+    for name, module in task.named_modules():
+        own = isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
+        if own and module.track_running_stats:
+            raise ValueError(
+                f"shard=True: {name} would keep other running statistics on each rank, of which a "
+                "checkpoint holds one; use sync_batch_norm=True"
+            )
+
+
+def shard_task(task: Task, optimizer: Optimizer, accelerator: Accelerator) -> Task:
+    """A copy of a task, split among all ranks, for whose parameters the optimizer then is.
+
+    Backbone, projector and the like are gathered one at a time, in forward and backward. Every rank
+    must hold the same weights. The task itself moves to the CPU; `gather_into` brings it up to date.
+
+    Args:
+        task: whole, on the accelerator's device.
+        optimizer: over the task's parameters, without state yet.
+        accelerator: its ranks.
+
+    Raises ValueError as `check_sharding`, and for batch norms whose statistics are each rank's own.
+    """
+    check_sharding(accelerator)
+    _check_statistics(task)
+    assert not optimizer.state
+    sharded = copy.deepcopy(task)
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for part in sharded.children():
+        if any(True for _ in part.parameters()):
+            fully_shard(part, mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+    shard_of = dict(zip(task.parameters(), sharded.parameters(), strict=True))
+    for group in optimizer.param_groups:
+        group["params"] = [shard_of[parameter] for parameter in group["params"]]
+    task.to("cpu")
+    return sharded
+
+
+@contextmanager
+def hold_gradients(task: FSDPModule) -> Iterator[None]:
+    """Backward passes inside add to gradients that no other rank is told of yet."""
+    task.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        task.set_requires_gradient_sync(True)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be split among ranks; every rank must call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def total_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """Euclidean norm of all entries of all ranks together, a scalar; every rank must call it."""
+    return whole(torch.nn.utils.get_total_norm(tensors))
+
+
+def gather_state(state: Any) -> Any:
+    """A state dict with every tensor whole; the one of the same module or optimizer unsharded.
+
+    Every rank must call it, and each receives it all.
+    """
+    return tree_map(lambda value: whole(value) if isinstance(value, Tensor) else value, state)
+
+
+def gather_into(task: Task, sharded: Task, device: torch.device) -> None:
+    """Move a whole task to a device and give it the weights of its sharded copy, on every rank."""
+    task.to(device)
+    task.load_state_dict(gather_state(sharded.state_dict()))
+
+
+def _split_like(value: Any, parameter: Tensor) -> Any:
+    """This rank's part of a whole tensor, split as the parameter is; anything else as it was."""
+    alike = isinstance(value, Tensor) and value.shape == parameter.shape
+    if not alike or not isinstance(parameter, DTensor):
+        return value
+    value = value.to(parameter.device)
+    # every rank has read the same file: none needs to be sent its part
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def scatter_state(
+    state: dict[str, Any], task: nn.Module, optimizer: Optimizer
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """From {"task": ..., "optimizer": ...} of whole tensors to what these two can load.
+
+    Unsharded modules and optimizers get theirs back as it is.
+    """
+    own = task.state_dict()
+    weights = {
+        name: _split_like(value, own[name]) if name in own else value
+        for name, value in state["task"].items()
+    }
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    slots = {
+        index: {name: _split_like(value, parameters[index]) for name, value in slot.items()}
+        for index, slot in state["optimizer"]["state"].items()
+    }
+    return weights, {**state["optimizer"], "state": slots}
