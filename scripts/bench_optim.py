@@ -25,7 +25,7 @@ from sslortho.optim import LARS, OrthLARS, orthonormalise_, param_groups
 from sslortho.optim.gram_iteration import apply_quintics
 from sslortho.optim.minimax import newton_schulz_schedule
 from sslortho.optim.polar_factor import LOWER_BOUND, TOLERANCE
-from sslortho.train.reporting import versions
+from sslortho.train.provenance import versions
 
 MUON = (3.4445, -4.7750, 2.0315)
 """Coefficients of torch.optim.Muon, applied five times."""

@@ -15,13 +15,9 @@ from sslortho.config import PretrainConfig, check_same_run, parse_config, to_yam
 from sslortho.models import write_backbone
 from sslortho.tasks import Task
 from sslortho.train import FitResult, NonFiniteError, RankLostError
+from sslortho.train.provenance import provenance
 from sslortho.train.reporting import draw_curves, read_metrics, write_summary
-from sslortho.train.run_folder import (
-    exit_after_signal,
-    finished_summary,
-    prepare_folder,
-    provenance,
-)
+from sslortho.train.run_folder import exit_after_signal, finished_summary, prepare_folder
 
 
 def train(run: Pretraining, folder: Path) -> FitResult:
@@ -41,7 +37,7 @@ def finish(run: Pretraining, folder: Path, result: FitResult, started: float) ->
     backbone = run.task.backbone
     if run.accelerator.is_main_process:  # first what cannot fail
         write_backbone(backbone, folder / "backbone.safetensors", backbone_info(run.config))
-        records = read_metrics(folder / "metrics.jsonl")
+        records = read_metrics(folder / "metrics.jsonl", {"loss", "knn_top1"})
         draw_curves(folder / "curves.png", {run.config.optim: records})
     figures = run.evaluation.final(backbone)
     before = run.evaluation.final(run.untrained_backbone())

@@ -12,7 +12,7 @@ import torch
 
 from sslortho.atomic import atomic_file
 from sslortho.data import available_cores
-from sslortho.train.reporting import versions
+from sslortho.train.provenance import versions
 
 from .bounds import Parts
 from .workload import Pipeline

@@ -13,8 +13,8 @@ from sslortho.data import ImageSet
 from sslortho.evaluate import extract_features, feature_batches
 from sslortho.evaluate.looking import Looks, Scene, draw_looks, find_looks
 from sslortho.evaluate.report import ReportFigure, ReportPicture, ReportTable, write_report
+from sslortho.train.provenance import provenance
 from sslortho.train.reporting import write_summary
-from sslortho.train.run_folder import provenance
 
 MEANINGS = {
     "top1": ("%", "test images whose class is the first guess"),

@@ -3,10 +3,10 @@
 import json
 import math
 import os
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -22,16 +22,58 @@ def _jsonable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_metrics(path: Path) -> list[Record]:
-    """The records of a metrics.jsonl; a last line that a crash cut short is left out."""
+def read_metrics(path: Path, names: Collection[str] | None = None) -> list[Record]:
+    """The records of a metrics.jsonl; a last line that a crash cut short is left out.
+
+    Args:
+        path: the file; without one there are no records.
+        names: fields to keep beside "step" and "epoch"; None for all. Of a long run this is what fits into
+            memory.
+    """
     records: list[Record] = []
-    if path.exists():
-        for line in path.read_text().splitlines():
+    if not path.exists():
+        return records
+    kept = None if names is None else {"step", "epoch", *names}
+    with path.open(encoding="utf-8") as file:
+        for line in file:
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except json.JSONDecodeError:
                 break
+            records.append(record if kept is None else {k: record[k] for k in record if k in kept})
     return records
+
+
+def lines_from_the_end(file: IO[bytes], block: int = 1 << 16) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file, last one first, each with the place of its first byte."""
+    place = file.seek(0, os.SEEK_END)
+    beginning = b""  # of the line whose end is read
+    while place:
+        size = min(block, place)
+        place -= size
+        file.seek(place)
+        lines = (file.read(size) + beginning).splitlines(keepends=True)
+        beginning, whole = lines[0], lines[1:]
+        after = place + len(beginning) + sum(map(len, whole))
+        for line in reversed(whole):
+            after -= len(line)
+            yield after, line
+    if beginning:
+        yield 0, beginning
+
+
+def forget_records(path: Path, step: int) -> None:
+    """Cut a metrics.jsonl off behind the last record of at most this step; of step 0 all go.
+
+    Steps do not fall from record to record, so it is read from its end, and only as far.
+    """
+    end = 0
+    with path.open("rb+") as file:
+        for place, line in lines_from_the_end(file):
+            if step > 0 and line.endswith(b"\n") and (json.loads(line)["step"] or 0) <= step:
+                end = place + len(line)
+                break
+        file.truncate(end)
 
 
 class Reporter:
@@ -54,18 +96,22 @@ class Reporter:
         """Forget records after `step`: those steps will be taken again."""
         self.bar.update(step - self.bar.n)
         if self.main and self.path.exists():
-            # at step 0 nothing was kept: the untrained evaluation is logged again
-            kept = [r for r in read_metrics(self.path) if step > 0 and (r["step"] or 0) <= step]
-            text = "".join(json.dumps(record) + "\n" for record in kept)
-            write_atomically(self.path, lambda file: file.write(text.encode()))
+            forget_records(self.path, step)  # at step 0 the untrained evaluation is logged again
 
     def log(self, step: int, epoch: int, values: dict[str, float]) -> None:
-        """Append one record and pass it to the trackers."""
+        """Append one record and pass it to the trackers.
+
+        Raises OSError, with the file's name, if it cannot be written.
+        """
         if not self.main:
             return
         record = {"step": step, "epoch": epoch, **{k: _jsonable(v) for k, v in values.items()}}
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:  # a full disk's has no name in it
+            reason = error.strerror or error
+            raise OSError(f"{self.path} could not be written ({reason})") from error
         self.accelerator.log(values, step=step)
 
     def sync(self) -> None:
@@ -121,9 +167,13 @@ def draw_views(path: Path, views: tuple[Tensor, ...], columns: int = 8) -> None:
 
 def _series(records: list[Record], name: str) -> tuple[list[float], list[float]]:
     points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+    points = points[:: max(1, len(points) // MOST_POINTS)]
     steps, values = zip(*points, strict=True) if points else ((), ())
     return list(steps), list(values)  # pyright: ignore[reportReturnType]
 
+
+MOST_POINTS = 2000
+"""Of a curve, about: more than a picture has pixels."""
 
 ACCURACIES = {
     "val_top1": "held-out top-1 (%)",
@@ -164,24 +214,3 @@ def draw_curves(path: Path, runs: dict[str, list[Record]], title: str = "") -> N
         figure.axes[0].legend()
     figure.suptitle(title)
     save_figure(figure, path)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what figures depend on."""
-    import platform
-    from importlib.metadata import version
-
-    names = ("sslortho", "torch", "torchvision", "accelerate", "numpy", "timm")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def hardware(accelerator: Accelerator) -> str:
-    """The machine in words."""
-    import os
-
-    device = accelerator.device
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()}"
-    return f"{accelerator.num_processes} process(es), {name}"

@@ -3,11 +3,8 @@
 import fcntl
 import json
 import os
-import shlex
 import signal
 import sys
-import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from sslortho.train.checkpoint import write_atomically
-from sslortho.train.reporting import draw_views, hardware, versions
+from sslortho.train.reporting import draw_views
 
 _HELD: dict[Path, int] = {}
 
@@ -83,17 +80,6 @@ def finished_summary(folder: Path) -> dict[str, Any] | None:
         return None
     print("this run is finished already; another --out starts a new one")
     return json.loads(path.read_text())
-
-
-def provenance(accelerator: Accelerator, started: float) -> dict[str, Any]:
-    """What a summary says of how its figures came about; `started` is a time.time()."""
-    return {
-        "seconds_this_session": time.time() - started,
-        "command": shlex.join(["python", *sys.argv]),
-        "hardware": hardware(accelerator),
-        "versions": versions(),
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
 
 
 def exit_after_signal(number: int, step: int, accelerator: Accelerator) -> NoReturn:

@@ -1,12 +1,21 @@
+import io
 import json
+import random
 
 import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from sslortho.train import Reporter
-from sslortho.train.reporting import draw_curves, draw_views, read_metrics, write_summary
+from sslortho.train import Reporter, reporting
+from sslortho.train.reporting import (
+    draw_curves,
+    draw_views,
+    forget_records,
+    lines_from_the_end,
+    read_metrics,
+    write_summary,
+)
 
 
 @pytest.fixture
@@ -89,3 +98,75 @@ def test_curves_of_a_classifier_are_of_its_own_accuracy(tmp_path):
         lines.append(sum(count for count, c in colours if max(c) - min(c) > 60))
     assert lines[0] > 100
     assert lines[1] == 0
+
+
+def literal_forgetting(text, step):
+    """Line by line from the beginning, as it is defined."""
+    kept = []
+    for line in text.splitlines(keepends=True):
+        if not line.endswith("\n") or step == 0 or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    return "".join(kept)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_forgetting_keeps_what_a_reading_from_the_beginning_keeps(tmp_path, seed):
+    draws = random.Random(seed)
+    steps = sorted(draws.choices(range(1, 40), k=draws.randint(0, 40)))
+    lines = [json.dumps({"step": s, "x": "y" * draws.randint(0, 200)}) + "\n" for s in steps]
+    text = "".join(lines) + draws.choice(["", '{"step": 4', "{"])
+    path = tmp_path / "metrics.jsonl"
+    for step in (0, draws.randint(1, 40), 100):
+        path.write_text(text)
+        forget_records(path, step)
+        assert path.read_text() == literal_forgetting(text, step)
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 1000])
+def test_lines_from_the_end_are_those_from_the_beginning(block):
+    for text in (
+        b"",
+        b"\n",
+        b"a",
+        b"a\n",
+        b"\n\nab\nc\n",
+        b"abc\ndefg\n\nhi",
+        b"x" * 20 + b"\ny\n",
+    ):
+        places, lines = [0], text.splitlines(keepends=True)
+        for line in lines:
+            places.append(places[-1] + len(line))
+        found = list(lines_from_the_end(io.BytesIO(text), block))
+        assert found == list(zip(places, lines, strict=False))[::-1]
+
+
+def test_a_million_records_are_not_read_to_forget_the_last(tmp_path):
+    class Counting(io.BytesIO):
+        read_bytes = 0
+
+        def read(self, size=-1):
+            Counting.read_bytes += size
+            return super().read(size)
+
+    lines = [b'{"step": %d, "loss": 1.0}\n' % step for step in range(1, 1_000_001)]
+    content = b"".join(lines)
+    for _, line in lines_from_the_end(Counting(content)):
+        if json.loads(line)["step"] <= 999_000:
+            break
+    assert line == lines[999_000 - 1]
+    assert Counting.read_bytes < 200_000 < len(content)
+
+
+def test_only_the_fields_asked_for_are_kept(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "epoch": 0, "loss": 2.0, "other": 3}\n{"step": 2, "kn')
+    assert read_metrics(path, {"loss"}) == [{"step": 1, "epoch": 0, "loss": 2.0}]
+    assert read_metrics(tmp_path / "nothing") == []
+
+
+def test_a_curve_has_no_more_points_than_can_be_seen(tmp_path):
+    records = [{"step": step, "loss": 1.0} for step in range(100_000)]
+    steps, values = reporting._series(records, "loss")
+    assert 1000 <= len(steps) == len(values) <= 4000
+    assert steps[0] == 0
