@@ -20,7 +20,7 @@ import torchvision
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from sslortho.config import BenchOptimConfig, parse_config
+from sslortho.config import BenchOptimConfig, parse_config, user_errors
 from sslortho.optim import LARS, OrthLARS, orthonormalise_, param_groups
 from sslortho.optim.gram_iteration import apply_quintics
 from sslortho.optim.minimax import newton_schulz_schedule
@@ -313,7 +313,8 @@ def main() -> None:
     device = torch.device(("cuda" if cuda else "cpu") if config.device == "auto" else config.device)
     names = config.models.split(",")
     if unknown := [name for name in names if name not in torchvision.models.list_models()]:
-        sys.exit(f"models={config.models!r}: torchvision has no {', '.join(unknown)}")
+        with user_errors(config.debug):
+            raise ValueError(f"models={config.models!r}: torchvision has no {', '.join(unknown)}")
     report: dict[str, Any] = {
         "command": shlex.join(sys.argv),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",

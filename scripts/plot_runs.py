@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from sslortho.config import user_errors
 from sslortho.train.reporting import draw_curves, read_metrics
 
 
@@ -11,12 +12,14 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
     parser.add_argument("--out", type=Path, default=Path("curves.png"), help="the picture")
     parser.add_argument("--title", default="", help="above the picture")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments = parser.parse_args()
-    for run in arguments.runs:
-        if not (run / "metrics.jsonl").is_file():
-            parser.error(f"{run} is no run folder: it has no metrics.jsonl")
-    records = {run.name: read_metrics(run / "metrics.jsonl") for run in arguments.runs}
-    draw_curves(arguments.out, records, arguments.title)
+    with user_errors(arguments.debug):
+        for run in arguments.runs:
+            if not (run / "metrics.jsonl").is_file():
+                raise ValueError(f"{run} is no run folder: it has no metrics.jsonl")
+        records = {run.name: read_metrics(run / "metrics.jsonl") for run in arguments.runs}
+        draw_curves(arguments.out, records, arguments.title)
     print(arguments.out)
 
 

@@ -17,6 +17,7 @@ from sslortho.optim.schedules import multi_step, warmup_cosine
 from sslortho.tasks import Task
 from sslortho.train import CheckpointFolder, FitOptions, FitResult, Reporter, fit
 from sslortho.train.fit import Evaluate, Schedule
+from sslortho.train.sharding import check_sharding
 
 
 def build_fit_options(config: TrainingConfig) -> FitOptions:
@@ -36,7 +37,12 @@ def build_fit_options(config: TrainingConfig) -> FitOptions:
 
 
 def place_model(task: nn.Module, config: TrainingConfig, accelerator: Accelerator) -> None:
-    """The device, the memory format, and batch norm over all ranks."""
+    """The device, the memory format, and batch norm over all ranks.
+
+    Raises ValueError where the task cannot be sharded as the configuration asks.
+    """
+    if config.shard:
+        check_sharding(accelerator)
     if config.sync_batch_norm and accelerator.num_processes > 1:
         convert_sync_batch_norm(task, accelerator.device)
     task.to(accelerator.device)

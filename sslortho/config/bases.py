@@ -1,5 +1,6 @@
 """Options that several scripts share, as bases of their configurations."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +9,9 @@ class Checked:
     """A configuration that checks its own fields, those of all its bases in turn."""
 
     def __post_init__(self) -> None:
-        pass
+        for name, value in vars(self).items():
+            finite = not isinstance(value, float) or math.isfinite(value)
+            self._check(name, finite, "a finite number")
 
     def _check(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:

@@ -29,6 +29,8 @@ class BenchOptimConfig:
     """Compare every result with a float64 SVD."""
     out: str = "runs/bench_optim"
     """Folder of bench_optim.json and bench_optim.png."""
+    debug: bool = False
+    """Show the traceback of an error that is the user's."""
 
     def __post_init__(self) -> None:
         for name in ("rounds", "image_size"):

@@ -58,9 +58,9 @@ def parse_config(config: type[Config], arguments: Sequence[str] | None = None) -
     parser.add_argument("--config", action="config", help="YAML file with any of the options")
     parser.add_class_arguments(config)
     given = sys.argv[1:] if arguments is None else arguments
-    values = parser.parse_args(_spell_out_switches(given, config)).as_dict()
-    values.pop("config")
     try:
+        values = parser.parse_args(_spell_out_switches(given, config)).as_dict()
+        values.pop("config")
         return config(**values)
     except ValueError as error:
         parser.error(str(error))
@@ -80,5 +80,6 @@ def user_errors(debug: bool) -> Iterator[None]:
     except (ValueError, OSError) as error:
         if debug:
             raise
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        message = " ".join(str(error).split())  # other libraries' have many lines
+        print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
         sys.exit(2)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
 from sslortho.data import available_cores
@@ -92,6 +93,11 @@ def create_accelerator(
         )
     _check_launcher()
     names: list[Any] = [name for name in trackers.split(",") if name and name != "none"]
+    if unknown := set(names) - LOGGER_TYPE_TO_CLASS.keys():
+        raise ValueError(
+            f"trackers={trackers!r}: {min(unknown)!r} is not one of none, "
+            f"{', '.join(LOGGER_TYPE_TO_CLASS)}"
+        )
     accelerator = Accelerator(
         cpu=not cuda,
         mixed_precision=mixed_precision,
