@@ -4,78 +4,142 @@ import ast
 import contextlib
 import hashlib
 import pickle
+import shutil
 import tarfile
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import yaml
+from PIL import Image
 
 from sslortho.config import PretrainConfig, check_same_run, parse_config
-from sslortho.data import load_split
+from sslortho.data import ImageArray, load_split, named_subset
+from sslortho.data.beton import read_beton, record_type
+from sslortho.data.beton_writer import manifest_path, write_beton
+from sslortho.data.image_folder import scan_folder
 from sslortho.experiments.grid_file import read_experiment
-from sslortho.models import read_weights
+from sslortho.models import read_weights, restore_backbone
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [*ROOT.glob("sslortho/**/*.py"), *ROOT.glob("scripts/**/*.py"), ROOT / "hubconf.py"]
 
 FORBIDDEN = {
-    "pickle.load", "pickle.loads", "pickle.Unpickler", "yaml.load", "yaml.unsafe_load",
-    "yaml.full_load", "eval", "exec", "os.system", "os.popen", "tempfile.mktemp", "marshal.loads",
-    "joblib.load", "dill.load", "torch.hub.load",
+    "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.load", "marshal.loads", "shelve.open",
+    "dill.load", "dill.loads", "cloudpickle.load", "cloudpickle.loads", "joblib.load",
+    "pandas.read_pickle", "torch.jit.load", "torch.hub.load", "torch.package.PackageImporter",
+    "yaml.unsafe_load", "yaml.unsafe_load_all", "yaml.full_load", "yaml.full_load_all",
+    "yaml.load_all", "eval", "exec", "__import__", "os.system", "os.popen", "subprocess.getoutput",
+    "subprocess.getstatusoutput", "tempfile.mktemp", "tarfile.open", "shutil.unpack_archive",
 }  # fmt: skip
+"""What runs, or may run, what a file says, or puts files where it says: not even to be mentioned."""
+
+SAFE_LOADERS = {"yaml.SafeLoader", "yaml.CSafeLoader"}
+SAFE_PER_CALL = {"torch.load", "torch.serialization.load", "yaml.load", "numpy.load"}
+"""To be called with the right arguments, and not to be handed about."""
 
 
-def dotted(node):
-    return f"{dotted(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else (
-        node.id if isinstance(node, ast.Name) else "?"
-    )  # fmt: skip
+def imported_names(tree):
+    """What each name of a module stands for that an import made: `np` for numpy."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {word.asname: word.name for word in node.names if word.asname}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {w.asname or w.name: f"{node.module}.{w.name}" for w in node.names}
+    return names
 
 
-def is_true(node):
-    return isinstance(node, ast.Constant) and node.value is True
+def full_name(node, names):
+    if isinstance(node, ast.Attribute):
+        return f"{full_name(node.value, names)}.{node.attr}"
+    return names.get(node.id, node.id) if isinstance(node, ast.Name) else "?"
 
 
-def safe_loaders(tree):
-    """Classes of a module that are yaml.SafeLoader with a little more."""
-    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    return {c.name for c in classes if [dotted(base) for base in c.bases] == ["yaml.SafeLoader"]}
+def is_constant(node, value):
+    return isinstance(node, ast.Constant) and node.value is value
+
+
+def is_safe_call(call, name, names, loaders):
+    given = {word.arg: word.value for word in call.keywords}
+    if name in ("torch.load", "torch.serialization.load"):
+        return is_constant(given.get("weights_only"), True)
+    if name == "yaml.load":
+        loader = given.get("Loader", call.args[1] if len(call.args) > 1 else None)
+        return full_name(loader, names) in loaders
+    if name == "numpy.load":
+        return len(call.args) < 3 and None not in given and (
+            "allow_pickle" not in given or is_constant(given["allow_pickle"], False)
+        )  # fmt: skip
+    return "shell" not in given or is_constant(given["shell"], False)
 
 
 def find_dangers(source):
-    """Calls that run, or may run, what a file says: (line, name)."""
-    found, tree = [], ast.parse(source)
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        name, given = dotted(node.func), {word.arg: word.value for word in node.keywords}
-        if (
-            name == "yaml.load"
-            and len(node.args) == 2
-            and dotted(node.args[1]) in safe_loaders(tree)
-        ):
-            continue
-        dangerous = (
-            name in FORBIDDEN
-            or (name == "torch.load" and not is_true(given.get("weights_only")))
-            or (name == "np.load" and is_true(given.get("allow_pickle")))
-            or is_true(given.get("shell"))
-        )
-        if dangerous:
-            found.append((node.lineno, name))
+    """(line, name) of what runs, or may run, what a file says."""
+    tree = ast.parse(source)
+    names = imported_names(tree)
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    loaders = SAFE_LOADERS | {
+        c.name for c in classes if {full_name(base, names) for base in c.bases} <= SAFE_LOADERS
+    }
+    found, safe = [], set()
+    for node in ast.walk(tree):  # a call comes before its parts
+        if isinstance(node, ast.Call):
+            name = full_name(node.func, names)
+            if is_safe_call(node, name, names, loaders):
+                safe.add(node.func)
+            elif name not in SAFE_PER_CALL:
+                found.append((node.lineno, name))
+        elif isinstance(node, ast.Name | ast.Attribute):
+            name = full_name(node, names)
+            if name in FORBIDDEN or (name in SAFE_PER_CALL and node not in safe):
+                found.append((node.lineno, name))
     return found
+
+
+@pytest.mark.parametrize("name", sorted(FORBIDDEN))
+def test_each_danger_is_found_under_any_name(name):
+    module, _, function = name.rpartition(".")
+    sources = [f"x = {name}(y)", f"x = map({name}, y)"]
+    if module:
+        sources = [f"import {module.split('.')[0]}\n{source}" for source in sources]
+        sources += [f"from {module} import {function}\nx = {function}(y)"]
+        sources += [f"import {module} as m\nx = m.{function}(y)"]
+        sources += [f"from {module} import {function} as f\nclass A(f): pass"]
+    for source in sources:
+        assert [found for _, found in find_dangers(source)] == [name], source
 
 
 @pytest.mark.parametrize(
     "line",
     [
         "torch.load(path)", "torch.load(path, weights_only=False)", "torch.load(path, **options)",
-        "pickle.loads(content)", "yaml.load(text, Loader=yaml.Loader)", "eval(text)",
-        "np.load(path, allow_pickle=True)", "subprocess.run(command, shell=True)",
+        "torch.load(path, weights_only=flag)", "load = torch.load", "l(path)",
+        "yaml.load(text)", "yaml.load(text, Loader=yaml.Loader)", "yaml.load(text, yaml.FullLoader)",
+        "yaml.load(text, Loader)", "np.load(path, allow_pickle=True)", "np.load(path, None, True)",
+        "np.load(path, allow_pickle=flag)", "np.load(path, **options)",
+        "subprocess.run(command, shell=True)", "subprocess.Popen(command, shell=flag)",
     ],
 )  # fmt: skip
-def test_dangers_are_found(line):
-    assert len(find_dangers(f"def read():\n    return {line}\n")) == 1
+def test_dangerous_arguments_are_found(line):
+    assert len(find_dangers(f"import numpy as np\nfrom torch import load as l\n{line}")) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.load(path, weights_only=True, **options)", "model.eval()", "re.compile(text)",
+        "yaml.safe_load(text)", "yaml.load(text, Loader=yaml.CSafeLoader)", "yaml.load(text, Mine)",
+        "np.load(path)", "np.load(path, allow_pickle=False)", "subprocess.run(command, shell=False)",
+        "json.load(file)", "pickle.UnpicklingError", "pickle.dumps(x)",
+    ],
+)  # fmt: skip
+def test_harmless_lines_are_not(line):
+    mine = "class Mine(yaml.SafeLoader): pass"
+    assert find_dangers(f"import yaml\nimport numpy as np\n{mine}\n{line}") == []
 
 
 def test_there_are_none_in_the_package():
@@ -130,23 +194,45 @@ def test_yaml_does_not_run(tmp_path, capsys):
     assert not sign.exists()
 
 
-def test_an_archive_of_cifar_is_not_unpacked_unless_its_checksum_is_right(tmp_path):
-    """torchvision unpickles what is in it, so the MD5 of what it publishes comes first."""
+@pytest.fixture
+def evil_archive(tmp_path, monkeypatch):
+    """What torchvision downloads: an archive that pickles run from, and that puts a file elsewhere."""
     sign, batch = tmp_path / "ran", tmp_path / "batch"
     batch.write_bytes(pickle.dumps(Attack(sign)))
-    data = tmp_path / "data"
-    data.mkdir()
-    archive = data / "cifar-10-python.tar.gz"
+    archive = tmp_path / "evil.tar.gz"
     with tarfile.open(archive, "w:gz") as file:
         file.add(batch, "cifar-10-batches-py/data_batch_1")
         file.add(batch, "../escaped")
-    with pytest.raises(ValueError, match="data='cifar10' is neither in"):
+    downloads = []
+
+    def download(url, path, *args):
+        downloads.append(url)
+        shutil.copy(archive, path)
+
+    monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", lambda url, max_hops: url)
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", download)
+    return archive, downloads
+
+
+@pytest.mark.parametrize("there_already", [True, False])
+def test_an_archive_of_cifar_is_not_unpacked_unless_its_checksum_is_right(
+    tmp_path, evil_archive, there_already
+):
+    """torchvision unpickles what is in it, so the MD5 of what it publishes comes first."""
+    archive, downloads = evil_archive
+    data = tmp_path / "data"
+    data.mkdir()
+    if there_already:
+        shutil.copy(archive, data / "cifar-10-python.tar.gz")
+    with pytest.raises(ValueError, match=r"data='cifar10' is neither in .*corrupted"):
         load_split("cifar10", data, "train")
-    assert not sign.exists()
+    assert len(downloads) == 1
+    assert [path.name for path in data.iterdir()] == ["cifar-10-python.tar.gz"]
     assert not (tmp_path / "escaped").exists()
+    assert not (tmp_path / "ran").exists()
 
 
-def test_batches_of_cifar_that_were_changed_are_not_unpickled(tmp_path):
+def test_batches_of_cifar_that_were_changed_are_not_unpickled(tmp_path, evil_archive):
     sign, folder = tmp_path / "ran", tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]:
@@ -169,3 +255,139 @@ def test_a_checkpoint_of_an_attacker_with_the_right_checksum_is_still_only_data(
     ):
         CheckpointFolder(tmp_path).load_latest()
     assert not sign.exists()
+
+
+METADATA = {
+    "backbone": "resnet18",
+    "stem": "small",
+    "crop_size": "32",
+    "mean": "[0, 0, 0]",
+    "std": "[1, 1, 1]",
+}
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        {"crop_size": "1000000000"}, {"crop_size": "0"}, {"crop_size": "1e999"},
+        {"crop_size": "__import__('os').mkdir('ran')"}, {"mean": "[" * 100_000},
+        {"std": "!!python/object/apply:os.mkdir [ran]"}, {"crop_size": "9" * 10_000},
+    ],
+    ids=lambda attack: next(iter(attack.values()))[:12],
+)  # fmt: skip
+def test_metadata_of_weights_are_only_numbers_in_range(tmp_path, monkeypatch, attack):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(safetensors.torch.save({"a": torch.zeros(2, 2)}, METADATA | attack))
+    with pytest.raises(ValueError, match=r"x\.safetensors' cannot be read as weights"):
+        read_weights(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_weights_name_no_network_to_be_fetched(tmp_path):
+    """timm would download "hf-hub:..." from whom the file says."""
+    path = tmp_path / "x.safetensors"
+    content = {"a": torch.zeros(2, 2)}
+    path.write_bytes(
+        safetensors.torch.save(content, METADATA | {"backbone": "timm:hf-hub:evil/model"})
+    )
+    with pytest.raises(ValueError, match="is no model of timm"):
+        restore_backbone(read_weights(path), stem="stock")
+
+
+def test_compressed_checkpoints_are_not_inflated(tmp_path):
+    torch.save({"w": torch.ones(3, 3)}, tmp_path / "plain.pt")
+    path = tmp_path / "x.pt"
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for name in plain.namelist():
+            small.writestr(name, plain.read(name))
+    assert read_weights(tmp_path / "plain.pt").state["w"].shape == (3, 3)
+    with pytest.raises(ValueError, match=r"x\.pt' cannot be read .*data\.pkl in it is compressed"):
+        read_weights(path)
+
+
+def test_dictionaries_within_each_other_without_end(tmp_path):
+    content = {"w": torch.ones(3, 3)}
+    for _ in range(7):
+        content = {str(i): content for i in range(50)}  # 50 ** 7 ways down
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="more than 100000 dictionaries"):
+        read_weights(tmp_path / "x.pt")
+
+
+def write_small_beton(folder, **numbers):
+    """Two JPEGs of 8 x 8; then numbers of the first one's record are changed by hand."""
+    path = folder / "train.beton"
+    pixels = torch.arange(2 * 3 * 8 * 8, dtype=torch.uint8).reshape(2, 3, 8, 8)
+    write_beton(ImageArray(pixels, torch.tensor([0, 1]), ("a", "b")), path)
+    record = np.memmap(path, record_type([2, 1]), "r+", 24 + 2 * 1041, (2,))[:1]
+    assert record["f0"]["width"] == record["f0"]["height"] == 8
+    for name, value in numbers.items():
+        (record["f1"] if name == "label" else record["f0"][name])[:] = value
+    return path
+
+
+def test_a_beton_cannot_ask_for_more_pixels_than_pil_allows(tmp_path):
+    path = write_small_beton(tmp_path, width=65535, height=65535)
+    with pytest.raises(
+        ValueError, match=rf"{path} .*image 0 .* 4294836225 pixels, more than 8947848"
+    ):
+        read_beton(path)
+
+
+def test_a_beton_of_large_images_is_warned_of(tmp_path):
+    with pytest.warns(Image.DecompressionBombWarning, match="image 0 is said to have 100000000"):
+        assert len(read_beton(write_small_beton(tmp_path, width=10_000, height=10_000))) == 2
+
+
+def test_a_beton_just_within_the_limit_is_read(tmp_path):
+    assert 9459**2 <= Image.MAX_IMAGE_PIXELS < 9460**2
+    assert len(read_beton(write_small_beton(tmp_path, width=9459, height=9459))) == 2
+
+
+@pytest.fixture
+def no_ffcv(monkeypatch):
+    """Betons are checked without it."""
+    monkeypatch.setattr("sslortho.data.datasets.require_ffcv", lambda: None)
+
+
+@pytest.mark.usefixtures("no_ffcv")
+@pytest.mark.parametrize("manifest", [True, False])
+def test_a_label_of_a_beton_cannot_ask_for_any_number_of_classes(tmp_path, manifest):
+    path = write_small_beton(tmp_path, label=2 if manifest else 1 << 40)
+    if not manifest:
+        manifest_path(path).unlink()
+    with pytest.raises(
+        ValueError, match=rf"{path}: image 0 has the label \d+, and there are at most"
+    ):
+        load_split("beton", tmp_path, "train")
+
+
+@pytest.mark.usefixtures("no_ffcv")
+@pytest.mark.parametrize("classes", ["[" * 100_000, "[1, 2]", '"ab"', '{"a": 1}'])
+def test_a_manifest_is_only_names(tmp_path, classes):
+    manifest_path(write_small_beton(tmp_path)).write_text(f'{{"count": 2, "classes": {classes}}}')
+    with pytest.raises(ValueError, match=r"train\.beton\.json is no manifest"):
+        load_split("beton", tmp_path, "train")
+
+
+def test_names_in_a_list_lead_nowhere(tmp_path):
+    train = tmp_path / "data" / "train"
+    train.mkdir(parents=True)
+    for path in (train / "0.png", train / "1.png", tmp_path / "secret.png"):
+        Image.new("RGB", (8, 8)).save(path)
+    files, names = scan_folder(tmp_path / "data", "train"), tmp_path / "names.txt"
+    names.write_text(f"../../1.png\n{tmp_path}/0.png\n")
+    assert named_subset(files, names).paths == files.paths
+    for name in (
+        "../../secret.png",
+        str(tmp_path / "secret.png"),
+        "..",
+        "train/../../../secret.png",
+    ):
+        names.write_text(f"0.png\n{name}\n")
+        with pytest.raises(ValueError, match="names 1 files that the training images do not have"):
+            named_subset(files, names)

@@ -7,6 +7,7 @@ only the allocation table says. No sample's bytes cross a page, so a reader may 
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 VERSION = 2
 """Of the format, the only one that FFCV's releases read (ffcv/types.py)."""
@@ -82,11 +84,14 @@ def read_beton(path: Path) -> BetonFile:
     """Read all but the images' bytes of a .beton that has fields "image" and "label".
 
     The file may be `write_beton`'s or of FFCV's own DatasetWriter, with more fields in any order.
-    What JPEG bytes decode to is not looked at.
+    What JPEG bytes decode to is not looked at, but their size is limited as PIL limits that of files: a
+    warning beyond Image.MAX_IMAGE_PIXELS, an error beyond twice as many. Pixels are not: the file
+    itself is as large.
 
     Raises:
         ValueError: naming the file, if reading an image could fail or leave the file: it is missing,
-            no beton, of another version, unfinished, cut short, damaged, empty or lacks a field.
+            no beton, of another version, unfinished, cut short, damaged, empty or lacks a field;
+            if a JPEG in it is too large.
     """
     path = Path(path)
     if not path.is_file():
@@ -119,6 +124,7 @@ def _read(path: Path, file: IO[bytes], file_size: int) -> BetonFile:
     table = _read_table(file, start, end, file_size)
     sizes = _look_up_sizes(images["data_ptr"], table)
     _check_images(images, sizes, int(header["page_size"]))
+    _check_pixels(path, images)
     return BetonFile(path, int(header["page_size"]), images, sizes, labels)
 
 
@@ -243,3 +249,24 @@ def _check_images(images: NDArray[np.void], sizes: NDArray[np.uint64], page_size
                 f"is damaged: image {i} {what} (mode {images['mode'][i]}, {width[i]} x {height[i]} "
                 f"pixels, {sizes[i]} bytes at {images['data_ptr'][i]})"
             )
+
+
+def _check_pixels(path: Path, images: NDArray[np.void]) -> None:
+    """PIL's limits, before anybody takes memory for the largest image."""
+    most = Image.MAX_IMAGE_PIXELS
+    pixels = images["width"].astype(np.int64) * images["height"]
+    pixels[images["mode"] == RAW] = 0
+    i = int(pixels.argmax())
+    if most is None or pixels[i] <= most:
+        return
+    what = f"image {i} is said to have {pixels[i]} pixels, more than {most}"
+    if pixels[i] > 2 * most:
+        raise _DamageError(
+            f"is damaged, or could be a decompression bomb: {what} twice over (PIL's "
+            "Image.MAX_IMAGE_PIXELS)"
+        )
+    warnings.warn(
+        f"{path}: {what} (PIL's Image.MAX_IMAGE_PIXELS); it could be a decompression bomb",
+        Image.DecompressionBombWarning,
+        stacklevel=2,
+    )

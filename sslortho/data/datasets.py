@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from sslortho.data.beton import read_beton
@@ -15,6 +16,9 @@ from sslortho.data.beton_writer import manifest_path
 from sslortho.data.ffcv_extra import require_ffcv
 from sslortho.data.image_folder import folder
 from sslortho.data.image_sets import BetonImages, ImageArray, ImageSet, Split
+
+MOST_CLASSES = 1 << 20
+"""Of a beton that does not say: a classifier has an output for each, and ImageNet-22k has 21,841."""
 
 
 def digits(split: Split) -> ImageArray:
@@ -59,7 +63,10 @@ def _manifest_classes(path: Path, count: int) -> tuple[str, ...]:
     try:
         content = json.loads(manifest.read_text())
         classes, said = tuple(content["classes"]), content["count"]
-    except (ValueError, TypeError, KeyError) as error:
+        named = isinstance(content["classes"], list) and all(isinstance(c, str) for c in classes)
+        if not named:
+            raise TypeError("classes are no list of names")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f"{manifest} is no manifest of a beton ({type(error).__name__}: {error}); remove it, or "
             "write both again with scripts/write_beton.py"
@@ -70,6 +77,16 @@ def _manifest_classes(path: Path, count: int) -> tuple[str, ...]:
             "again with scripts/write_beton.py"
         )
     return classes
+
+
+def _check_labels(path: Path, labels: NDArray[np.int64], classes: tuple[str, ...]) -> None:
+    most = len(classes) or MOST_CLASSES
+    i = int(labels.argmax())
+    if labels[i] >= most:
+        raise ValueError(
+            f"{path}: image {i} has the label {labels[i]}, and there are at most {most} classes; write "
+            "it again with scripts/write_beton.py"
+        )
 
 
 def beton(data_dir: Path, split: Split) -> BetonImages | None:
@@ -95,6 +112,7 @@ def beton(data_dir: Path, split: Split) -> BetonImages | None:
                 f"{found[0]} and {train} do not have the same classes ({', '.join(different[:3])} in "
                 "one alone); labels would not match"
             )
+    _check_labels(found[0], file.labels, classes)
     return BetonImages(
         path=found[0],
         places=np.arange(len(file)),

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from sslortho.data.beton import JPG, RAW
-from sslortho.data.image_folder import read_image
+from sslortho.data.image_folder import FORMATS, read_image
 
 QUALITY = 90
 """Of JPEGs that are encoded here, where none is asked for; as FFCV's RGBImageField."""
@@ -112,7 +112,7 @@ def encode_file(path: str, encoding: ImageEncoding) -> EncodedImage:
     """
     with _naming(path):
         source = Path(path).read_bytes()
-        image = Image.open(io.BytesIO(source))
+        image = Image.open(io.BytesIO(source), formats=FORMATS)
         width, height = image.size
         digest = hashlib.sha256(source).digest()
         may_keep = encoding.keeps_jpegs(image.size) and is_plain_jpeg(image, source)

@@ -15,9 +15,13 @@ from PIL import Image
 from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch import Tensor
 
+from sslortho.data.folder_walk import Links, list_files, list_folders, walk_files
 from sslortho.data.image_sets import ImageArray, ImageFiles, ImageSet, Split
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
+
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+"""What is read, whatever a file's name: PIL has 40 more, and for EPS it starts Ghostscript."""
 
 SMALL_SIDE = 96
 """Folders of images that are all of one size up to this many pixels are read into memory."""
@@ -29,9 +33,11 @@ HEADERS_CHECKED = 100_000
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL raises a dozen kinds for a damaged file
         raise ValueError(
             f"{path} cannot be read as an image ({error}); remove or replace it"
         ) from error
@@ -40,7 +46,8 @@ def _opened(path: str) -> Iterator[Image.Image]:
 def read_image(path: str) -> Image.Image:
     """Decode a file to RGB; ValueError with its path if it cannot be.
 
-    Alpha is dropped, 16 bits are scaled to 8, of an animation the first image counts. A rotation in
+    What it holds counts, not its suffix: one of FORMATS. Alpha is dropped, 16 bits are scaled to 8, of
+    an animation the first image counts. A rotation in
     EXIF is not applied, as torchvision's ImageFolder does not. PIL's limit on pixels holds: it warns of
     more than Image.MAX_IMAGE_PIXELS and refuses more than twice as many.
     """
@@ -64,7 +71,9 @@ def _holds_plain_jpeg(data: bytes) -> bool:
         return False
     height, width, colours, _ = decode_jpeg_header(data)
     most = Image.MAX_IMAGE_PIXELS  # beyond it PIL warns, beyond twice it refuses
-    return colours in ("YCbCr", "RGB", "Gray") and (most is None or height * width <= most)
+    return colours in ("YCbCr", "RGB", "Gray") and (
+        most is None or int(height) * int(width) <= most
+    )
 
 
 def read_pixels(path: str) -> NDArray[np.uint8]:
@@ -84,56 +93,10 @@ def read_size(path: str) -> tuple[int, int]:
         return image.size
 
 
-class _Links:
-    """Which symbolic links in a data set may be followed: those that stay in it, or all."""
-
-    def __init__(self, data_dir: Path, follow: bool) -> None:
-        self.root = os.path.realpath(data_dir)
-        self.follow = follow
-
-    def check(self, path: str) -> str:
-        """Where a link leads. ValueError if nowhere, or out of the data set."""
-        target = os.path.realpath(path)
-        if not Path(target).exists():
-            raise ValueError(f"{path} is a link to {target}, which does not exist; remove it")
-        inside = os.path.commonpath([self.root, target]) == self.root
-        if not inside and not self.follow:
-            raise ValueError(
-                f"{path} is a link that leads out of {self.root}, to {target}; --follow_links true "
-                "follows such links"
-            )
-        return target
-
-    def check_folder(self, path: Path) -> None:
-        """The same of a folder, if it is a link."""
-        if path.is_symlink():
-            self.check(str(path))
-
-
-def _walk(folder: str, links: _Links, above: frozenset[str]) -> Iterator[str]:
-    """Files below a folder, sorted, its own before those of folders in it; hidden ones do not count."""
-    with os.scandir(folder) as entries:
-        visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-    folders: list[tuple[str, str]] = []
-    for entry in visible:
-        # of links alone: a million files are not looked at one by one
-        target = links.check(entry.path) if entry.is_symlink() else entry.path
-        if entry.is_dir():
-            folders.append((entry.path, target))
-        elif entry.is_file():
-            yield entry.path
-        else:
-            raise ValueError(f"{entry.path} is no regular file, but a pipe or device; remove it")
-    for path, target in folders:
-        if target in above:
-            raise ValueError(f"{path} is a link to a folder that it lies in; remove it")
-        yield from _walk(path, links, above | {os.path.realpath(path)})
-
-
-def _list_images(folder: Path, links: _Links) -> list[str]:
+def _list_images(folder: Path, links: Links) -> list[str]:
     """All images below a folder, sorted; hidden files and folders do not count."""
     found, other = [], []
-    for path in _walk(str(folder), links, frozenset({os.path.realpath(folder)})):
+    for path in walk_files(folder, links):
         is_image = os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
         (found if is_image else other).append(path)
     if other:
@@ -156,11 +119,6 @@ def _train_folder(data_dir: Path) -> Path:
     return data_dir / "train"
 
 
-def _class_names(folder: Path) -> list[str]:
-    names = (path.name for path in folder.iterdir() if path.is_dir())
-    return sorted(name for name in names if not name.startswith("."))
-
-
 def scan_folder(
     data_dir: Path,
     split: Split,
@@ -176,7 +134,7 @@ def scan_folder(
     an empty class, test classes other than the training ones, and links that are not followed.
     """
     folder = train = _train_folder(data_dir)
-    links = _Links(data_dir, follow_links)
+    links = Links(data_dir, follow_links)
     if split == "test":
         found = [data_dir / name for name in test_folders if (data_dir / name).is_dir()]
         if not found:
@@ -184,7 +142,7 @@ def scan_folder(
         folder = found[0]
         _check_same_classes(train, folder)
     links.check_folder(folder)
-    classes = _class_names(folder)
+    classes = list_folders(folder)
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -207,13 +165,7 @@ def scan_folder(
 
 
 def _warn_of_loose_images(folder: Path) -> None:
-    loose = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not path.name.startswith(".")
-    )
+    loose = [n for n in list_files(folder) if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
     if loose:
         warnings.warn(
             f"{len(loose)} images in {folder} lie beside the class folders and are left out, "
@@ -223,7 +175,7 @@ def _warn_of_loose_images(folder: Path) -> None:
 
 
 def _check_same_classes(train: Path, test: Path) -> None:
-    ours, theirs = _class_names(train), _class_names(test)
+    ours, theirs = list_folders(train), list_folders(test)
     different = sorted(set(ours).symmetric_difference(theirs))
     if ours and different:
         raise ValueError(

@@ -96,6 +96,17 @@ def _kinds_in_use(content: bytes) -> dict[str, type[Inert]]:
     return kinds
 
 
+def _check_stored(path: Path) -> None:
+    """Raise ValueError if what torch reads is compressed: it never writes so, and a little may hold a lot."""
+    with zipfile.ZipFile(path) as archive:
+        for record in archive.infolist():
+            read = record.filename.endswith("/data.pkl") or "/data/" in record.filename
+            if read and record.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(
+                    f"{record.filename} in it is compressed, which torch.save never does"
+                )
+
+
 def _pickle_of(path: Path, zipped: bool) -> bytes:
     """The pickle with a file's content, without its tensors."""
     if zipped:
@@ -133,10 +144,13 @@ def load_torch_file(path: Path) -> tuple[Any, tuple[str, ...]]:
     Only ever by `weights_only=True`: torch builds tensors and plain containers, stand-ins the rest.
     Tensors of files since torch 1.6 are mapped, so what is not used is not read either.
 
-    Raises whatever torch raises for a file that is none, is damaged, or calls into the system.
+    Raises ValueError for compressed content, else whatever torch raises for a file that is none, is
+    damaged, or calls into the system.
     """
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
+    if zipped:
+        _check_stored(path)
     options: dict[str, Any] = {"map_location": "cpu", "mmap": zipped}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected pickle protocol")  # fails below, then

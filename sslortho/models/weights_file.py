@@ -1,7 +1,7 @@
 """Files of weights: ours written, anyone's read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,12 @@ from sslortho.atomic import atomic_file
 from sslortho.models.torch_file import load_torch_file
 
 KINDS = "a run folder, or a file of weights (.safetensors, .pt, .pth, .ckpt, ...)"
+
+MOST_DICTIONARIES = 100_000
+"""In a checkpoint. Dictionaries that name the next one over and over can be searched for ever."""
+
+MOST_CROP_SIZE = 8192
+"""Pixels; a file that says more is damaged, or wants memory for its views."""
 
 Triple = tuple[float, float, float]
 
@@ -53,6 +59,8 @@ class BackboneInfo:
             crop_size, mean, std = (json.loads(number) for number in numbers)
             red, green, blue = map(float, mean)
             std_red, std_green, std_blue = map(float, std)
+            if not 1 <= int(crop_size) <= MOST_CROP_SIZE:
+                raise ValueError(f"crop_size must be from 1 to {MOST_CROP_SIZE}")
             return cls(
                 backbone=backbone,
                 stem=stem,
@@ -60,7 +68,7 @@ class BackboneInfo:
                 mean=(red, green, blue),
                 std=(std_red, std_green, std_blue),
             )
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"its metadata {dict(metadata)} cannot be read ({error})") from error
 
 
@@ -100,21 +108,33 @@ class WeightsFile:
     """Classes in the file that torch does not allow, whose objects were not made."""
 
 
-def find_state_dicts(content: Any, place: str = "", depth: int = 8) -> dict[str, dict[str, Tensor]]:
+def _find_dictionaries(
+    content: Any, place: str, depth: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not isinstance(content, dict) or "param_groups" in content or not depth:
+        return
+    named = {key: value for key, value in content.items() if isinstance(key, str)}
+    yield place, named
+    for key, value in named.items():
+        yield from _find_dictionaries(value, f"{place}.{key}" if place else key, depth - 1)
+
+
+def find_state_dicts(content: Any) -> dict[str, dict[str, Tensor]]:
     """The state dicts in a checkpoint, by their dotted place in it.
 
     One is a dictionary with a tensor of two dimensions or more, wherever it lies: generators' states
-    and figures have fewer. Optimizers' (with "param_groups") do not count.
+    and figures have fewer. Optimizers' (with "param_groups") do not count, nor does what lies more than
+    eight dictionaries deep.
+
+    Raises ValueError if there are more than MOST_DICTIONARIES.
     """
-    if not isinstance(content, dict) or "param_groups" in content or not depth:
-        return {}
     found: dict[str, dict[str, Tensor]] = {}
-    named = {key: value for key, value in content.items() if isinstance(key, str)}
-    tensors = {key: value.detach() for key, value in named.items() if isinstance(value, Tensor)}
-    if any(tensor.ndim >= 2 for tensor in tensors.values()):
-        found[place] = tensors
-    for key, value in named.items():
-        found |= find_state_dicts(value, f"{place}.{key}" if place else key, depth - 1)
+    for count, (place, named) in enumerate(_find_dictionaries(content, "", depth=8), start=1):
+        if count > MOST_DICTIONARIES:
+            raise ValueError(f"it holds more than {MOST_DICTIONARIES} dictionaries")
+        tensors = {key: value.detach() for key, value in named.items() if isinstance(value, Tensor)}
+        if any(tensor.ndim >= 2 for tensor in tensors.values()):
+            found[place] = tensors
     return found
 
 
@@ -164,9 +184,9 @@ def _read_safetensors(path: Path) -> WeightsFile:
 def _read_torch(path: Path) -> WeightsFile:
     try:
         content, left_out = load_torch_file(path)
+        found = find_state_dicts(content)
     except Exception as error:  # torch raises half a dozen kinds for a damaged file
         raise _unreadable(path, error) from error
-    found = find_state_dicts(content)
     if not found:
         keys = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise ValueError(
