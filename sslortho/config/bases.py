@@ -10,8 +10,10 @@ class Checked:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            finite = not isinstance(value, float) or math.isfinite(value)
-            self._check(name, finite, "a finite number")
+            several = isinstance(value, tuple | list)
+            numbers = [v for v in (value if several else [value]) if isinstance(v, float)]
+            wanted = "finite numbers" if several else "a finite number"
+            self._check(name, all(map(math.isfinite, numbers)), wanted)
 
     def _check(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sslortho.config.bases import Checked
+
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptimConfig:
+class BenchOptimConfig(Checked):
     """Time orthonormalisation beside the ways that others take, on the same gradients."""
 
     models: str = "resnet18,resnet50,vit_b_16"
@@ -38,10 +40,11 @@ class BenchOptimConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be 1 or more")
         if self.steps < 0:
             raise ValueError(f"steps={self.steps} must be 0 or more")
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchLoadingConfig:
+class BenchLoadingConfig(Checked):
     """Time loaders and augmentation beside other libraries', on the same images."""
 
     data_dir: str
@@ -83,6 +86,7 @@ class BenchLoadingConfig:
                 raise ValueError(
                     f"{name}={getattr(self, name)} has no effect on small=True, which reads no beton"
                 )
+        super().__post_init__()
 
     @property
     def image_count(self) -> int:

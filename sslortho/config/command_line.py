@@ -1,16 +1,19 @@
 """How a command line and a YAML file become a configuration."""
 
+import argparse
 import contextlib
 import difflib
+import os
 import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+import yaml
+from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
 
 Config = TypeVar("Config")
 
@@ -25,14 +28,39 @@ class _Parser(ArgumentParser):
     """One line and exit code 2 for a mistake, with the nearest right name."""
 
     config_class: type[Any]
+    debug = False
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if self.debug:
+            raise ValueError(message) from ex
         unknown = re.search(r"unrecognized arguments: --([\w-]+)", message) or re.search(
             r"[Oo]ption '([\w-]+)' is not accepted", message
         )
         hint = _nearest(unknown[1], self.config_class) if unknown else ""
         print(f"{self.prog}: error: {' '.join(message.split())}{hint}", file=sys.stderr)
         sys.exit(2)
+
+
+class PlainParser(argparse.ArgumentParser):
+    """argparse's, with one line and exit code 2 for a mistake, as `parse_config` has it."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: error: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+_load_plain_yaml = get_loader("yaml")
+
+
+def _load_yaml(text: str) -> Any:
+    """As before, but for options that are given twice: the last would win in silence."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    top = yaml.compose(text, Loader=loader)
+    keys = [key.value for key, _ in top.value] if isinstance(top, yaml.MappingNode) else []
+    for i, key in enumerate(keys):
+        if isinstance(key, str) and key in keys[:i]:
+            raise yaml.YAMLError(f"{key} is given twice; leave one of them out")
+    return _load_plain_yaml(text)
 
 
 def _spell_out_switches(arguments: Sequence[str], config: type[Any]) -> list[str]:
@@ -47,22 +75,46 @@ def _spell_out_switches(arguments: Sequence[str], config: type[Any]) -> list[str
     return result
 
 
+def _asks_for_debug(arguments: Sequence[str]) -> bool:
+    """Whether a command line that may be wrong has `--debug`."""
+    return "--debug" in arguments or "--debug=true" in arguments
+
+
+def _check_values(values: dict[str, Any], config: type[Any]) -> None:
+    """Raise ValueError for what passes the parser and is no value."""
+    for field in fields(config):
+        value = values[field.name]
+        if value is None and type(None) not in get_args(field.type):
+            raise ValueError(f"{field.name}: null is no value for it; leave it out for its default")
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError(f"{field.name}={value!r} must have no null character")
+        if isinstance(value, str) and value.startswith("~") and os.path.expanduser(value) == value:
+            raise ValueError(
+                f"{field.name}={value!r}: there is no such user; for a file of that name give ./{value}"
+            )
+
+
 def parse_config(config: type[Config], arguments: Sequence[str] | None = None) -> Config:
     """A configuration from a command line: `--config FILE.yaml`, and flags that override it.
 
     An unknown key, on the command line or in a file, is an error that names the nearest right one.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
     parser = _Parser(description=config.__doc__, allow_abbrev=False)
     parser.config_class = config
     parser.add_argument("--config", action="config", help="YAML file with any of the options")
     parser.add_class_arguments(config)
     given = sys.argv[1:] if arguments is None else arguments
+    parser.debug = _asks_for_debug(given)
     try:
         values = parser.parse_args(_spell_out_switches(given, config)).as_dict()
         values.pop("config")
+        _check_values(values, config)
         return config(**values)
-    except ValueError as error:
+    except Exception as error:  # YAML's own kinds, a RecursionError, an AttributeError of its tags
+        if parser.debug:
+            raise
         parser.error(str(error))
 
 

@@ -29,13 +29,29 @@ MAY_CHANGE = frozenset(
 """Options that a resumed run may be given anew, since its weights do not depend on them."""
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that some reader of YAML takes for a number: PyYAML's writer does not quote 1e100."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        float(text)
+        style = "'"
+    except ValueError:
+        style = None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 def _headline(config: Any) -> str:
     return f"# {type(config).__name__}"
 
 
 def to_yaml(config: Any) -> str:
     """A configuration as the YAML that `--config` reads, with its kind in a comment at the top."""
-    return f"{_headline(config)}\n{yaml.safe_dump(asdict(config), sort_keys=False)}"
+    return f"{_headline(config)}\n{yaml.dump(asdict(config), Dumper=_Dumper, sort_keys=False)}"
 
 
 def _has_results(folder: Path) -> bool:
@@ -58,7 +74,10 @@ def check_same_run(config: Any, folder: Path) -> None:
     first = text.split("\n", 1)[0]
     if first.startswith("# ") and first != _headline(config):
         raise ValueError(f"{folder} holds a run of another kind ({first[2:]}); {remedy}")
-    stored = yaml.safe_load(text)
+    try:
+        stored = dict(yaml.safe_load(text))
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
     ours = yaml.safe_load(to_yaml(config))  # a tuple is a list there
     known = {f.name for f in dataclasses.fields(config)}
     if unknown := set(stored) - known:

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sslortho.config.bases import Checked
+
 
 @dataclass(frozen=True, kw_only=True)
-class WriteBetonConfig:
+class WriteBetonConfig(Checked):
     """Write a data set as one .beton file, which loads several times faster than image files."""
 
     data: Literal["digits", "cifar10", "cifar100", "folder"] = "folder"
@@ -65,7 +67,4 @@ class WriteBetonConfig:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} has no effect on {on}={getattr(self, on)!r}"
                 )
-
-    def _check(self, name: str, holds: bool, wanted: str) -> None:
-        if not holds:
-            raise ValueError(f"{name}={getattr(self, name)!r} must be {wanted}")
+        super().__post_init__()

@@ -52,11 +52,13 @@ class AccuracyCounts:
     @torch.no_grad()
     def add(self, scores: Tensor, labels: Tensor) -> None:
         """Scores (batch, classes), the true classes int64 (batch,)."""
-        if scores.ndim != 2 or labels.shape != scores.shape[:1]:
+        if scores.ndim != 2 or not scores.shape[1] or labels.shape != scores.shape[:1]:
             raise ValueError(
                 f"scores of shape {tuple(scores.shape)} and labels of shape {tuple(labels.shape)} do "
                 "not fit; expected (batch, classes) and (batch,)"
             )
+        if scores.is_complex() or labels.dtype != torch.int64:
+            raise ValueError(f"scores must be real and labels int64, got {scores.dtype} and {labels.dtype}")
         rows = max(1, BLOCK // max(1, scores.shape[1]))
         for part, truth in zip(scores.split(rows), labels.split(rows), strict=True):
             if len(part):

@@ -4,13 +4,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sslortho.evaluate.features import check_features
+
+
+def _check(features: Tensor) -> None:
+    check_features(features)
+    if not features.numel() or not torch.isfinite(features).all():
+        raise ValueError(
+            f"features of shape {tuple(features.shape)} are none, or are not all finite; their spread "
+            "cannot be measured"
+        )
+
 
 def rankme(features: Tensor) -> float:
     """Effective rank of features (n, dim): from 1 (collapsed) to min(n, dim).
 
     The exponential of the entropy of the normalised singular values (RankMe, arXiv 2210.02885,
-    equation 1; its epsilon 1e-7).
+    equation 1; its epsilon 1e-7). Raises ValueError for features that are none, or not finite.
     """
+    _check(features)
     singular_values = torch.linalg.svdvals(features.double())
     p = singular_values / singular_values.sum().clamp_min(1e-300) + 1e-7
     return float(torch.exp(-(p * p.log()).sum()))
@@ -20,7 +32,8 @@ def feature_std(features: Tensor) -> float:
     """Mean over dimensions of the deviation of L2-normalised features, times sqrt(dim).
 
     Near 1 where features spread over the sphere, 0 where they all coincide (arXiv 2011.10566,
-    section 4.1).
+    section 4.1). Raises ValueError as `rankme`.
     """
+    _check(features)
     normalised = functional.normalize(features.double(), dim=1)
     return float(normalised.std(dim=0, correction=0).mean() * features.shape[1] ** 0.5)

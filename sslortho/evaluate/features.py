@@ -78,6 +78,21 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+def check_features(features: Tensor, labels: Tensor | None = None) -> None:
+    """Raise ValueError unless features are real (n, dim), and labels, where given, int64 (n,)."""
+    if features.ndim != 2 or features.is_complex():
+        raise ValueError(
+            f"features must be real, (n, dim), got {features.dtype} of shape {tuple(features.shape)}"
+        )
+    if labels is None:
+        return
+    if labels.shape != features.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(
+            f"labels must be int64 ({len(features)},), one for each row of the features, got "
+            f"{labels.dtype} of shape {tuple(labels.shape)}"
+        )
+
+
 def _checked(features: Any, count: int) -> Tensor:
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != count:
         found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__

@@ -1,12 +1,14 @@
 """Weighted nearest neighbours on normalised features (arXiv 1805.01978, section 3.4)."""
 
+import math
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
 from sslortho.evaluate.accuracy import AccuracyCounts
-from sslortho.evaluate.features import rows_before, sum_over_ranks, world_size
+from sslortho.evaluate.features import check_features, rows_before, sum_over_ranks, world_size
 
 PRESETS: dict[str, tuple[int, float]] = {
     # benchmarks/imagenet/resnet50/main.py of lightly: --knn-k, --knn-t
@@ -65,8 +67,9 @@ class NeighbourSearch:
     """
 
     def __init__(self, queries: Tensor, k: int) -> None:
-        if k < 1:
+        if not k >= 1:
             raise ValueError(f"k={k} must be 1 or more")
+        check_features(queries)
         _check_finite(int((~torch.isfinite(queries)).any(dim=1).sum()))
         self.queries = functional.normalize(queries.float(), dim=1)
         self.keys = torch.full((len(queries), k), EMPTY, device=queries.device)
@@ -76,7 +79,8 @@ class NeighbourSearch:
     @torch.no_grad()
     def add(self, features: Tensor) -> None:
         """This rank's next rows of the bank, (batch, dim)."""
-        if features.ndim != 2 or features.shape[1] != self.queries.shape[1]:
+        check_features(features)
+        if features.shape[1] != self.queries.shape[1]:
             raise ValueError(
                 f"features of shape {tuple(features.shape)} cannot be neighbours of queries of shape "
                 f"{tuple(self.queries.shape)}"
@@ -159,8 +163,13 @@ def vote(similarities: Tensor, labels: Tensor, classes: int, temperature: float)
         classes: labels are from 0 to classes - 1.
         temperature: above 0.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be above 0")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature={temperature} must be above 0, and finite")
+    if similarities.ndim != 2 or labels.shape != similarities.shape or labels.dtype != torch.int64:
+        raise ValueError(
+            "similarities and the neighbours' labels must both be (m, k), the latter int64, got "
+            f"{tuple(similarities.shape)} and {labels.dtype} {tuple(labels.shape)}"
+        )
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(
             f"neighbours have labels from {int(labels.min())} to {int(labels.max())}, expected 0 to "
@@ -188,6 +197,11 @@ def knn_accuracy(
         labels: int64 (m,), the queries'.
         classes, temperature: see there.
     """
+    if classes < 1 or len(similarities) != len(labels):
+        raise ValueError(
+            f"classes={classes} must be 1 or more, and the {len(labels)} labels one for each of "
+            f"{len(similarities)} queries"
+        )
     counts = AccuracyCounts()
     rows = max(1, BLOCK // classes)
     parts = (tensor.split(rows) for tensor in (similarities, neighbours, labels))
@@ -212,8 +226,9 @@ def knn_predict(
     Returns:
         int64 (m,).
     """
-    if k < 1 or not temperature > 0:
+    if not k >= 1 or not 0 < temperature < math.inf:
         raise ValueError(f"k={k} must be 1 or more and temperature={temperature} above 0")
+    check_features(bank, labels)
     search = NeighbourSearch(queries, max(1, min(k, len(bank))))
     for part in bank.split(BANK_BATCH):
         search.add(part)

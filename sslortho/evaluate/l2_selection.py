@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sslortho.evaluate.accuracy import AccuracyCounts
-from sslortho.evaluate.features import gather_rows, rows_before, world_size
+from sslortho.evaluate.features import check_features, gather_rows, rows_before, world_size
 from sslortho.evaluate.linear_probe import LogisticRegression, block_rows
 
 CANDIDATES = tuple(10.0**exponent for exponent in range(1, -7, -1))
@@ -91,6 +91,7 @@ def select_l2(
     values = sorted(set(candidates), reverse=True)
     if len(values) < 2 or not values[-1] > 0:
         raise ValueError(f"candidates={tuple(candidates)} must be two or more, all above 0")
+    check_features(features, labels)
     everyones = gather_rows(labels)
     held, fitted = _split(labels, everyones, held_out, seed)
     classes = int(everyones.max()) + 1 if classes is None else classes

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sslortho.evaluate.features import max_over_ranks, sum_over_ranks
+from sslortho.evaluate.features import check_features, max_over_ranks, sum_over_ranks
 
 L2 = 1e-3
 """Weight of half the squared norm of the classifier, beside the mean cross-entropy."""
@@ -85,7 +85,7 @@ class LogisticRegression:
         start: begin at this classifier.
 
     Raises:
-        ValueError: features that are not finite, labels below 0 or beyond `classes`, one class
+        ValueError: other shapes or types, features that are not finite, labels below 0 or beyond `classes`, one class
             alone, l2 below 0.
     """
 
@@ -106,6 +106,7 @@ class LogisticRegression:
     ) -> None:
         if not 0 <= l2 < torch.inf:
             raise ValueError(f"l2={l2} must be 0 or more")
+        check_features(features, labels)
         dim = int(max_over_ranks(torch.tensor(features.shape[1], device=features.device)))
         if not len(features):
             features = features.new_empty(0, dim)

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sslortho.experiments.runner import launcher
+
 SCRIPTS = {
     "PretrainConfig": "pretrain.py",
     "SupervisedConfig": "supervised.py",
@@ -25,13 +27,22 @@ WEIGHTS = ("backbone.safetensors", "classifier.safetensors")
 CLOCK = frozenset({"images_per_second", "seconds_this_session"})
 """What no two runs have in common."""
 
+GPU_LAUNCHER = (
+    "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--main_process_port", "0",
+    "--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes",
+)  # fmt: skip
+"""With all that a user's default configuration of Accelerate could change; precision is the script's."""
+
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Bytes of a number to an integer that takes as many."""
+
 
 @dataclass(frozen=True)
 class FinishedRun:
     """What a run folder says of a run that came to its end."""
 
     folder: Path
-    script: str
+    kind: str
     summary: dict[str, Any]
 
     @property
@@ -43,33 +54,44 @@ class FinishedRun:
 def read_finished(folder: Path) -> FinishedRun:
     """A finished run. Raises ValueError for a folder that holds none, or one of an older version."""
     config, summary = folder / "config.yaml", folder / "summary.json"
+    if not folder.is_dir():
+        raise ValueError(f"run={str(folder)!r} is no folder; give the folder of a finished run")
     if not config.is_file():
         raise ValueError(f"run={str(folder)!r} holds no config.yaml; give the folder of a run")
     if not summary.is_file():
         raise ValueError(f"run={str(folder)!r} is not finished; resume it by its own command first")
     kind = config.read_text().split("\n", 1)[0].removeprefix("# ")
     if kind not in SCRIPTS:
-        raise ValueError(f"run={str(folder)!r} is of an unknown kind ({kind[:40]!r})")
-    content = json.loads(summary.read_text())
+        raise ValueError(
+            f"run={str(folder)!r} is of an unknown kind ({kind[:40]!r}); known are those of "
+            + ", ".join(SCRIPTS.values())
+        )
+    try:
+        content = json.loads(summary.read_text())
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{summary} is broken; delete it, and resume the run by its own command")
     if "settings" not in content:
         raise ValueError(
             f"run={str(folder)!r} was made by an older version, which did not write down how many "
-            "ranks and threads it had; run its command by hand: " + content.get("command", "")
+            f"ranks and threads it had; run its command by hand: {content.get('command', '')}"
         )
-    return FinishedRun(folder, SCRIPTS[kind], content)
+    return FinishedRun(folder, kind, content)
+
+
+def build_options(run: FinishedRun, out: Path) -> list[str]:
+    """The run's options and threads, for another folder."""
+    config, threads = str(run.folder.resolve() / "config.yaml"), str(run.settings["threads"])
+    return ["--config", config, "--threads", threads, "--out", str(out.resolve())]
 
 
 def build_command(run: FinishedRun, scripts: Path, out: Path) -> list[str]:
-    """The run's script with its options, ranks and threads, for another folder."""
-    settings, script = run.settings, str(scripts / run.script)
-    launcher: list[str] = []
-    if settings["ranks"] > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-        launcher.append(str(settings["ranks"] // settings["machines"]))
-    threads = ["--threads", str(settings["threads"])] if settings["device"] == "cpu" else []
-    config = str(run.folder.resolve() / "config.yaml")
-    out_option = ["--out", str(out.resolve())]
-    return [sys.executable, *launcher, script, "--config", config, *threads, *out_option]
+    """The run's script with its options, ranks (all on this machine) and threads, for another folder."""
+    ranks = run.settings["ranks"]
+    on_gpus = ranks > 1 and run.settings["device"] == "cuda"
+    launch = [*GPU_LAUNCHER, str(ranks)] if on_gpus else launcher(ranks)
+    return [sys.executable, *launch, str(scripts / SCRIPTS[run.kind]), *build_options(run, out)]
 
 
 def describe_changes(run: FinishedRun, now: dict[str, Any]) -> list[str]:
@@ -83,10 +105,12 @@ def describe_changes(run: FinishedRun, now: dict[str, Any]) -> list[str]:
     for name in ("git_commit", "host", "versions", "settings"):
         then, today = run.summary.get(name), now.get(name)
         if isinstance(then, dict) and isinstance(today, dict):
-            keys = [key for key in then if key in today and then[key] != today[key]]
-            lines += [f"{name}.{key}: {then[key]} then, {today[key]} now" for key in keys]
-        elif name in now and then != today:
-            lines.append(f"{name}: {then} then, {today} now")
+            shared = [key for key in then if name == "versions" or key in today]
+            added = [key for key in today if key not in then]
+            pairs = [(f"{name}.{k}", then.get(k), today.get(k)) for k in (*shared, *added)]
+        else:
+            pairs = [(name, then, today)] if name in now else []
+        lines += [f"{what}: {old} then, {new} now" for what, old, new in pairs if old != new]
     return lines
 
 
@@ -96,34 +120,65 @@ class Comparison:
 
     what: str
     numbers: int
+    """Of the run that has more of them."""
     different: int
     """Numbers that are not the same bits; missing ones count."""
     largest: float
     """Largest difference, as a share of the largest number beside it; inf if something is missing."""
 
+    def passes(self, tolerance: float) -> bool:
+        """Whether all numbers are the same bits or, for a tolerance above 0, as near as that."""
+        return not self.different or (tolerance > 0 and self.largest <= tolerance)
 
-def _compare_pairs(what: str, pairs: Iterable[tuple[Tensor, Tensor]]) -> Comparison:
+
+def _same_bits(first: Tensor, second: Tensor) -> Tensor:
+    """bool, of the shape of both, which have one dtype."""
+    if first.is_floating_point():
+        whole = INTEGERS[first.element_size()]
+        return first.contiguous().view(whole) == second.contiguous().view(whole)
+    return first == second
+
+
+def largest_difference(first: Tensor, second: Tensor) -> float:
+    """Of two tensors of one shape, as a share of the largest finite number of both.
+
+    inf where one has a number that is not finite, and the other another there.
+    """
+    ours, theirs = first.double(), second.double()
+    equal = (ours == theirs) | (ours.isnan() & theirs.isnan())
+    if equal.all():
+        return 0.0
+    gaps = (ours - theirs)[~equal].abs()
+    if not gaps.isfinite().all():
+        return math.inf
+    both = torch.cat([ours.flatten(), theirs.flatten()])
+    return float(gaps.max() / both[both.isfinite()].abs().max())
+
+
+def compare_tensors(what: str, pairs: Iterable[tuple[Tensor | None, Tensor | None]]) -> Comparison:
+    """Tensors of two runs, pair by pair; None for one that a run lacks."""
     numbers = different = 0
     largest = 0.0
     for first, second in pairs:
-        numbers += first.numel()
-        if first.shape != second.shape:
-            different, largest = different + max(first.numel(), second.numel()), math.inf
+        sizes = [0 if tensor is None else tensor.numel() for tensor in (first, second)]
+        numbers += max(sizes)
+        if first is None or second is None or first.shape != second.shape:
+            different, largest = different + max(sizes), math.inf
             continue
-        # equal bits, and NaN is NaN
-        same = (first == second) | (first.isnan() & second.isnan())
-        if not same.all():
-            different += int((~same).sum())
-            gap = float((first - second).abs().nan_to_num(math.inf, math.inf)[~same].max())
-            size = float(first.abs().nan_to_num(0.0, 0.0).max())
-            largest = max(largest, gap / max(size, 1e-30) if gap < math.inf else gap)
+        if first.dtype == second.dtype:
+            unlike = int((~_same_bits(first, second)).sum())
+        else:
+            unlike = first.numel()
+        different += unlike
+        if unlike:
+            largest = max(largest, largest_difference(first, second))
     return Comparison(what, numbers, different, largest)
 
 
-def _aligned(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    none = torch.empty(0, dtype=torch.float64)
-    names = {**first, **second}
-    return [(first.get(n, none).double(), second.get(n, none).double()) for n in names]
+def _aligned(
+    first: dict[str, Tensor], second: dict[str, Tensor]
+) -> list[tuple[Tensor | None, Tensor | None]]:
+    return [(first.get(name), second.get(name)) for name in {**first, **second}]
 
 
 def _numbers(record: dict[str, Any]) -> dict[str, float]:
@@ -136,27 +191,39 @@ def _numbers(record: dict[str, Any]) -> dict[str, float]:
 
 
 def _columns(path: Path) -> dict[str, Tensor]:
-    """Of metrics.jsonl: every name with its numbers, in their order."""
-    columns: dict[str, list[float]] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        for name, value in _numbers(json.loads(line)).items():
-            columns.setdefault(name, []).append(value)
-    return {name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()}
+    """Of metrics.jsonl: every field with its numbers, in their order.
+
+    Records with other fields are other columns, so that a value in another record is seen.
+    """
+    columns: dict[tuple[str, str], list[float]] = {}
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                record = _numbers(json.loads(line))
+                fields = ",".join(sorted(record))
+                for name, value in record.items():
+                    columns.setdefault((name, fields), []).append(value)
+    return {
+        " of ".join(key): torch.tensor(values, dtype=torch.float64)
+        for key, values in columns.items()
+    }
 
 
 def _figures(path: Path) -> dict[str, Tensor]:
-    numbers = _numbers(json.loads(path.read_text()))
+    numbers = _numbers(json.loads(path.read_text())) if path.exists() else {}
     return {name: torch.tensor([value], dtype=torch.float64) for name, value in numbers.items()}
 
 
+def _weights(path: Path) -> dict[str, Tensor]:
+    return load_file(path) if path.exists() else {}
+
+
 def compare_finished(first: Path, second: Path) -> list[Comparison]:
-    """Weights, records and figures of two finished runs."""
-    found = []
-    for name in WEIGHTS:
-        if (first / name).exists() or (second / name).exists():
-            weights = [load_file(f / name) if (f / name).exists() else {} for f in (first, second)]
-            found.append(_compare_pairs(name, _aligned(*weights)))
-    for name, read in (("metrics.jsonl", _columns), ("summary.json", _figures)):
-        if (first / name).exists():
-            found.append(_compare_pairs(name, _aligned(read(first / name), read(second / name))))
-    return found
+    """Weights, records and figures of two finished runs; what neither has is left out."""
+    kinds = [(name, _weights) for name in WEIGHTS]
+    kinds += [("metrics.jsonl", _columns), ("summary.json", _figures)]
+    return [
+        compare_tensors(name, _aligned(read(first / name), read(second / name)))
+        for name, read in kinds
+        if (first / name).exists() or (second / name).exists()
+    ]

@@ -1,6 +1,7 @@
 """The Barlow Twins loss (arXiv 2103.03230, equations 1 and 2)."""
 
 import difflib
+import math
 
 import torch
 from torch import Tensor, nn
@@ -66,18 +67,31 @@ class BarlowTwinsLoss(nn.Module):
             near = difflib.get_close_matches(str(form), FORMS, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(f"form={form!r} is not one of {', '.join(FORMS)}{hint}")
-        if not lambda_param >= 0:
-            raise ValueError(f"lambda_param={lambda_param} must be 0 or more")
+        if not 0 <= lambda_param < math.inf:
+            raise ValueError(f"lambda_param={lambda_param} must be 0 or more, and finite")
         self.lambda_param = lambda_param
         self.gather_distributed = gather_distributed
         self.form = form
 
     def terms(self, z_a: Tensor, z_b: Tensor) -> tuple[Tensor, Tensor]:
-        """The invariance and the (unweighted) redundancy term of projections (batch, dim)."""
+        """The invariance and the (unweighted) redundancy term of projections (batch, dim).
+
+        Raises ValueError for other shapes, types or devices, or a batch of one.
+        """
         if z_a.ndim != 2 or z_a.shape != z_b.shape:
             raise ValueError(
                 "z_a and z_b must both be (batch, dim), got "
                 f"{tuple(z_a.shape)} and {tuple(z_b.shape)}"
+            )
+        if not (z_a.is_floating_point() and z_b.is_floating_point()) or not z_a.shape[1]:
+            raise ValueError(
+                "z_a and z_b must be real floating point with one dimension or more, got "
+                f"{z_a.dtype} and {z_b.dtype} of shape {tuple(z_a.shape)}"
+            )
+        if z_a.device != z_b.device or z_a.is_meta:
+            raise ValueError(
+                f"z_a and z_b must be on one device that holds numbers, got {z_a.device} and "
+                f"{z_b.device}"
             )
         with torch.autocast(z_a.device.type, enabled=False):
             dtype = torch.promote_types(z_a.dtype, torch.float32)

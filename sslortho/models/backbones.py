@@ -115,9 +115,9 @@ def create_backbone(name: str, stem: Stem = "stock", zero_init_residual: bool = 
         if name.startswith("densenet"):
             return _densenet(name, stem)
         return _residual_network(name, stem, zero_init_residual)
-    if name.startswith("timm:"):
+    if isinstance(name, str) and name.startswith("timm:"):
         return _timm_backbone(name.removeprefix("timm:"))
-    near = difflib.get_close_matches(name, BACKBONES, n=1)
+    near = difflib.get_close_matches(str(name), BACKBONES, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(f"backbone={name!r} is not one of {', '.join(BACKBONES)} or timm:NAME{hint}")
 

@@ -18,6 +18,8 @@ class Projector(nn.Sequential):
     def __init__(self, in_dim: int, widths: tuple[int, ...]) -> None:
         if not widths or min(widths) < 1:
             raise ValueError(f"widths={widths!r} must be one or more positive integers")
+        if in_dim < 1:
+            raise ValueError(f"in_dim={in_dim} must be 1 or more, the features of the backbone")
         layers: list[nn.Module] = []
         dims = (in_dim, *widths)
         for before, after in itertools.pairwise(dims[:-1]):

@@ -16,12 +16,23 @@ from sslortho.optim.components import (
     matrix_view,
     to_matrices,
 )
-from sslortho.optim.polar_factor import check_method, check_rank_tol
+from sslortho.optim.polar_factor import REAL, check_method, check_rank_tol
 from sslortho.optim.sharing import solve_shared, world_size
 from sslortho.optim.stacks import Matrices, solve
 
 WINDOW = 2**26
 """Entries of sharded gradients that are held in full at a time: 256 MiB of float32."""
+
+
+def check_real(tensor: Tensor) -> None:
+    """Raise ValueError for a parameter or gradient whose numbers have no nearest orthonormal matrix."""
+    if tensor.dtype in REAL:
+        return
+    kind = "complex" if tensor.is_complex() else str(tensor.dtype).removeprefix("torch.")
+    raise ValueError(
+        f"a parameter of shape {tuple(tensor.shape)} is {kind}; only real gradients of 16 bits or more "
+        "are orthonormalised; put it in a parameter group with orth=False"
+    )
 
 
 def _matrix_gradients(parameters: Iterable[Tensor] | Tensor) -> Iterator[Tensor]:
@@ -35,10 +46,11 @@ def _matrix_gradients(parameters: Iterable[Tensor] | Tensor) -> Iterator[Tensor]
                 "sparse gradient has no nearest orthonormal matrix; use sparse=False, or put it in a "
                 "parameter group with orth=False"
             )
-        if grad.is_complex():
+        check_real(grad)
+        if grad.is_meta:
             raise ValueError(
-                f"a parameter of shape {tuple(parameter.shape)} is complex; only real gradients are "
-                "orthonormalised; put it in a parameter group with orth=False"
+                f"the gradient of a parameter of shape {tuple(parameter.shape)} is on the meta device, "
+                "which holds no numbers; make the model on a real one (model.to_empty)"
             )
         yield grad
 
@@ -173,7 +185,7 @@ def orthonormalise_(
     find; the others are handled as if it were not there.
 
     Raises:
-        ValueError: a sparse or complex gradient, `components` that does not divide the rows, or a
+        ValueError: a sparse, complex or meta gradient, `components` that does not divide the rows, or a
             `share` that is neither True nor False.
     """
     if not isinstance(share, bool):

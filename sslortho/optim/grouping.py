@@ -149,7 +149,7 @@ def param_groups(
 
     Raises:
         ValueError: `orth` or `attention` is none of the above, there is no attention to split, or
-            the model has nothing to train.
+            the model is none, has lazy parameters, or has nothing to train.
     """
     if not callable(orth) and orth not in ("conv", "all", "none"):
         raise ValueError(f"orth={orth!r} is not 'conv', 'all', 'none' or a function")
@@ -159,6 +159,15 @@ def param_groups(
         raise ValueError(
             f"attention='heads' has no effect with orth={orth!r}, which leaves dense layers raw; "
             "take orth='all'"
+        )
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"model={type(model).__name__} must be a torch.nn.Module: which parameters are norms is "
+            "told by their modules"
+        )
+    if any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
+        raise ValueError(
+            f"{type(model).__name__} has lazy parameters without shapes; run a batch through it first"
         )
     heads = attention_heads(model) if attention == "heads" else {}
     if attention == "heads" and not heads:

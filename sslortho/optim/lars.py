@@ -3,6 +3,7 @@
 # torch exports its foreach functions to optimizers, but not by name
 # pyright: reportPrivateImportUsage=false
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from sslortho.optim.options import check_numbers
 
 
 def lars_direction(
@@ -105,13 +108,12 @@ class LARS(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's, with the options checked."""
         options = {**self.defaults, **param_group}
-        for name in ("lr", "momentum", "weight_decay"):
-            if not options[name] >= 0:
-                raise ValueError(f"{name}={options[name]} must be 0 or more")
+        check_numbers(options)
         trust_coefficient = options["trust_coefficient"]
-        if trust_coefficient is not None and not trust_coefficient > 0:
+        if trust_coefficient is not None and not 0 < trust_coefficient < math.inf:
             raise ValueError(
-                f"trust_coefficient={trust_coefficient} must be above 0, or None for no adaptation"
+                f"trust_coefficient={trust_coefficient} must be above 0 and finite, or None for no "
+                "adaptation"
             )
         if options["nesterov"] and not options["momentum"]:
             raise ValueError("nesterov=True needs momentum above 0")

@@ -30,6 +30,9 @@ from sslortho.optim.minimax import newton_schulz_schedule, polar_express_schedul
 from sslortho.optim.precision import ieee_float32
 from sslortho.optim.threads import run_on_threads
 
+REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of matrices that have polar factors here."""
+
 LOWER_BOUND = 1e-3
 """Relative singular value above which the iterative methods keep their promise."""
 
@@ -119,11 +122,11 @@ def check_method(method: str) -> None:
 
 
 def check_rank_tol(rank_tol: float | None, method: str) -> None:
-    """Raise ValueError for a rank_tol that is negative, or that `method` cannot honour."""
+    """Raise ValueError for a rank_tol out of its range, or that `method` cannot honour."""
     if rank_tol is None:
         return
-    if rank_tol < 0:
-        raise ValueError(f"rank_tol={rank_tol} must be 0 or more")
+    if not 0 <= rank_tol < 1:  # 1 would leave no direction
+        raise ValueError(f"rank_tol={rank_tol} must be from 0 to below 1")
     if method not in ("auto", "svd", "gram_eigh"):
         raise ValueError(f"rank_tol={rank_tol} has no effect on polar={method!r}; use 'svd'")
     if method == "gram_eigh" and rank_tol == 0:
@@ -214,14 +217,20 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
 
     Raises:
         ValueError: an unknown method, fewer than two dimensions, a dtype that is not real floating
-            point, or a rank_tol given to a method that takes none.
+            point of 16 bits or more, a sparse or meta tensor, or a rank_tol given to a method that
+            takes none.
     """
     check_method(method)
     check_rank_tol(rank_tol, method)
-    if matrices.ndim < 2 or not matrices.is_floating_point():
+    if matrices.ndim < 2 or matrices.dtype not in REAL:
         raise ValueError(
             f"matrices must be real floating point with at least two dimensions, got {matrices.dtype}"
             f" of shape {tuple(matrices.shape)}; reshape to (..., rows, columns)"
+        )
+    if matrices.layout != torch.strided or matrices.is_meta:
+        raise ValueError(
+            f"matrices must be dense and on a device that holds numbers, got {matrices.layout} on "
+            f"{matrices.device}"
         )
     if matrices.numel() == 0:
         return matrices.clone()

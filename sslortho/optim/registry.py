@@ -7,6 +7,7 @@ from typing import Any
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from sslortho.optim.lars import LARS
+from sslortho.optim.options import check_numbers
 from sslortho.optim.wrapped import (
     ComponentNormSGD,
     NormSGD,
@@ -34,7 +35,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 def accepted_options(name: str) -> set[str]:
     """Names of the keyword arguments that the optimizer takes."""
     if name not in OPTIMIZERS:
-        near = difflib.get_close_matches(name, OPTIMIZERS, n=1)
+        near = difflib.get_close_matches(str(name), OPTIMIZERS, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"optim={name!r} is not one of {', '.join(OPTIMIZERS)}{hint}")
     cls = OPTIMIZERS[name]
@@ -47,7 +48,8 @@ def create_optimizer(name: str, params: Any, **options: Any) -> Optimizer:
     """The optimizer called `name` in OPTIMIZERS over `params`.
 
     Raises:
-        ValueError: an unknown name, or an option that the optimizer does not take.
+        ValueError: an unknown name, an option that the optimizer does not take, or a rate, momentum
+            or decay that is negative or not finite.
     """
     accepted = accepted_options(name)
     for option in options:
@@ -58,4 +60,5 @@ def create_optimizer(name: str, params: Any, **options: Any) -> Optimizer:
                 f"{option}={options[option]!r} is not an option of optim={name!r}, which takes "
                 f"{', '.join(sorted(accepted))}{hint}"
             )
+    check_numbers(options)
     return OPTIMIZERS[name](params, **options)

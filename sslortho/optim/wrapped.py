@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from sslortho.optim.components import check_components, is_matrix
-from sslortho.optim.gradients import Gradient, collect, normalise_, replace
+from sslortho.optim.gradients import Gradient, check_real, collect, normalise_, replace
 from sslortho.optim.lars import LARS
+from sslortho.optim.options import check_numbers
 from sslortho.optim.polar_factor import check_method, check_rank_tol
 from sslortho.optim.sharing import Share, Sharing, check_share
 from sslortho.optim.stacks import Matrices
@@ -39,6 +40,7 @@ class ReplacedGradients(Optimizer):
     group_defaults: dict[str, Any] = {"orth": True}
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        check_numbers(kwargs)
         names = inspect.signature(super().__init__).parameters
         # torch's own default is foreach on CUDA alone; with a tensor for a rate it has to be asked
         others = kwargs.get("fused") or kwargs.get("differentiable")
@@ -61,6 +63,7 @@ class ReplacedGradients(Optimizer):
 
     def check_group(self, group: dict[str, Any]) -> None:
         """Raise ValueError for an option that cannot be honoured."""
+        check_numbers(group)
         name = type(self).__name__
         if group.get("fused"):
             raise ValueError(
@@ -73,6 +76,10 @@ class ReplacedGradients(Optimizer):
             )
         if not isinstance(group["orth"], bool):
             raise ValueError(f"orth={group['orth']!r} of a parameter group must be True or False")
+        if group["orth"]:
+            for parameter in group["params"]:
+                if is_matrix(parameter):
+                    check_real(parameter)
 
     def replace_gradients(self, groups: list[dict[str, Any]]) -> None:
         """Replace the gradients of these groups in place."""

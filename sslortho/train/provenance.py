@@ -15,11 +15,23 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from sslortho.data import available_cores
+
 PACKAGES = (
     "sslortho", "torch", "torchvision", "accelerate", "numpy", "numba", "timm", "scikit-learn",
     "pillow", "simplejpeg", "ffcv",
 )  # fmt: skip
 """What figures depend on."""
+
+LAUNCHERS = {
+    "ACCELERATE_MIXED_PRECISION": "accelerate launch",
+    "TORCHELASTIC_RUN_ID": "torchrun",
+    "OMPI_COMM_WORLD_SIZE": "mpirun",
+}
+"""Variable to the launcher that sets it; the first counts, since accelerate launch may use torchrun."""
+
+GIT_PATIENCE = 3.0
+"""Seconds for each question to git: a slow disk shall not hold a run's end up."""
 
 
 def versions() -> dict[str, str]:
@@ -37,22 +49,55 @@ def _git(*arguments: str) -> str | None:
     folder = Path(__file__).resolve().parent
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True, text=True, timeout=10, check=True,
+            ["git", "--no-optional-locks", "-C", str(folder), *arguments],
+            capture_output=True, text=True, timeout=GIT_PATIENCE, check=True,
         )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this package runs from, "+changes" behind it if files of it have
-    been changed since; None outside of a checkout."""
+    """The commit of the checkout that this package runs from.
+
+    "+changes" stands behind it if files of it have been changed since, "+unknown" if git does not say
+    in time. None outside of a checkout, and without git.
+    """
     top = _git("rev-parse", "--show-toplevel")
     if top is None or not (Path(top) / "sslortho" / "version.py").exists():
         return None  # installed into an environment that lies in somebody else's
-    commit, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-uno")
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changed = _git("status", "--porcelain", "-uno")
+    if changed is None:
+        return f"{commit}+unknown"
     return f"{commit}+changes" if changed else commit
+
+
+def launcher() -> str:
+    """What started this process, as far as its environment tells."""
+    return next((name for key, name in LAUNCHERS.items() if key in os.environ), "python")
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """CPU, its widest vector instructions that torch uses (rounding depends on them), cores, GPU."""
+    return {
+        "cpu": _cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": available_cores(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
 
 
 def hardware(accelerator: Accelerator) -> str:
@@ -67,26 +112,31 @@ def hardware(accelerator: Accelerator) -> str:
 
 def settings(accelerator: Accelerator) -> dict[str, Any]:
     """What the bits of a run depend on beside its options and the versions."""
+    ranks = accelerator.num_processes
+    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", str(ranks)))
     return {
-        "ranks": accelerator.num_processes,
-        "machines": max(
-            1, accelerator.num_processes // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        ),
+        "ranks": ranks,
+        "machines": max(1, ranks // on_this_machine),
+        "launcher": launcher(),
         "threads": torch.get_num_threads(),
         "device": accelerator.device.type,
-        "cpu": platform.processor() or platform.machine(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        **machine(),
     }
 
 
 def provenance(accelerator: Accelerator, started: float) -> dict[str, Any]:
-    """What a summary says of how its figures came about; `started` is a time.time()."""
+    """What a summary says of how its figures came about.
+
+    Args:
+        accelerator: of the run. Only its main process, which writes summaries, asks git.
+        started: time.time() of the script's start.
+    """
     return {
         "seconds_this_session": time.time() - started,
         "command": shlex.join(["python", *sys.argv]),
         "directory": str(Path.cwd()),
-        "git_commit": git_commit(),
+        "git_commit": git_commit() if accelerator.is_main_process else None,
         "host": socket.gethostname(),
         "hardware": hardware(accelerator),
         "settings": settings(accelerator),

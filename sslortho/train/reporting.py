@@ -33,14 +33,16 @@ def read_metrics(path: Path, names: Collection[str] | None = None) -> list[Recor
     records: list[Record] = []
     if not path.exists():
         return records
-    kept = None if names is None else {"step", "epoch", *names}
+    kept = None if names is None else dict.fromkeys(("step", "epoch", *names))
     with path.open(encoding="utf-8") as file:
         for line in file:
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:
                 break
-            records.append(record if kept is None else {k: record[k] for k in record if k in kept})
+            if kept is not None:  # one text for a name in all records, not one in each
+                record = {name: record[name] for name in kept if name in record}
+            records.append(record)
     return records
 
 

@@ -1,5 +1,8 @@
+import json
+import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,12 +50,37 @@ def test_the_commit_is_gits_and_changes_are_told(checkout):
 
 def test_without_a_checkout_or_git_there_is_no_commit(checkout, monkeypatch):
     folder, _ = checkout
-    (
-        folder / "sslortho" / "version.py"
-    ).unlink()  # an environment within somebody else's repository
+    marker = folder / "sslortho" / "version.py"
+    marker.unlink()  # as of an environment within somebody else's repository
     assert provenance.git_commit() is None
+    marker.write_text("")
+    assert provenance.git_commit() is not None
     monkeypatch.setenv("PATH", "")
     assert provenance.git_commit() is None
+
+
+@pytest.mark.parametrize("slow", ["rev-parse", "status"])
+def test_a_git_that_does_not_answer_in_time_is_not_waited_for(checkout, monkeypatch, slow):
+    _, git = checkout
+    commit, run = git("rev-parse", "HEAD"), subprocess.run
+
+    def stall(command, timeout, **options):
+        if slow in command:
+            raise subprocess.TimeoutExpired(command, timeout)
+        return run(command, timeout=timeout, **options)
+
+    monkeypatch.setattr(provenance.subprocess, "run", stall)
+    assert provenance.git_commit() == (f"{commit}+unknown" if slow == "status" else None)
+
+
+def test_the_launcher_is_told_by_its_variables(monkeypatch):
+    for name in provenance.LAUNCHERS:
+        monkeypatch.delenv(name, raising=False)
+    assert provenance.launcher() == "python"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert provenance.launcher() == "torchrun"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # which may use torchrun
+    assert provenance.launcher() == "accelerate launch"
 
 
 def test_a_summary_can_tell_how_it_came_about(monkeypatch, tmp_path):
@@ -66,3 +94,21 @@ def test_a_summary_can_tell_how_it_came_about(monkeypatch, tmp_path):
     assert told["settings"]["ranks"] == 1
     assert told["settings"]["threads"] == torch.get_num_threads()
     assert told["settings"]["deterministic"] is False
+    assert told["settings"]["float32_matmul_precision"] == torch.get_float32_matmul_precision()
+    assert told["settings"]["device"] == "cpu"
+    assert 1 <= told["settings"]["cores"] <= (os.cpu_count() or 1)
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_only_the_main_process_asks_git(monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError(arguments)
+
+    accelerator = SimpleNamespace(
+        is_main_process=False, num_processes=4, device=torch.device("cpu")
+    )
+    monkeypatch.setattr(provenance, "_git", refuse)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    told = provenance.provenance(accelerator, 0.0)
+    assert told["git_commit"] is None
+    assert (told["settings"]["ranks"], told["settings"]["machines"]) == (4, 2)

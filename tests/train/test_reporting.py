@@ -1,6 +1,8 @@
 import io
 import json
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -158,11 +160,36 @@ def test_a_million_records_are_not_read_to_forget_the_last(tmp_path):
     assert Counting.read_bytes < 200_000 < len(content)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, reporter):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"metrics\.jsonl could not be written \(No space left"):
+        reporter.log(1, 0, {"loss": 1.0})
+
+
+def test_a_folder_that_has_vanished_is_an_error_and_not_made_again(tmp_path):
+    folder = tmp_path / "run"
+    reporter = Reporter(folder, Accelerator(cpu=True), total_steps=10)
+    reporter.log(1, 0, {"loss": 1.0})
+    shutil.rmtree(folder)
+    with pytest.raises(OSError, match=r"run/metrics\.jsonl could not be written \(No such file"):
+        reporter.log(2, 0, {"loss": 1.0})
+    reporter.close()
+    assert not folder.exists()
+
+
 def test_only_the_fields_asked_for_are_kept(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "epoch": 0, "loss": 2.0, "other": 3}\n{"step": 2, "kn')
     assert read_metrics(path, {"loss"}) == [{"step": 1, "epoch": 0, "loss": 2.0}]
     assert read_metrics(tmp_path / "nothing") == []
+
+
+def test_a_name_is_one_object_in_all_records(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "epoch": 0, "loss": 2.0}\n' * 9)
+    names = {id(name) for record in read_metrics(path, ["loss"]) for name in record}
+    assert len(names) == 3
 
 
 def test_a_curve_has_no_more_points_than_can_be_seen(tmp_path):
