@@ -171,7 +171,9 @@ def main() -> None:
     out = Path(config.out).expanduser()
     warnings.filterwarnings("ignore", module=r"(lightly|kornia|ffcv|numba|torch)\b.*")
     with user_errors(config.debug):
-        out.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work
+        if out.is_dir():  # before minutes of work
+            raise ValueError(f"out={config.out!r} is a folder; give a file that ends in .json")
+        out.parent.mkdir(parents=True, exist_ok=True)
         report = measure(config)
     with atomic_file(out) as file:
         file.write((json.dumps(report, indent=2) + "\n").encode())

@@ -307,14 +307,32 @@ def draw_plot(path: Path, report: dict[str, Any]) -> None:
     figure.savefig(path, dpi=120)
 
 
+def choose_device(name: str) -> torch.device:
+    """The device; raises ValueError for one that is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        float(torch.zeros((), device=device))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device={name!r} is not here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def choose_models(models: str) -> list[str]:
+    """The names; raises ValueError for one that torchvision has not."""
+    names = [name.strip() for name in models.split(",")]
+    if unknown := [name for name in names if name not in torchvision.models.list_models()]:
+        raise ValueError(f"models={models!r}: torchvision has no {', '.join(map(repr, unknown))}")
+    return names
+
+
 def main() -> None:
     config = parse_config(BenchOptimConfig)
-    cuda = torch.cuda.is_available()
-    device = torch.device(("cuda" if cuda else "cpu") if config.device == "auto" else config.device)
-    names = config.models.split(",")
-    if unknown := [name for name in names if name not in torchvision.models.list_models()]:
-        with user_errors(config.debug):
-            raise ValueError(f"models={config.models!r}: torchvision has no {', '.join(unknown)}")
+    with user_errors(config.debug):
+        device, names = choose_device(config.device), choose_models(config.models)
+        out = Path(config.out).expanduser()
+        out.mkdir(parents=True, exist_ok=True)  # before minutes of work
     report: dict[str, Any] = {
         "command": shlex.join(sys.argv),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
@@ -338,8 +356,6 @@ def main() -> None:
             "step": measure_share(model, config, device),
         }
         print_table(name, report["models"][name])
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
     (out / "bench_optim.json").write_text(json.dumps(report, indent=2) + "\n")
     draw_plot(out / "bench_optim.png", report)
     print(f"\n{out}/bench_optim.json, {out}/bench_optim.png")

@@ -4,14 +4,15 @@ Prints a row for the runs that differ in their seed alone, with mean and standar
 of their summary.json, and writes it to compare.md and compare.csv.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from sslortho.atomic import atomic_file
+from sslortho.config import PlainParser, user_errors
 from sslortho.experiments import Run, compare_runs, to_csv, to_markdown
+from sslortho.experiments.comparison import Comparison
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
@@ -61,30 +62,32 @@ def read_runs(paths: list[Path]) -> list[Run]:
     return [run for _, run in found if run is not None]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders")
-    parser.add_argument("--figures", help="names in summary.json, with commas; default all")
-    parser.add_argument("--by", help="options, with commas: runs that agree in these are one row")
-    parser.add_argument("--out", default="compare", help="what to write, without .md and .csv")
-    arguments = parser.parse_args()
-    figures, by = (
-        [name.strip() for name in text.split(",")] if text else None
-        for text in (arguments.figures, arguments.by)
-    )
-    try:
-        comparison = compare_runs(read_runs(arguments.runs), figures, by)
-    except ValueError as error:
-        print(f"compare.py: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(to_markdown(comparison))
-    stem = Path(arguments.out).expanduser()
+def write_tables(comparison: Comparison, stem: Path) -> None:
+    """Both tables beside each other; names them on the terminal."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     for suffix, text in ((".md", to_markdown(comparison)), (".csv", to_csv(comparison))):
         path = stem.with_name(stem.name.removesuffix(".md").removesuffix(".csv") + suffix)
         with atomic_file(path) as file:
             file.write(text.encode())
         print(path)
+
+
+def main() -> None:
+    parser = PlainParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders")
+    parser.add_argument("--figures", help="names in summary.json, with commas; default all")
+    parser.add_argument("--by", help="options, with commas: runs that agree in these are one row")
+    parser.add_argument("--out", default="compare", help="what to write, without .md and .csv")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    arguments = parser.parse_args()
+    figures, by = (
+        [name.strip() for name in text.split(",")] if text else None
+        for text in (arguments.figures, arguments.by)
+    )
+    with user_errors(arguments.debug):
+        comparison = compare_runs(read_runs(arguments.runs), figures, by)
+        print(to_markdown(comparison))
+        write_tables(comparison, Path(arguments.out).expanduser())
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """Draw the curves of several runs in one picture: `python scripts/plot_runs.py runs/a runs/b`."""
 
-import argparse
 from pathlib import Path
 
-from sslortho.config import user_errors
+from sslortho.config import PlainParser, user_errors
 from sslortho.train.reporting import draw_curves, read_metrics
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = PlainParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
     parser.add_argument("--out", type=Path, default=Path("curves.png"), help="the picture")
     parser.add_argument("--title", default="", help="above the picture")

@@ -183,6 +183,17 @@ REMEMBERED = "asked.json"
 """File in the folder of an experiment: its name, and what it was asked to be."""
 
 
+def read_asked(path: Path) -> dict[str, Any]:
+    """What `remember` wrote. Raises ValueError for anything else."""
+    try:
+        stored = json.loads(path.read_text())
+        if isinstance(stored["experiment"], str) and isinstance(stored["asked"], dict):
+            return stored
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise ValueError(f"{path} is damaged; remove it, or give another --out")
+
+
 def recall(config: ReproduceConfig, name: str, out: Path) -> ReproduceConfig:
     """The configuration, for a report with what the runs in `out` were started with where it is silent.
 
@@ -193,7 +204,7 @@ def recall(config: ReproduceConfig, name: str, out: Path) -> ReproduceConfig:
         raise ValueError(f"out={str(out)!r} is no folder, so there is nothing to report")
     if not path.exists():
         return config
-    stored = json.loads(path.read_text())
+    stored = read_asked(path)
     if stored["experiment"] != name:
         raise ValueError(
             f"out={str(out)!r} holds {stored['experiment']}, not {name}; give another --out"
@@ -210,7 +221,7 @@ def remember(config: ReproduceConfig, name: str, out: Path) -> None:
     path = out / REMEMBERED
     asked = {n: v for n, v in config.asked.items() if n != "out"}
     if path.exists():
-        before = json.loads(path.read_text())["asked"].get("only")
+        before = read_asked(path)["asked"].get("only")
         keys = [*(before or "").split(","), *config.keys]
         asked["only"] = ",".join(dict.fromkeys(keys)) if before and config.only else None
     with atomic_file(out / REMEMBERED) as file:

@@ -175,12 +175,12 @@ def draw_picture(samples: list[Sample], title: str) -> Figure:
 def main() -> None:
     config = parse_config(ShowViewsConfig)
     with user_errors(config.debug):
+        out = Path(config.picture).expanduser()
+        out.parent.mkdir(parents=True, exist_ok=True)
         samples = collect_samples(config)
-    figure = draw_picture(samples, f"{config.data}, epoch {config.epoch}, seed {config.seed}")
-    out = Path(config.picture).expanduser()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(out) as file:
-        figure.savefig(file, format=out.suffix[1:])
+        figure = draw_picture(samples, f"{config.data}, epoch {config.epoch}, seed {config.seed}")
+        with atomic_file(out) as file:
+            figure.savefig(file, format=out.suffix[1:])
     print(out)
 
 

@@ -3,9 +3,12 @@
 An interrupted write leaves nothing that loads. A manifest is left beside the file.
 """
 
+import contextlib
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from sslortho.config import WriteBetonConfig, parse_config, user_errors
@@ -30,7 +33,38 @@ def load(config: WriteBetonConfig) -> ImageSet:
     return data
 
 
-def write(config: WriteBetonConfig) -> dict[str, Any]:
+class Stop:
+    """SIGTERM and Ctrl-C end the writing at the next image.
+
+    An exception out of a signal's handler could leave a lock of the pool held, and all waiting for it.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[None]:
+        """Inside, signals are noted."""
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(number, self._note) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+
+    def check(self) -> None:
+        """Exit if a signal has come."""
+        if self.number is not None:
+            name = signal.Signals(self.number).name
+            print(f"write_beton.py: stopped by {name}; nothing was written", file=sys.stderr)
+            sys.exit(128 + self.number)
+
+
+def write(config: WriteBetonConfig, stop: Stop) -> dict[str, Any]:
     """The file and its manifest."""
     out = Path(config.out).expanduser()
     if out.exists() and not config.overwrite:  # before a folder of a million files is listed
@@ -50,6 +84,7 @@ def write(config: WriteBetonConfig) -> dict[str, Any]:
         overwrite=config.overwrite,
         source={"data": config.data, "data_dir": config.data_dir, "split": config.split},
         progress=True,
+        before_each=stop.check,
     )
 
 
@@ -69,14 +104,9 @@ def tell(manifest: dict[str, Any], out: Path) -> None:
 
 def main() -> None:
     config = parse_config(WriteBetonConfig)
-    # a scheduler's way to end a job: as an exception it takes the half-written file along
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        with user_errors(config.debug):
-            manifest = write(config)
-    except KeyboardInterrupt:
-        print("write_beton.py: interrupted; nothing was written", file=sys.stderr)
-        sys.exit(130)
+    stop = Stop()
+    with user_errors(config.debug), stop.listen():
+        manifest = write(config, stop)
     tell(manifest, Path(config.out).expanduser())
 
 

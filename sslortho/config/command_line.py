@@ -127,6 +127,7 @@ def user_errors(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         if debug:
             raise
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more would only disturb the leaving
         print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError) as error:

@@ -70,6 +70,7 @@ def write_beton(
     overwrite: bool = False,
     source: Mapping[str, Any] | None = None,
     progress: bool = False,
+    before_each: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Write images and labels, and beside them a manifest (`train.beton.json`) and, of image files,
     their names (`train.beton.names`).
@@ -86,6 +87,7 @@ def write_beton(
         overwrite: replace an existing file.
         source: what the manifest says of where the data came from.
         progress: show a bar with images per second.
+        before_each: called before each image; what it raises ends the writing, and nothing is left.
 
     Returns:
         The manifest. `count` images, of which `raw` pixels, `jpg` encoded here, `kept` with their
@@ -106,6 +108,7 @@ def write_beton(
     with atomic_file(path) as file, contextlib.closing(images), contextlib.closing(bar):
         layout = _Layout(file, data, page_size)
         for i, image in enumerate(bar):
+            before_each()
             layout.add(i, image)
         layout.finish()
         # a manifest of another file must not stand beside this one, not for a moment

@@ -87,5 +87,6 @@ def exit_after_signal(number: int, step: int, accelerator: Accelerator) -> NoRet
     if accelerator.is_main_process:
         name = signal.Signals(number).name
         print(f"stopped by {name} at step {step}; the same command resumes")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has nothing left to hasten
     accelerator.end_training()
     sys.exit(128 + number)

@@ -157,9 +157,9 @@ def test_mistakes_are_one_line(imagenet, tmp_path, monkeypatch, capsys, argument
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_leaves_nothing(imagenet, tmp_path, number, code):
     folder = imagenet / "train" / "n01440764"
-    for i in range(400):
-        (folder / f"big_{i}.png").symlink_to(tmp_path / "big.png")
     save(tmp_path / "big.png", 0, (2500, 1800))
+    for i in range(400):
+        (folder / f"big_{i}.png").hardlink_to(tmp_path / "big.png")
     out = tmp_path / "out" / "x.beton"
     process = subprocess.Popen([*COMMAND, "--data_dir", str(imagenet), "--out", str(out)],
                                stderr=subprocess.PIPE)  # fmt: skip
