@@ -16,7 +16,7 @@ def _is_right(value: Any) -> bool:
         if value.is_meta:  # says nothing yet
             return True
         value = value.item() if value.numel() == 1 else math.nan
-    return isinstance(value, numbers.Real) and 0 <= value < math.inf
+    return isinstance(value, numbers.Real) and 0 <= float(value) < math.inf
 
 
 def check_numbers(options: Mapping[str, Any]) -> None:
