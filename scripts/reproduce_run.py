@@ -96,7 +96,10 @@ def _passing_on(process: Popen[bytes]) -> Iterator[None]:
 
 
 def rerun(run: FinishedRun, command: list[str], out: Path) -> None:
-    """Run it, its output on ours. Raises ValueError if it does not come to its end."""
+    """Run it, its output on ours.
+
+    Raises ValueError if it does not come to its end; exits with 2 if it said itself that it cannot.
+    """
     environment = dict(os.environ)
     if run.settings["device"] == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
@@ -105,6 +108,8 @@ def rerun(run: FinishedRun, command: list[str], out: Path) -> None:
     process = Popen(command, cwd=place, env=environment)
     with _passing_on(process):
         code = process.wait()
+    if code == 2:  # a user's mistake, such as weights that are gone; its line is on the terminal
+        sys.exit(2)
     if not (
         out / "summary.json"
     ).exists():  # one that diverged has a code of its own, and a summary

@@ -1,11 +1,18 @@
 """Every kind of mistake, at every script: one line that says what to do, and exit code 2."""
 
+import functools
 import importlib.util
+import json
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from accelerate.state import AcceleratorState
+
+from sslortho import config as configurations
+from sslortho.config import parse_config, user_errors
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))  # where scripts find the folders beside them
@@ -22,12 +29,18 @@ CONFIGURED = {
 """Scripts that take a configuration, with the options that they cannot do without."""
 
 
+@functools.cache
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
+    module = sys.modules[f"script_{name}"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def run(name, arguments, monkeypatch, capsys):
     """Exit code and what it wrote on stderr."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(name)
     configs = str(SCRIPTS.parent / "configs")
     arguments = [str(a).replace("CONFIGS", configs) for a in arguments]
     monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *arguments])
@@ -61,19 +74,95 @@ def test_an_unknown_option(name, monkeypatch, capsys):
     check_one_line(*run(name, arguments, monkeypatch, capsys), "debgu", "did you mean debug?")
 
 
+@pytest.mark.parametrize("name", ["compare", "plot_runs"])
+def test_an_unknown_option_beside_runs(name, monkeypatch, capsys):
+    check_one_line(*run(name, ["x", "--debgu", "true"], monkeypatch, capsys), "debgu")
+
+
+def test_an_unknown_option_of_a_rerun(monkeypatch, capsys):
+    found = run("reproduce_run", ["x", "--debgu", "true"], monkeypatch, capsys)
+    check_one_line(*found, "debgu", "did you mean debug?")
+
+
+MISSING = {
+    "linear_eval": "backbone_from", "knn_eval": "backbone_from", "export": "backbone_from",
+    "write_beton": "out", "bench_loading": "data_dir", "compare": "runs", "plot_runs": "runs",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_an_option_that_must_be_given(name, monkeypatch, capsys):
+    check_one_line(*run(name, [], monkeypatch, capsys), MISSING[name])
+
+
+@pytest.mark.parametrize("name", ["reproduce", "reproduce_run"])
+def test_options_before_the_name(name, monkeypatch, capsys):
+    check_one_line(*run(name, ["--out", "x"], monkeypatch, capsys), "comes first")
+
+
+SHAPES = [
+    ["--lr"], ["--lr="], ["--lr", "1", "2"], ["--lr", "--epochs", "3"], ["stray"], ["-x"],
+    ["--lr.x", "3"], ["--lr", "a\nb"], ["--config"], ["--config", ""], ["--epochs", "9" * 5000],
+    ["--betas", "[0.9]", "--optim", "adam"], ["--threads", "[1]"], ["--out", "~no_such_user/x"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", SHAPES, ids=lambda a: " ".join(a)[:20])
+def test_a_command_line_of_another_shape(arguments, monkeypatch, capsys):
+    check_one_line(*run("pretrain", arguments, monkeypatch, capsys))
+
+
+ODD_YAML = {
+    "null": ("lr:\nepochs: 3\n", "lr: null is no value"),
+    "empty": ("", ""),
+    "comment": ("# lr: 1\n", ""),
+    "number": ("5\n", ""),
+    "two documents": ("lr: 1\n---\nlr: 2\n", "another document"),
+    "twice": ("lr: 1\nepochs: 3\nlr: 2\n", "lr is given twice"),
+    "tab": ("\tlr: 1\n", ""),
+    "number for a name": ("1: 2\n", "1"),
+    "list for a name": ("? [lr]\n: 2\n", "unhashable"),
+    "no such alias": ("lr: *a\n", "alias"),
+    "endless alias": ("a: &a [*a]\n", ""),
+    "no date": ("out: !!timestamp x\n", ""),
+    "unknown tag": ("lr: !thing 1\n", "!thing"),
+    "python name": ("lr: !!python/name:os.system\n", "python/name"),
+    "whole number for a switch": ("compile: 1\n", "compile"),
+    "switch for a number": ("epochs: true\n", "epochs"),
+    "fraction": ("epochs: 1.0\n", "epochs"),
+    "list for a number": ("lr: [1]\n", "lr"),
+    "mapping for a number": ("lr: {a: 1}\n", "lr"),
+    "number for a text": ("out: 5\n", "out"),
+    "infinite": ("lr: .inf\n", "lr=inf must be a finite number"),
+    "infinite by its size": ("lr: 1e999\n", "lr=inf must be a finite number"),
+    "nan in a list": ("optim: adam\nbetas: [0.9, .nan]\n", "betas"),
+    "null character": ('out: "a\\0b"\n', "null character"),
+    "deep": ("lr: " + "[" * 5000, ""),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_YAML)
+def test_an_odd_file_of_options(kind, monkeypatch, capsys):
+    text, word = ODD_YAML[kind]
+    Path("odd.yaml").write_text(text)
+    check_one_line(*run("pretrain", ["--config", "odd.yaml"], monkeypatch, capsys), word)
+
+
 YAML = {
     "broken.yaml": (b"lr: [1, 2\n", ""),
     "list.yaml": (b"- lr\n- 1\n", ""),
     "text.yaml": (b"just words\n", ""),
     "unknown.yaml": (b"debgu: true\n", "did you mean debug?"),
+    "twice.yaml": (b"debug: true\ndebug: true\n", "debug is given twice"),
     "code.yaml": (b"debug: !!python/object/apply:os.mkdir [ran]\n", ""),
     "binary.yaml": (bytes(range(256)), ""),
-    "missing.yaml": (None, ""),
+    "missing.yaml": (None, "missing.yaml"),
+    ".": (None, ""),
 }
 
 
 @pytest.mark.parametrize("file", YAML)
-@pytest.mark.parametrize("name", ["pretrain", "supervised", "linear_eval", "write_beton", "tune"])
+@pytest.mark.parametrize("name", CONFIGURED)
 def test_a_bad_file_of_options(name, file, monkeypatch, capsys, tmp_path):
     content, word = YAML[file]
     if content is not None:
@@ -81,10 +170,6 @@ def test_a_bad_file_of_options(name, file, monkeypatch, capsys, tmp_path):
     arguments = [*CONFIGURED[name], "--config", file]
     check_one_line(*run(name, arguments, monkeypatch, capsys), word)
     assert not Path("ran").exists()
-
-
-def test_a_folder_in_place_of_a_file_of_options(monkeypatch, capsys, tmp_path):
-    check_one_line(*run("pretrain", ["--config", tmp_path], monkeypatch, capsys))
 
 
 NUMBERS = [
@@ -193,8 +278,223 @@ def test_mistakes_of_their_own(name, arguments, word, monkeypatch, capsys):
     check_one_line(*run(name, arguments, monkeypatch, capsys), word)
 
 
-@pytest.mark.parametrize("name", ["pretrain", "supervised"])
+CONFIGURATIONS = [
+    value
+    for name in configurations.__all__
+    if isinstance(value := getattr(configurations, name), type) and name.endswith("Config")
+]
+
+
+def may_be_float(kind):
+    return kind is float or any(map(may_be_float, get_args(kind)))
+
+
+WITH_FRACTIONS = [c for c in CONFIGURATIONS if any(may_be_float(f.type) for f in fields(c))]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize("config", WITH_FRACTIONS)
+def test_no_option_of_any_script_takes_a_number_that_is_not_finite(config, value, capsys):
+    for field in fields(config):
+        if may_be_float(field.type):
+            shape = "[{}]" if list[float] in (field.type, *get_args(field.type)) else "{}"
+            shape = "[0.5, {}]" if "tuple" in str(field.type) else shape
+            with pytest.raises(SystemExit) as stop:
+                parse_config(config, [f"--{field.name}={shape.format(value)}"])
+            assert stop.value.code == 2
+            assert field.name in capsys.readouterr().err
+
+
+def test_nor_does_a_range_made_in_python():
+    with pytest.raises(ValueError, match=r"lr_range=\(0.001, inf\) must be finite numbers"):
+        configurations.TuneConfig(lr_range=(1e-3, float("inf")))
+
+
+WITHOUT_EFFECT = [
+    ("write_beton", ["--data", "digits", "--out", "x.beton", "--mode", "raw", "--quality", "9"], "quality"),
+    ("write_beton", ["--data", "digits", "--out", "x.beton", "--smart_threshold", "2"], "smart_thr"),
+    ("write_beton", ["--data", "digits", "--out", "x.beton", "--skip_broken"], "skip_broken"),
+    ("write_beton", ["--data", "digits", "--out", "x.beton", "--page_size", "3"], "page_size=3"),
+    ("write_beton", ["--out", "x.beton"], "needs data_dir"),
+    ("export", ["--backbone_from", "x", "--out", "y.pt", "--format", "hub", "--crop_size", "8"], "crop_size"),
+    ("knn_eval", ["--backbone_from", "random"], "needs backbone"),
+    ("knn_eval", ["--backbone_from", "x", "--k", "0"], "k=0"),
+    ("knn_eval", ["--backbone_from", "x", "--preset", "dino", "--k", "3", "--temperature", "1"], "preset"),
+    ("knn_eval", ["--backbone_from", "x", "--subset", "9", "--train_percent", "1"], "both choose"),
+    ("linear_eval", ["--backbone_from", "x", "--l2", "1"], "l2=1.0 has no effect"),
+    ("linear_eval", ["--backbone_from", "x", "--lr_backbone", "1"], "lr_backbone=1.0 has no effect"),
+    ("tune", ["--test", "true"], "test=True must be false"),
+    ("tune", ["--search", "lr,rate"], "search='lr,rate' must be some of"),
+    ("tune", ["--lr", "0.3"], "give lr_range"),
+    ("tune", ["--lr_range", "[1, 0.1]"], "lr_range"),
+    ("tune", ["--search", "lr", "--momentum_range", "[0, 0.5]"], "no effect"),
+    ("tune", ["--optim", "lars", "--decay_all"], "decay_all=True has no effect"),
+    ("show_views", ["--out", "v.bmp"], "--out views.png"),
+    ("show_views", ["--count", "0"], "count=0"),
+    ("show_views", ["--epoch", "-1"], "epoch"),
+    ("reproduce", ["figure8", "--report", "--dry_run"], "no effect on report=True"),
+    ("reproduce", ["figure8", "--seeds", "0"], "seeds=0"),
+    ("reproduce", ["figure8", "--report", "--out", "nowhere"], "nothing to report"),
+    ("bench_loading", ["--data_dir", "x", "--out", "b.txt"], ".json"),
+    ("bench_loading", ["--data_dir", "x", "--small", "--quality", "9"], "quality=9 has no effect"),
+    ("bench_loading", ["--data_dir", "x", "--pipelines", "nothing"], "nothing"),
+    ("bench_optim", ["--device", "gpu5"], "device='gpu5'"),
+    ("bench_optim", ["--device", "meta"], "device='meta'"),
+    ("bench_optim", ["--models", ""], "torchvision has no ''"),
+    ("bench_optim", ["--rounds", "0"], "rounds=0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arguments", "word"), WITHOUT_EFFECT)
+def test_options_that_are_wrong_for_a_script(name, arguments, word, monkeypatch, capsys):
+    check_one_line(*run(name, arguments, monkeypatch, capsys), word)
+    assert not list(Path().iterdir())
+
+
+READERS = {
+    "pretrain": ["--data", "folder"], "supervised": ["--data", "folder"],
+    "show_views": ["--data", "folder", "--out", "v.png"],
+    "linear_eval": [*CONFIGURED["linear_eval"], "--data", "folder"],
+    "knn_eval": [*CONFIGURED["knn_eval"], "--data", "folder"],
+    "write_beton": ["--data", "folder", "--out", "x.beton"],
+    "bench_loading": ["--out", "b.json"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data_dir", ["nowhere", "a_file", "empty"])
+@pytest.mark.parametrize("name", READERS)
+def test_a_folder_of_data_that_is_none(name, data_dir, monkeypatch, capsys):
+    Path("a_file").write_text("mine")
+    Path("empty").mkdir()
+    arguments = [*READERS[name], "--data_dir", data_dir]
+    check_one_line(*run(name, arguments, monkeypatch, capsys), data_dir)
+    assert not list(Path().glob("**/*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("tune", ["--data", "folder"]), ("reproduce", ["table3"])]
+)
+def test_data_that_runs_would_not_find(name, arguments, monkeypatch, capsys):
+    arguments = [*arguments, "--data_dir", "nowhere", "--out", "o"]
+    check_one_line(*run(name, arguments, monkeypatch, capsys), "nowhere")
+    assert not Path("o").exists()
+
+
+def write_run(folder, kind="PretrainConfig"):
+    folder = Path(folder)
+    folder.mkdir()
+    (folder / "config.yaml").write_text(f"# {kind}\nlr: 1.0\n")
+    (folder / "summary.json").write_text(json.dumps({"top1": 50.0, "config": {"seed": 0}}))
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+
+
+WRITERS = {
+    "write_beton": (["--data", "digits"], "x.beton"),
+    "show_views": (["--count", "1"], "v.png"),
+    "plot_runs": (["a_run"], "c.png"),
+    "compare": (["a_run"], "c"),
+    "bench_loading": (["--data_dir", "."], "b.json"),
+    "bench_optim": ([], "b"),
+    "reproduce": (["figure8", "--report"], "o"),
+    "tune": (["--optim", "sgd"], "o"),
+    "chaos": ([], "o"),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_above_what_is_to_be_written(name, monkeypatch, capsys):
+    write_run("a_run")
+    Path("a_file").write_text("mine")
+    arguments, out = WRITERS[name]
+    found = run(name, [*arguments, "--out", f"a_file/{out}"], monkeypatch, capsys)
+    check_one_line(*found, "a_file")
+    assert Path("a_file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["bench_optim", "reproduce", "tune", "chaos"])
+def test_a_file_where_the_folder_of_results_should_be(name, monkeypatch, capsys):
+    Path("a_file").write_text("mine")
+    found = run(name, [*WRITERS[name][0], "--out", "a_file"], monkeypatch, capsys)
+    check_one_line(*found, "a_file")
+
+
+@pytest.mark.parametrize("name", ["write_beton", "show_views", "plot_runs", "bench_loading"])
+def test_a_folder_where_the_file_should_be(name, monkeypatch, capsys):
+    write_run("a_run")
+    arguments, out = WRITERS[name]
+    Path(out).mkdir()
+    check_one_line(*run(name, [*arguments, "--out", out], monkeypatch, capsys), out)
+    assert not list(Path().glob("**/*.partial"))
+
+
+FOLDERS = {
+    "empty": ([], "is a folder without backbone.safetensors"),
+    "unfinished": (["config.yaml"], "is a run that is not finished"),
+    "evaluation": (["config.yaml", "summary.json"], "the run of an evaluation"),
+}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("name", ["linear_eval", "knn_eval", "export"])
+def test_run_folders_without_a_backbone(name, folder, monkeypatch, capsys):
+    files, word = FOLDERS[folder]
+    Path(folder).mkdir()
+    for file in files:
+        Path(folder, file).write_text("{}")
+    out = ["--out", "y.pt", "--format", "hub"] if name == "export" else []
+    check_one_line(*run(name, ["--backbone_from", folder, *out], monkeypatch, capsys), word)
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "- 1", "", "5"])
+@pytest.mark.parametrize("name", ["pretrain", "supervised", "linear_eval", "knn_eval"])
+def test_a_run_folder_whose_options_are_damaged(name, text, monkeypatch, capsys):
+    write_run("r")
+    Path("r/config.yaml").write_text(text)
+    arguments = [*CONFIGURED[name], "--out", "r"]
+    check_one_line(*run(name, arguments, monkeypatch, capsys), "config.yaml", "another --out")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"experiment": "figure8", "asked": 3}'])
+def test_a_folder_of_an_experiment_that_is_damaged(text, monkeypatch, capsys):
+    Path("o").mkdir()
+    Path("o/asked.json").write_text(text)
+    found = run("reproduce", ["figure8", "--report", "--out", "o"], monkeypatch, capsys)
+    check_one_line(*found, "asked.json is damaged")
+
+
+FAILING = {
+    "pretrain": ["--data", "folder", "--data_dir", "nowhere"],
+    "supervised": ["--data", "folder", "--data_dir", "nowhere"],
+    "linear_eval": ["--backbone_from", "nowhere"], "knn_eval": ["--backbone_from", "nowhere"],
+    "export": ["--backbone_from", "nowhere", "--out", "y.pt", "--format", "hub"],
+    "show_views": ["--data", "folder", "--data_dir", "nowhere"],
+    "write_beton": ["--data_dir", "nowhere", "--out", "x.beton"], "reproduce": ["table33"],
+    "tune": ["--data", "folder", "--data_dir", "nowhere"], "bench_optim": ["--device", "gpu5"],
+    "bench_loading": ["--data_dir", "nowhere"], "chaos": ["--faults", "fire"],
+    "compare": ["nowhere"], "plot_runs": ["nowhere"], "reproduce_run": ["nowhere"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAILING)
 def test_debug_shows_the_traceback(name, monkeypatch, capsys):
-    arguments = ["--data", "folder", "--data_dir", "nowhere", "--debug"]
-    with pytest.raises(ValueError, match="is no folder"):
-        run(name, arguments, monkeypatch, capsys)
+    check_one_line(*run(name, FAILING[name], monkeypatch, capsys))
+    with pytest.raises((ValueError, OSError)):
+        run(name, [*FAILING[name], "--debug"], monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("option", [["--lr", "nan"], ["--lr", "-1"], ["--rate", "1"]])
+def test_debug_shows_that_of_a_wrong_option_too(option, monkeypatch, capsys):
+    with pytest.raises(ValueError, match=option[0].strip("-")):
+        run("pretrain", [*option, "--debug"], monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, UnicodeError])
+def test_messages_of_other_libraries_become_one_line(error, capsys):
+    with pytest.raises(SystemExit) as stop, user_errors(debug=False):
+        raise error("first\n   second\r\nthird\u2028fourth\n")
+    check_one_line(stop.value.code, capsys.readouterr().err, "first second third fourth")
+
+
+def test_defects_of_ours_keep_their_traceback():
+    with pytest.raises(TypeError), user_errors(debug=False):
+        raise TypeError("not the user's")

@@ -53,10 +53,14 @@ _load_plain_yaml = get_loader("yaml")
 
 
 def _load_yaml(text: str) -> Any:
-    """As before, but for options that are given twice: the last would win in silence."""
+    """As before, but for mappings and for options that are given twice: the last would win in silence."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     top = yaml.compose(text, Loader=loader)
-    keys = [key.value for key, _ in top.value] if isinstance(top, yaml.MappingNode) else []
+    pairs = top.value if isinstance(top, yaml.MappingNode) else []
+    for key, value in pairs:
+        if isinstance(value, yaml.MappingNode):  # an empty one would pass, even of an unknown name
+            raise yaml.YAMLError(f"{key.value}: no option is a mapping; options stand side by side")
+    keys = [key.value for key, _ in pairs]
     for i, key in enumerate(keys):
         if isinstance(key, str) and key in keys[:i]:
             raise yaml.YAMLError(f"{key} is given twice; leave one of them out")
@@ -88,7 +92,7 @@ def _check_values(values: dict[str, Any], config: type[Any]) -> None:
             raise ValueError(f"{field.name}: null is no value for it; leave it out for its default")
         if isinstance(value, str) and "\0" in value:
             raise ValueError(f"{field.name}={value!r} must have no null character")
-        if isinstance(value, str) and value.startswith("~") and os.path.expanduser(value) == value:
+        if isinstance(value, str) and value.startswith("~") and os.path.expanduser(value) == value:  # noqa: PTH111 - Path raises
             raise ValueError(
                 f"{field.name}={value!r}: there is no such user; for a file of that name give ./{value}"
             )

@@ -58,7 +58,9 @@ class AccuracyCounts:
                 "not fit; expected (batch, classes) and (batch,)"
             )
         if scores.is_complex() or labels.dtype != torch.int64:
-            raise ValueError(f"scores must be real and labels int64, got {scores.dtype} and {labels.dtype}")
+            raise ValueError(
+                f"scores must be real and labels int64, got {scores.dtype} and {labels.dtype}"
+            )
         rows = max(1, BLOCK // max(1, scores.shape[1]))
         for part, truth in zip(scores.split(rows), labels.split(rows), strict=True):
             if len(part):

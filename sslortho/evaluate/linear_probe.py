@@ -85,8 +85,8 @@ class LogisticRegression:
         start: begin at this classifier.
 
     Raises:
-        ValueError: other shapes or types, features that are not finite, labels below 0 or beyond `classes`, one class
-            alone, l2 below 0.
+        ValueError: other shapes or types, features that are not finite, labels below 0 or beyond
+            `classes`, one class alone, l2 below 0.
     """
 
     MAX_ITERATIONS = 500

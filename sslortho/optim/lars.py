@@ -112,8 +112,8 @@ class LARS(Optimizer):
         trust_coefficient = options["trust_coefficient"]
         if trust_coefficient is not None and not 0 < trust_coefficient < math.inf:
             raise ValueError(
-                f"trust_coefficient={trust_coefficient} must be above 0 and finite, or None for no "
-                "adaptation"
+                f"trust_coefficient={trust_coefficient} must be above 0, or None for no adaptation, "
+                "and finite"
             )
         if options["nesterov"] and not options["momentum"]:
             raise ValueError("nesterov=True needs momentum above 0")

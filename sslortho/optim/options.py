@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-NUMBERS = ("lr", "momentum", "weight_decay", "eps")
-"""Options that are finite and not negative, whatever the optimizer."""
+NUMBERS = ("lr", "momentum", "weight_decay")
+"""Options that are finite and not negative, whatever the optimizer. Adafactor's eps is a pair."""
 
 
 def _is_right(value: Any) -> bool:
@@ -20,7 +20,7 @@ def _is_right(value: Any) -> bool:
 
 
 def check_numbers(options: Mapping[str, Any]) -> None:
-    """Raise ValueError if a rate, momentum, decay or eps is no finite number of 0 or more."""
+    """Raise ValueError if a rate, momentum or decay is no finite number of 0 or more."""
     for name in NUMBERS:
         if name in options and not _is_right(options[name]):
             raise ValueError(f"{name}={options[name]!r} must be 0 or more, and finite")

@@ -64,8 +64,8 @@ def git_commit() -> str | None:
     in time. None outside of a checkout, and without git.
     """
     top = _git("rev-parse", "--show-toplevel")
-    if top is None or not (Path(top) / "sslortho" / "version.py").exists():
-        return None  # installed into an environment that lies in somebody else's
+    if top is None or Path(top).resolve() != Path(__file__).resolve().parents[2]:
+        return None  # installed into an environment that lies in a checkout, of ours or another's
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None
@@ -120,6 +120,7 @@ def settings(accelerator: Accelerator) -> dict[str, Any]:
         "launcher": launcher(),
         "threads": torch.get_num_threads(),
         "device": accelerator.device.type,
+        "mixed_precision": accelerator.mixed_precision,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         **machine(),
     }

@@ -34,7 +34,7 @@ def read_metrics(path: Path, names: Collection[str] | None = None) -> list[Recor
     if not path.exists():
         return records
     kept = None if names is None else dict.fromkeys(("step", "epoch", *names))
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:  # a power cut leaves any bytes
         for line in file:
             try:
                 record = json.loads(line)
@@ -64,6 +64,14 @@ def lines_from_the_end(file: IO[bytes], block: int = 1 << 16) -> Iterator[tuple[
         yield 0, beginning
 
 
+def _step_in(line: bytes) -> float:
+    """Of a record; inf of a line that is none, as a power cut may leave it."""
+    try:
+        return json.loads(line)["step"] or 0
+    except (ValueError, TypeError, KeyError):
+        return math.inf
+
+
 def forget_records(path: Path, step: int) -> None:
     """Cut a metrics.jsonl off behind the last record of at most this step; of step 0 all go.
 
@@ -71,8 +79,8 @@ def forget_records(path: Path, step: int) -> None:
     """
     end = 0
     with path.open("rb+") as file:
-        for place, line in lines_from_the_end(file):
-            if step > 0 and line.endswith(b"\n") and (json.loads(line)["step"] or 0) <= step:
+        for place, line in lines_from_the_end(file) if step > 0 else ():
+            if line.endswith(b"\n") and _step_in(line) <= step:
                 end = place + len(line)
                 break
         file.truncate(end)

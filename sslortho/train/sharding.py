@@ -62,8 +62,8 @@ def shard_task(task: Task, optimizer: Optimizer, accelerator: Accelerator) -> Ta
     _check_statistics(task)
     assert not optimizer.state
     sharded = copy.deepcopy(task)
+    # FSDP2 refuses any other; views and activations keep theirs
     sharded.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
-    sharded.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]  # FSDP2's
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for part in sharded.children():
         if any(True for _ in part.parameters()):

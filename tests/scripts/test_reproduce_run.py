@@ -160,6 +160,15 @@ def test_a_rerun_that_comes_to_nothing_is_an_error(run, script, monkeypatch, cal
     assert "ended with exit code 3 and is not finished" in errors
 
 
+def test_a_rerun_that_says_itself_what_is_wrong_is_not_talked_over(
+    run, script, monkeypatch, call, tmp_path
+):
+    """Of a run whose weights are gone, say."""
+    command = [sys.executable, "-c", "import sys; sys.exit(2)"]
+    monkeypatch.setattr(script, "build_command", lambda *arguments: command)
+    assert call(run, "--out", tmp_path / "y")[::2] == (2, "")
+
+
 def test_the_help_is_there(call):
     code, told, _ = call("--help")
     assert code == 0

@@ -50,10 +50,12 @@ def test_the_commit_is_gits_and_changes_are_told(checkout):
 
 def test_without_a_checkout_or_git_there_is_no_commit(checkout, monkeypatch):
     folder, _ = checkout
-    marker = folder / "sslortho" / "version.py"
-    marker.unlink()  # as of an environment within somebody else's repository
+    in_checkout = provenance.__file__
+    installed = folder / ".venv" / "site-packages" / "sslortho" / "train"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(installed / "provenance.py"))
     assert provenance.git_commit() is None
-    marker.write_text("")
+    monkeypatch.setattr(provenance, "__file__", in_checkout)
     assert provenance.git_commit() is not None
     monkeypatch.setenv("PATH", "")
     assert provenance.git_commit() is None
@@ -105,10 +107,11 @@ def test_only_the_main_process_asks_git(monkeypatch):
         raise AssertionError(arguments)
 
     accelerator = SimpleNamespace(
-        is_main_process=False, num_processes=4, device=torch.device("cpu")
+        is_main_process=False, num_processes=4, device=torch.device("cpu"), mixed_precision="bf16"
     )
     monkeypatch.setattr(provenance, "_git", refuse)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     told = provenance.provenance(accelerator, 0.0)
     assert told["git_commit"] is None
     assert (told["settings"]["ranks"], told["settings"]["machines"]) == (4, 2)
+    assert told["settings"]["mixed_precision"] == "bf16"

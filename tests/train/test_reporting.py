@@ -36,8 +36,9 @@ def test_records_come_back_and_what_is_not_finite_is_null(tmp_path, reporter):
 
 def test_a_line_that_a_crash_cut_short_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 2}\n{"step": 2, "lo')
-    assert read_metrics(path) == [{"step": 1, "loss": 2}]
+    for end in (b'{"step": 2, "lo', b"\0\0\0", b"\xff\xfe\n"):
+        path.write_bytes(b'{"step": 1, "loss": 2}\n' + end)
+        assert read_metrics(path) == [{"step": 1, "loss": 2}]
 
 
 def test_resuming_forgets_the_steps_that_will_be_taken_again(tmp_path, reporter):
@@ -102,14 +103,22 @@ def test_curves_of_a_classifier_are_of_its_own_accuracy(tmp_path):
     assert lines[1] == 0
 
 
-def literal_forgetting(text, step):
+def literal_forgetting(content, step):
     """Line by line from the beginning, as it is defined."""
     kept = []
-    for line in text.splitlines(keepends=True):
-        if not line.endswith("\n") or step == 0 or json.loads(line)["step"] > step:
+    for line in content.splitlines(keepends=True):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n") or step == 0 or record["step"] > step:
             break
         kept.append(line)
-    return "".join(kept)
+    return b"".join(kept)
+
+
+TAILS = [b"", b'{"step": 4', b"{", b'{"ste\n', b"\0\0\0\0\n", b"\xff\xfe\n", b"\n\n{"]
+"""What a crash or a power cut may leave."""
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -117,12 +126,13 @@ def test_forgetting_keeps_what_a_reading_from_the_beginning_keeps(tmp_path, seed
     draws = random.Random(seed)
     steps = sorted(draws.choices(range(1, 40), k=draws.randint(0, 40)))
     lines = [json.dumps({"step": s, "x": "y" * draws.randint(0, 200)}) + "\n" for s in steps]
-    text = "".join(lines) + draws.choice(["", '{"step": 4', "{"])
     path = tmp_path / "metrics.jsonl"
-    for step in (0, draws.randint(1, 40), 100):
-        path.write_text(text)
-        forget_records(path, step)
-        assert path.read_text() == literal_forgetting(text, step)
+    for tail in TAILS:
+        content = "".join(lines).encode() + tail
+        for step in (0, draws.randint(1, 40), 100):
+            path.write_bytes(content)
+            forget_records(path, step)
+            assert path.read_bytes() == literal_forgetting(content, step)
 
 
 @pytest.mark.parametrize("block", [1, 2, 7, 1000])

@@ -1,0 +1,221 @@
+"""Training split among ranks, against the same training whole."""
+
+import copy
+import types
+
+import pytest
+import torch
+from ranks import run_on_ranks
+from torch import nn
+
+from sslortho.losses import BarlowTwinsLoss
+from sslortho.models import convert_sync_batch_norm
+from sslortho.optim import OrthAdam, OrthLARS
+from sslortho.tasks import BarlowTwins, Task
+from sslortho.train.backward import name_offenders
+from sslortho.train.sharding import (
+    check_sharding,
+    gather_into,
+    gather_state,
+    hold_gradients,
+    scatter_state,
+    shard_task,
+    total_norm,
+)
+
+fsdp_on_cpu = pytest.mark.skipif(
+    torch.__version__ < "2.7", reason="fully_shard of torch 2.6 needs a GPU"
+)
+CPU = torch.device("cpu")
+
+
+def ranks_of(count: int, scaler=None):
+    """What sharding asks of an accelerator."""
+    return types.SimpleNamespace(num_processes=count, scaler=scaler, device=CPU)
+
+
+def barlow_twins(seed: int = 0, own_statistics: bool = False) -> Task:
+    """Channels last, with sides that neither two nor four ranks divide."""
+    torch.manual_seed(seed)
+    backbone = nn.Sequential(nn.Conv2d(3, 5, 3, bias=False), nn.BatchNorm2d(5), nn.Flatten())
+    projector = nn.Sequential(nn.Linear(20, 7), nn.ReLU(), nn.Linear(7, 6, bias=False))
+    task = BarlowTwins(backbone, projector, BarlowTwinsLoss(gather_distributed=True))
+    if not own_statistics:
+        convert_sync_batch_norm(task, CPU)
+    return task.to(memory_format=torch.channels_last)
+
+
+OPTIMIZERS = {
+    "lars": lambda task: OrthLARS(task.parameters(), lr=1.0, trust_coefficient=0.1),
+    "adam": lambda task: OrthAdam(task.parameters(), lr=0.01),
+}
+
+
+def views_of(step: int, rank: int = 0, ranks: int = 1) -> tuple[torch.Tensor, ...]:
+    """A rank's share of a step's 16 pairs."""
+    generator = torch.Generator().manual_seed(step)
+    pair = torch.randn(2, 16, 3, 4, 4, generator=generator).chunk(ranks, dim=1)[rank]
+    return tuple(pair)
+
+
+def take_steps(task, optimizer, steps, rank: int = 0, ranks: int = 1) -> list[torch.Tensor]:
+    """Norms of the gradients before each step."""
+    norms = []
+    for step in steps:
+        optimizer.zero_grad()
+        task(views_of(step, rank, ranks), torch.empty(0))["loss"].backward()
+        norms.append(total_norm([p.grad for p in task.parameters()]))
+        optimizer.step()
+    return norms
+
+
+def state_of(task, optimizer) -> dict:
+    return {
+        "task": gather_state(task.state_dict()),
+        "optimizer": gather_state(optimizer.state_dict()),
+    }
+
+
+def load(state: dict, task, optimizer) -> None:
+    # an optimizer goes on counting in the tensor it is given, which the ranks share
+    weights, slots = scatter_state(copy.deepcopy(state), task, optimizer)
+    task.load_state_dict(weights)
+    optimizer.load_state_dict(slots)
+
+
+def train_sharded(rank: int, ranks: int, name: str, steps, state=None):
+    """Norms, the state, and the whole task's weights: of a fresh training, or one that goes on."""
+    task = barlow_twins(seed=0 if state is None else 1)
+    optimizer = OPTIMIZERS[name](task)
+    sharded = shard_task(task, optimizer, ranks_of(ranks))
+    at_first = None
+    if state is not None:
+        load(state, sharded, optimizer)
+        at_first = copy.deepcopy(state_of(sharded, optimizer))
+    norms = take_steps(sharded, optimizer, steps, rank, ranks)
+    local = sum(p.to_local().numel() for p in sharded.parameters())
+    after = state_of(sharded, optimizer)
+    gather_into(task, sharded, CPU)
+    return {
+        "norms": norms, "state": after, "whole": task.state_dict(), "at_first": at_first,
+        "local": local,
+    }  # fmt: skip
+
+
+def train_whole(name: str, steps, state=None):
+    task = barlow_twins(seed=0 if state is None else 1)
+    optimizer = OPTIMIZERS[name](task)
+    if state is not None:
+        load(state, task, optimizer)
+    norms = take_steps(task, optimizer, steps)
+    return {"norms": norms, "state": state_of(task, optimizer)}
+
+
+def assert_close(ours: dict, theirs: dict, rtol: float = 1e-3, atol: float = 1e-5) -> None:
+    """States of the same names, indices and options, all values near."""
+    torch.testing.assert_close(ours["task"], theirs["task"], rtol=rtol, atol=atol)
+    first, second = ours["optimizer"], theirs["optimizer"]
+    assert first["param_groups"] == second["param_groups"]
+    torch.testing.assert_close(first["state"], second["state"], rtol=rtol, atol=atol)
+
+
+def assert_same_bits(ours: dict, theirs: dict) -> None:
+    assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@fsdp_on_cpu
+@pytest.mark.parametrize(("name", "ranks"), [("lars", 2), ("lars", 4), ("adam", 2)])
+def test_sharded_training_and_its_state_are_those_of_one_rank(tmp_path, name, ranks):
+    results = run_on_ranks(train_sharded, ranks, tmp_path, ranks, name, range(3))
+    alone = train_whole(name, range(3))
+    for result in results:
+        torch.testing.assert_close(result["norms"], alone["norms"], rtol=1e-4, atol=0)
+        assert_close(result["state"], alone["state"])
+        assert_same_bits(result["state"], results[0]["state"])
+        torch.testing.assert_close(result["whole"], result["state"]["task"], rtol=0, atol=0)
+    entries = sum(p.numel() for p in barlow_twins().parameters())
+    assert sum(result["local"] for result in results) == entries
+    assert max(result["local"] for result in results) < entries
+
+
+@fsdp_on_cpu
+@pytest.mark.parametrize(("name", "ranks"), [("lars", 4), ("adam", 2)])
+def test_a_whole_state_goes_on_sharded(tmp_path, name, ranks):
+    """Into another model's weights, so that what is not loaded shows."""
+    state = train_whole(name, range(2))["state"]
+    results = run_on_ranks(train_sharded, ranks, tmp_path, ranks, name, range(2, 4), state)
+    assert_same_bits(results[0]["at_first"], state)
+    assert_close(results[0]["state"], train_whole(name, range(4))["state"])
+
+
+@fsdp_on_cpu
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_sharded_state_goes_on_whole(tmp_path, name):
+    state = run_on_ranks(train_sharded, 2, tmp_path, 2, name, range(2))[0]["state"]
+    assert_close(
+        train_whole(name, range(2, 4), state)["state"], train_whole(name, range(4))["state"]
+    )
+
+
+def accumulate_on(rank: int) -> list[torch.Tensor]:
+    task = barlow_twins()
+    sharded = shard_task(task, OPTIMIZERS["lars"](task), ranks_of(2))
+    with hold_gradients(sharded):
+        sharded(views_of(0, rank, 2), torch.empty(0))["loss"].backward()
+        assert all(p.grad is None for p in sharded.parameters())
+    sharded(views_of(1, rank, 2), torch.empty(0))["loss"].backward()
+    return gather_state([p.grad for p in sharded.parameters()])
+
+
+@fsdp_on_cpu
+def test_held_gradients_travel_with_the_last(tmp_path):
+    results = run_on_ranks(accumulate_on, 2, tmp_path)
+    task = barlow_twins()
+    for step in range(2):
+        task(views_of(step), torch.empty(0))["loss"].backward()
+    expected = [p.grad for p in task.parameters()]
+    for gradients in results:
+        torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-6)
+
+
+def offenders_seen_by(rank: int) -> tuple[torch.Tensor, str]:
+    """The norm and the names after a gradient of one rank's shard alone is broken."""
+    task = barlow_twins()
+    sharded = shard_task(task, OPTIMIZERS["lars"](task), ranks_of(2))
+    sharded(views_of(0, rank, 2), torch.empty(0))["loss"].backward()
+    if rank == 1:
+        sharded.projector[2].weight.grad.to_local()[-1] = float("nan")
+    return total_norm([p.grad for p in sharded.parameters()]), name_offenders(sharded)
+
+
+@fsdp_on_cpu
+def test_a_gradient_that_is_not_finite_is_seen_and_named_by_all_ranks(tmp_path):
+    for norm, names in run_on_ranks(offenders_seen_by, 2, tmp_path):
+        assert torch.isnan(norm)
+        assert names == "projector.2.weight"
+
+
+# Whole tasks, and mistakes
+
+
+def test_a_whole_state_is_left_as_it_is():
+    state = train_whole("adam", range(1))["state"]
+    task = barlow_twins()
+    weights, slots = scatter_state(state, task, OPTIMIZERS["adam"](task))
+    assert all(weights[name] is value for name, value in state["task"].items())
+    assert slots == state["optimizer"]
+    assert total_norm([torch.tensor([3.0]), torch.tensor([[4.0]])]) == 5
+
+
+def test_one_rank_and_a_scaler_are_refused():
+    with pytest.raises(ValueError, match="shard=True has no effect on one rank"):
+        check_sharding(ranks_of(1))
+    with pytest.raises(ValueError, match="shard=True does not go with mixed_precision='fp16'"):
+        check_sharding(ranks_of(2, scaler=object()))
+
+
+@fsdp_on_cpu
+def test_statistics_of_each_rank_are_refused():
+    task = barlow_twins(own_statistics=True)
+    with pytest.raises(ValueError, match=r"backbone\.1 would keep .* use sync_batch_norm=True"):
+        shard_task(task, OPTIMIZERS["lars"](task), ranks_of(2))
