@@ -132,6 +132,7 @@ ODD_YAML = {
     "fraction": ("epochs: 1.0\n", "epochs"),
     "list for a number": ("lr: [1]\n", "lr"),
     "mapping for a number": ("lr: {a: 1}\n", "lr"),
+    "empty mapping": ("optimizer: {}\n", "optimizer: no option is a mapping"),
     "number for a text": ("out: 5\n", "out"),
     "infinite": ("lr: .inf\n", "lr=inf must be a finite number"),
     "infinite by its size": ("lr: 1e999\n", "lr=inf must be a finite number"),
@@ -443,6 +444,24 @@ def test_run_folders_without_a_backbone(name, folder, monkeypatch, capsys):
         Path(folder, file).write_text("{}")
     out = ["--out", "y.pt", "--format", "hub"] if name == "export" else []
     check_one_line(*run(name, ["--backbone_from", folder, *out], monkeypatch, capsys), word)
+
+
+LISTS = {
+    "nowhere.txt": (None, "cannot be read"),
+    "binary.txt": (bytes(range(256)), "cannot be read"),
+    "empty.txt": (b"\n \n", "names no files"),
+    "names.txt": (b"a.png\n", "needs images with file names"),
+    ".": (None, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("file", LISTS)
+def test_a_list_of_images_that_is_none(file, monkeypatch, capsys):
+    content, word = LISTS[file]
+    if content is not None:
+        Path(file).write_bytes(content)
+    arguments = [*CONFIGURED["knn_eval"], "--train_list", file]
+    check_one_line(*run("knn_eval", arguments, monkeypatch, capsys), word)
 
 
 @pytest.mark.parametrize("text", ["[1, 2", "- 1", "", "5"])

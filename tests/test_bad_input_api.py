@@ -21,7 +21,15 @@ from sslortho.evaluate import (
     vote,
 )
 from sslortho.losses import BarlowTwinsLoss
-from sslortho.models import Projector, create_backbone, feature_dim, read_weights
+from sslortho.models import (
+    LoadReport,
+    Projector,
+    RestoredBackbone,
+    create_backbone,
+    export_backbone,
+    feature_dim,
+    read_weights,
+)
 from sslortho.optim import (
     LARS,
     OPTIMIZERS,
@@ -264,6 +272,24 @@ def test_the_loss(call, message):
 )
 def test_models(call, message):
     refused(call, message)
+
+
+@pytest.mark.parametrize(
+    ("format", "message"),
+    [
+        ("tensorflow", "format='tensorflow' is not one of timm, torchvision, hub, onnx"),
+        ("", "format='' is not"),
+        ("timm", "format='timm' has no backbone='basic_cnn'"),
+        ("torchvision", "format='torchvision' has no backbone='basic_cnn'"),
+    ],
+)
+def test_a_format_of_weights(format, message, tmp_path):
+    restored = RestoredBackbone(
+        network=create_backbone("basic_cnn"), name="basic_cnn", stem="stock", info=None,
+        report=LoadReport(file="x", prefix="", matched=0),
+    )  # fmt: skip
+    refused(lambda: export_backbone(restored, format, tmp_path / "out.pt"), message)
+    assert not list(tmp_path.iterdir())
 
 
 def spec(**options):

@@ -22,7 +22,7 @@ from sslortho.config import (
     parse_config,
     to_yaml,
 )
-from sslortho.optim import OPTIMIZERS, create_optimizer
+from sslortho.optim import OPTIMIZERS, OrthSGD, create_optimizer
 from sslortho.optim.components import VIEWS
 from sslortho.optim.polar_factor import METHODS
 from sslortho.optim.registry import accepted_options
@@ -266,3 +266,23 @@ def test_a_rate_is_taken_or_refused(name, lr):
 @pytest.mark.parametrize("value", [1, 1.5, None, "x", True])
 def test_types_are_told_apart(value):
     assert has_type(value, int | None) == (value in (1, None) and value is not True)
+
+
+@fuzzed(60)
+@given(
+    shape=st.lists(st.integers(1, 6), min_size=2, max_size=4).map(tuple), strided=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]), seed=st.integers(0, 100),
+    polar=st.sampled_from(["auto", "svd", "gram_eigh"]), scale=st.floats(-20, 10),
+)  # fmt: skip
+def test_a_step_is_orthonormal_where_the_gradient_has_full_rank(
+    shape, strided, dtype, seed, polar, scale
+):
+    torch.manual_seed(seed)
+    parameter = make_parameter(shape, "normal", dtype, strided)
+    assert parameter.grad is not None
+    parameter.grad *= 10**scale
+    before = parameter.detach().clone()
+    OrthSGD([parameter], lr=1.0, polar=polar).step()
+    step = (before - parameter.detach()).flatten(1).double()
+    short = step @ step.mT if step.shape[0] <= step.shape[1] else step.mT @ step
+    torch.testing.assert_close(short, torch.eye(len(short)).double(), atol=1e-4, rtol=0)

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -39,7 +39,9 @@ def check_packages(format: ExportFormat) -> None:
 
 
 def check_format(format: ExportFormat, name: str) -> None:
-    """Raise ValueError if a format has no place for a backbone."""
+    """Raise ValueError for an unknown format, or one that has no place for a backbone."""
+    if format not in get_args(ExportFormat):
+        raise ValueError(f"format={format!r} is not one of {', '.join(get_args(ExportFormat))}")
     if format in ("hub", "onnx"):
         return
     fits = format == "timm" if name.startswith("timm:") else name in TORCHVISION
@@ -201,7 +203,7 @@ def export_backbone(
     Returns two lines of Python that load the file.
 
     Raises:
-        ValueError: the format has no place for the backbone, or lacks a package.
+        ValueError: the format is unknown, has no place for the backbone, or lacks a package.
     """
     check_packages(format)
     check_format(format, restored.name)
