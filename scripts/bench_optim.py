@@ -323,7 +323,7 @@ def choose_models(models: str) -> list[str]:
     """The names; raises ValueError for one that torchvision has not."""
     names = [name.strip() for name in models.split(",")]
     if unknown := [name for name in names if name not in torchvision.models.list_models()]:
-        raise ValueError(f"models={models!r}: torchvision has no {', '.join(map(repr, unknown))}")
+        raise ValueError(f"models={models!r}: torchvision has no {', '.join(unknown)}")
     return names
 
 

@@ -341,7 +341,7 @@ WITHOUT_EFFECT = [
     ("bench_loading", ["--data_dir", "x", "--pipelines", "nothing"], "nothing"),
     ("bench_optim", ["--device", "gpu5"], "device='gpu5'"),
     ("bench_optim", ["--device", "meta"], "device='meta'"),
-    ("bench_optim", ["--models", ""], "torchvision has no ''"),
+    ("bench_optim", ["--models", ""], "models=''"),
     ("bench_optim", ["--rounds", "0"], "rounds=0"),
 ]  # fmt: skip
 

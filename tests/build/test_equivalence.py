@@ -1,7 +1,9 @@
 """Which ways to run one training end in the same bits, and which in the same up to rounding.
 
-Differences are measured by `drift`: the largest difference of any parameter, over the largest way that
-any parameter has gone since initialisation. Rounding grows from step to step, so trainings are short.
+Differences are measured by `drift`: the largest difference of any weight, over the largest way that any
+weight has gone since initialisation. Rounding grows from step to step, so trainings are short; and
+orthonormalising raises what is small in a gradient, rounding included. What trains differently, as the
+tests say of some pairs, drifts by 0.5 or more.
 """
 
 import os
@@ -23,14 +25,17 @@ from sslortho.config import PretrainConfig, SupervisedConfig
 
 QUIET = {"threads": 1, "trackers": "none", "evaluate_every": 0}
 PRETRAIN = {
-    **QUIET, "subset": 100, "batch_size": 20, "epochs": 1, "backbone": "basic_cnn", "lr": 1.0,
+    **QUIET, "subset": 100, "batch_size": 20, "epochs": 1, "backbone": "basic_cnn", "lr": 20.0,
     "projector": "16-16", "warmup_epochs": 0,
 }  # fmt: skip
 SUPERVISED = {
     **QUIET, "subset": 16, "batch_size": 8, "epochs": 1, "backbone": "vit_small_32",
     "crop_size": 32, "optim": "orth_sgd", "lr": 0.01,
 }  # fmt: skip
+ROUNDING = 0.02
+"""Of drift after 5 steps; 0.0065 is the most that was seen. After 15 steps twice as much is allowed."""
 ACCUMULATED = {"accumulation_steps": 2}
+RAW_BF16 = {"optim": "lars", "mixed_precision": "bf16"}
 LONG = {"epochs": 3, "evaluate_every": 1}  # 15 steps: several ranks agree to stop every 10
 
 fsdp_on_cpu = pytest.mark.skipif(
@@ -67,12 +72,12 @@ def train(folder, supervised=False, stopped=False, **options) -> dict:
     else:
         training = build_pretraining(PretrainConfig(out=str(folder), **{**PRETRAIN, **options}))
     task = training.task
-    start = torch.cat([p.detach().flatten().clone() for p in task.parameters()])
+    start = [p.detach().clone() for p in task.parameters()]
     result = training.fit(folder, evaluate)
     assert result.stopped_by == (signal.SIGTERM if stopped else None)
     return {
         "start": start,
-        "end": torch.cat([p.detach().flatten() for p in task.parameters()]),
+        "end": [p.detach() for p in task.parameters()],
         "state": {name: value.detach() for name, value in task.state_dict().items()},
         "step": result.step,
         "evaluations": len(evaluations),
@@ -85,11 +90,20 @@ def same_bits(ours: dict, theirs: dict) -> bool:
     return ours["step"] == theirs["step"] and all(torch.equal(a, b) for a, b in pairs)
 
 
+def farthest(ours: list, theirs: list, matrices: bool) -> float:
+    """Largest difference of any matrix, or else of any bias or norm."""
+    pairs = zip(ours, theirs, strict=True)
+    return max(float((a - b).abs().max()) for a, b in pairs if (a.ndim > 1) == matrices)
+
+
 def drift(ours: dict, theirs: dict) -> float:
+    """The larger one of that of matrices and that of biases and norms, which go at other rates."""
     assert ours["step"] == theirs["step"]
-    assert torch.equal(ours["start"], theirs["start"])
-    gone = (theirs["end"] - theirs["start"]).abs().max()
-    return float((ours["end"] - theirs["end"]).abs().max() / gone)
+    assert all(torch.equal(a, b) for a, b in zip(ours["start"], theirs["start"], strict=True))
+    return max(
+        farthest(ours["end"], theirs["end"], kind) / farthest(theirs["end"], theirs["start"], kind)
+        for kind in (True, False)
+    )
 
 
 TWO_RANKS = {
@@ -105,7 +119,7 @@ TWO_RANKS = {
 SHARDED = {
     "sharded": {"shard": True},
     "sharded, accumulated": {"shard": True, **ACCUMULATED},
-    "sharded, bf16": {"shard": True, "mixed_precision": "bf16"},
+    "sharded, bf16": {"shard": True, **RAW_BF16},
     "sharded, stopped": {"shard": True, **LONG, "stopped": True},
 }
 
@@ -160,24 +174,26 @@ def test_twice_the_same_is_the_same_bits(one_rank, tmp_path):
 
 def test_another_seed_is_another_training(one_rank, tmp_path):
     other = train(tmp_path, seed=1)
-    assert (other["end"] - one_rank()["end"]).abs().max() > 0.1
+    assert farthest(other["end"], one_rank()["end"], matrices=True) > 0.1
 
 
 def test_accumulation_is_one_large_batch_where_samples_do_not_meet(one_rank, tmp_path):
     """Classification by a network without batch norm."""
     parts = train(tmp_path, supervised=True, **ACCUMULATED)
-    assert drift(parts, one_rank(supervised=True)) < 1e-2
+    assert drift(parts, one_rank(supervised=True)) < ROUNDING
 
 
 def test_accumulation_is_another_training_where_samples_meet(one_rank):
     """Each part has its own batch norm statistics and correlation matrix."""
-    assert drift(one_rank(**ACCUMULATED), one_rank()) > 1e-2
+    assert drift(one_rank(**ACCUMULATED), one_rank()) > 0.5
 
 
 def test_bfloat16_is_near_and_its_own_bits_twice(one_rank, tmp_path):
+    """Near where gradients stay raw: orthonormalised, rounding of 0.004 fills small directions."""
+    assert 1e-3 < drift(one_rank(**RAW_BF16), one_rank(optim="lars")) < 0.4  # 0.27 seen
     half = one_rank(mixed_precision="bf16")
     assert same_bits(train(tmp_path, mixed_precision="bf16"), half)
-    assert 1e-4 < drift(half, one_rank()) < 0.5
+    assert not same_bits(half, one_rank())
 
 
 def test_deterministic_changes_no_bit_on_a_cpu(one_rank, tmp_path):
@@ -190,7 +206,7 @@ def test_deterministic_changes_no_bit_on_a_cpu(one_rank, tmp_path):
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # within torch
 def test_compiled_is_not_compiled(one_rank, tmp_path):
-    assert drift(train(tmp_path, compile=True), one_rank()) < 1e-3
+    assert drift(train(tmp_path, compile=True), one_rank()) < ROUNDING
 
 
 def test_neither_workers_nor_the_way_to_the_images_change_a_bit(tmp_path):
@@ -227,25 +243,25 @@ def test_two_ranks_twice_are_the_same_bits(two_ranks):
 
 @pytest.mark.parametrize(("name", "options"), [("plain", {}), ("accumulated", ACCUMULATED)])
 def test_two_ranks_are_one(two_ranks, one_rank, name, options):
-    assert drift(two_ranks[name][0], one_rank(**options)) < 1e-3
+    assert drift(two_ranks[name][0], one_rank(**options)) < ROUNDING
 
 
 def test_batch_norm_of_each_rank_alone_is_another_training(two_ranks, one_rank):
-    assert drift(two_ranks["own statistics"][0], one_rank()) > 1e-2
+    assert drift(two_ranks["own statistics"][0], one_rank()) > 0.5
 
 
 def test_shared_orthonormalisation_is_that_of_each_rank_alone(two_ranks):
     """Up to what `optim.sharing` says: one rank solves, in stacks of other sizes."""
-    assert drift(two_ranks["shared"][0], two_ranks["unshared"][0]) < 1e-3
+    assert drift(two_ranks["shared"][0], two_ranks["unshared"][0]) < ROUNDING
 
 
 @fsdp_on_cpu
 @pytest.mark.parametrize(
     ("name", "options", "tolerance"),
     [
-        ("sharded", {}, 1e-3),
-        ("sharded, accumulated", ACCUMULATED, 1e-3),
-        ("sharded, bf16", {"mixed_precision": "bf16"}, 0.5),
+        ("sharded", {}, ROUNDING),
+        ("sharded, accumulated", ACCUMULATED, ROUNDING),
+        ("sharded, bf16", RAW_BF16, 0.4),
     ],
 )
 def test_fsdp2_is_one_rank(two_ranks, one_rank, name, options, tolerance):
@@ -259,7 +275,7 @@ def test_fsdp2_is_one_rank(two_ranks, one_rank, name, options, tolerance):
 def test_two_ranks_go_on_from_one(two_ranks, one_rank):
     resumed = two_ranks["stopped on one"][0]
     assert resumed["evaluations"] == 3  # and not that before the first step
-    assert drift(resumed, one_rank(**LONG)) < 1e-2
+    assert drift(resumed, one_rank(**LONG)) < 2 * ROUNDING
 
 
 @pytest.mark.parametrize(
@@ -270,7 +286,7 @@ def test_one_rank_goes_on_from_two(two_ranks, one_rank, folder, tmp_path, name):
     shutil.copytree(folder / "two" / name, tmp_path / "run")
     resumed = train(tmp_path / "run", **LONG)
     assert resumed["evaluations"] == 2  # after the second epoch, and after the third
-    assert drift(resumed, one_rank(**LONG)) < 1e-2
+    assert drift(resumed, one_rank(**LONG)) < 2 * ROUNDING
 
 
 @pytest.mark.parametrize(("parts", "ranks", "said"), [(1, 3, "20 .* 3"), (4, 2, "5 .* 2")])

@@ -43,6 +43,6 @@ def test_table_json_and_picture(tmp_path, gradients):
 
 def test_an_unknown_network_is_an_error(tmp_path):
     done = bench(tmp_path, "--models", "resnet51", check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "resnet51" in done.stderr
     assert not (tmp_path / "bench_optim.json").exists()
