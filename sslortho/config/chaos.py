@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from sslortho.config.bases import Checked
+
 
 @dataclass(frozen=True, kw_only=True)
-class ChaosConfig:
+class ChaosConfig(Checked):
     """Break trainings and resume them until the time is up; each must end as an unbroken one does."""
 
     minutes: float = 30
@@ -22,12 +24,10 @@ class ChaosConfig:
     """Show the traceback of an error that is the user's."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.minutes < float("inf"):
-            raise ValueError(f"minutes={self.minutes} must be above 0, and finite")
-        if self.jobs is not None and self.jobs < 1:
-            raise ValueError(f"jobs={self.jobs} must be 1 or more")
-        if self.faults is not None and not self.fault_names:
-            raise ValueError(f"faults={self.faults!r} names none; leave it out for all")
+        self._check("minutes", 0 < self.minutes < float("inf"), "above 0, and finite")
+        self._check_least(1, "jobs")
+        self._check("faults", self.faults is None or bool(self.fault_names), "kinds of faults")
+        super().__post_init__()
 
     @property
     def fault_names(self) -> tuple[str, ...] | None:
