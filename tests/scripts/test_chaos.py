@@ -262,7 +262,7 @@ def test_the_last_line():
     [
         ({"minutes": 0}, "minutes=0 must be above 0"),
         ({"jobs": 0}, "jobs=0 must be 1 or more"),
-        ({"faults": ","}, "faults=',' names none"),
+        ({"faults": ","}, "faults=',' must be kinds of faults"),
     ],
 )
 def test_mistakes_are_told(options, message):
