@@ -26,7 +26,11 @@ class ChaosConfig(Checked):
     def __post_init__(self) -> None:
         self._check("minutes", 0 < self.minutes < float("inf"), "above 0, and finite")
         self._check_least(1, "jobs")
-        self._check("faults", self.faults is None or bool(self.fault_names), "kinds of faults, commas between")
+        self._check(
+            "faults",
+            self.faults is None or bool(self.fault_names),
+            "kinds of faults, commas between",
+        )
         super().__post_init__()
 
     @property
