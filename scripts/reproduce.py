@@ -44,7 +44,7 @@ from sslortho.experiments.runner import Outcome, Runner, choose_places, launcher
 SCRIPTS = Path(__file__).resolve().parent
 PAPER = SCRIPTS.parent / "configs" / "paper"
 
-CONFIGS = {"supervised.py": SupervisedConfig, "pretrain.py": PretrainConfig}
+CONFIGS = {"supervised.py": SupervisedConfig, "pretrain.py": PretrainConfig.of}
 """What each script can be told."""
 
 

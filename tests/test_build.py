@@ -232,7 +232,7 @@ def test_every_machine_is_one_that_accelerate_reads(path):
 
 
 def built_optimizer(**options):
-    config = PretrainConfig(backbone="basic_cnn", projector="8-8", **options)
+    config = PretrainConfig.of(backbone="basic_cnn", projector="8-8", **options)
     task = build.build_task(config)
     return task, build.build_optimizer(config, task)
 
@@ -271,20 +271,20 @@ def test_an_option_without_effect_is_an_error(options, message):
 
 
 def test_initial_weights_depend_on_the_seed_alone():
-    first = build.build_task(PretrainConfig(seed=1)).state_dict()
+    first = build.build_task(PretrainConfig.of(seed=1)).state_dict()
     torch.rand(5)
-    again = build.build_task(PretrainConfig(seed=1, optim="lars")).state_dict()
-    other = build.build_task(PretrainConfig(seed=2)).state_dict()
+    again = build.build_task(PretrainConfig.of(seed=1, optim="lars")).state_dict()
+    other = build.build_task(PretrainConfig.of(seed=2)).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["backbone.conv1.weight"], other["backbone.conv1.weight"])
-    backbone = build.build_backbone(PretrainConfig(seed=1)).state_dict()
+    backbone = build.build_backbone(PretrainConfig.of(seed=1)).state_dict()
     assert all(torch.equal(first[f"backbone.{name}"], backbone[name]) for name in backbone)
 
 
 def test_small_views_have_no_blur_and_large_ones_the_papers():
-    small = build.create_views(PretrainConfig(data="cifar10", data_dir="d", crop_size=32))
-    large = build.create_views(PretrainConfig(data="folder", data_dir="d", crop_size=224))
-    digits = build.create_views(PretrainConfig())
+    small = build.create_views(PretrainConfig.of(data="cifar10", data_dir="d", crop_size=32))
+    large = build.create_views(PretrainConfig.of(data="folder", data_dir="d", crop_size=224))
+    digits = build.create_views(PretrainConfig.of())
     assert [view.blur_p for view in small] == [0, 0]
     assert [view.blur_p for view in large] == [1.0, 0.1]
     assert [view.flip_p for view in digits] == [0, 0]
@@ -307,7 +307,7 @@ def test_small_views_have_no_blur_and_large_ones_the_papers():
 def test_mistakes_are_found_before_training(options, message, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=message):
-        build.build_pretraining(PretrainConfig(trackers="none", **options))
+        build.build_pretraining(PretrainConfig.of(trackers="none", **options))
 
 
 def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
@@ -318,7 +318,7 @@ def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
                 folder.mkdir(parents=True)
                 for i in range(4):
                     Image.new("RGB", (side, side), (i, i, i)).save(folder / f"{i}.png")
-        config = PretrainConfig(
+        config = PretrainConfig.of(
             data="folder", data_dir=str(tmp_path / name), batch_size=4,
             backbone="basic_cnn", projector="8", trackers="none",
         )  # fmt: skip
@@ -329,6 +329,6 @@ def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
 
 
 def test_workers_are_for_images_that_are_decoded():
-    config = PretrainConfig(workers=3, backbone="basic_cnn", projector="8", trackers="none")
+    config = PretrainConfig.of(workers=3, backbone="basic_cnn", projector="8", trackers="none")
     with pytest.raises(ValueError, match="workers=3 has no effect on data='digits'"):
         build.build_pretraining(config)

@@ -18,6 +18,7 @@ from sslortho.config import (
     parse_config,
     to_yaml,
 )
+from sslortho.tasks import METHODS
 
 
 def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
@@ -28,7 +29,7 @@ def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
 
 
 def test_a_configuration_survives_its_yaml(tmp_path):
-    config = PretrainConfig(optim="lars", subset=100, trust_coefficient=0.02, compile=True)
+    config = PretrainConfig.of(optim="lars", subset=100, trust_coefficient=0.02, compile=True)
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(config))
     assert parse_config(PretrainConfig, ["--config", str(path)]) == config
@@ -83,7 +84,7 @@ def test_an_unknown_key_in_a_file_names_the_nearest(tmp_path, capsys):
 
 SCRIPTS = [
     BenchLoadingConfig, BenchOptimConfig, ExportConfig, KnnEvalConfig, LinearEvalConfig,
-    PretrainConfig, ShowViewsConfig, WriteBetonConfig,
+    *(PretrainConfig.for_method(method) for method in METHODS), ShowViewsConfig, WriteBetonConfig,
 ]  # fmt: skip
 
 
@@ -100,9 +101,10 @@ def test_every_option_has_a_line_of_help(config, capsys):
 
 def test_the_run_folder_tells_what_runs():
     assert (
-        str(PretrainConfig(optim="lars", seed=3).run_folder) == "runs/barlow_twins-digits-lars-s3"
+        str(PretrainConfig.of(optim="lars", seed=3).run_folder)
+        == "runs/barlow_twins-digits-lars-s3"
     )
-    assert str(PretrainConfig(out="there").run_folder) == "there"
+    assert str(PretrainConfig.of(out="there").run_folder) == "there"
 
 
 def test_options_that_may_change_exist():
@@ -146,14 +148,14 @@ def test_an_evaluation_is_named_after_its_backbone(options, folder):
 
 
 def test_resuming_checks_the_options_that_the_weights_depend_on(tmp_path):
-    check_same_run(PretrainConfig(), tmp_path)  # no run there yet
-    (tmp_path / "config.yaml").write_text(to_yaml(PretrainConfig(lr=0.5)))
-    check_same_run(PretrainConfig(lr=0.2), tmp_path)  # one that has come to nothing
+    check_same_run(PretrainConfig.of(), tmp_path)  # no run there yet
+    (tmp_path / "config.yaml").write_text(to_yaml(PretrainConfig.of(lr=0.5)))
+    check_same_run(PretrainConfig.of(lr=0.2), tmp_path)  # one that has come to nothing
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-00000001.pt").touch()
-    check_same_run(PretrainConfig(lr=0.5, workers=7, keep_last=5), tmp_path)
+    check_same_run(PretrainConfig.of(lr=0.5, workers=7, keep_last=5), tmp_path)
     with pytest.raises(ValueError, match=r"lr \(0.5 there, 0.2 here\).*another --out"):
-        check_same_run(PretrainConfig(lr=0.2), tmp_path)
+        check_same_run(PretrainConfig.of(lr=0.2), tmp_path)
 
 
 def test_a_run_of_another_kind_is_never_resumed(tmp_path):
@@ -173,8 +175,8 @@ def test_options_of_the_loop_have_no_effect_on_the_fast_probe():
 
 
 def test_a_run_of_another_version_may_know_other_options(tmp_path):
-    text = yaml.safe_dump({"lr": PretrainConfig().lr, "gone": 1})
+    text = yaml.safe_dump({"lr": PretrainConfig.of().lr, "gone": 1})
     (tmp_path / "config.yaml").write_text(text)
     (tmp_path / "summary.json").write_text("{}")
     with pytest.warns(UserWarning, match="unknown options: gone"):
-        check_same_run(PretrainConfig(), tmp_path)
+        check_same_run(PretrainConfig.of(), tmp_path)

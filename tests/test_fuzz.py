@@ -138,7 +138,7 @@ def test_any_value_in_a_file_has_its_type_or_is_refused(tmp_path, data):
     betas=st.none() | st.tuples(st.floats(0, 0.9999), st.floats(0, 0.9999)), compile=st.booleans(),
 )  # fmt: skip
 def test_a_configuration_survives_its_yaml(tmp_path, **options):
-    config = PretrainConfig(optim="adam", warmup_epochs=0, **options)
+    config = PretrainConfig.of(optim="adam", warmup_epochs=0, **options)
     path = Path(tmp_path) / "config.yaml"
     path.write_text(to_yaml(config), encoding="utf-8")
     assert parse_config(PretrainConfig, ["--config", str(path)]) == config

@@ -188,7 +188,10 @@ def test_yaml_does_not_run(tmp_path, capsys):
     assert stop.value.code == 2
     capsys.readouterr()
     (tmp_path / "summary.json").write_text("{}")
-    for read in (lambda: check_same_run(PretrainConfig(), tmp_path), lambda: read_experiment(path)):
+    for read in (
+        lambda: check_same_run(PretrainConfig.of(), tmp_path),
+        lambda: read_experiment(path),
+    ):
         with pytest.raises((ValueError, yaml.YAMLError)):
             read()
     assert not sign.exists()

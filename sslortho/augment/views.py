@@ -1,7 +1,6 @@
 """What a view is: numbers alone. How it is drawn and rendered stands in the files beside this one."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -122,19 +121,42 @@ def barlow_twins(crop_size: int = 224) -> tuple[ViewSpec, ViewSpec]:
     return first, replace(first, blur_p=0.1, solarise_p=0.2)
 
 
-def barlow_twins_small(crop_size: int = 32) -> tuple[ViewSpec, ViewSpec]:
-    """The pair for 32-pixel images, as used for CIFAR: no blur, CIFAR-10's mean and deviation."""
-    first = ViewSpec(crop_size=crop_size, blur_p=0.0, mean=CIFAR10_MEAN, std=CIFAR10_STD)
-    return first, replace(first, solarise_p=0.2)
+def small(views: tuple[ViewSpec, ...], crop_size: int) -> tuple[ViewSpec, ...]:
+    """Views of photographs for images of CIFAR's size: no blur, CIFAR-10's mean and deviation.
 
-
-def barlow_twins_digits(crop_size: int = 32) -> tuple[ViewSpec, ViewSpec]:
-    """The small pair for handwriting: no flip (a mirrored 2 is no digit), and no tiny crops."""
-    first, second = barlow_twins_small(crop_size)
-    return (
-        replace(first, flip_p=0.0, crop_scale=(0.4, 1.0)),
-        replace(second, flip_p=0.0, crop_scale=(0.4, 1.0)),
+    The first is of `crop_size` pixels, the others in their ratio to it.
+    """
+    scale = crop_size / views[0].crop_size
+    return tuple(
+        replace(
+            view,
+            crop_size=round(view.crop_size * scale),
+            blur_p=0.0,
+            mean=CIFAR10_MEAN,
+            std=CIFAR10_STD,
+        )
+        for view in views
     )
+
+
+def for_digits(views: tuple[ViewSpec, ...]) -> tuple[ViewSpec, ...]:
+    """Small views for handwriting: no flip (a mirrored 2 is no digit), and no tiny crops."""
+    least = 0.4
+    return tuple(
+        replace(view, flip_p=0.0, crop_scale=(max(least, low), max(least, high)))
+        for view in views
+        for low, high in [view.crop_scale]
+    )
+
+
+def barlow_twins_small(crop_size: int = 32) -> tuple[ViewSpec, ...]:
+    """The pair for 32-pixel images, as used for CIFAR: no blur, CIFAR-10's mean and deviation."""
+    return small(barlow_twins(), crop_size)
+
+
+def barlow_twins_digits(crop_size: int = 32) -> tuple[ViewSpec, ...]:
+    """The small pair for handwriting: no flip (a mirrored 2 is no digit), and no tiny crops."""
+    return for_digits(barlow_twins_small(crop_size))
 
 
 def supervised(
@@ -175,8 +197,6 @@ def centre(
     (view,) = supervised(crop_size, mean, std)
     return (replace(view, flip_p=0.0, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0)),)
 
-
-ViewsName = Literal["barlow_twins", "barlow_twins_small", "barlow_twins_digits"]
 
 VIEWS = {
     "barlow_twins": barlow_twins,

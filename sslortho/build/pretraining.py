@@ -7,8 +7,8 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
-from sslortho.augment import VIEWS, ViewSpec
-from sslortho.augment.views import evaluation_spec
+from sslortho.augment import ViewSpec
+from sslortho.augment.views import evaluation_spec, for_digits
 from sslortho.build.backbone import SMALL_CROP, resolve_stem
 from sslortho.build.data import (
     build_evaluation_loader,
@@ -23,25 +23,23 @@ from sslortho.build.process import join_ranks
 from sslortho.config import PretrainConfig
 from sslortho.data import EvaluationLoader, ImageSet
 from sslortho.evaluate import FrozenEvaluation
-from sslortho.losses import BarlowTwinsLoss
-from sslortho.models import (
-    BackboneInfo,
-    Projector,
-    create_backbone,
-    feature_dim,
-)
+from sslortho.models import BackboneInfo, create_backbone, feature_dim
 from sslortho.models.backbones import Stem
 from sslortho.optim import param_groups
-from sslortho.tasks import BarlowTwins, Task
+from sslortho.tasks import METHODS, Task, load_method
 
 
-def create_views(config: PretrainConfig) -> tuple[ViewSpec, ViewSpec]:
-    """The pair of views that the configuration names."""
+def create_views(config: PretrainConfig) -> tuple[ViewSpec, ...]:
+    """The views that the configuration names."""
     name = config.views
     if name == "auto":
-        small = "barlow_twins_digits" if config.data == "digits" else "barlow_twins_small"
-        name = small if config.crop_size <= SMALL_CROP else "barlow_twins"
-    return VIEWS[name](config.crop_size)
+        small = "_digits" if config.data == "digits" else "_small"
+        name = config.method + (small if config.crop_size <= SMALL_CROP else "")
+    method = load_method(name.removesuffix("_small").removesuffix("_digits"))
+    if name in METHODS:
+        return method.views(config.crop_size)
+    views = method.small_views(config.crop_size)
+    return for_digits(views) if name.endswith("_digits") else views
 
 
 def _stem(config: PretrainConfig) -> Stem:
@@ -71,8 +69,7 @@ def build_task(config: PretrainConfig) -> Task:
     """Model and loss, on the CPU."""
     backbone = build_backbone(config)
     dim = feature_dim(backbone, config.crop_size)
-    loss = BarlowTwinsLoss(config.lambda_param, gather_distributed=True)
-    return BarlowTwins(backbone, Projector(dim, config.projector_widths), loss)
+    return load_method(config.method)(backbone, dim, config.method_options)
 
 
 def build_optimizer(config: PretrainConfig, task: nn.Module) -> Optimizer:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import difflib
+import itertools
 import os
 import re
 import signal
@@ -98,24 +99,41 @@ def _check_values(values: dict[str, Any], config: type[Any]) -> None:
             )
 
 
+def _read_ahead(arguments: Sequence[str], name: str) -> str | None:
+    """An option's value before all are parsed; None if it is not given, or cannot be read so easily."""
+    found = None
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        flag, equals, value = argument.partition("=")
+        value = value if equals else following
+        if flag == f"--{name}":
+            found = value
+        elif flag == "--config":
+            with contextlib.suppress(Exception):  # whatever it is, the parser will say so
+                found = yaml.safe_load(Path(value).expanduser().read_text()).get(name, found)
+    return found
+
+
 def parse_config(config: type[Config], arguments: Sequence[str] | None = None) -> Config:
     """A configuration from a command line: `--config FILE.yaml`, and flags that override it.
 
     An unknown key, on the command line or in a file, is an error that names the nearest right one.
+    Which keys there are may depend on the option `method`: of a class with `for_method`.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
-    parser = _Parser(description=config.__doc__, allow_abbrev=False)
-    parser.config_class = config
-    parser.add_argument("--config", action="config", help="YAML file with any of the options")
-    parser.add_class_arguments(config)
     given = sys.argv[1:] if arguments is None else arguments
+    parser = _Parser(description=config.__doc__, allow_abbrev=False)
     parser.debug = _asks_for_debug(given)
+    parser.config_class = config
     try:
-        values = parser.parse_args(_spell_out_switches(given, config)).as_dict()
+        if for_method := getattr(config, "for_method", None):
+            parser.config_class = for_method(_read_ahead(given, "method") or config.method)
+        parser.add_argument("--config", action="config", help="YAML file with any of the options")
+        parser.add_class_arguments(parser.config_class)
+        values = parser.parse_args(_spell_out_switches(given, parser.config_class)).as_dict()
         values.pop("config")
-        _check_values(values, config)
-        return config(**values)
+        _check_values(values, parser.config_class)
+        return parser.config_class(**values)
     except Exception as error:  # YAML's own kinds, a RecursionError, an AttributeError of its tags
         if parser.debug:
             raise

@@ -1,36 +1,37 @@
 """What pretraining can be told."""
 
-import re
-from dataclasses import dataclass
+import difflib
+import functools
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sslortho.config.bases import TrainingConfig
+from sslortho.tasks.methods import METHODS, load_method
+
+VIEWS = ("auto", *(name + size for name in METHODS for size in ("", "_small", "_digits")))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainingConfig):
     """Self-supervised pretraining. The defaults are the embedded digits, minutes on a CPU."""
 
-    method: Literal["barlow_twins"] = "barlow_twins"
-    """What is learned."""
+    method: str = "barlow_twins"
+    """barlow_twins, simclr, vicreg, byol, simsiam, moco_v2 or dino. Each has options and defaults of its
+    own, shown by --help after it."""
     out: str | None = None
     """Run folder. Default: runs/{method}-{data}-{optim}-s{seed}."""
 
-    views: Literal["auto", "barlow_twins", "barlow_twins_small", "barlow_twins_digits"] = "auto"
-    """Pair of views. auto: up to 64 pixels _digits for digits, else _small (no
-    blur); beyond, the paper's."""
+    views: str = "auto"
+    """Views of each image: those that a method's paper gives, such as barlow_twins, and the same for
+    small images (_small: no blur) and for handwriting (_digits). auto: the method's own; up to 64 pixels
+    _digits for digits, else _small."""
     crop_size: int = 32
-    """Side of the views in pixels."""
+    """Side of the views in pixels; of several sizes, of the largest."""
     backbone: str = "resnet20"
     """Backbone by name: basic_cnn, resnet20, resnet18, resnet50, ..., or timm:NAME."""
     stem: Literal["auto", "stock", "small"] = "auto"
     """First layers of torchvision's networks. auto: small (3x3, no pooling) up to 64 pixels."""
-    projector: str = "512-512-512"
-    """Widths of the projector's layers. The paper's, for ResNet-50: 8192-8192-8192."""
-    lambda_param: float = 0.0051
-    """Weight of the redundancy term; 0.0051 as in facebookresearch/barlowtwins."""
-
     lr: float = 6.0
     """Rate of the weights per 256 samples: multiplied by batch_size / 256. The default is for the
     digits' 143 steps; facebookresearch/barlowtwins takes 0.2 for 300 epochs of ImageNet."""
@@ -43,7 +44,7 @@ class PretrainConfig(TrainingConfig):
     """Samples of one optimizer step, over all ranks and accumulated batches together."""
     accumulation_steps: int = 1
     """Parts that a step's samples are cut into to save memory. Each part has its own batch norm
-    statistics and correlation matrix, so this is not the same as one large batch."""
+    statistics and loss, so this is not the same as one large batch."""
     epochs: int = 13
     """Passes over the data."""
     warmup_epochs: float = 1
@@ -61,16 +62,45 @@ class PretrainConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        load_method(self.method)
+        if self.views not in VIEWS:
+            near = difflib.get_close_matches(self.views, VIEWS, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"views={self.views!r} is not one of {', '.join(VIEWS)}{hint}")
         self._check_least(1, "crop_size", "knn_k")
-        self._check_least(0, "lr_biases", "lambda_param")
+        self._check_least(0, "lr_biases")
         self._check("knn_temperature", self.knn_temperature > 0, "above 0")
-        self._check("projector", bool(re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", self.projector)),
-                    "widths joined by dashes, such as 2048-2048-2048")  # fmt: skip
+
+    @classmethod
+    @functools.cache
+    def for_method(cls, method: str) -> type["PretrainConfig"]:
+        """This class with the options and the defaults of a method of `sslortho.tasks.methods`.
+
+        Raises ValueError for an unknown name.
+        """
+        options = load_method(method).Options
+        if issubclass(cls, options):
+            return cls
+        return make_dataclass(
+            cls.__name__,
+            [("method", str, field(default=method))],
+            bases=(options, cls),
+            namespace={"__doc__": cls.__doc__, "__module__": cls.__module__},
+            frozen=True,
+            kw_only=True,
+        )
+
+    @classmethod
+    def of(cls, **options: Any) -> "PretrainConfig":
+        """A configuration from any of the options, the method's own too."""
+        return cls.for_method(options.get("method", cls.method))(**options)
 
     @property
-    def projector_widths(self) -> tuple[int, ...]:
-        """`projector` as numbers."""
-        return tuple(int(width) for width in self.projector.split("-"))
+    def method_options(self) -> Any:
+        """What the method itself is told: an instance of its `Options`."""
+        options = load_method(self.method).Options
+        given = {f.name: getattr(self, f.name) for f in fields(options) if hasattr(self, f.name)}
+        return options(**given)
 
     @property
     def run_folder(self) -> Path:

@@ -68,6 +68,7 @@ class _Fit:
                 f"accumulation_steps={options.accumulation_steps} batches do not fit into an epoch "
                 f"of {len(loader)}; lower it, or batch_size"
             )
+        self.total_steps = self.steps_per_epoch * options.epochs
         self.progress = Progress()
         self.clock = Clock()
         self.window = Window()
@@ -148,11 +149,13 @@ class _Fit:
             group["lr"] = rate * multiplier
         self.optimizer.zero_grad(set_to_none=True)
         count = self.options.accumulation_steps
+        self.trained.before_step(self.progress.step, self.progress.epoch, self.total_steps)
         statistics = [b.clone() for b in self.trained.buffers()]
         watching = self.instruments.watch() if recorded else nullcontext()
         metrics, images = accumulate_gradients(
             self.task, batches, count, self.accelerator, watching
         )
+        self.trained.after_backward()
         if self.accelerator.scaler:
             self.accelerator.unscale_gradients(self.optimizer)
         grads = [p.grad for p in self.task.parameters() if p.grad is not None]

@@ -70,7 +70,7 @@ def train(folder, supervised=False, stopped=False, **options) -> dict:
         config = SupervisedConfig(out=str(folder), **{**SUPERVISED, **options})
         training = build_supervised(config).training
     else:
-        training = build_pretraining(PretrainConfig(out=str(folder), **{**PRETRAIN, **options}))
+        training = build_pretraining(PretrainConfig.of(out=str(folder), **{**PRETRAIN, **options}))
     task = training.task
     start = [p.detach().clone() for p in task.parameters()]
     result = training.fit(folder, evaluate)
@@ -291,7 +291,7 @@ def test_one_rank_goes_on_from_two(two_ranks, one_rank, folder, tmp_path, name):
 
 @pytest.mark.parametrize(("parts", "ranks", "said"), [(1, 3, "20 .* 3"), (4, 2, "5 .* 2")])
 def test_a_batch_that_ranks_cannot_share_is_refused(parts, ranks, said):
-    config = PretrainConfig(**{**PRETRAIN, "accumulation_steps": parts})
+    config = PretrainConfig.of(**{**PRETRAIN, "accumulation_steps": parts})
     data = load_training_set(config)
     rank = types.SimpleNamespace(process_index=0, num_processes=ranks, device=torch.device("cpu"))
     with pytest.raises(ValueError, match=f"batch of {said} ranks; choose a multiple"):

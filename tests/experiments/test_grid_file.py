@@ -15,7 +15,10 @@ CELLS = {
     "figure8": 2, "figure9": 2, "figure10": 4, "imagenet": 2, "attention": 6,
 }  # fmt: skip
 AS_IN_3_1_3 = ("table3", "table4", "table5", "figure1", "figure8", "figure9")
-CONFIGS = {"supervised.py": SupervisedConfig, "pretrain.py": PretrainConfig}
+CONFIGS = {
+    "supervised.py": SupervisedConfig,
+    "pretrain.py": PretrainConfig.for_method("barlow_twins"),
+}
 
 
 def paper(name):

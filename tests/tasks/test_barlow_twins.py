@@ -2,20 +2,20 @@ import torch
 from torch import nn
 
 from sslortho.losses import BarlowTwinsLoss
-from sslortho.tasks import BarlowTwins
+from sslortho.tasks.barlow_twins import BarlowTwins, Options
 
 
 def test_views_pass_separately_and_the_loss_is_made_of_its_terms():
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.BatchNorm1d(5))
-    task = BarlowTwins(backbone, nn.Linear(5, 4, bias=False), BarlowTwinsLoss(0.1))
+    task = BarlowTwins(backbone, 5, Options(projector="4", lambda_param=0.1))
     views = torch.randn(16, 3, 2, 2), 3 + torch.randn(16, 3, 2, 2)
     metrics = task(views, torch.zeros(16))
 
     def project(view):
         linear = view.flatten(1) @ backbone[1].weight.T + backbone[1].bias
         normal = (linear - linear.mean(0)) / (linear.var(0, correction=0) + 1e-5).sqrt()
-        return normal @ task.projector.weight.T
+        return normal @ task.projector[0].weight.T
 
     expected = BarlowTwinsLoss(0.1)(project(views[0]), project(views[1]))
     torch.testing.assert_close(metrics["loss"], expected)

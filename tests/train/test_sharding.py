@@ -8,10 +8,10 @@ import torch
 from ranks import run_on_ranks
 from torch import nn
 
-from sslortho.losses import BarlowTwinsLoss
 from sslortho.models import convert_sync_batch_norm
 from sslortho.optim import OrthAdam, OrthLARS
-from sslortho.tasks import BarlowTwins, Task
+from sslortho.tasks import Task
+from sslortho.tasks.barlow_twins import BarlowTwins, Options
 from sslortho.train.backward import name_offenders
 from sslortho.train.sharding import (
     check_sharding,
@@ -38,8 +38,8 @@ def barlow_twins(seed: int = 0, own_statistics: bool = False) -> Task:
     """Channels last, with sides that neither two nor four ranks divide."""
     torch.manual_seed(seed)
     backbone = nn.Sequential(nn.Conv2d(3, 5, 3, bias=False), nn.BatchNorm2d(5), nn.Flatten())
-    projector = nn.Sequential(nn.Linear(20, 7), nn.ReLU(), nn.Linear(7, 6, bias=False))
-    task = BarlowTwins(backbone, projector, BarlowTwinsLoss(gather_distributed=True))
+    task = BarlowTwins(backbone, 20, Options())
+    task.projector = nn.Sequential(nn.Linear(20, 7), nn.ReLU(), nn.Linear(7, 6, bias=False))
     if not own_statistics:
         convert_sync_batch_norm(task, CPU)
     return task.to(memory_format=torch.channels_last)
