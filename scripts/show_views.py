@@ -40,7 +40,8 @@ PANEL, GAP, TITLE, CAPTION, HEAD = 2.2, 0.2, 0.3, 0.5, 0.65
 """Inches: a view with its margin (35 characters of a caption fit below it), between samples, above
 them, below them for three lines, and above all."""
 
-SAMPLES_A_ROW = 4
+PANELS_A_ROW = 8
+"""Four samples of two views; of more views fewer samples, and at least one."""
 
 JITTER = "bcsh"
 """Letters of brightness, contrast, saturation and hue, by their codes in PhotometricDraw.order."""
@@ -48,7 +49,7 @@ JITTER = "bcsh"
 
 @dataclass(frozen=True)
 class Sample:
-    """One image's views, (size, size, 3) with values from 0 to 1, and their captions."""
+    """One image's views, (size, size, 3) each, values from 0 to 1, and their captions."""
 
     title: str
     views: tuple[NDArray[np.float32], ...]
@@ -146,11 +147,14 @@ def _title(data: ImageSet, index: int) -> str:
 
 
 def draw_picture(samples: list[Sample], title: str) -> Figure:
-    """The views of a sample side by side, a few samples a row."""
-    columns, views = min(SAMPLES_A_ROW, len(samples)), len(samples[0].views)
+    """The views of a sample side by side at one scale, a few samples a row."""
+    views = len(samples[0].views)
+    columns = min(max(1, PANELS_A_ROW // views), len(samples))
+    scale = 0.97 * PANEL / max(len(pixels) for pixels in samples[0].views)
     rows = -(-len(samples) // columns)
     block_width, block_height = views * PANEL + GAP, TITLE + PANEL + CAPTION
-    width, height = columns * block_width + GAP, rows * block_height + HEAD
+    width = max(columns * block_width, 2 * PANEL) + GAP  # the legend needs two panels
+    height = rows * block_height + HEAD
     figure = Figure(figsize=(width, height), dpi=120)
     FigureCanvasAgg(figure)
     figure.text(0.5, 1 - 0.15 / height, title, ha="center", va="center", fontsize=11)
@@ -163,7 +167,7 @@ def draw_picture(samples: list[Sample], title: str) -> Figure:
                     fontsize=9)  # fmt: skip
         for view, (pixels, caption) in enumerate(zip(sample.views, sample.captions, strict=True)):
             corner = ((left + view * PANEL) / width, (top - TITLE - PANEL) / height)
-            side = 0.97 * PANEL
+            side = scale * len(pixels)
             axes = figure.add_axes((*corner, side / width, side / height))
             axes.imshow(pixels)
             axes.set_axis_off()

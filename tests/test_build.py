@@ -48,8 +48,9 @@ def test_every_configuration_builds(path, optim):
     views = build.create_views(config)
     size = (2, 3, config.crop_size, config.crop_size)
     features = task.backbone(torch.zeros(size, device="meta"))
-    assert task.projector(features).shape == (2, config.projector_widths[-1])
-    assert [view.crop_size for view in views] == [config.crop_size] * 2
+    assert task.projector(features).shape == (2, int(config.projector.split("-")[-1]))
+    assert len(views) == (8 if config.method == "dino" else 2)
+    assert max(view.crop_size for view in views) == config.crop_size
     assert type(optimizer) is OPTIMIZERS[optim]
 
 

@@ -95,20 +95,29 @@ def crop_views(
     Args:
         image: (height, width, 3), contiguous.
         uniform: (views, GEOMETRY_DRAWS).
-        settings: (views, SETTINGS), all of one crop size.
-        out: (views, crop_size, crop_size, 3), contiguous: filled.
+        settings: (views, SETTINGS).
+        out: contiguous, of any shape: filled with one view's (crop_size, crop_size, 3) after the
+            other's.
     """
-    size = int(settings[0, CROP_SIZE])
-    area = size * size
-    planes = np.empty(3 * area, np.float32)
+    flat, start, lengths = out.reshape(-1), 0, _view_lengths(settings)
+    memory = np.empty(lengths.max(), np.float32)
     for view in range(len(settings)):
+        size = int(settings[view, CROP_SIZE])
+        area = size * size
+        planes, pixels = memory[: 3 * area], flat[start : start + 3 * area]
         window = choose_window(uniform[view], settings[view], image.shape[0], image.shape[1])
         crop_planes(image, window, size, planes)
-        pixels = out[view].reshape(-1)
         for i in range(area):
             pixels[3 * i] = np.uint8(planes[i])
             pixels[3 * i + 1] = np.uint8(planes[area + i])
             pixels[3 * i + 2] = np.uint8(planes[2 * area + i])
+        start += 3 * area
+
+
+@kernel
+def _view_lengths(settings: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Values of each view of an image."""
+    return (3 * settings[:, CROP_SIZE] ** 2).astype(np.int64)
 
 
 @kernel
@@ -127,16 +136,23 @@ def render_views(
         image: (height, width, 3), contiguous.
         uniform: (views, GEOMETRY_DRAWS).
         parameters: (views, PARAMETERS), rows of `photometric.pack_photometric`.
-        settings: (views, SETTINGS), all of one crop size.
+        settings: (views, SETTINGS).
         interleaved: pixels (channels last) or planes.
-        out: (views, batch, 3 * crop_size * crop_size), contiguous: out[:, sample] is filled.
+        out: contiguous, one view's (batch, 3 * crop_size * crop_size) after the other's, of any
+            shape: this sample's row of each is filled.
+        sample: its row, from 0 to batch - 1.
     """
-    size = int(settings[0, CROP_SIZE])
-    planes = np.empty(3 * size * size, np.float32)
+    flat, start, lengths = out.reshape(-1), 0, _view_lengths(settings)
+    batch = len(flat) // lengths.sum()
+    memory = np.empty(lengths.max(), np.float32)
     for view in range(len(settings)):
+        size, length = int(settings[view, CROP_SIZE]), lengths[view]
+        place = start + sample * length
+        planes, row = memory[:length], flat[place : place + length]
         window = choose_window(uniform[view], settings[view], image.shape[0], image.shape[1])
         crop_planes(image, window, size, planes)
-        _finish(planes, size, parameters[view], settings[view], interleaved, out[view, sample])
+        _finish(planes, size, parameters[view], settings[view], interleaved, row)
+        start += batch * length
 
 
 @kernel

@@ -69,6 +69,13 @@ def build_task(config: PretrainConfig) -> Task:
     """Model and loss, on the CPU."""
     backbone = build_backbone(config)
     dim = feature_dim(backbone, config.crop_size)
+    for size in {view.crop_size for view in create_views(config)}:
+        if feature_dim(backbone, size) != dim:
+            raise ValueError(
+                f"backbone={config.backbone!r} has not as many features of views of {size} pixels as of "
+                f"{config.crop_size}, and method={config.method!r} takes both; choose one that pools, "
+                "such as resnet20"
+            )
     return load_method(config.method)(backbone, dim, config.method_options)
 
 

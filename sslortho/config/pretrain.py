@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from sslortho.config.bases import TrainingConfig
 from sslortho.tasks.methods import METHODS, load_method
+from sslortho.tasks.task import read_widths
 
 VIEWS = ("auto", *(name + size for name in METHODS for size in ("", "_small", "_digits")))
 
@@ -67,6 +68,7 @@ class PretrainConfig(TrainingConfig):
             near = difflib.get_close_matches(self.views, VIEWS, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(f"views={self.views!r} is not one of {', '.join(VIEWS)}{hint}")
+        read_widths(getattr(self, "projector", "1"))
         self._check_least(1, "crop_size", "knn_k")
         self._check_least(0, "lr_biases")
         self._check("knn_temperature", self.knn_temperature > 0, "above 0")

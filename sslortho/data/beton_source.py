@@ -120,14 +120,13 @@ class BetonSource:
 
     def compile(self, renderer: Renderer) -> tuple[Any, Any]:
         """Functions for finished views and for crops; each is compiled when it is first called."""
-        views, size = len(renderer.crop_sizes), renderer.crop_sizes[0]
         # how FFCV's cache is read depends on the size of its pages
         key = (self.cache, self.manager.reader.page_size, renderer.channels_last)
         if key not in _compiled:
             read = self.manager.compile_reader()
             operations = (
-                MultiViewDecoder(views, size, renderer.channels_last),
-                MultiCropDecoder(views, size),
+                MultiViewDecoder(renderer.crop_sizes, renderer.channels_last),
+                MultiCropDecoder(renderer.crop_sizes),
             )
             for operation in operations:
                 operation.accept_field(self.field)

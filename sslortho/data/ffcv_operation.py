@@ -78,12 +78,13 @@ class _OneDecode(Operation):
     takes seconds, serves training and evaluation.
 
     Args:
-        views, size: how many, and their side in pixels.
+        crop_sizes: side of each view in pixels.
     """
 
-    def __init__(self, views: int, size: int) -> None:
+    def __init__(self, crop_sizes: tuple[int, ...]) -> None:
         super().__init__()
-        self.views, self.size = views, size
+        self.views = len(crop_sizes)
+        self.values = sum(3 * size * size for size in crop_sizes)
 
     def _decoder(self) -> Callable[..., Any]:
         """(metadata, storage, handle, memory) to pixels (h, w, 3); of height 0 if broken."""
@@ -140,13 +141,13 @@ class _OneDecode(Operation):
 
 
 class MultiCropDecoder(_OneDecode):
-    """Decode once, crop and flip every view: uint8 (batch, views, size, size, 3)."""
+    """Decode once, crop and flip every view: uint8 (batch, sum of 3 * size * size), in pixels."""
 
     def declare_state_and_memory(
         self, previous_state: State
     ) -> tuple[State, tuple[AllocationQuery, ...]]:
         """What FFCV asks of an operation: what it makes, and the memory for each sample."""
-        shape, dtype = (self.views, self.size, self.size, 3), np.dtype("u1")
+        shape, dtype = (self.values,), np.dtype("u1")
         state = State(jit_mode=True, device=torch.device("cpu"), shape=shape, dtype=dtype)
         return state, self._queries(AllocationQuery(shape, dtype))
 
@@ -158,20 +159,20 @@ class MultiCropDecoder(_OneDecode):
 
 
 class MultiViewDecoder(_OneDecode):
-    """Decode once, and make every view to the end: float32 (views, batch, 3 * size * size).
+    """Decode once, and make every view to the end: float32, one view's whole batch after the other's.
 
-    Views come before the batch, since each is to be contiguous.
+    Views come before the batch, since each is to be contiguous: (batch, 3 * size * size).
     """
 
-    def __init__(self, views: int, size: int, channels_last: bool) -> None:
-        super().__init__(views, size)
+    def __init__(self, crop_sizes: tuple[int, ...], channels_last: bool) -> None:
+        super().__init__(crop_sizes)
         self.channels_last = channels_last
 
     def declare_state_and_memory(
         self, previous_state: State
     ) -> tuple[State, tuple[AllocationQuery, ...]]:
         """What FFCV asks of an operation: what it makes, and the memory for each sample."""
-        shape, dtype = (self.views, 3 * self.size * self.size), np.dtype("f4")
+        shape, dtype = (self.values,), np.dtype("f4")
         state = State(jit_mode=True, device=torch.device("cpu"), shape=shape, dtype=dtype)
         return state, self._queries(AllocationQuery(shape, dtype))
 

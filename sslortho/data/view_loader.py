@@ -31,13 +31,16 @@ class Reading(Protocol):
     def crop(
         self, indices: Indices, draws: Draws, out: NDArray[np.uint8], first: int, last: int
     ) -> None:
-        """Fill out[first:last] of (batch, views, size, size, 3) from the samples' images."""
+        """Fill out[first:last] of (batch, sum of 3 * size * size) with the samples' views as pixels."""
         ...
 
     def render(
         self, indices: Indices, draws: Draws, out: NDArray[np.float32], first: int, last: int
     ) -> None:
-        """Fill out[:, first:last] of (views, batch, 3 * size * size) with finished views."""
+        """Finished views of samples first to last - 1: rows of each view's (batch, 3 * size * size).
+
+        out: (sum of batch * 3 * size * size,), one view after the other.
+        """
         ...
 
 
@@ -62,13 +65,9 @@ class _Loader:
     def __init__(
         self, source: Source, renderer: Renderer, device: torch.device, workers: int
     ) -> None:
-        if len(set(renderer.crop_sizes)) > 1:
-            raise ValueError(
-                f"all views of decoded images need one crop_size, got {sorted(set(renderer.crop_sizes))}: "
-                "they are cut out of an image in one go"
-            )
         self.source = source
         self.renderer = renderer
+        self.lengths = [3 * size * size for size in renderer.crop_sizes]
         self.device = device
         self.workers = workers
         self.on_cpu = device.type == "cpu"
@@ -89,37 +88,34 @@ class _Loader:
 
     def _job(self, reading: Reading, buffers: Buffers, indices: Indices, epoch: int) -> Job[Batch]:
         draws = self.renderer.draw(indices, epoch)
-        batch, views, size = (
-            len(indices),
-            len(self.renderer.crop_sizes),
-            self.renderer.crop_sizes[0],
-        )
+        batch, values = len(indices), sum(self.lengths)
         if self.on_cpu:
-            out = buffers.take((views, batch, 3 * size * size), torch.float32)
+            out = buffers.take((batch * values,), torch.float32)
             fill = partial(reading.render, indices, draws, out.numpy())
         else:
-            out = buffers.take((batch, views, size, size, 3), torch.uint8)
+            out = buffers.take((batch, values), torch.uint8)
             fill = partial(reading.crop, indices, draws, out.numpy())
         return Job(batch, fill, partial(self._finish, out, indices, draws))
 
     def _finish(self, out: Tensor, indices: Indices, draws: Draws) -> Batch:
         sizes, last = self.renderer.crop_sizes, self.renderer.channels_last
         if self.on_cpu:
-            views = [
-                as_images(flat, size, size, last) for flat, size in zip(out, sizes, strict=True)
-            ]
+            parts = out.split([len(indices) * length for length in self.lengths])
+            views = [as_images(part, s, s, last) for part, s in zip(parts, sizes, strict=True)]
         else:
-            crops = out.to(self.device, non_blocking=True).permute(1, 0, 4, 2, 3)
+            parts = out.to(self.device, non_blocking=True).split(self.lengths, dim=1)
             views = [
-                self.renderer.apply_photometry(v, crops[v], draws.parameters[:, v])
-                for v in range(len(sizes))
+                self.renderer.apply_photometry(
+                    v, as_images(part, sizes[v], sizes[v], True), draws.parameters[:, v]
+                )
+                for v, part in enumerate(parts)
             ]
         labels = self.source.labels[torch.from_numpy(indices)]
         return Batch(tuple(views), labels.to(self.device, non_blocking=True))
 
 
 class ViewLoader(_Loader):
-    """Random views of a source's images. All views must share one crop size.
+    """Random views of a source's images, of any number and sizes.
 
     Every batch is full: what remains of an epoch is dropped, see `EpochOrder`.
 

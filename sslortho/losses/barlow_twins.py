@@ -4,6 +4,7 @@ import difflib
 import math
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from sslortho.losses.gather import gather_batch
@@ -48,12 +49,15 @@ class BarlowTwinsLoss(nn.Module):
         lambda_param: weight of the off-diagonal terms.
         gather_distributed: False for the loss of this rank's batch. True for that of all ranks'
             batches together, statistics included; then parameter gradients averaged over ranks (as
-            DistributedDataParallel does) equal those of one rank with the whole batch. lightly's
-            True leaves the statistics to each rank, so that there the loss depends on their number.
+            DistributedDataParallel does) equal those of one rank with the whole batch, and every rank
+            must bring as many samples. lightly's True averages correlations of batches that each rank
+            has standardised by itself, so that there the loss depends on the number of ranks; the
+            two agree where all ranks' means and variances do.
         form: "correlation" forms the (dim, dim) matrix, "gram" two (batch, batch) ones; equal in
             value. "auto" takes the cheaper by shape.
 
-    Computed in float32 (float64 for float64 input), with autocast off.
+    Variance is biased and eps 1e-5, as lightly's. Computed in float32 (float64 for float64 input),
+    with autocast off; lightly's follows autocast and half-precision input.
     """
 
     def __init__(
@@ -69,6 +73,11 @@ class BarlowTwinsLoss(nn.Module):
             raise ValueError(f"form={form!r} is not one of {', '.join(FORMS)}{hint}")
         if not 0 <= lambda_param < math.inf:
             raise ValueError(f"lambda_param={lambda_param} must be 0 or more, and finite")
+        if gather_distributed and not dist.is_available():
+            raise ValueError(
+                "gather_distributed=True needs torch.distributed, which this torch is built without; "
+                "give False"
+            )
         self.lambda_param = lambda_param
         self.gather_distributed = gather_distributed
         self.form = form

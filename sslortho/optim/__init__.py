@@ -1,5 +1,6 @@
 """Optimizers on orthonormal gradients (arXiv 2202.07052). Needs torch alone."""
 
+from sslortho.optim.describe import describe_param_groups
 from sslortho.optim.gradients import orthonormalise_
 from sslortho.optim.grouping import param_groups
 from sslortho.optim.lars import LARS
@@ -15,6 +16,7 @@ __all__ = [
     "OrthLARS",
     "OrthSGD",
     "create_optimizer",
+    "describe_param_groups",
     "orthogonal",
     "orthonormalise_",
     "param_groups",

@@ -5,16 +5,18 @@
 | convolution weight (one matrix a group), transposed ones too  | yes         | yes        | yes         |
 | dense weight, and any other matrix with more than one row     | no          | yes        | yes         |
 | embedding table; tensor whose first dimension is 1 (positions)| no          | no         | yes         |
-| anything of a normalisation layer, any vector or scalar       | no          | no         | no          |
+| anything of a normalisation layer, any vector or scalar, a    | no          | no         | no          |
+| (channels, 1, 1) scale                                        |             |            |             |
 
-Chosen by the type of the module that owns the parameter and by its dimension, never by its name.
-`sslortho.optim.components` has the shapes of the matrices.
+Chosen by the type of the module that owns the parameter and by its shape, never by its name.
+`sslortho.optim.components` has the shapes of the matrices; `sslortho.optim.describe_param_groups`
+prints what each parameter of a model gets, and why.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
@@ -27,6 +29,20 @@ Kind = Literal["orthonormalised weights", "weights", "biases and norms"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 OrthChoice = Literal["conv", "all", "none"] | Callable[[nn.Module, str, Tensor], bool]
+Attention = Literal["whole", "heads"]
+
+Heads = tuple[int, View]
+"""`orth_components` and `orth_view` of an attention weight that is split into heads."""
+
+GroupKey = tuple[Kind, int, View]
+"""Kind, `orth_components` and `orth_view` of a group."""
+
+
+class Decision(NamedTuple):
+    """The group of a parameter, and why it is there, in a few words."""
+
+    key: GroupKey
+    reason: str
 
 
 def owned_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
@@ -39,31 +55,14 @@ def owned_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]
                 yield module, f"{prefix}.{name}" if prefix else name, parameter
 
 
-def is_exempt(module: nn.Module, parameter: Tensor) -> bool:
-    """Whether a parameter takes neither decay nor LARS's ratio: norms, biases, scalars."""
-    return parameter.ndim <= 1 or isinstance(module, NORMS)
-
-
-def _is_orthonormalised(module: nn.Module, name: str, parameter: Tensor, orth: OrthChoice) -> bool:
-    if is_exempt(module, parameter) or isinstance(module, EMBEDDINGS):
-        return False
-    if callable(orth):
-        return bool(orth(module, name, parameter))
-    if orth == "none":
-        return False
-    if isinstance(module, _ConvNd):
-        return True
-    return orth == "all" and parameter.shape[0] > 1
-
-
-def attention_heads(model: nn.Module) -> dict[int, tuple[int, View]]:
-    """How attention weights split into heads: id(weight) -> (`orth_components`, `orth_view`).
+def attention_heads(model: nn.Module) -> dict[int, Heads]:
+    """How attention weights split into heads, by id(weight).
 
     Knows torch's MultiheadAttention, and modules in the form of timm's: an integer `num_heads`, and
     dense layers `qkv` (rows: q, k, v of one size; in each the heads, as timm stores them) and
     `proj`. Others are left whole.
     """
-    found: dict[int, tuple[int, View]] = {}
+    found: dict[int, Heads] = {}
     for module in model.modules():
         heads = getattr(module, "num_heads", None)
         qkv, output = getattr(module, "qkv", None), getattr(module, "proj", None)
@@ -84,52 +83,174 @@ def attention_heads(model: nn.Module) -> dict[int, tuple[int, View]]:
     return found
 
 
-def _layout(
-    module: nn.Module, parameter: Tensor, heads: dict[int, tuple[int, View]]
-) -> tuple[int, View]:
-    """`orth_components` and `orth_view` of a parameter."""
-    if id(parameter) in heads:
-        return heads[id(parameter)]
-    if isinstance(module, _ConvTransposeNd):
-        return module.groups, "transposed"
-    return (module.groups if isinstance(module, _ConvNd) else 1), "rows"
+def matrix_shape(shape: Size, components: int, view: View) -> tuple[int, int, int]:
+    """(number, rows, columns) of the matrices that `to_matrices` makes of a tensor of this shape."""
+    first, rest = shape[0], Size(shape[1:]).numel()
+    if view == "columns":
+        return components, first, rest // components
+    if view == "transposed":
+        return components, shape[1], first // components * Size(shape[2:]).numel()
+    return components, first // components, rest
 
 
-GroupKey = tuple[Kind, int, View]
-"""Kind, `orth_components` and `orth_view` of a group."""
+def _exemption(module: nn.Module, parameter: Tensor) -> str | None:
+    """Why a parameter takes neither decay nor LARS's ratio; None where it takes both."""
+    if isinstance(module, NORMS):
+        return "norm"
+    if parameter.ndim <= 1:
+        return "bias, scale or other vector"
+    # torchvision's ConvNeXt holds its layer scale so, to multiply (batch, channels, h, w) by it
+    scale = parameter.ndim > 2 and Size(parameter.shape[1:]).numel() == 1
+    return "a vector in the shape of a scale" if scale and not isinstance(module, _ConvNd) else None
 
 
-def _assign(
-    model: nn.Module, orth: OrthChoice, heads: dict[int, tuple[int, View]]
-) -> dict[GroupKey, dict[str, Tensor]]:
-    """Every trainable parameter by name, in the group that it belongs to."""
-    groups: dict[GroupKey, dict[str, Tensor]] = {}
-    for module, name, parameter in owned_parameters(model):
-        key: GroupKey = ("weights", 1, "rows")
-        if is_exempt(module, parameter):
-            key = ("biases and norms", 1, "rows")
-        elif _is_orthonormalised(module, name, parameter, orth):
-            key = ("orthonormalised weights", *_layout(module, parameter, heads))
-        groups.setdefault(key, {})[name] = parameter
-    return groups
+def _layer(module: nn.Module, parameter: Tensor, heads: Heads | None) -> str:
+    """What a matrix is the weight of."""
+    if isinstance(module, _ConvNd):
+        name = "transposed convolution" if isinstance(module, _ConvTransposeNd) else "convolution"
+        if module.groups == 1:
+            return name
+        return f"{'depthwise' if module.groups == module.in_channels else 'grouped'} {name}"
+    if heads is None:
+        return "dense" if isinstance(module, nn.Linear) else "other weight"
+    if heads[1] == "columns":
+        return "attention output"
+    fused = isinstance(module, nn.Linear) or parameter is getattr(module, "in_proj_weight", None)
+    return "fused qkv" if fused else "q, k or v"
 
 
-def _describe(key: GroupKey) -> str:
+def _orthonormalised(
+    module: nn.Module, parameter: Tensor, heads: Heads | None, split: bool
+) -> Decision:
+    """The decision for a matrix that `orth` has chosen."""
+    layout: Heads = (1, "rows")
+    if split and heads is not None:
+        layout = heads
+    elif isinstance(module, _ConvNd):
+        layout = module.groups, "transposed" if isinstance(module, _ConvTransposeNd) else "rows"
+    number, rows, columns = matrix_shape(parameter.shape, *layout)
+    count = f"{number} matrices of {rows} x {columns}" if number > 1 else "1 matrix"
+    reason = f"{_layer(module, parameter, heads)}, {count}"
+    if rows == 1 or columns == 1:  # whose nearest orthonormal matrix is itself, at length 1
+        reason += ": only normalised"
+    if heads is not None and not split:
+        reason += "; attention='heads' splits it"
+    return Decision(("orthonormalised weights", layout[0], layout[1]), reason)
+
+
+def decide(
+    module: nn.Module,
+    name: str,
+    parameter: Tensor,
+    orth: OrthChoice,
+    heads: Heads | None = None,
+    split: bool = False,
+) -> Decision:
+    """What one parameter gets, and why: the rules of this module's table.
+
+    Args:
+        heads: its entry of `attention_heads`, if it has one.
+        split: whether each head is a matrix of its own.
+    """
+    exemption = _exemption(module, parameter)
+    if exemption is not None:
+        return Decision(("biases and norms", 1, "rows"), exemption)
+    raw: GroupKey = ("weights", 1, "rows")
+    if isinstance(module, EMBEDDINGS):
+        return Decision(raw, "embedding")
+    if callable(orth):
+        if not orth(module, name, parameter):
+            return Decision(raw, "your function said no")
+        key, reason = _orthonormalised(module, parameter, heads, split)
+        return Decision(key, f"your function said yes: {reason}")
+    if orth == "none":
+        return Decision(raw, "orth='none' leaves all raw")
+    if not isinstance(module, _ConvNd):
+        if orth == "conv":
+            return Decision(raw, "orth='conv' leaves all but convolutions raw")
+        if parameter.shape[0] == 1:
+            return Decision(raw, "first dimension is 1")
+    return _orthonormalised(module, parameter, heads, split)
+
+
+def _check(model: nn.Module, orth: OrthChoice, attention: Attention) -> None:
+    if not callable(orth) and orth not in ("conv", "all", "none"):
+        raise ValueError(f"orth={orth!r} is not 'conv', 'all', 'none' or a function")
+    if attention not in ("whole", "heads"):
+        raise ValueError(f"attention={attention!r} is not 'whole' or 'heads'")
+    if attention == "heads" and orth in ("conv", "none"):
+        raise ValueError(
+            f"attention='heads' has no effect with orth={orth!r}, which leaves dense layers raw; "
+            "take orth='all'"
+        )
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"model={type(model).__name__} must be a torch.nn.Module: which parameters are norms is "
+            "told by their modules"
+        )
+    if any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
+        raise ValueError(
+            f"{type(model).__name__} has lazy parameters without shapes; run a batch through it first"
+        )
+
+
+def decide_all(
+    model: nn.Module, orth: OrthChoice, attention: Attention
+) -> dict[str, tuple[Tensor, Decision]]:
+    """Every trainable parameter by name, with what it gets; raises as `param_groups` does."""
+    _check(model, orth, attention)
+    heads, split = attention_heads(model), attention == "heads"
+    if split and not heads:
+        raise ValueError(
+            f"attention='heads' has no effect: {type(model).__name__} has no attention layer of a "
+            "known form; set orth_components and orth_view in the groups yourself"
+        )
+    decided = {
+        name: (p, decide(module, name, p, orth, heads.get(id(p)), split))
+        for module, name, p in owned_parameters(model)
+    }
+    if not decided:
+        raise ValueError(f"{type(model).__name__} has no trainable parameters")
+    return decided
+
+
+def group_name(key: GroupKey) -> str:
+    """What a group is called."""
     kind, components, view = key
     number = f", {components} matrices each" if components > 1 else ""
     return kind + number + (f", {view}" if view != "rows" else "")
+
+
+def group_order(key: GroupKey) -> tuple[int, int, View]:
+    """The order of groups: orthonormalised ones first, biases and norms last."""
+    return KINDS.index(key[0]), *key[1:]
 
 
 def param_groups(
     model: nn.Module,
     orth: OrthChoice = "all",
     *,
-    attention: Literal["whole", "heads"] = "whole",
+    attention: Attention = "whole",
     lr: float | None = None,
     lr_biases: float | None = None,
     weight_decay: float | None = None,
 ) -> list[dict[str, Any]]:
     """Parameter groups for any optimizer of `sslortho.optim`, or any of torch's (this module's table).
+
+    What is orthonormalised:
+
+    | architecture | "conv"                                    | "all": that, and                       |
+    |--------------|-------------------------------------------|----------------------------------------|
+    | ResNet       | all convolutions (ResNet-50: 92 %)        | the head                               |
+    | ConvNeXt     | stem, downsampling (Tiny: 5 %); depthwise | dense layers of the blocks, the head   |
+    |              | filters, each normalised by itself        |                                        |
+    | ViT          | the patch embedding (B/16: 1 %)           | qkv (one matrix), outputs, MLPs, head  |
+
+    A function that leaves out a head and depthwise filters:
+
+        lambda module, name, parameter: not (
+            name.startswith("head.") or getattr(module, "groups", 1) > 1
+        )
 
     Args:
         model: frozen parameters are left out.
@@ -151,40 +272,16 @@ def param_groups(
         ValueError: `orth` or `attention` is none of the above, there is no attention to split, or
             the model is none, has lazy parameters, or has nothing to train.
     """
-    if not callable(orth) and orth not in ("conv", "all", "none"):
-        raise ValueError(f"orth={orth!r} is not 'conv', 'all', 'none' or a function")
-    if attention not in ("whole", "heads"):
-        raise ValueError(f"attention={attention!r} is not 'whole' or 'heads'")
-    if attention == "heads" and orth in ("conv", "none"):
-        raise ValueError(
-            f"attention='heads' has no effect with orth={orth!r}, which leaves dense layers raw; "
-            "take orth='all'"
-        )
-    if not isinstance(model, nn.Module):
-        raise ValueError(
-            f"model={type(model).__name__} must be a torch.nn.Module: which parameters are norms is "
-            "told by their modules"
-        )
-    if any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
-        raise ValueError(
-            f"{type(model).__name__} has lazy parameters without shapes; run a batch through it first"
-        )
-    heads = attention_heads(model) if attention == "heads" else {}
-    if attention == "heads" and not heads:
-        raise ValueError(
-            f"attention='heads' has no effect: {type(model).__name__} has no attention layer of a "
-            "known form; set orth_components and orth_view in the groups yourself"
-        )
-    assigned = _assign(model, orth, heads)
-    if not assigned:
-        raise ValueError(f"{type(model).__name__} has no trainable parameters")
+    assigned: dict[GroupKey, dict[str, Tensor]] = {}
+    for name, (parameter, decision) in decide_all(model, orth, attention).items():
+        assigned.setdefault(decision.key, {})[name] = parameter
 
     groups: list[dict[str, Any]] = []
-    for key in sorted(assigned, key=lambda key: (KINDS.index(key[0]), *key[1:])):
+    for key in sorted(assigned, key=group_order):
         kind, components, view = key
         group: dict[str, Any] = {
             "params": list(assigned[key].values()),
-            "name": _describe(key),
+            "name": group_name(key),
             "names": list(assigned[key]),
             "orth": kind == "orthonormalised weights",
             "orth_components": components,

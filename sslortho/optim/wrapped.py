@@ -235,7 +235,7 @@ _NAMED: dict[type[Optimizer], type[Optimizer]] = {
 
 
 @functools.cache
-def orthogonal(cls: type[Optimizer]) -> type[Optimizer]:
+def orthogonal(cls: type[Optimizer]) -> type[Any]:
     """The optimizer class that orthonormalises the gradients and then steps as `cls` does.
 
     `orthogonal(torch.optim.SGD) is OrthSGD`. The same class comes back for the same `cls`; only the

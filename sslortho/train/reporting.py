@@ -155,14 +155,18 @@ def write_summary(path: Path, summary: dict[str, Any]) -> None:
 def draw_views(path: Path, views: tuple[Tensor, ...], columns: int = 8) -> None:
     """A picture of augmented views: each row one view, each column one image.
 
+    Rows are as high as their view is in proportion to the largest.
+
     Args:
-        views: tensors (batch, 3, height, width), normalised as for training; each view is
-            stretched to its own range of values for showing.
+        views: tensors (batch, 3, height, width), of a size of its own each, normalised as for
+            training; each view is stretched to its own range of values for showing.
         columns: images shown.
     """
     columns = min(columns, len(views[0]))
-    figure = new_figure(1.2 * columns, 1.3 * len(views))
-    axes = figure.subplots(len(views), columns, squeeze=False)
+    largest = max(view.shape[2] for view in views)
+    heights = [view.shape[2] / largest for view in views]
+    figure = new_figure(1.2 * columns + 0.6, 1.3 * sum(heights))
+    axes = figure.subplots(len(views), columns, squeeze=False, height_ratios=heights)
     for row, view in enumerate(views):
         shown = view[:columns].float().cpu()
         low, high = shown.amin(dim=(0, 2, 3)), shown.amax(dim=(0, 2, 3))
@@ -171,7 +175,7 @@ def draw_views(path: Path, views: tuple[Tensor, ...], columns: int = 8) -> None:
             axis.imshow(image.permute(1, 2, 0).numpy())
             axis.set_xticks([])
             axis.set_yticks([])
-        axes[row][0].set_ylabel(f"view {row + 1}")
+        axes[row][0].set_ylabel(f"view {row + 1}", rotation=0, ha="right", va="center")
     save_figure(figure, path)
 
 

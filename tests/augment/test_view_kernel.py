@@ -262,12 +262,19 @@ def test_normalisation_is_by_channel():
     torch.testing.assert_close(ours, expected, rtol=0, atol=2e-6)
 
 
+SIZES = (48, 29, 61)
+MIXED = tuple(
+    replace(spec, crop_size=size)
+    for spec, size in zip((EVERYTHING, STRONG, EVERYTHING), SIZES, strict=True)
+)
+
+
 def batch_of_views(images: list[np.ndarray], threads: int) -> np.ndarray:
-    specs = (EVERYTHING, STRONG)
-    uniform = np.random.default_rng(0).random((len(images), 2, GEOMETRY_DRAWS))
+    specs = MIXED
+    uniform = np.random.default_rng(0).random((len(images), len(specs), GEOMETRY_DRAWS))
     colours = np.stack([pack_photometric(draw(s, len(images), v)) for v, s in enumerate(specs)], 1)
     settings = view_settings(specs)
-    out = np.full((2, len(images), 3 * 48 * 48), np.nan, np.float32)
+    out = np.full(len(images) * sum(3 * size**2 for size in SIZES), np.nan, np.float32)
 
     def one(i: int) -> None:
         render_views(images[i], uniform[i], colours[i], settings, True, out, i)
@@ -290,16 +297,25 @@ def test_threads_and_the_order_of_calls_change_no_bit():
 
 
 def test_finished_views_are_the_crops_with_photometry():
-    specs, image = (EVERYTHING, STRONG), scene(100, 130)
-    settings = view_settings(specs)
-    uniform = np.random.default_rng(3).random((2, GEOMETRY_DRAWS))
-    drawn = [draw(spec, 1, seed=5 + v) for v, spec in enumerate(specs)]
-    crops = np.zeros((2, 48, 48, 3), np.uint8)
-    crop_views(image, uniform, settings, crops)
-    out = np.zeros((2, 1, 3 * 48 * 48), np.float32)
-    table = np.concatenate([pack_photometric(d) for d in drawn])
-    render_views(image, uniform, table, settings, True, out, 0)
-    for view, spec in enumerate(specs):
-        expected = render(crops[view][None], drawn[view], spec, True)
-        ours = torch.from_numpy(out[view]).view(1, 48, 48, 3).permute(0, 3, 1, 2)
+    """All views of two samples in one call each, beside a call for each view and each of its steps."""
+    images, settings = (scene(100, 130), noise(70, 90)), view_settings(MIXED)
+    uniform = np.random.default_rng(3).random((2, len(MIXED), GEOMETRY_DRAWS))
+    drawn = [draw(spec, 2, seed=5 + v) for v, spec in enumerate(MIXED)]
+    tables = np.stack([pack_photometric(d) for d in drawn], axis=1)
+    lengths = np.array([3 * size**2 for size in SIZES])
+    out = np.full(2 * lengths.sum(), np.nan, np.float32)
+    together = np.zeros((2, lengths.sum()), np.uint8)
+    for i, image in enumerate(images):
+        render_views(image, uniform[i], tables[i], settings, True, out, i)
+        crop_views(image, uniform[i], settings, together[i])
+    views = np.split(out, np.cumsum(2 * lengths)[:-1])
+    parts = np.split(together, np.cumsum(lengths)[:-1], axis=1)
+    for view, (spec, size) in enumerate(zip(MIXED, SIZES, strict=True)):
+        crops = np.zeros((2, size, size, 3), np.uint8)
+        for i, image in enumerate(images):
+            one = slice(view, view + 1)
+            crop_views(image, uniform[i, one], settings[one], crops[i])
+        np.testing.assert_array_equal(parts[view].reshape(crops.shape), crops)
+        expected = render(crops, drawn[view], spec, True)
+        ours = torch.from_numpy(views[view]).view(2, size, size, 3).permute(0, 3, 1, 2)
         assert torch.equal(ours, expected)

@@ -33,6 +33,9 @@ CPU = torch.device("cpu")
 COUNT, BATCH, SEED, SIDE = 40, 12, 3, 24
 PAIR = VIEWS["barlow_twins"](SIDE)
 RENDERER = ViewRenderer(PAIR, seed=SEED, channels_last=True)
+SIZES = (24, 9, 31, 9)
+VIEWS_OF_SIZES = tuple(replace(PAIR[1], crop_size=s, blur_p=0.5, blur_taps=9) for s in SIZES)
+MIXED = ViewRenderer(VIEWS_OF_SIZES, seed=SEED, channels_last=True)
 SUPERVISED = ViewRenderer((ViewSpec(crop_size=SIDE, jitter_p=0, grayscale_p=0, blur_p=0),), SEED)
 PADDED = ViewRenderer(tuple(replace(view, crop_padding=5) for view in SUPERVISED.specs), SEED)
 EVALUATION = EvaluationRenderer(EvaluationSpec(crop_size=SIDE, resize=28), channels_last=True)
@@ -122,6 +125,15 @@ def test_evaluation_views_are_those_of_the_files_in_order(data, cache):
     assert torch.cat([batch.labels for batch in whole]).tolist() == files.labels.tolist()
 
 
+@pytest.mark.parametrize("cache", ["os", "process"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_views_of_different_sizes_are_those_of_the_files(data, cache, workers):
+    files, folder = data["raw"]
+    expected = collect(loader(FileSource(files), MIXED, 0), 1)
+    assert tuple(view.shape[2] for view in expected[0][:-1]) == SIZES
+    assert_same(collect(loader(beton(folder, cache), MIXED, workers), 1), expected)
+
+
 @with_ffcv
 @pytest.mark.parametrize("renderer", [SUPERVISED, PADDED], ids=["resized", "padded"])
 def test_one_view_for_supervised_training(data, renderer):
@@ -193,21 +205,23 @@ def test_two_loaders_may_run_at_once(data):
 
 
 def test_the_crops_for_a_gpu_are_those_of_the_kernel(data):
+    """Of all views in one call, beside a call for each."""
     files, folder = data["raw"]
     source = beton(folder)
     indices = np.array([7, 0, 33, 12])
-    draws = RENDERER.draw(indices, 2)
-    ours = np.zeros((4, 2, SIDE, SIDE, 3), np.uint8)
-    theirs = np.zeros_like(ours)
-    with source.open([indices], RENDERER) as reading:
+    draws = MIXED.draw(indices, 2)
+    ours = np.zeros((4, sum(3 * size * size for size in SIZES)), np.uint8)
+    with source.open([indices], MIXED) as reading:
         reading.prepare(0, None)
         reading.crop(indices, draws, ours, 2, 4)
         assert not ours[:2].any()
         reading.crop(indices, draws, ours, 0, 2)
     for i, index in enumerate(indices):
-        pixels = np.array(Image.open(files.paths[index]))
-        crop_views(pixels, draws.uniforms[i], RENDERER.settings, theirs[i])
-    np.testing.assert_array_equal(ours, theirs)
+        pixels, theirs = np.array(Image.open(files.paths[index])), []
+        for v, size in enumerate(SIZES):
+            theirs.append(np.zeros((size, size, 3), np.uint8))
+            crop_views(pixels, draws.uniforms[i, v : v + 1], MIXED.settings[v : v + 1], theirs[v])
+        np.testing.assert_array_equal(ours[i], np.concatenate([crop.ravel() for crop in theirs]))
 
 
 def test_a_page_order_is_read_by_a_process_cache(data):
@@ -463,9 +477,3 @@ def test_without_ffcv_the_message_names_the_extra_and_the_packages(monkeypatch):
         require_ffcv()
     for word in ("sslortho[ffcv]", "libturbojpeg0-dev", "libopencv-dev", "pkg-config"):
         assert word in str(caught.value)
-
-
-def test_views_of_different_sizes_are_refused(data):
-    pair = (PAIR[0], replace(PAIR[1], crop_size=SIDE + 4))
-    with pytest.raises(ValueError, match="crop_size"):
-        loader(FileSource(data["raw"][0]), ViewRenderer(pair))

@@ -37,6 +37,13 @@ PLAIN = ViewSpec(
 )
 CROPS = replace(PLAIN, crop_scale=(0.08, 1.0), crop_ratio=(3 / 4, 4 / 3), flip_p=0.5)
 RANDOM = VIEWS["barlow_twins_small"](SIDE)
+BLURRED = tuple(replace(view, blur_p=0.5, blur_taps=5) for view in RANDOM)
+MIXED = (
+    BLURRED[0],
+    *(replace(BLURRED[1], crop_size=size, crop_scale=(0.05, 0.4)) for size in (7, 7, 21)),
+    BLURRED[1],
+)
+"""Multi-crop, the largest neither first nor last."""
 EVALUATION = EvaluationSpec(crop_size=SIDE, resize=SIDE, **GREY_LEVELS)
 
 # Python 3.12 and 3.13 warn of any fork beside torch's own threads
@@ -217,13 +224,18 @@ def as_float(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).float()
 
 
-def test_files_of_different_sizes_are_cropped_as_torchvision_does(tmp_path):
+@pytest.mark.parametrize("finished", [True, False], ids=["views", "crops"])
+def test_files_of_different_sizes_are_cropped_as_torchvision_does(tmp_path, finished):
+    """Into views of different sizes, finished by the loader or on a device."""
     sizes = [(20, 33), (33, 20), (16, 16), (50, 41), (9, 60), (70, 8)]
     pictures = [picture(i, *size) for i, size in enumerate(sizes)]
     data, count = as_files(tmp_path, pictures), len(sizes)
-    renderer = ViewRenderer((CROPS, CROPS), seed=SEED)
+    crop_sizes = (SIDE, 9, 21, SIDE)
+    renderer = ViewRenderer(tuple(replace(CROPS, crop_size=s) for s in crop_sizes), seed=SEED)
     loader = ViewLoader(FileSource(data), renderer, EpochOrder(count, count, SEED), CPU, 0)
+    loader.on_cpu = finished
     ((*views, labels),) = collect(loader, 5)
+    assert [tuple(view.shape) for view in views] == [(count, 3, s, s) for s in crop_sizes]
     indices = np.array([1000 - label for label in labels.tolist()])
     heights, widths = np.array(sizes)[indices].T
     for number, view in enumerate(views):
@@ -231,14 +243,15 @@ def test_files_of_different_sizes_are_cropped_as_torchvision_does(tmp_path):
         for i, pixels in enumerate(to_pixels(view)):
             box = (int(draw.top[i]), int(draw.left[i]), int(draw.height[i]), int(draw.width[i]))
             image = as_float(pictures[indices[i]])
-            crop = tv.resized_crop(image, *box, [SIDE, SIDE], InterpolationMode.BICUBIC)
+            crop = tv.resized_crop(image, *box, list(view.shape[2:]), InterpolationMode.BICUBIC)
             assert_within_rounding(pixels, tv.hflip(crop) if draw.flip[i] else crop)
 
 
 def test_padded_crops_of_files_and_tensors_are_the_devices_to_the_pixel(tmp_path):
     """No pixel is resampled, so that nothing depends on who makes the crop."""
     pictures = [picture(i, 18, 25) for i in range(12)]
-    specs = (replace(PLAIN, crop_padding=3, flip_p=0.5),) * 2
+    padded = replace(PLAIN, crop_padding=3, flip_p=0.5)
+    specs = (padded, replace(padded, crop_size=SIDE + 5), padded)
     renderer, order = ViewRenderer(specs, seed=SEED), EpochOrder(12, 12, SEED)
     data = as_array(pictures)
     loaders = (
@@ -251,7 +264,7 @@ def test_padded_crops_of_files_and_tensors_are_the_devices_to_the_pixel(tmp_path
         ((*ours, _),) = collect(loader, 2)
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(to_pixels(a), to_pixels(b))
-    assert not torch.equal(*theirs)
+    assert not torch.equal(theirs[0], theirs[2])
 
 
 def test_images_too_small_for_their_padding_are_refused_before_training(tmp_path):
@@ -264,11 +277,12 @@ def test_images_too_small_for_their_padding_are_refused_before_training(tmp_path
         next(iter(ViewLoader(source, renderer, EpochOrder(4, 2), CPU, 0)))
 
 
+@pytest.mark.parametrize("specs", [RANDOM, MIXED], ids=["pair", "mixed"])
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_crops_that_are_finished_on_the_device_are_the_same_views(tmp_path, channels_last):
+def test_crops_that_are_finished_on_the_device_are_the_same_views(tmp_path, specs, channels_last):
     """The way that a GPU takes, with the CPU in its place."""
     pictures = [smooth_picture(i, 40, 56) for i in range(12)]
-    renderer = ViewRenderer(RANDOM, seed=SEED, channels_last=channels_last)
+    renderer = ViewRenderer(specs, seed=SEED, channels_last=channels_last)
     source = FileSource(as_files(tmp_path, pictures))
     direct = ViewLoader(source, renderer, EpochOrder(12, 6, SEED), CPU, 2)
     by_way_of_crops = ViewLoader(source, renderer, EpochOrder(12, 6, SEED), CPU, 2)
@@ -279,11 +293,20 @@ def test_crops_that_are_finished_on_the_device_are_the_same_views(tmp_path, chan
         assert all(view.is_contiguous(memory_format=memory_format) for view in batch.views)
 
 
-def test_files_need_one_crop_size_for_all_views(tmp_path):
-    data = as_files(tmp_path, [picture(i) for i in range(2)])
-    renderer = ViewRenderer((PLAIN, replace(PLAIN, crop_size=SIDE - 4)))
-    with pytest.raises(ValueError, match="crop_size"):
-        next(iter(ViewLoader(FileSource(data), renderer, EpochOrder(2, 2), CPU, 0)))
+@forks
+@pytest.mark.parametrize(("kind", "workers"), [("tensor", 0), ("files", 0), ("files", 2)])
+def test_a_view_does_not_depend_on_the_sizes_of_the_others(make_loader, kind, workers):
+    """Bit for bit what it is beside views of its own size: draws are by the view's place."""
+    mixed = collect(make_loader(kind, MIXED, workers), 1)
+    assert [view.shape[2] for view in mixed[0][:-1]] == [SIDE, 7, 7, 21, SIDE]
+    for size in (SIDE, 7, 21):
+        equal = tuple(replace(view, crop_size=size) for view in MIXED)
+        for ours, theirs in zip(mixed, collect(make_loader(kind, equal), 1), strict=True):
+            assert torch.equal(ours[-1], theirs[-1])
+            for view, spec in enumerate(MIXED):
+                same_size = spec.crop_size == size
+                assert (ours[view].shape == theirs[view].shape) is same_size
+                assert not same_size or torch.equal(ours[view], theirs[view])
 
 
 def run_until_error(loader) -> tuple[int, str]:

@@ -7,6 +7,8 @@ import torchvision
 from torch import nn
 
 from sslortho.optim import OrthSGD, param_groups
+from sslortho.optim.components import to_matrices
+from sslortho.optim.grouping import matrix_shape
 
 MODELS = {
     "resnet18": lambda: torchvision.models.resnet18(num_classes=10),
@@ -161,6 +163,52 @@ def test_transposed_convolutions_have_output_channels_as_components():
     }
     assert layouts["0.weight"] == (2, "transposed")
     assert layouts["1.weight"] == (2, "rows")
+
+
+@pytest.mark.parametrize("orth", ["all", lambda *_: True], ids=["all", "function"])
+def test_layer_scales_of_any_shape_are_exempt(orth):
+    """timm's are vectors, torchvision's (channels, 1, 1); a convolution of that shape is none."""
+    with torch.device("meta"):
+        model = torchvision.models.convnext_tiny()
+        model.point = nn.Conv1d(4, 4, 1, groups=4, bias=False)
+    kinds = names_by_kind(param_groups(model, orth))
+    scales = {name for name, _ in model.named_parameters() if name.endswith("layer_scale")}
+    assert len(scales) == 18
+    assert scales <= kinds["biases and norms"]
+    assert "point.weight" in kinds["orthonormalised weights"]
+
+
+def test_function_leaves_out_heads_and_depthwise_filters():
+    """As the docstring of param_groups does."""
+
+    def choose(module, name, parameter):
+        return not (name.startswith("head.") or getattr(module, "groups", 1) > 1)
+
+    model = MODELS["convnext_atto"]()
+    kinds = names_by_kind(param_groups(model, choose))
+    raw = {name for name in kinds["weights"] if not name.endswith("conv_dw.weight")}
+    assert raw == {"head.fc.weight"}
+    assert len(kinds["weights"]) == 13
+    everything = names_by_kind(param_groups(model, "all"))["orthonormalised weights"]
+    assert kinds["orthonormalised weights"] == everything - kinds["weights"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "components", "view"),
+    [
+        ((6, 4), 1, "rows"),
+        ((6, 4), 3, "rows"),
+        ((6, 4), 2, "columns"),
+        ((6, 2, 3, 5), 2, "rows"),
+        ((6, 2, 3, 5), 5, "columns"),
+        ((6, 2, 3, 5), 3, "transposed"),
+        ((4, 1, 3), 4, "rows"),
+    ],
+    ids=str,
+)
+def test_matrix_shape_is_that_of_the_matrices(shape, components, view):
+    matrices = to_matrices(torch.empty(shape), components, view)
+    assert matrix_shape(torch.Size(shape), components, view) == matrices.shape
 
 
 def heads_by_name(model: nn.Module) -> dict[str, tuple[int, str]]:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from sslortho.augment import ViewSpec
+from sslortho.augment.views import barlow_twins_small
 from sslortho.config import ShowViewsConfig
 from sslortho.data import load_split, require_ffcv
 from sslortho.data.beton_writer import write_beton
@@ -105,6 +107,18 @@ def test_torchvision_makes_the_same_views_of_what_the_captions_say(photographs, 
     assert seen == {"flip", "grey", "solarise"} | ({"blur"} if views == "barlow_twins" else set())
 
 
+def test_views_of_different_sizes_are_what_their_captions_say(photographs, monkeypatch):
+    pair = barlow_twins_small(32)
+    specs = (*pair, *(replace(pair[0], crop_size=20, crop_scale=(0.05, 0.4)),) * 3)
+    monkeypatch.setattr(show_views, "create_views", lambda config: specs)
+    for sample in show_views.collect_samples(config(photographs, count=6)):
+        assert [len(pixels) for pixels in sample.views] == [32, 32, 20, 20, 20]
+        image = source_of(sample, photographs)
+        for pixels, caption in zip(sample.views, sample.captions, strict=True):
+            expected = render_by_torchvision(image, caption, len(pixels)).permute(1, 2, 0).numpy()
+            assert np.median(np.abs(pixels - expected)) < 0.02
+
+
 def test_the_epoch_and_the_seed_choose_the_batch(photographs):
     first, again, later, other = (
         show_views.collect_samples(config(photographs, **options))
@@ -144,16 +158,18 @@ def test_a_beton_shows_the_same_as_its_files(photographs, tmp_path):
         np.testing.assert_array_equal(one.views, other.views)
 
 
-def test_nothing_overlaps_and_nothing_leaves_the_picture():
+@pytest.mark.parametrize("sides", [(8,), (8, 8), (8, 8, 4, 4, 4, 4, 4, 4)], ids=len)
+def test_nothing_overlaps_and_nothing_leaves_the_picture(sides):
     """With the longest captions: sides of four digits, all operations on."""
     caption = "1234,1234 1234x1234 of 4321x4321\nb1.40 h-0.10 c1.40 s1.20\n"
     caption += "flip, grey, blur 2.00, solarise"
-    white = np.ones((8, 8, 3), np.float32)
-    sample = show_views.Sample("sample 1281166, n02966687", (white, white), (caption, caption))
+    white = tuple(np.ones((side, side, 3), np.float32) for side in sides)
+    sample = show_views.Sample("sample 1281166, n02966687", white, (caption,) * len(sides))
     for count in (1, 6):
         figure = show_views.draw_picture([sample] * count, "folder, epoch 0, seed 0")
         figure.canvas.draw()
-        assert len(figure.axes) == 2 * count
+        widths = [axes.get_window_extent().width for axes in figure.axes]
+        np.testing.assert_allclose(np.divide(widths, widths[0]), np.divide(sides * count, sides[0]))
         texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
         boxes = [text.get_window_extent() for text in texts]
         boxes += [axes.get_window_extent() for axes in figure.axes]

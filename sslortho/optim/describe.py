@@ -1,0 +1,112 @@
+"""What `param_groups` makes of a model, in words: a table of every parameter, and why."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from sslortho.optim.grouping import (
+    Attention,
+    Decision,
+    GroupKey,
+    OrthChoice,
+    decide_all,
+    group_name,
+    group_order,
+    matrix_shape,
+)
+
+COLUMNS = ("parameter", "shape", "module", "matrices", "decay, LARS", "why")
+
+
+class _Line(NamedTuple):
+    """A name of a parameter, with what it gets; no decision for one that is left out."""
+
+    name: str
+    module: nn.Module
+    parameter: Tensor
+    decision: Decision | None
+    why: str
+
+
+def _lines(model: nn.Module, decided: dict[str, tuple[Tensor, Decision]]) -> Iterator[_Line]:
+    """Every name of every parameter, in the model's order."""
+    first_name: dict[int, str] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            name = f"{prefix}.{name}" if prefix else name
+            first = first_name.setdefault(id(parameter), name)
+            decision = decided[name][1] if name in decided else None
+            if first != name:
+                why = f"the same as {first}"
+            else:
+                why = decision.reason if decision else "left out: frozen"
+            yield _Line(name, module, parameter, decision, why)
+
+
+def _times(*sizes: int) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def _cells(line: _Line) -> tuple[str, ...]:
+    matrices = decay = "-"
+    if line.decision is not None:
+        kind, components, view = line.decision.key
+        decay = "no" if kind == "biases and norms" else "yes"
+        if kind == "orthonormalised weights":
+            matrices = _times(*matrix_shape(line.parameter.shape, components, view))
+    shape = _times(*line.parameter.shape) or "scalar"
+    return line.name, shape, type(line.module).__name__, matrices, decay, line.why
+
+
+def _aligned(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> list[str]:
+    """Columns as wide as their longest cell, two spaces apart; those in `right` end together."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _totals(lines: list[_Line]) -> list[tuple[str, ...]]:
+    """Each group with its tensors, its parameters, and its share of all the model's."""
+    sizes: dict[GroupKey | None, list[int]] = {}
+    for line in lines:
+        if not line.why.startswith("the same as"):
+            key = line.decision.key if line.decision else None
+            sizes.setdefault(key, []).append(line.parameter.numel())
+    total = max(sum(map(sum, sizes.values())), 1)
+    keys = sorted((key for key in sizes if key is not None), key=group_order)
+    rows = [("group", "tensors", "parameters", "share")]
+    for key in [*keys, *([None] if None in sizes else [])]:
+        name = "left out: frozen" if key is None else group_name(key)
+        number = sum(sizes[key])
+        rows.append((name, f"{len(sizes[key])}", f"{number:,}", f"{100 * number / total:.1f} %"))
+    return rows
+
+
+def describe_param_groups(
+    model: nn.Module, orth: OrthChoice = "all", *, attention: Attention = "whole"
+) -> str:
+    """What `param_groups(model, orth, attention=attention)` gives each parameter, and why.
+
+    A table to print: one line for each name of a parameter, frozen and shared ones too, with its
+    shape, the type of the module that owns it, its matrices (number x rows x columns) where its
+    gradient is orthonormalised, whether it takes weight decay and LARS's ratio, and the reason. Then
+    the totals of each group, and their share of all the model's parameters. Values are not touched:
+    a model on the meta device will do.
+
+    Args:
+        model: as for `param_groups`, and the rest too.
+        orth: "conv", "all", "none", or a function of (owning module, full name, parameter).
+        attention: "whole" or "heads".
+
+    Raises:
+        ValueError: as `param_groups` does.
+    """
+    lines = list(_lines(model, decide_all(model, orth, attention)))
+    table = _aligned([COLUMNS, *map(_cells, lines)])
+    return "\n".join([*table, "", *_aligned(_totals(lines), right=(1, 2, 3))])

@@ -1,0 +1,163 @@
+"""Our optimizers in timm's registry: `import sslortho.timm`, and timm's factory knows them.
+
+    import sslortho.timm
+    optimizer = timm.optim.create_optimizer_v2(model, opt="orth_sgd", lr=0.1, weight_decay=5e-4)
+
+A script that is not to be edited, timm's train.py for one, runs with them registered:
+
+    python -m sslortho.timm train.py DATA --model resnet18 --opt orth_sgd
+
+| opt                          | class            | beside timm's options            |
+|------------------------------|------------------|----------------------------------|
+| orth_sgd                     | OrthSGD          | polar, rank_tol, share, nesterov |
+| orth_adam, orth_adamw        | OrthAdam(W)      | polar, rank_tol, share           |
+| orth_lars                    | OrthLARS         | the same, trust_coefficient      |
+| norm_sgd, component_norm_sgd | as in the paper  | nesterov                         |
+| sslortho_lars                | LARS             | trust_coefficient, nesterov      |
+
+`lars` stays timm's, another dialect; `sslortho_lars` is what orth_lars is compared with. timm gives
+momentum 0.9 where nothing is said; `nesterov` is False here, as in the paper, while timm's `sgd` has
+it True. Gradients are clipped before they are orthonormalised, so `--clip-grad` by norm has no
+effect on matrices.
+
+**Names.** timm looks up what follows the last underscore: "orth_sgd" would be its own `sgd`, in
+silence. So this module wraps `create_optimizer` of timm's registry to read our names whole, and each
+is registered with a hyphen too ("orth-sgd"), which timm reads whole by itself: it is an error where
+this module was not imported, while "orth_sgd" trains timm's SGD there.
+
+**Which layers.** timm hands an optimizer parameters without their modules, in groups by decay (or,
+with `layer_decay`, by depth: its scheduler scales the rate). All that is known then is the shape:
+
+| parameter                                         | timm's groups            | `param_groups`          |
+|---------------------------------------------------|--------------------------|-------------------------|
+| dense, convolution                                | one matrix               | one matrix              |
+| grouped convolution (out, in/groups, kh, kw)      | one matrix over groups   | a matrix a group        |
+| depthwise convolution (channels, 1, kh, kw)       | one, channels x kh kw    | a row a channel         |
+| transposed convolution                            | rows are inputs          | rows are outputs        |
+| q, k, v; heads                                    | one matrix               | one; `attention="heads"`|
+| position table (1, tokens, dim), class token      | one row: its norm is 1   | raw                     |
+| position table (tokens, dim), relative biases     | one matrix               | one matrix              |
+| `nn.Embedding`                                    | one matrix               | raw                     |
+| norm, bias, layer scale of one dimension          | raw                      | raw                     |
+| bias or gain of more dimensions, (1, c, 1, 1)     | one row: its norm is 1   | raw                     |
+
+The right column is
+
+    create_optimizer_v2(model, opt="orth_sgd", lr=0.1, weight_decay=5e-4,
+                        param_group_fn=functools.partial(param_groups, orth="all"))
+
+with `sslortho.optim.param_groups`; the decay then spares norms and biases, but not what a model
+names in `no_weight_decay()` (position tables), and `layer_decay` is not read: so is timm's rule for
+any `param_group_fn`. `fallback_list`, which timm has for Muon, has no effect on our optimizers.
+"""
+
+import argparse
+import functools
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+from sslortho.optim import OPTIMIZERS
+
+NAMES = {
+    "orth_sgd": "orth_sgd",
+    "orth_adam": "orth_adam",
+    "orth_adamw": "orth_adamw",
+    "orth_lars": "orth_lars",
+    "norm_sgd": "norm_sgd",
+    "component_norm_sgd": "component_norm_sgd",
+    "sslortho_lars": "lars",
+}
+"""timm's name -> ours, in `sslortho.optim.OPTIMIZERS`."""
+
+MARK = "reads_sslortho_names"
+"""Attribute of a `create_optimizer` that is wrapped already."""
+
+
+def hyphenated(opt: str) -> str:
+    """`opt` as timm reads it whole: "orth_sgd" -> "orth-sgd", also behind "lookahead_"."""
+    prefix = "lookahead_"
+    name = opt.lower()
+    ahead, name = (prefix, name[len(prefix) :]) if name.startswith(prefix) else ("", name)
+    return ahead + name.replace("_", "-") if name in NAMES else opt
+
+
+def _read_names_whole(registry: Any) -> None:
+    """Wrap `registry.create_optimizer`, once, so that it finds our names."""
+    original = registry.create_optimizer
+    if hasattr(original, MARK):
+        return
+
+    @functools.wraps(original)
+    def create_optimizer(model_or_params: Any, opt: str, *args: Any, **kwargs: Any) -> Any:
+        return original(model_or_params, hyphenated(opt), *args, **kwargs)
+
+    setattr(create_optimizer, MARK, True)
+    registry.create_optimizer = create_optimizer
+
+
+def register_optimizers() -> None:
+    """Put the optimizers of NAMES into timm's registry; again is harmless.
+
+    Raises:
+        ImportError: timm is missing, or has no registry of optimizers: it came with 1.0.12.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError("sslortho.timm needs timm: pip install 'timm>=1.0.12'") from error
+    try:
+        from timm.optim._optim_factory import OptimInfo, default_registry
+    except ImportError as error:
+        raise ImportError(
+            f"timm {timm.__version__} has no registry of optimizers, it came with 1.0.12: "
+            "pip install 'timm>=1.0.12'"
+        ) from error
+
+    registered = set(default_registry.list_optimizers())
+    for name, ours in NAMES.items():
+        cls = OPTIMIZERS[ours]
+        is_adam = ours in ("orth_adam", "orth_adamw")
+        for key in (name, hyphenated(name)):
+            if key in registered and default_registry.get_optimizer_info(key).opt_class is cls:
+                continue
+            info = OptimInfo(
+                name=key,
+                opt_class=cls,
+                description=f"sslortho's {cls.__name__} (arXiv 2202.07052)",
+                has_eps=is_adam,
+                has_betas=is_adam,
+                has_momentum=not is_adam,
+            )
+            default_registry.register(info)
+    _read_names_whole(default_registry)
+
+
+def run_script(arguments: list[str]) -> None:
+    """Run a Python script as `python SCRIPT ARGUMENTS...` does, with the optimizers registered.
+
+    The folder of the script comes first on `sys.path`, and so a timm that lies there before an
+    installed one.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m sslortho.timm",
+        description="Run a script with sslortho's optimizers in timm's registry.",
+    )
+    parser.add_argument("script", help="timm's train.py, for one")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the script")
+    options = parser.parse_args(arguments)
+    script = Path(options.script)
+    if not script.is_file():
+        parser.error(f"script={options.script!r} is no file; give the path of a Python script")
+    sys.path[0] = str(script.resolve().parent)
+    sys.argv = [options.script, *options.arguments]
+    register_optimizers()
+    runpy.run_path(options.script, run_name="__main__")
+
+
+# a script's own timm must not be imported before its folder is on the path
+if __name__ == "__main__":
+    run_script(sys.argv[1:])
+else:
+    register_optimizers()
