@@ -1,0 +1,105 @@
+"""SimCLR with lightly, in plain PyTorch, on the gradients of Orthogonal-LARS.
+
+    python scripts/examples/lightly_simclr.py
+
+To lightly's own script for SimCLR (any other of its methods goes the same way), two lines:
+
+    +from sslortho.optim import OrthLARS, param_groups
+    -optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
+    +optimizer = OrthLARS(param_groups(model, orth="conv"), lr=6.0, weight_decay=1e-6)
+
+`param_groups` sees the modules, so it can tell filters from norms; `orth="all"` takes the projection
+head along. The rate is absolute and moves with the optimizer: LARS scales each layer's step to its
+weights.
+
+A minute on a CPU core. Ends with the accuracy of a kNN on the features of the test images, before and
+after training.
+"""
+
+import argparse
+
+import torch
+from digit_images import DigitImages
+from lightly.loss import NTXentLoss
+from lightly.models.modules import SimCLRProjectionHead
+from lightly.transforms.simclr_transform import SimCLRTransform
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.transforms.functional import to_tensor
+
+from sslortho.optim import OrthLARS, param_groups
+
+
+class SimCLR(nn.Module):
+    """A ResNet of four blocks, half a ResNet-18, and a projection head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = ResNet(BasicBlock, [1, 1, 1, 1])
+        self.backbone.fc = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+        self.projection_head = SimCLRProjectionHead(512, 512, 128)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.projection_head(self.backbone(x))
+
+
+@torch.no_grad()
+def extract_features(backbone: nn.Module, train: bool) -> tuple[Tensor, Tensor]:
+    """Features (images, 512) and labels of all digits, without augmentation.
+
+    Batch norm takes the batch's own statistics: the running ones of an untrained network are of no
+    images at all, so that even a rate of 0 would seem to improve it.
+    """
+    loader = DataLoader(DigitImages(train, transform=to_tensor), batch_size=256)
+    device = next(backbone.parameters()).device
+    backbone.train()
+    batches = [(backbone(images.to(device)).cpu(), labels) for images, labels in loader]
+    features, labels = zip(*batches, strict=True)
+    return torch.cat(features), torch.cat(labels)
+
+
+def knn_accuracy(backbone: nn.Module) -> float:
+    """Per cent of the test digits that the 20 nearest training digits, by cosine, vote right."""
+    knn = KNeighborsClassifier(20, metric="cosine").fit(*extract_features(backbone, train=True))
+    return 100 * float(knn.score(*extract_features(backbone, train=False)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="SimCLR with lightly and Orthogonal-LARS")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--subset", type=int, help="images to train on; all without")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = SimCLR().to(device)
+    untrained = knn_accuracy(model.backbone)
+
+    # a mirrored digit is another digit, and so is a small part of one
+    transform = SimCLRTransform(input_size=32, min_scale=0.5, gaussian_blur=0.0, hf_prob=0.0)
+    dataset = DigitImages(transform=transform)
+    dataset = Subset(dataset, range(args.subset or len(dataset)))
+    loader = DataLoader(dataset, args.batch_size, shuffle=True, drop_last=True)
+    criterion = NTXentLoss()
+    optimizer = OrthLARS(param_groups(model, orth="conv"), lr=6.0, weight_decay=1e-6)
+
+    for epoch in range(args.epochs):
+        total_loss = 0.0
+        for (x0, x1), _ in loader:
+            loss = criterion(model(x0.to(device)), model(x1.to(device)))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            total_loss += loss.item()
+        print(f"epoch {epoch}: loss {total_loss / len(loader):.3f}")
+
+    trained = knn_accuracy(model.backbone)
+    print(f"kNN accuracy on test digits: untrained {untrained:.1f} %, trained {trained:.1f} %")
+
+
+if __name__ == "__main__":
+    main()
