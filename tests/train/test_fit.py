@@ -63,8 +63,33 @@ class Loader:
             yield Batch((self.images[indices],), labels)
 
 
-def train(folder, loader=None, dropout=0.0, evaluate=None, schedule=lambda step: 1.0, **options):
-    task = Regression(dropout)
+class Telling(Regression):
+    """Notes what the loop calls, and holds the bias's gradient back."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, views, labels):
+        self.calls.append("forward")
+        return super().forward(views, labels)
+
+    def before_step(self, step, epoch, total_steps):
+        self.calls.append((step, epoch, total_steps))
+
+    def after_backward(self):
+        self.calls.append("after_backward")
+        assert self.backbone[2].bias.grad is not None
+        self.backbone[2].bias.grad = None
+
+    def after_step(self):
+        self.calls.append("after_step")
+
+
+def train(
+    folder, loader=None, dropout=0.0, evaluate=None, schedule=lambda step: 1.0, task=None, **options
+):
+    task = task or Regression(dropout)
     accelerator = Accelerator(cpu=True)
     optimizer = torch.optim.SGD(task.parameters(), lr=0.1, momentum=0.9)
     options = FitOptions(**{"epochs": 2, "log_every": 1, **options})
@@ -144,6 +169,21 @@ def test_accumulated_batches_make_one_step_of_their_mean_gradient(tmp_path):
     parameters, _ = literal_training(batch_size=4, parts=3)
     np.testing.assert_allclose(weights(task).numpy(), parameters, rtol=1e-5, atol=1e-6)
     assert result.step == 4
+
+
+def test_a_task_is_told_how_far_training_is_and_sees_the_gradients_first(tmp_path):
+    task = Telling()
+    bias = task.backbone[2].bias.item()
+    stop = {(1, 1): lambda: os.kill(os.getpid(), signal.SIGTERM)}
+    train(tmp_path, Loader(at_batch=stop), task=task, accumulation_steps=2)
+    resumed = Telling()
+    train(tmp_path, task=resumed, accumulation_steps=2)
+    assert bias == task.backbone[2].bias.item() == resumed.backbone[2].bias.item()
+    # 3 steps an epoch, of 2 parts each; the stop was in the 4th
+    steps = [(0, 0, 6), (1, 0, 6), (2, 0, 6), (3, 1, 6)], [(4, 1, 6), (5, 1, 6)]
+    for calls, told in zip((task.calls, resumed.calls), steps, strict=True):
+        each = ["forward", "forward", "after_backward", "after_step"]
+        assert calls == [call for step in told for call in (step, *each)]
 
 
 def test_more_accumulation_than_an_epoch_has_is_an_error(tmp_path):
