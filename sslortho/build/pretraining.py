@@ -30,7 +30,20 @@ from sslortho.tasks import METHODS, Task, load_method
 
 
 def create_views(config: PretrainConfig) -> tuple[ViewSpec, ...]:
-    """The views that the configuration names."""
+    """The views that the configuration names.
+
+    Raises ValueError if they are not as many as the method takes.
+    """
+    views = _named_views(config)
+    if not load_method(config.method).takes(len(views)):
+        raise ValueError(
+            f"views={config.views!r} are {len(views)} of each image, which method={config.method!r} "
+            "does not take; leave it out for the method's own"
+        )
+    return views
+
+
+def _named_views(config: PretrainConfig) -> tuple[ViewSpec, ...]:
     name = config.views
     if name == "auto":
         small = "_digits" if config.data == "digits" else "_small"
@@ -49,8 +62,9 @@ def _stem(config: PretrainConfig) -> Stem:
 
 def build_backbone(config: PretrainConfig) -> nn.Module:
     """The backbone with its initial weights, which depend on the seed alone."""
+    sizes = {view.crop_size for view in create_views(config)}
     torch.manual_seed(config.seed)
-    return create_backbone(config.backbone, _stem(config))
+    return create_backbone(config.backbone, _stem(config), any_size=len(sizes) > 1)
 
 
 def backbone_info(config: PretrainConfig) -> BackboneInfo:
@@ -74,9 +88,9 @@ def build_task(config: PretrainConfig) -> Task:
             raise ValueError(
                 f"backbone={config.backbone!r} has not as many features of views of {size} pixels as of "
                 f"{config.crop_size}, and method={config.method!r} takes both; choose one that pools, "
-                "such as resnet20"
+                "such as resnet20, or --views byol"
             )
-    return load_method(config.method)(backbone, dim, config.method_options)
+    return load_method(config.method)(backbone, dim, config)
 
 
 def build_optimizer(config: PretrainConfig, task: nn.Module) -> Optimizer:

@@ -20,6 +20,9 @@ Config = TypeVar("Config")
 
 
 def _nearest(name: str, config: type[Any]) -> str:
+    methods = config.methods_with(name) if hasattr(config, "methods_with") else []
+    if methods:
+        return f" (it is an option of --method {', '.join(methods)})"
     names = [f.name for f in fields(config)]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f" (did you mean {near[0]}?)" if near else ""
@@ -99,17 +102,35 @@ def _check_values(values: dict[str, Any], config: type[Any]) -> None:
             )
 
 
+def _files_first(arguments: Sequence[str]) -> list[str]:
+    """The same with `--config FILE` at the front, so that flags override files wherever they stand."""
+    rest = list(arguments)
+    files: list[str] = []
+    for i in reversed(range(len(rest))):
+        if rest[i] == "--config" or rest[i].startswith("--config="):
+            count = 2 if rest[i] == "--config" else 1
+            files[:0] = rest[i : i + count]
+            del rest[i : i + count]
+    return files + rest
+
+
+def _read_option(file: str, name: str) -> Any:
+    """An option in a YAML file, or in YAML itself; None if it has none, or is none, as the parser will say."""
+    with contextlib.suppress(Exception):
+        text = file if "{" in file else Path(file).expanduser().read_text()
+        return yaml.safe_load(text).get(name)
+    return None
+
+
 def _read_ahead(arguments: Sequence[str], name: str) -> str | None:
-    """An option's value before all are parsed; None if it is not given, or cannot be read so easily."""
+    """An option's value before all are parsed; None if it is not given, or is no text."""
     found = None
     for argument, following in itertools.pairwise([*arguments, ""]):
         flag, equals, value = argument.partition("=")
         value = value if equals else following
-        if flag == f"--{name}":
-            found = value
-        elif flag == "--config":
-            with contextlib.suppress(Exception):  # whatever it is, the parser will say so
-                found = yaml.safe_load(Path(value).expanduser().read_text()).get(name, found)
+        given = _read_option(value, name) if flag == "--config" else value
+        if flag in ("--config", f"--{name}") and isinstance(given, str):
+            found = given
     return found
 
 
@@ -121,13 +142,13 @@ def parse_config(config: type[Config], arguments: Sequence[str] | None = None) -
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
-    given = sys.argv[1:] if arguments is None else arguments
+    given = _files_first(sys.argv[1:] if arguments is None else arguments)
     parser = _Parser(description=config.__doc__, allow_abbrev=False)
     parser.debug = _asks_for_debug(given)
     parser.config_class = config
     try:
         if for_method := getattr(config, "for_method", None):
-            parser.config_class = for_method(_read_ahead(given, "method") or config.method)
+            parser.config_class = for_method(_read_ahead(given, "method"))
         parser.add_argument("--config", action="config", help="YAML file with any of the options")
         parser.add_class_arguments(parser.config_class)
         values = parser.parse_args(_spell_out_switches(given, parser.config_class)).as_dict()

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from sslortho.config.bases import TrainingConfig
 from sslortho.tasks.methods import METHODS, load_method
-from sslortho.tasks.task import read_widths
 
 VIEWS = ("auto", *(name + size for name in METHODS for size in ("", "_small", "_digits")))
 
@@ -18,8 +17,8 @@ class PretrainConfig(TrainingConfig):
     """Self-supervised pretraining. The defaults are the embedded digits, minutes on a CPU."""
 
     method: str = "barlow_twins"
-    """barlow_twins, simclr, vicreg, byol, simsiam, moco_v2 or dino. Each has options and defaults of its
-    own, shown by --help after it."""
+    """Which method, of those in sslortho/tasks/methods.py: barlow_twins, simclr, vicreg, byol and others.
+    Each has options and defaults of its own, shown by --help after it."""
     out: str | None = None
     """Run folder. Default: runs/{method}-{data}-{optim}-s{seed}."""
 
@@ -63,48 +62,54 @@ class PretrainConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        load_method(self.method)
+        method = load_method(self.method)
+        if not isinstance(self, method.Options):
+            raise ValueError(
+                f"method={self.method!r} has options that this configuration lacks; make it by "
+                f"PretrainConfig.of(method={self.method!r}, ...)"
+            )
+        method.check(self)
         if self.views not in VIEWS:
             near = difflib.get_close_matches(self.views, VIEWS, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(f"views={self.views!r} is not one of {', '.join(VIEWS)}{hint}")
-        read_widths(getattr(self, "projector", "1"))
         self._check_least(1, "crop_size", "knn_k")
         self._check_least(0, "lr_biases")
         self._check("knn_temperature", self.knn_temperature > 0, "above 0")
 
     @classmethod
-    @functools.cache
-    def for_method(cls, method: str) -> type["PretrainConfig"]:
-        """This class with the options and the defaults of a method of `sslortho.tasks.methods`.
+    def for_method(cls, method: str | None = None) -> type["PretrainConfig"]:
+        """This class with the options and the defaults of a method of `sslortho.tasks.methods`; by default
+        of the class's own.
 
         Raises ValueError for an unknown name.
         """
-        options = load_method(method).Options
-        if issubclass(cls, options):
-            return cls
-        return make_dataclass(
-            cls.__name__,
-            [("method", str, field(default=method))],
-            bases=(options, cls),
-            namespace={"__doc__": cls.__doc__, "__module__": cls.__module__},
-            frozen=True,
-            kw_only=True,
-        )
+        return _with_options(cls.__dict__.get("without_method", cls), method or cls.method)
 
     @classmethod
     def of(cls, **options: Any) -> "PretrainConfig":
         """A configuration from any of the options, the method's own too."""
-        return cls.for_method(options.get("method", cls.method))(**options)
+        return cls.for_method(options.get("method"))(**options)
 
-    @property
-    def method_options(self) -> Any:
-        """What the method itself is told: an instance of its `Options`."""
-        options = load_method(self.method).Options
-        given = {f.name: getattr(self, f.name) for f in fields(options) if hasattr(self, f.name)}
-        return options(**given)
+    @staticmethod
+    def methods_with(option: str) -> list[str]:
+        """Names of the methods that have an option of this name."""
+        methods = {name: fields(load_method(name).Options) for name in METHODS}
+        return [name for name, known in methods.items() if option in {f.name for f in known}]
 
     @property
     def run_folder(self) -> Path:
         """Where the run lives."""
         return Path(self.out or f"runs/{self.method}-{self.data}-{self.optim}-s{self.seed}")
+
+
+@functools.cache
+def _with_options(base: type[PretrainConfig], method: str) -> type[PretrainConfig]:
+    return make_dataclass(
+        base.__name__,
+        [("method", str, field(default=method))],
+        bases=(load_method(method).Options, base),
+        namespace={"__doc__": base.__doc__, "__module__": base.__module__, "without_method": base},
+        frozen=True,
+        kw_only=True,
+    )

@@ -77,17 +77,24 @@ def _residual_network(name: str, stem: Stem, zero_init_residual: bool) -> nn.Mod
     return model
 
 
-def _timm_backbone(name: str) -> nn.Module:
+def _timm_backbone(name: str, any_size: bool) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; near: {', '.join(near)}" if near else "; timm.list_models() has the names"
         raise ValueError(f"backbone='timm:{name}' is no model of timm{hint}")
+    if any_size:
+        try:  # of vision transformers and their like alone
+            return timm.create_model(name, num_classes=0, dynamic_img_size=True)
+        except TypeError:
+            pass
     return timm.create_model(name, num_classes=0)
 
 
-def create_backbone(name: str, stem: Stem = "stock", zero_init_residual: bool = True) -> nn.Module:
+def create_backbone(
+    name: str, stem: Stem = "stock", zero_init_residual: bool = True, any_size: bool = False
+) -> nn.Module:
     """A network from images (batch, 3, height, width) to features (batch, dim), randomly initialised.
 
     Args:
@@ -99,6 +106,8 @@ def create_backbone(name: str, stem: Stem = "stock", zero_init_residual: bool = 
         zero_init_residual: the last batch norm of each block of torchvision's residual networks
             starts at zero, as in facebookresearch/barlowtwins; torchvision itself leaves it at one.
             No other network has it.
+        any_size: timm's vision transformers take images of any size that their patches fill, by
+            interpolated positions, beside that which they are made for. Weights are the same.
 
     The module is the plain one (torchvision's with an identity in place of `fc` or `classifier`), so
     its state dict loads into the plain one; that of another stem into `create_backbone(name, stem)`.
@@ -116,7 +125,7 @@ def create_backbone(name: str, stem: Stem = "stock", zero_init_residual: bool = 
             return _densenet(name, stem)
         return _residual_network(name, stem, zero_init_residual)
     if isinstance(name, str) and name.startswith("timm:"):
-        return _timm_backbone(name.removeprefix("timm:"))
+        return _timm_backbone(name.removeprefix("timm:"), any_size)
     near = difflib.get_close_matches(str(name), BACKBONES, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(f"backbone={name!r} is not one of {', '.join(BACKBONES)} or timm:NAME{hint}")

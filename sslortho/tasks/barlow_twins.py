@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from sslortho.augment.views import ViewSpec, barlow_twins
 from sslortho.losses import BarlowTwinsLoss
 from sslortho.models import Projector
-from sslortho.tasks.task import Method, read_widths
+from sslortho.tasks.task import Method, read_widths, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class BarlowTwinsOptions:
     """Barlow Twins."""
 
     projector: str = "512-512-512"
@@ -26,9 +26,14 @@ class BarlowTwins(Method):
     The views pass one after the other, so each has its own batch-norm statistics.
     """
 
-    Options = Options
+    Options = BarlowTwinsOptions
 
-    def __init__(self, backbone: nn.Module, dim: int, options: Options) -> None:
+    @staticmethod
+    def check(options: BarlowTwinsOptions) -> None:
+        read_widths(options.projector)
+        require(options, "lambda_param", options.lambda_param >= 0, "0 or more")
+
+    def __init__(self, backbone: nn.Module, dim: int, options: BarlowTwinsOptions) -> None:
         super().__init__(backbone, dim, options)
         self.projector = Projector(dim, tuple(read_widths(options.projector)))
         self.loss = BarlowTwinsLoss(options.lambda_param, gather_distributed=True)

@@ -15,7 +15,7 @@ from sslortho.tasks.task import Method, in_float32, read_widths, require, spread
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class BYOLOptions:
     """BYOL."""
 
     projector: str = "512-128"
@@ -25,18 +25,24 @@ class Options:
     """Of the teacher's moving average at the start; it rises to 1 by a cosine (section 3.3). 0.996 is
     for 1,000 epochs of ImageNet; the paper takes 0.99 for 300."""
     lr_biases: float = 0.2
-    """Rate of biases and norms per 256 samples; the paper's, for ImageNet."""
+    """Rate of biases and norms per 256 samples; the paper's, for ImageNet, whose loss is four times ours."""
+    weight_decay: float = 1.5e-6
+    """Decay of the weights; biases and norms have none. The paper's."""
 
 
 class BYOL(Method):
     """A predictor on one view shall say what a moving average of the network makes of the other."""
 
-    Options = Options
+    Options = BYOLOptions
 
-    def __init__(self, backbone: nn.Module, dim: int, options: Options) -> None:
-        super().__init__(backbone, dim, options)
+    @staticmethod
+    def check(options: BYOLOptions) -> None:
         require(options, "teacher_momentum", 0 <= options.teacher_momentum <= 1, "from 0 to 1")
-        hidden, output = read_widths(options.projector, "hidden layer", "output")
+        read_widths(options.projector, "hidden layer", "output")
+
+    def __init__(self, backbone: nn.Module, dim: int, options: BYOLOptions) -> None:
+        super().__init__(backbone, dim, options)
+        hidden, output = read_widths(options.projector)
         self.projector = BYOLProjectionHead(dim, hidden, output)
         self.predictor = BYOLPredictionHead(output, hidden, output)
         self.teacher = copy.deepcopy(nn.Sequential(self.backbone, self.projector))
@@ -60,8 +66,6 @@ class BYOL(Method):
         z_a, z_b = (self.projector(self.backbone(view)) for view in views)
         with torch.no_grad():
             target_a, target_b = (self.teacher(view) for view in views)
-        losses = [
-            in_float32(self.loss, self.predictor(z_a), target_b),
-            in_float32(self.loss, self.predictor(z_b), target_a),
-        ]
-        return {"loss": sum(losses) / 2, "spread": spread(z_a)}
+        loss_a = in_float32(self.loss, self.predictor(z_a), target_b)
+        loss_b = in_float32(self.loss, self.predictor(z_b), target_a)
+        return {"loss": (loss_a + loss_b) / 2, "spread": spread(z_a)}

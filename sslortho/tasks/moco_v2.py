@@ -14,7 +14,7 @@ from sslortho.tasks.task import Method, in_float32, read_widths, require, spread
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class MoCoV2Options:
     """MoCo v2."""
 
     projector: str = "512-128"
@@ -32,18 +32,23 @@ class Options:
 class MoCoV2(Method):
     """A view shall be nearer to the key of the other than to the keys of earlier batches.
 
-    Keys are made with the batch norm statistics of the whole step. The paper shuffles images among GPUs
-    of separate statistics instead, so that a query and its key do not share any.
+    The paper shuffles images among GPUs of separate batch norm statistics, so that a query and its key
+    do not share any, by which they would know each other. Here statistics are those of all ranks together:
+    leave `sync_batch_norm` on, and give them large batches.
     """
 
-    Options = Options
+    Options = MoCoV2Options
 
-    def __init__(self, backbone: nn.Module, dim: int, options: Options) -> None:
-        super().__init__(backbone, dim, options)
+    @staticmethod
+    def check(options: MoCoV2Options) -> None:
         require(options, "teacher_momentum", 0 <= options.teacher_momentum <= 1, "from 0 to 1")
         require(options, "queue", options.queue >= 1, "1 key or more")
         require(options, "temperature", options.temperature > 0, "above 0")
-        hidden, output = read_widths(options.projector, "hidden layer", "output")
+        read_widths(options.projector, "hidden layer", "output")
+
+    def __init__(self, backbone: nn.Module, dim: int, options: MoCoV2Options) -> None:
+        super().__init__(backbone, dim, options)
+        hidden, output = read_widths(options.projector)
         self.projector = MoCoProjectionHead(dim, hidden, output)
         self.teacher = copy.deepcopy(nn.Sequential(self.backbone, self.projector))
         self.teacher.requires_grad_(False)

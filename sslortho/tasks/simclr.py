@@ -11,7 +11,7 @@ from sslortho.tasks.task import Method, in_float32, read_widths, require, spread
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class SimCLROptions:
     """SimCLR."""
 
     projector: str = "512-128"
@@ -19,18 +19,23 @@ class Options:
     temperature: float = 0.5
     """Of the similarities; 0.5 as in the paper for CIFAR-10, 0.1 for 100 epochs of ImageNet."""
     lr_biases: float = 0.3
-    """Rate of biases and norms per 256 samples; the paper's, for ImageNet (section 2.2)."""
+    """Rate of biases and norms per 256 samples; the paper's, for ImageNet (section 2.2), whose loss is
+    twice lightly's."""
 
 
 class SimCLR(Method):
     """Two views of an image shall be nearer to each other than to all other views of the batch."""
 
-    Options = Options
+    Options = SimCLROptions
 
-    def __init__(self, backbone: nn.Module, dim: int, options: Options) -> None:
-        super().__init__(backbone, dim, options)
+    @staticmethod
+    def check(options: SimCLROptions) -> None:
+        read_widths(options.projector, "hidden layer", "output")
         require(options, "temperature", options.temperature > 0, "above 0")
-        hidden, output = read_widths(options.projector, "hidden layer", "output")
+
+    def __init__(self, backbone: nn.Module, dim: int, options: SimCLROptions) -> None:
+        super().__init__(backbone, dim, options)
+        hidden, output = read_widths(options.projector)
         self.projector = SimCLRProjectionHead(dim, hidden, output)
         self.loss = NTXentLoss(options.temperature, gather_distributed=True)
 

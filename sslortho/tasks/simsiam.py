@@ -11,7 +11,7 @@ from sslortho.tasks.task import Method, in_float32, read_widths, require, spread
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class SimSiamOptions:
     """SimSiam."""
 
     projector: str = "512-512-512"
@@ -28,13 +28,17 @@ class SimSiam(Method):
     (its table 1).
     """
 
-    Options = Options
+    Options = SimSiamOptions
 
-    def __init__(self, backbone: nn.Module, dim: int, options: Options) -> None:
-        super().__init__(backbone, dim, options)
-        width, *others = read_widths(options.projector, "first layer", "second layer", "output")
-        equal = {width} == set(others) and width >= 4
+    @staticmethod
+    def check(options: SimSiamOptions) -> None:
+        widths = read_widths(options.projector, "first layer", "second layer", "output")
+        equal = len(set(widths)) == 1 and widths[0] >= 4
         require(options, "projector", equal, "three widths that are equal, 4 or more")
+
+    def __init__(self, backbone: nn.Module, dim: int, options: SimSiamOptions) -> None:
+        super().__init__(backbone, dim, options)
+        width = read_widths(options.projector)[0]
         self.projector = SimSiamProjectionHead(dim, width, width)
         self.predictor = SimSiamPredictionHead(width, width // 4, width)
         self.loss = NegativeCosineSimilarity()
@@ -47,8 +51,6 @@ class SimSiam(Method):
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         z_a, z_b = (self.projector(self.backbone(view)) for view in views)
-        losses = [
-            in_float32(self.loss, self.predictor(z_a), z_b.detach()),
-            in_float32(self.loss, self.predictor(z_b), z_a.detach()),
-        ]
-        return {"loss": sum(losses) / 2, "spread": spread(z_a)}
+        loss_a = in_float32(self.loss, self.predictor(z_a), z_b.detach())
+        loss_b = in_float32(self.loss, self.predictor(z_b), z_a.detach())
+        return {"loss": (loss_a + loss_b) / 2, "spread": spread(z_a)}

@@ -41,7 +41,7 @@ class Method(Task):
         dim: the number of features.
         options: an instance of `Options`.
 
-    Raises ValueError for options that do not go together.
+    Raises ValueError as `check`.
     """
 
     Options: ClassVar[type[Any]]
@@ -50,7 +50,17 @@ class Method(Task):
 
     def __init__(self, backbone: nn.Module, dim: int, options: Any) -> None:
         super().__init__()
+        self.check(options)
         self.backbone = backbone
+
+    @staticmethod
+    def check(options: Any) -> None:
+        """Raise ValueError for options that cannot be."""
+
+    @staticmethod
+    def takes(views: int) -> bool:
+        """Whether a batch may have so many views of each image."""
+        return views == 2
 
     @classmethod
     def views(cls, crop_size: int = 224) -> tuple[ViewSpec, ...]:

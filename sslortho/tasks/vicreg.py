@@ -11,7 +11,7 @@ from sslortho.tasks.task import Method, in_float32, read_widths, require, spread
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class VICRegOptions:
     """VICReg."""
 
     projector: str = "512-512-512"
@@ -30,15 +30,19 @@ class Options:
 class VICReg(Method):
     """Two views of an image shall be near, every dimension spread, and no two alike."""
 
-    Options = Options
+    Options = VICRegOptions
 
-    def __init__(self, backbone: nn.Module, dim: int, options: Options) -> None:
-        super().__init__(backbone, dim, options)
+    @staticmethod
+    def check(options: VICRegOptions) -> None:
         for name in ("invariance", "variance", "covariance"):
             require(options, name, getattr(options, name) >= 0, "0 or more")
-        *hidden, output = read_widths(options.projector)
+        *hidden, _ = read_widths(options.projector)
         wanted = "one or more hidden layers of one width, and the output, such as 512-512-512"
         require(options, "projector", len(set(hidden)) == 1, wanted)
+
+    def __init__(self, backbone: nn.Module, dim: int, options: VICRegOptions) -> None:
+        super().__init__(backbone, dim, options)
+        *hidden, output = read_widths(options.projector)
         self.projector = VICRegProjectionHead(dim, hidden[0], output, num_layers=len(hidden) + 1)
         self.loss = VICRegLoss(
             lambda_param=options.invariance,

@@ -155,9 +155,9 @@ class _Fit:
         metrics, images = accumulate_gradients(
             self.task, batches, count, self.accelerator, watching
         )
-        self.trained.after_backward()
         if self.accelerator.scaler:
             self.accelerator.unscale_gradients(self.optimizer)
+        self.trained.after_backward()
         grads = [p.grad for p in self.task.parameters() if p.grad is not None]
         metrics["grad_norm"] = total_norm(grads)
         finite = bool(torch.isfinite(metrics["grad_norm"]))

@@ -1,5 +1,6 @@
 """Every method of pretraining, from its configuration to its figures."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from ranks import run_on_ranks
+from torch import nn
 from trainings import drift, same_bits, train
 
 from sslortho.build import build_pretraining, build_task, create_views
 from sslortho.config import PretrainConfig, parse_config
+from sslortho.models import create_backbone, load_backbone, read_weights
 from sslortho.tasks import METHODS
 from sslortho.train.reporting import read_metrics
 
@@ -76,7 +79,9 @@ def test_a_stopped_run_with_a_teacher_goes_on_bit_by_bit(name, tmp_path):
 
 
 TRAININGS = {name: options_of(name) for name in METHODS if name != "barlow_twins"}
-SHARDED = {f"{name}, sharded": {**TRAININGS[name], "shard": True} for name in ("byol", "moco_v2")}
+SHARDED = {
+    f"{name}, sharded": {**TRAININGS[name], "shard": True} for name in ("byol", "moco_v2", "dino")
+}
 
 
 def trainings_of_rank(rank: int, folder: Path, trainings: dict) -> dict[str, dict]:
@@ -107,19 +112,26 @@ def test_a_methods_options_and_defaults_are_pretrainings(tmp_path):
     assert (config.method, config.temperature, config.projector) == ("simclr", 0.2, "32-16")
     assert (config.lr, config.lr_biases) == (3.0, 0.3)
     assert str(config.run_folder) == "runs/simclr-digits-orth_lars-s0"
-    assert config.method_options.temperature == 0.2
     over = parse_config(PretrainConfig, ["--config", str(path), "--method=moco_v2", "--queue=64"])
     assert (over.method, over.queue, over.temperature) == ("moco_v2", 64, 0.2)
     assert isinstance(over, PretrainConfig)
+    flags_first = ["--method", "moco_v2", "--queue", "64", "--config", str(path)]
+    assert parse_config(PretrainConfig, flags_first) == over
+    written_out = ["--config", "{method: simclr, temperature: 0.2, lr: 3.0}", "--projector=32-16"]
+    assert parse_config(PretrainConfig, written_out) == config
+    assert type(over).of(method="simclr", lr=3.0, temperature=0.2, projector="32-16") == config
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--method", "simlcr"], "method='simlcr' is not one of .* (did you mean 'simclr'?)"),
-        (["--method", "simclr", "--lambda_param", "1"], "unrecognized arguments: --lambda_param 1"),
+        (["--method", "simclr", "--lambda_param", "1"], "option of --method barlow_twins)"),
+        (["--method", "byol", "--temperature", "1"], "option of --method simclr, moco_v2)"),
+        (["--method", "simclr", "--temperature", "0"], "temperature=0.0 must be above 0"),
         (["--method", "simclr", "--temprature", "1"], "(did you mean temperature?)"),
         (["--temperature", "1"], "unrecognized arguments: --temperature 1"),
+        (["--config", "{method: [simclr]}"], "method"),
         (["--views", "simclr_tiny"], "(did you mean 'simclr"),
     ],
 )
@@ -129,6 +141,50 @@ def test_an_option_of_another_method_is_a_mistake(arguments, message, capsys):
     error = capsys.readouterr().err
     assert all(part in error for part in message.split(" .* "))
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PretrainConfig(method="simclr"),
+        lambda: dataclasses.replace(PretrainConfig.of(method="simclr"), method="dino"),
+    ],
+)
+def test_a_configuration_without_its_methods_options_is_refused(make):
+    with pytest.raises(ValueError, match=r"make it by PretrainConfig\.of"):
+        make()
+
+
+@pytest.mark.parametrize("method", ["simclr", "moco_v2"])
+def test_views_that_are_too_many_are_refused(method):
+    config = PretrainConfig.of(method=method, views="dino_digits")
+    with pytest.raises(ValueError, match="'dino_digits' are 8 of each image"):
+        create_views(config)
+    assert len(create_views(PretrainConfig.of(method="dino", views="byol_small"))) == 2
+
+
+def test_dino_trains_a_vision_transformer_of_timm():
+    """On views of two sizes, without batch norm in the projector."""
+    config = PretrainConfig.of(
+        method="dino", backbone="timm:test_vit", crop_size=112, projector="16-8-16", views="dino"
+    )
+    task = build_task(config)
+    views = [torch.randn(2, 3, view.crop_size, view.crop_size) for view in create_views(config)]
+    assert {view.shape[-1] for view in views} == {112, 48}
+    task(tuple(views), torch.zeros(2))["loss"].backward()
+    assert not any(isinstance(module, nn.BatchNorm1d) for module in task.modules())
+    assert all(p.grad is not None for p in task.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_checkpoint_is_a_file_of_the_backbones_weights(name, tmp_path):
+    """Of the teacher's, for DINO: what `Task.backbone` is."""
+    trained = train(tmp_path, **options_of(name))
+    (path,) = tmp_path.glob("checkpoints/*.pt")
+    backbone = create_backbone(options_of(name).get("backbone", "basic_cnn"))
+    load_backbone(backbone, read_weights(path))
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, trained["state"][f"backbone.{key}"]), key
 
 
 def test_a_network_that_does_not_pool_is_refused_where_views_have_several_sizes():

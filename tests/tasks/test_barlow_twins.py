@@ -2,13 +2,13 @@ import torch
 from torch import nn
 
 from sslortho.losses import BarlowTwinsLoss
-from sslortho.tasks.barlow_twins import BarlowTwins, Options
+from sslortho.tasks.barlow_twins import BarlowTwins, BarlowTwinsOptions
 
 
 def test_views_pass_separately_and_the_loss_is_made_of_its_terms():
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.BatchNorm1d(5))
-    task = BarlowTwins(backbone, 5, Options(projector="4", lambda_param=0.1))
+    task = BarlowTwins(backbone, 5, BarlowTwinsOptions(projector="4", lambda_param=0.1))
     views = torch.randn(16, 3, 2, 2), 3 + torch.randn(16, 3, 2, 2)
     metrics = task(views, torch.zeros(16))
 

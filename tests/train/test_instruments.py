@@ -15,7 +15,7 @@ from sslortho.data.datasets import digits
 from sslortho.models.cifar_resnet import BasicCNN
 from sslortho.optim import OrthSGD, param_groups
 from sslortho.tasks import Classification
-from sslortho.tasks.barlow_twins import BarlowTwins, Options
+from sslortho.tasks.barlow_twins import BarlowTwins, BarlowTwinsOptions
 from sslortho.train import CheckpointFolder, FitOptions, Reporter, fit
 from sslortho.train.instruments import Instruments
 from sslortho.train.reporting import read_metrics
@@ -179,7 +179,7 @@ def test_a_frozen_backbone_is_not_recorded(tmp_path):
 
 def test_of_two_views_the_first_is_recorded():
     torch.manual_seed(0)
-    task = BarlowTwins(BasicCNN(), 512, Options(projector="8"))
+    task = BarlowTwins(BasicCNN(), 512, BarlowTwinsOptions(projector="8"))
     optimizer = torch.optim.SGD(param_groups(task, orth="conv"), lr=0.1)
     instruments = Instruments(task, optimizer, FitOptions(epochs=1, log_layers=True))
     images = Digits().images

@@ -11,7 +11,7 @@ from torch import nn
 from sslortho.models import convert_sync_batch_norm
 from sslortho.optim import OrthAdam, OrthLARS
 from sslortho.tasks import Task
-from sslortho.tasks.barlow_twins import BarlowTwins, Options
+from sslortho.tasks.barlow_twins import BarlowTwins, BarlowTwinsOptions
 from sslortho.train.backward import name_offenders
 from sslortho.train.sharding import (
     check_sharding,
@@ -38,7 +38,7 @@ def barlow_twins(seed: int = 0, own_statistics: bool = False) -> Task:
     """Channels last, with sides that neither two nor four ranks divide."""
     torch.manual_seed(seed)
     backbone = nn.Sequential(nn.Conv2d(3, 5, 3, bias=False), nn.BatchNorm2d(5), nn.Flatten())
-    task = BarlowTwins(backbone, 20, Options())
+    task = BarlowTwins(backbone, 20, BarlowTwinsOptions())
     task.projector = nn.Sequential(nn.Linear(20, 7), nn.ReLU(), nn.Linear(7, 6, bias=False))
     if not own_statistics:
         convert_sync_batch_norm(task, CPU)
