@@ -56,6 +56,12 @@ def _check_launcher() -> None:
             "elsewhere: unset it), but starts one alone; use torchrun --nproc_per_node N, or "
             "accelerate launch --multi_gpu, which does it for CPUs too"
         )
+    for plugin in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if environment.get(f"ACCELERATE_USE_{plugin}", "false").lower() == "true":
+            raise ValueError(
+                f"accelerate launch --use_{plugin.lower()} is not for this script, whose --shard splits "
+                "the training among the ranks (FSDP2); leave it out of the command and of its config file"
+            )
     restarts = int(environment.get("TORCHELASTIC_MAX_RESTARTS", "0"))
     shared = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if restarts > 0 and shared and environment.get("RANK") == "0":

@@ -46,7 +46,7 @@ def photographs(tmp_path_factory):
 
 def config(folder, **options):
     usual = {"data": "folder", "loader": "files", "data_dir": str(folder), "batch_size": COUNT}
-    return ShowViewsConfig(**{**usual, "count": COUNT, "threads": 1, **options})
+    return ShowViewsConfig.of(**{**usual, "count": COUNT, "threads": 1, **options})
 
 
 def source_of(sample, folder):
@@ -208,8 +208,8 @@ def test_a_mistake_is_one_line(tmp_path):
 def test_options_out_of_range_are_named():
     for options in ({"count": 0}, {"count": 129}, {"epoch": -1}, {"out": "runs/digits"}):
         with pytest.raises(ValueError, match=next(iter(options))):
-            ShowViewsConfig(**options)
-    assert ShowViewsConfig().picture == "views.png"
+            ShowViewsConfig.of(**options)
+    assert ShowViewsConfig.of().picture == "views.png"
 
 
 def test_undo_normalise_inverts_the_end_of_a_view():
@@ -222,7 +222,7 @@ def test_undo_normalise_inverts_the_end_of_a_view():
 
 def test_captions_of_digits_come_from_the_data_set():
     samples = show_views.collect_samples(
-        ShowViewsConfig(count=3, batch_size=4, subset=100, threads=1)
+        ShowViewsConfig.of(count=3, batch_size=4, subset=100, threads=1)
     )
     data = load_split("digits", None, "train")
     assert data is not None

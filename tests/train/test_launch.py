@@ -101,3 +101,10 @@ def test_restarts_that_may_hang_are_warned_of(monkeypatch, restarts, shared, rec
     said = [str(warning.message) for warning in recwarn.list]
     assert len(said) == (restarts == "1" and shared == "True")
     assert all("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in text for text in said)
+
+
+@pytest.mark.parametrize("plugin", ["fsdp", "deepspeed", "megatron_lm"])
+def test_accelerates_own_ways_to_shard_are_refused(monkeypatch, plugin):
+    monkeypatch.setenv(f"ACCELERATE_USE_{plugin.upper()}", "true")
+    with pytest.raises(ValueError, match=f"--use_{plugin} is not for this script, whose --shard"):
+        launch._check_launcher()
