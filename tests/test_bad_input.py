@@ -1,21 +1,15 @@
 """Every kind of mistake, at every script: one line that says what to do, and exit code 2."""
 
-import functools
-import importlib.util
 import json
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
 import pytest
-from accelerate.state import AcceleratorState
+from script_runs import SCRIPTS, call_script
 
 from sslortho import config as configurations
 from sslortho.config import parse_config, user_errors
-
-SCRIPTS = Path(__file__).parent.parent / "scripts"
-sys.path.insert(0, str(SCRIPTS))  # where scripts find the folders beside them
 
 TRAINING = ("pretrain", "supervised")
 CONFIGURED = {
@@ -29,29 +23,11 @@ CONFIGURED = {
 """Scripts that take a configuration, with the options that they cannot do without."""
 
 
-@functools.cache
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
-    module = sys.modules[f"script_{name}"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run(name, arguments, monkeypatch, capsys):
+def run(name, arguments):
     """Exit code and what it wrote on stderr."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    module = load(name)
     configs = str(SCRIPTS.parent / "configs")
-    arguments = [str(a).replace("CONFIGS", configs) for a in arguments]
-    monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *arguments])
-    code = 0
-    try:
-        module.main()
-    except SystemExit as end:
-        code = end.code
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
-    return code, capsys.readouterr().err
+    done = call_script(name, *(str(a).replace("CONFIGS", configs) for a in arguments))
+    return done.returncode, done.stderr
 
 
 def check_one_line(code, errors, *words):
@@ -69,18 +45,18 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", CONFIGURED)
-def test_an_unknown_option(name, monkeypatch, capsys):
+def test_an_unknown_option(name):
     arguments = [*CONFIGURED[name], "--debgu", "true"]
-    check_one_line(*run(name, arguments, monkeypatch, capsys), "debgu", "did you mean debug?")
+    check_one_line(*run(name, arguments), "debgu", "did you mean debug?")
 
 
 @pytest.mark.parametrize("name", ["compare", "plot_runs"])
-def test_an_unknown_option_beside_runs(name, monkeypatch, capsys):
-    check_one_line(*run(name, ["x", "--debgu", "true"], monkeypatch, capsys), "debgu")
+def test_an_unknown_option_beside_runs(name):
+    check_one_line(*run(name, ["x", "--debgu", "true"]), "debgu")
 
 
 def test_an_unknown_option_of_a_rerun(monkeypatch, capsys):
-    found = run("reproduce_run", ["x", "--debgu", "true"], monkeypatch, capsys)
+    found = run("reproduce_run", ["x", "--debgu", "true"])
     check_one_line(*found, "debgu", "did you mean debug?")
 
 
@@ -91,13 +67,13 @@ MISSING = {
 
 
 @pytest.mark.parametrize("name", MISSING)
-def test_an_option_that_must_be_given(name, monkeypatch, capsys):
-    check_one_line(*run(name, [], monkeypatch, capsys), MISSING[name])
+def test_an_option_that_must_be_given(name):
+    check_one_line(*run(name, []), MISSING[name])
 
 
 @pytest.mark.parametrize("name", ["reproduce", "reproduce_run"])
-def test_options_before_the_name(name, monkeypatch, capsys):
-    check_one_line(*run(name, ["--out", "x"], monkeypatch, capsys), "comes first")
+def test_options_before_the_name(name):
+    check_one_line(*run(name, ["--out", "x"]), "comes first")
 
 
 SHAPES = [
@@ -108,8 +84,8 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("arguments", SHAPES, ids=lambda a: " ".join(a)[:20])
-def test_a_command_line_of_another_shape(arguments, monkeypatch, capsys):
-    check_one_line(*run("pretrain", arguments, monkeypatch, capsys))
+def test_a_command_line_of_another_shape(arguments):
+    check_one_line(*run("pretrain", arguments))
 
 
 ODD_YAML = {
@@ -143,10 +119,10 @@ ODD_YAML = {
 
 
 @pytest.mark.parametrize("kind", ODD_YAML)
-def test_an_odd_file_of_options(kind, monkeypatch, capsys):
+def test_an_odd_file_of_options(kind):
     text, word = ODD_YAML[kind]
     Path("odd.yaml").write_text(text)
-    check_one_line(*run("pretrain", ["--config", "odd.yaml"], monkeypatch, capsys), word)
+    check_one_line(*run("pretrain", ["--config", "odd.yaml"]), word)
 
 
 YAML = {
@@ -169,7 +145,7 @@ def test_a_bad_file_of_options(name, file, monkeypatch, capsys, tmp_path):
     if content is not None:
         Path(file).write_bytes(content)
     arguments = [*CONFIGURED[name], "--config", file]
-    check_one_line(*run(name, arguments, monkeypatch, capsys), word)
+    check_one_line(*run(name, arguments), word)
     assert not Path("ran").exists()
 
 
@@ -187,8 +163,8 @@ NUMBERS = [
 
 @pytest.mark.parametrize(("option", "value"), NUMBERS)
 @pytest.mark.parametrize("name", TRAINING)
-def test_a_value_out_of_range_or_of_another_type(name, option, value, monkeypatch, capsys):
-    code, errors = run(name, [option, value, "--optim", "lars"], monkeypatch, capsys)
+def test_a_value_out_of_range_or_of_another_type(name, option, value):
+    code, errors = run(name, [option, value, "--optim", "lars"])
     check_one_line(code, errors, option[2:])
     assert not Path("runs").exists()
 
@@ -222,18 +198,18 @@ CONTRADICTIONS = [
 
 @pytest.mark.parametrize(("arguments", "word"), CONTRADICTIONS)
 @pytest.mark.parametrize("name", TRAINING)
-def test_options_that_contradict_each_other_or_the_data(name, arguments, word, monkeypatch, capsys):
+def test_options_that_contradict_each_other_or_the_data(name, arguments, word):
     given = [*arguments, "--epochs", "1", "--warmup_epochs", "0"]
-    check_one_line(*run(name, given, monkeypatch, capsys), word)
+    check_one_line(*run(name, given), word)
     assert not list(Path().glob("runs/*/checkpoints/*"))
 
 
 @pytest.mark.parametrize("name", ["pretrain", "supervised", "linear_eval", "knn_eval"])
 @pytest.mark.parametrize("out", ["a_file", "a_file/below"])
-def test_a_file_where_the_run_folder_should_be(name, out, monkeypatch, capsys):
+def test_a_file_where_the_run_folder_should_be(name, out):
     Path("a_file").write_text("mine")
     arguments = [*CONFIGURED[name], "--out", out, "--crop_size", "32"]
-    check_one_line(*run(name, arguments, monkeypatch, capsys), "a_file")
+    check_one_line(*run(name, arguments), "a_file")
     assert Path("a_file").read_text() == "mine"
 
 
@@ -249,12 +225,12 @@ WEIGHTS = {
 
 @pytest.mark.parametrize("file", WEIGHTS)
 @pytest.mark.parametrize("name", ["linear_eval", "knn_eval", "export"])
-def test_weights_that_are_none(name, file, monkeypatch, capsys):
+def test_weights_that_are_none(name, file):
     content, word = WEIGHTS[file]
     if content is not None:
         Path(file).write_bytes(content)
     out = ["--out", "y.pt", "--format", "hub"] if name == "export" else []
-    check_one_line(*run(name, ["--backbone_from", file, *out], monkeypatch, capsys), word, file)
+    check_one_line(*run(name, ["--backbone_from", file, *out]), word, file)
 
 
 OTHERS = [
@@ -275,8 +251,8 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("name", "arguments", "word"), OTHERS)
-def test_mistakes_of_their_own(name, arguments, word, monkeypatch, capsys):
-    check_one_line(*run(name, arguments, monkeypatch, capsys), word)
+def test_mistakes_of_their_own(name, arguments, word):
+    check_one_line(*run(name, arguments), word)
 
 
 CONFIGURATIONS = [
@@ -347,8 +323,8 @@ WITHOUT_EFFECT = [
 
 
 @pytest.mark.parametrize(("name", "arguments", "word"), WITHOUT_EFFECT)
-def test_options_that_are_wrong_for_a_script(name, arguments, word, monkeypatch, capsys):
-    check_one_line(*run(name, arguments, monkeypatch, capsys), word)
+def test_options_that_are_wrong_for_a_script(name, arguments, word):
+    check_one_line(*run(name, arguments), word)
     assert not list(Path().iterdir())
 
 
@@ -364,20 +340,20 @@ READERS = {
 
 @pytest.mark.parametrize("data_dir", ["nowhere", "a_file", "empty"])
 @pytest.mark.parametrize("name", READERS)
-def test_a_folder_of_data_that_is_none(name, data_dir, monkeypatch, capsys):
+def test_a_folder_of_data_that_is_none(name, data_dir):
     Path("a_file").write_text("mine")
     Path("empty").mkdir()
     arguments = [*READERS[name], "--data_dir", data_dir]
-    check_one_line(*run(name, arguments, monkeypatch, capsys), data_dir)
+    check_one_line(*run(name, arguments), data_dir)
     assert not list(Path().glob("**/*.partial"))
 
 
 @pytest.mark.parametrize(
     ("name", "arguments"), [("tune", ["--data", "folder"]), ("reproduce", ["table3"])]
 )
-def test_data_that_runs_would_not_find(name, arguments, monkeypatch, capsys):
+def test_data_that_runs_would_not_find(name, arguments):
     arguments = [*arguments, "--data_dir", "nowhere", "--out", "o"]
-    check_one_line(*run(name, arguments, monkeypatch, capsys), "nowhere")
+    check_one_line(*run(name, arguments), "nowhere")
     assert not Path("o").exists()
 
 
@@ -403,28 +379,28 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_file_above_what_is_to_be_written(name, monkeypatch, capsys):
+def test_a_file_above_what_is_to_be_written(name):
     write_run("a_run")
     Path("a_file").write_text("mine")
     arguments, out = WRITERS[name]
-    found = run(name, [*arguments, "--out", f"a_file/{out}"], monkeypatch, capsys)
+    found = run(name, [*arguments, "--out", f"a_file/{out}"])
     check_one_line(*found, "a_file")
     assert Path("a_file").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["bench_optim", "reproduce", "tune", "chaos"])
-def test_a_file_where_the_folder_of_results_should_be(name, monkeypatch, capsys):
+def test_a_file_where_the_folder_of_results_should_be(name):
     Path("a_file").write_text("mine")
-    found = run(name, [*WRITERS[name][0], "--out", "a_file"], monkeypatch, capsys)
+    found = run(name, [*WRITERS[name][0], "--out", "a_file"])
     check_one_line(*found, "a_file")
 
 
 @pytest.mark.parametrize("name", ["write_beton", "show_views", "plot_runs", "bench_loading"])
-def test_a_folder_where_the_file_should_be(name, monkeypatch, capsys):
+def test_a_folder_where_the_file_should_be(name):
     write_run("a_run")
     arguments, out = WRITERS[name]
     Path(out).mkdir()
-    check_one_line(*run(name, [*arguments, "--out", out], monkeypatch, capsys), out)
+    check_one_line(*run(name, [*arguments, "--out", out]), out)
     assert not list(Path().glob("**/*.partial"))
 
 
@@ -437,13 +413,13 @@ FOLDERS = {
 
 @pytest.mark.parametrize("folder", FOLDERS)
 @pytest.mark.parametrize("name", ["linear_eval", "knn_eval", "export"])
-def test_run_folders_without_a_backbone(name, folder, monkeypatch, capsys):
+def test_run_folders_without_a_backbone(name, folder):
     files, word = FOLDERS[folder]
     Path(folder).mkdir()
     for file in files:
         Path(folder, file).write_text("{}")
     out = ["--out", "y.pt", "--format", "hub"] if name == "export" else []
-    check_one_line(*run(name, ["--backbone_from", folder, *out], monkeypatch, capsys), word)
+    check_one_line(*run(name, ["--backbone_from", folder, *out]), word)
 
 
 LISTS = {
@@ -456,28 +432,28 @@ LISTS = {
 
 
 @pytest.mark.parametrize("file", LISTS)
-def test_a_list_of_images_that_is_none(file, monkeypatch, capsys):
+def test_a_list_of_images_that_is_none(file):
     content, word = LISTS[file]
     if content is not None:
         Path(file).write_bytes(content)
     arguments = [*CONFIGURED["knn_eval"], "--train_list", file]
-    check_one_line(*run("knn_eval", arguments, monkeypatch, capsys), word)
+    check_one_line(*run("knn_eval", arguments), word)
 
 
 @pytest.mark.parametrize("text", ["[1, 2", "- 1", "", "5"])
 @pytest.mark.parametrize("name", ["pretrain", "supervised", "linear_eval", "knn_eval"])
-def test_a_run_folder_whose_options_are_damaged(name, text, monkeypatch, capsys):
+def test_a_run_folder_whose_options_are_damaged(name, text):
     write_run("r")
     Path("r/config.yaml").write_text(text)
     arguments = [*CONFIGURED[name], "--out", "r"]
-    check_one_line(*run(name, arguments, monkeypatch, capsys), "config.yaml", "another --out")
+    check_one_line(*run(name, arguments), "config.yaml", "another --out")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"experiment": "figure8", "asked": 3}'])
-def test_a_folder_of_an_experiment_that_is_damaged(text, monkeypatch, capsys):
+def test_a_folder_of_an_experiment_that_is_damaged(text):
     Path("o").mkdir()
     Path("o/asked.json").write_text(text)
-    found = run("reproduce", ["figure8", "--report", "--out", "o"], monkeypatch, capsys)
+    found = run("reproduce", ["figure8", "--report", "--out", "o"])
     check_one_line(*found, "asked.json is damaged")
 
 
@@ -495,16 +471,16 @@ FAILING = {
 
 
 @pytest.mark.parametrize("name", FAILING)
-def test_debug_shows_the_traceback(name, monkeypatch, capsys):
-    check_one_line(*run(name, FAILING[name], monkeypatch, capsys))
+def test_debug_shows_the_traceback(name):
+    check_one_line(*run(name, FAILING[name]))
     with pytest.raises((ValueError, OSError)):
-        run(name, [*FAILING[name], "--debug"], monkeypatch, capsys)
+        run(name, [*FAILING[name], "--debug"])
 
 
 @pytest.mark.parametrize("option", [["--lr", "nan"], ["--lr", "-1"], ["--rate", "1"]])
-def test_debug_shows_that_of_a_wrong_option_too(option, monkeypatch, capsys):
+def test_debug_shows_that_of_a_wrong_option_too(option):
     with pytest.raises(ValueError, match=option[0].strip("-")):
-        run("pretrain", [*option, "--debug"], monkeypatch, capsys)
+        run("pretrain", [*option, "--debug"])
 
 
 @pytest.mark.parametrize("error", [ValueError, OSError, UnicodeError])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from script_runs import call_script
 
 from sslortho.augment import VIEWS, ViewRenderer
 from sslortho.config import BenchLoadingConfig
@@ -56,14 +57,13 @@ def small_images(tmp_path_factory):
     return folder
 
 
-def bench(out, *arguments, check=True):
+def bench(out, *arguments):
     command = [sys.executable, str(SCRIPTS / "bench_loading.py"), "--out", str(out), *arguments]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=280, check=False
     )
-    if check:
-        assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-3000:]
     return done
 
 
@@ -131,8 +131,10 @@ def test_small_images_side_by_side(small_images, tmp_path):
 
 
 def test_an_unknown_pipeline_is_one_line_with_the_nearest(photographs, tmp_path):
-    done = bench(tmp_path / "bench.json", "--data_dir", str(photographs),
-                 "--pipelines", "lightli,ours_folder", check=False)  # fmt: skip
+    done = call_script(
+        "bench_loading", "--data_dir", photographs, "--out", tmp_path / "bench.json",
+        "--pipelines", "lightli,ours_folder",
+    )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("(did you mean lightly?)")
     assert "Traceback" not in done.stderr

@@ -1,24 +1,16 @@
 """The benchmark of the optimizers, on a network small enough for a test."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import matplotlib.image
 import pytest
+from script_runs import call_script
 
-SCRIPT = str(Path(__file__).parent.parent.parent / "scripts" / "bench_optim.py")
 SMALL = ["--rounds", "2", "--steps", "1", "--image_size", "64", "--batch_size", "2"]
 
 
-def bench(out, *arguments, check=True):
-    command = [sys.executable, SCRIPT, *SMALL, "--out", str(out), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=200, check=check
-    )
+def bench(out, *arguments):
+    return call_script("bench_optim", *SMALL, "--out", out, *arguments)
 
 
 @pytest.mark.parametrize("gradients", ["real", "random", "spectrum"])
@@ -42,7 +34,7 @@ def test_table_json_and_picture(tmp_path, gradients):
 
 
 def test_an_unknown_network_is_an_error(tmp_path):
-    done = bench(tmp_path, "--models", "resnet51", check=False)
+    done = bench(tmp_path, "--models", "resnet51")
     assert done.returncode == 2
     assert "resnet51" in done.stderr
     assert not (tmp_path / "bench_optim.json").exists()

@@ -1,7 +1,6 @@
 """The picture of the views: its captions must say what was done to the images that it shows."""
 
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from itertools import combinations
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from script_runs import call_script, finish, start_script
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
@@ -182,14 +182,10 @@ def test_nothing_overlaps_and_nothing_leaves_the_picture(sides):
             assert not one.overlaps(other)
 
 
-def run(*arguments):
-    command = [sys.executable, str(SCRIPTS / "show_views.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-
-
 def test_the_script_draws_digits_with_no_options_but_the_file(tmp_path):
-    done = run("--out", str(tmp_path / "new" / "views.png"), "--count", "5")
-    assert done.returncode == 0, done.stderr[-2000:]
+    finish(
+        start_script("show_views.py", "--out", str(tmp_path / "new" / "views.png"), "--count", "5")
+    )
     picture = matplotlib.image.imread(tmp_path / "new" / "views.png")
     width = 4 * (2 * show_views.PANEL + show_views.GAP) + show_views.GAP
     block = show_views.TITLE + show_views.PANEL + show_views.CAPTION
@@ -199,7 +195,8 @@ def test_the_script_draws_digits_with_no_options_but_the_file(tmp_path):
 
 
 def test_a_mistake_is_one_line(tmp_path):
-    done = run("--data", "folder", "--data_dir", str(tmp_path / "missing"), "--out", "x.png")
+    missing = tmp_path / "missing"
+    done = call_script("show_views", "--data", "folder", "--data_dir", missing, "--out", "x.png")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("show_views.py: error: data_dir=")
     assert "Traceback" not in done.stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from script_runs import call_script
 from sklearn.datasets import load_digits
 
 from sslortho.config import WriteBetonConfig
@@ -23,8 +24,7 @@ COMMAND = [sys.executable, str(ROOT / "scripts" / "write_beton.py")]
 
 
 def run(*arguments, code=0):
-    done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True,
-                          timeout=200, check=False)  # fmt: skip
+    done = call_script("write_beton", *arguments)
     assert done.returncode == code, done.stderr[-3000:]
     return done
 
