@@ -307,14 +307,14 @@ def test_finished_views_are_the_crops_with_photometry():
     together = np.zeros((2, lengths.sum()), np.uint8)
     for i, image in enumerate(images):
         render_views(image, uniform[i], tables[i], settings, True, out, i)
-        crop_views(image, uniform[i], settings, together[i])
+        crop_views(image, uniform[i], settings, together[i : i + 1])
     views = np.split(out, np.cumsum(2 * lengths)[:-1])
     parts = np.split(together, np.cumsum(lengths)[:-1], axis=1)
     for view, (spec, size) in enumerate(zip(MIXED, SIZES, strict=True)):
         crops = np.zeros((2, size, size, 3), np.uint8)
         for i, image in enumerate(images):
             one = slice(view, view + 1)
-            crop_views(image, uniform[i, one], settings[one], crops[i])
+            crop_views(image, uniform[i, one], settings[one], crops[i : i + 1])
         np.testing.assert_array_equal(parts[view].reshape(crops.shape), crops)
         expected = render(crops, drawn[view], spec, True)
         ours = torch.from_numpy(views[view]).view(2, size, size, 3).permute(0, 3, 1, 2)

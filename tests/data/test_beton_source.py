@@ -220,7 +220,9 @@ def test_the_crops_for_a_gpu_are_those_of_the_kernel(data):
         pixels, theirs = np.array(Image.open(files.paths[index])), []
         for v, size in enumerate(SIZES):
             theirs.append(np.zeros((size, size, 3), np.uint8))
-            crop_views(pixels, draws.uniforms[i, v : v + 1], MIXED.settings[v : v + 1], theirs[v])
+            crop_views(
+                pixels, draws.uniforms[i, v : v + 1], MIXED.settings[v : v + 1], theirs[v][None]
+            )
         np.testing.assert_array_equal(ours[i], np.concatenate([crop.ravel() for crop in theirs]))
 
 
