@@ -96,9 +96,9 @@ def crop_views(
         image: (height, width, 3), contiguous.
         uniform: (views, GEOMETRY_DRAWS).
         settings: (views, SETTINGS).
-        out: contiguous, of two dimensions or more: filled with one view's (crop_size, crop_size, 3)
-            after the other's. (FFCV sets numba's own type of one-dimensional bytes to read-only, by
-            which numba then no longer finds what it has compiled for them.)
+        out: contiguous, of three dimensions or more: filled with one view's (crop_size, crop_size, 3)
+            after the other's. (FFCV sets numba's own types of bytes of one and two dimensions to
+            read-only, by which numba no longer finds what it has compiled for them.)
     """
     flat, start, lengths = out.reshape(-1), 0, _view_lengths(settings)
     memory = np.empty(lengths.max(), np.float32)

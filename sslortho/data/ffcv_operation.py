@@ -153,7 +153,7 @@ class MultiCropDecoder(_OneDecode):
 
     def _maker(self) -> Callable[..., None]:
         def crop(image, uniforms, parameters, settings, crops, at):
-            crop_views(image, uniforms, settings, crops[at : at + 1])
+            crop_views(image, uniforms, settings, crops[at].reshape(1, 1, -1))
 
         return crop
 

@@ -30,7 +30,7 @@ class _FileReading:
     ) -> None:
         for i in range(first, last):
             pixels = read_pixels(self.paths[indices[i]])
-            crop_views(pixels, draws.uniforms[i], self.settings, out[i : i + 1])
+            crop_views(pixels, draws.uniforms[i], self.settings, out[i].reshape(1, 1, -1))
 
     def render(
         self, indices: Indices, draws: Draws, out: NDArray[np.float32], first: int, last: int

@@ -307,7 +307,7 @@ def test_finished_views_are_the_crops_with_photometry():
     together = np.zeros((2, lengths.sum()), np.uint8)
     for i, image in enumerate(images):
         render_views(image, uniform[i], tables[i], settings, True, out, i)
-        crop_views(image, uniform[i], settings, together[i : i + 1])
+        crop_views(image, uniform[i], settings, together[i].reshape(1, 1, -1))
     views = np.split(out, np.cumsum(2 * lengths)[:-1])
     parts = np.split(together, np.cumsum(lengths)[:-1], axis=1)
     for view, (spec, size) in enumerate(zip(MIXED, SIZES, strict=True)):
