@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import torch
 from accelerate.state import AcceleratorState
@@ -74,3 +75,12 @@ def drift(ours: dict, theirs: dict) -> float:
         farthest(ours["end"], theirs["end"], kind) / farthest(theirs["end"], theirs["start"], kind)
         for kind in (True, False)
     )
+
+
+def trainings_of_rank(rank: int, folder: Path, trainings: dict) -> dict[str, dict]:
+    """All of them one after the other, as a process that torchrun has started."""
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2",
+        MASTER_ADDR="localhost", OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    return {name: train(folder / name, **options) for name, options in trainings.items()}

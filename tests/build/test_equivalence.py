@@ -6,17 +6,15 @@ orthonormalising raises what is small in a gradient, rounding included. What tra
 tests say of some pairs, drifts by 0.5 or more.
 """
 
-import os
 import shutil
 import types
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from ranks import run_on_ranks
-from trainings import PRETRAIN, drift, farthest, same_bits, train
+from trainings import PRETRAIN, drift, farthest, same_bits, train, trainings_of_rank
 
 from sslortho.build.data import build_train_loader, load_training_set
 from sslortho.build.pretraining import create_views
@@ -56,15 +54,6 @@ SHARDED = {
     "sharded, bf16": {"shard": True, **RAW_BF16},
     "sharded, stopped": {"shard": True, **LONG, "stopped": True},
 }
-
-
-def trainings_of_rank(rank: int, folder: Path, trainings: dict) -> dict[str, dict]:
-    """All of them one after the other, as a process that torchrun has started."""
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2",
-        MASTER_ADDR="localhost", OMP_NUM_THREADS="1",
-    )  # fmt: skip
-    return {name: train(folder / name, **options) for name, options in trainings.items()}
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,13 @@
 """Every method of pretraining, from its configuration to its figures."""
 
 import dataclasses
-import os
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from ranks import run_on_ranks
 from torch import nn
-from trainings import drift, same_bits, train
+from trainings import drift, same_bits, train, trainings_of_rank
 
 from sslortho.build import build_pretraining, build_task, create_views
 from sslortho.config import PretrainConfig, parse_config
@@ -82,15 +80,6 @@ TRAININGS = {name: options_of(name) for name in METHODS if name != "barlow_twins
 SHARDED = {
     f"{name}, sharded": {**TRAININGS[name], "shard": True} for name in ("byol", "moco_v2", "dino")
 }
-
-
-def trainings_of_rank(rank: int, folder: Path, trainings: dict) -> dict[str, dict]:
-    """All of them one after the other, as a process that torchrun has started."""
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2",
-        MASTER_ADDR="localhost", OMP_NUM_THREADS="1",
-    )  # fmt: skip
-    return {name: train(folder / name, **options) for name, options in trainings.items()}
 
 
 def test_two_ranks_train_as_one(tmp_path):
