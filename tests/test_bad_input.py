@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from script_runs import SCRIPTS, call_script
+from helpers.script_runs import SCRIPTS, call_script
 
 from sslortho import config as configurations
-from sslortho.config import parse_config, user_errors
+from sslortho.recipes.command_line import parse_config, user_errors
 
 TRAINING = ("pretrain", "supervised")
 CONFIGURED = {
@@ -284,7 +284,7 @@ def test_no_option_of_any_script_takes_a_number_that_is_not_finite(config, value
 
 def test_nor_does_a_range_made_in_python():
     with pytest.raises(ValueError, match=r"lr_range=\(0.001, inf\) must be finite numbers"):
-        configurations.TuneConfig(lr_range=(1e-3, float("inf")))
+        configurations.TuneOptions(lr_range=(1e-3, float("inf")))
 
 
 WITHOUT_EFFECT = [
@@ -357,7 +357,7 @@ def test_data_that_runs_would_not_find(name, arguments):
     assert not Path("o").exists()
 
 
-def write_run(folder, kind="PretrainConfig"):
+def write_run(folder, kind="PretrainOptions"):
     folder = Path(folder)
     folder.mkdir()
     (folder / "config.yaml").write_text(f"# {kind}\nlr: 1.0\n")

@@ -16,15 +16,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from sslortho import config as configurations
-from sslortho.config import (
-    PretrainConfig,
-    WriteBetonConfig,
-    parse_config,
-    to_yaml,
-)
+from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.recipes.write_beton_options import WriteBetonOptions
+from sslortho.recipes.command_line import parse_config
+from sslortho.runs.config_file import to_yaml
 from sslortho.optim import OPTIMIZERS, OrthSGD, create_optimizer
 from sslortho.optim.components import VIEWS
-from sslortho.optim.polar_factor import METHODS
+from sslortho.optim.polar_factor.factor import METHODS
 from sslortho.optim.registry import accepted_options
 
 CONFIGS = tuple(
@@ -40,7 +38,7 @@ REQUIRED = {"backbone_from": "x", "data_dir": "x", "format": "hub", "out": "x.be
 def required(config):
     """What a configuration cannot do without: else it is refused whatever is drawn."""
     given = [f"--{f.name}={REQUIRED[f.name]}" for f in fields(config) if f.default is MISSING]
-    return [*given, "--data=digits"] if config is WriteBetonConfig else given
+    return [*given, "--data=digits"] if config is WriteBetonOptions else given
 
 
 def fuzzed(examples):
@@ -138,10 +136,10 @@ def test_any_value_in_a_file_has_its_type_or_is_refused(tmp_path, data):
     betas=st.none() | st.tuples(st.floats(0, 0.9999), st.floats(0, 0.9999)), compile=st.booleans(),
 )  # fmt: skip
 def test_a_configuration_survives_its_yaml(tmp_path, **options):
-    config = PretrainConfig.of(optim="adam", warmup_epochs=0, **options)
+    config = PretrainOptions.of(optim="adam", warmup_epochs=0, **options)
     path = Path(tmp_path) / "config.yaml"
     path.write_text(to_yaml(config), encoding="utf-8")
-    assert parse_config(PretrainConfig, ["--config", str(path)]) == config
+    assert parse_config(PretrainOptions, ["--config", str(path)]) == config
 
 
 SHAPES = st.one_of(

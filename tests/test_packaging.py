@@ -10,7 +10,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
-from torch_alone import run_with_torch_alone
+from helpers.torch_alone import run_with_torch_alone
 
 import sslortho
 

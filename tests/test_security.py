@@ -16,12 +16,14 @@ import torch
 import yaml
 from PIL import Image
 
-from sslortho.config import PretrainConfig, check_same_run, parse_config
+from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.runs.config_file import check_same_run
+from sslortho.recipes.command_line import parse_config
 from sslortho.data import ImageArray, load_split, named_subset
-from sslortho.data.beton import read_beton, record_type
-from sslortho.data.beton_writer import manifest_path, write_beton
+from sslortho.data.ffcv.beton import read_beton, record_type
+from sslortho.data.ffcv.writer import manifest_path, write_beton
 from sslortho.data.image_folder import scan_folder
-from sslortho.experiments.grid_file import read_experiment
+from sslortho.paper.grid_file import read_experiment
 from sslortho.models import read_weights, restore_backbone
 
 ROOT = Path(__file__).parent.parent
@@ -184,12 +186,12 @@ def test_yaml_does_not_run(tmp_path, capsys):
     sign, path = tmp_path / "ran", tmp_path / "config.yaml"
     path.write_text(attack_in_yaml(sign))
     with pytest.raises(SystemExit) as stop:
-        parse_config(PretrainConfig, ["--config", str(path)])
+        parse_config(PretrainOptions, ["--config", str(path)])
     assert stop.value.code == 2
     capsys.readouterr()
     (tmp_path / "summary.json").write_text("{}")
     for read in (
-        lambda: check_same_run(PretrainConfig.of(), tmp_path),
+        lambda: check_same_run(PretrainOptions.of(), tmp_path),
         lambda: read_experiment(path),
     ):
         with pytest.raises((ValueError, yaml.YAMLError)):

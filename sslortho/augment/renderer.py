@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslortho.augment.draws import check_seed, uniforms
-from sslortho.augment.geometry import (
+from sslortho.augment.reference.geometry import (
     CropDraw,
     centre_crop,
     check_sizes,
     crop_and_resize,
     draw_crops,
 )
-from sslortho.augment.geometry_kernel import GEOMETRY_DRAWS
-from sslortho.augment.photometric import (
+from sslortho.augment.cpu.geometry_kernel import GEOMETRY_DRAWS
+from sslortho.augment.reference.photometric import (
     PARAMETERS,
     PHOTOMETRIC_DRAWS,
     PhotometricDraw,
@@ -25,8 +25,8 @@ from sslortho.augment.photometric import (
     normalise,
     pack_photometric,
 )
-from sslortho.augment.photometric_batched import compiled_renderer
-from sslortho.augment.view_kernel import render_crops, view_settings
+from sslortho.augment.gpu.photometric import compiled_renderer
+from sslortho.augment.cpu.view_kernel import render_crops, view_settings
 from sslortho.augment.views import EvaluationSpec, ViewSpec
 
 GEOMETRY, PHOTOMETRY = range(2)

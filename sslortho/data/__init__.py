@@ -2,7 +2,7 @@
 
 from sslortho.data.batches import Batch, EpochOrder, EvaluationLoader, PageOrder, TrainLoader
 from sslortho.data.datasets import DATASETS, balanced_subset, load_split
-from sslortho.data.ffcv_extra import require_ffcv
+from sslortho.data.ffcv.extra import require_ffcv
 from sslortho.data.file_source import FileSource
 from sslortho.data.held_out import hold_out
 from sslortho.data.image_sets import BetonImages, ImageArray, ImageFiles, ImageSet

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from sslortho.data.beton import read_beton
-from sslortho.data.beton_writer import manifest_path
-from sslortho.data.ffcv_extra import require_ffcv
+from sslortho.data.ffcv.beton import read_beton
+from sslortho.data.ffcv.writer import manifest_path
+from sslortho.data.ffcv.extra import require_ffcv
 from sslortho.data.image_folder import folder
 from sslortho.data.image_sets import BetonImages, ImageArray, ImageSet, Split
 

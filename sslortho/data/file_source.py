@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslortho.augment.renderer import Draws, Renderer
-from sslortho.augment.view_kernel import crop_views, render_views
+from sslortho.augment.cpu.view_kernel import crop_views, render_views
 from sslortho.data.batches import Batch
 from sslortho.data.image_folder import read_pixels
 from sslortho.data.image_sets import ImageFiles

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from sslortho.data.beton import read_beton
-from sslortho.data.beton_names import read_names
+from sslortho.data.ffcv.beton import read_beton
+from sslortho.data.ffcv.names import read_names
 from sslortho.data.image_sets import ImageArray, ImageFiles, ImageSet
 
 

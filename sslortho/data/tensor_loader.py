@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslortho.augment import EvaluationRenderer, ViewRenderer
-from sslortho.augment.compiled import kernel
+from sslortho.augment.cpu.compiled import kernel
 from sslortho.augment.renderer import as_images
-from sslortho.augment.view_kernel import render_views
+from sslortho.augment.cpu.view_kernel import render_views
 from sslortho.data.batches import Batch, EpochOrder, evaluation_batches
 from sslortho.data.image_sets import ImageArray
 

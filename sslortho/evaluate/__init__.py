@@ -7,8 +7,8 @@ from sslortho.evaluate.frozen import FrozenEvaluation
 from sslortho.evaluate.knn import PRESETS, NeighbourSearch, knn_accuracy, knn_predict, vote
 from sslortho.evaluate.l2_selection import HELD_OUT, Selection, Trial, select_l2
 from sslortho.evaluate.linear_probe import LogisticRegression
-from sslortho.evaluate.looking import Looks, choose_looks, find_looks
-from sslortho.evaluate.report import ReportPicture, ReportTable
+from sslortho.evaluate.inspection import Looks, choose_looks, find_looks
+from sslortho.runs.report import ReportPicture, ReportTable
 
 __all__ = [
     "HELD_OUT",

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslortho.plotting import COLOURS, GREY, MARKERS, new_figure, plain_text, save_figure
+from sslortho.evaluate.figures import COLOURS, GREY, MARKERS, new_figure, plain_text, save_figure
 
 RIGHT, WRONG = "#009E73", "#CC3311"
 """Green (Okabe and Ito's) and red (Paul Tol's) that the colour-blind tell apart."""

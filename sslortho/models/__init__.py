@@ -9,7 +9,7 @@ from sslortho.models.classifier import (
 from sslortho.models.export import export_backbone
 from sslortho.models.projector import Projector
 from sslortho.models.sync_batch_norm import SyncBatchNorm, convert_sync_batch_norm
-from sslortho.models.weights import (
+from sslortho.models.weights.restore import (
     LoadReport,
     RestoredBackbone,
     choose_architecture,
@@ -17,7 +17,7 @@ from sslortho.models.weights import (
     recognise,
     restore_backbone,
 )
-from sslortho.models.weights_file import BackboneInfo, WeightsFile, read_weights, write_backbone
+from sslortho.models.weights.file import BackboneInfo, WeightsFile, read_weights, write_backbone
 
 __all__ = [
     "BACKBONES",

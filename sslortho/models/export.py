@@ -15,8 +15,8 @@ from torch import nn
 
 from sslortho.atomic import atomic_file
 from sslortho.models.backbones import TORCHVISION, feature_dim
-from sslortho.models.weights import RestoredBackbone
-from sslortho.models.weights_file import write_backbone
+from sslortho.models.weights.restore import RestoredBackbone
+from sslortho.models.weights.file import write_backbone
 
 ExportFormat = Literal["timm", "torchvision", "hub", "onnx"]
 

@@ -4,7 +4,7 @@ from sslortho.optim.describe import describe_param_groups
 from sslortho.optim.gradients import orthonormalise_
 from sslortho.optim.grouping import param_groups
 from sslortho.optim.lars import LARS
-from sslortho.optim.polar_factor import polar
+from sslortho.optim.polar_factor.factor import polar
 from sslortho.optim.registry import OPTIMIZERS, create_optimizer
 from sslortho.optim.wrapped import OrthAdam, OrthAdamW, OrthLARS, OrthSGD, orthogonal
 

@@ -16,9 +16,9 @@ from sslortho.optim.components import (
     matrix_view,
     to_matrices,
 )
-from sslortho.optim.polar_factor import REAL, check_method, check_rank_tol
+from sslortho.optim.polar_factor.factor import REAL, check_method, check_rank_tol
 from sslortho.optim.sharing import solve_shared, world_size
-from sslortho.optim.stacks import Matrices, solve
+from sslortho.optim.polar_factor.stacks import Matrices, solve
 
 WINDOW = 2**26
 """Entries of sharded gradients that are held in full at a time: 256 MiB of float32."""

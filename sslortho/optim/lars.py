@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sslortho.optim.options import check_numbers
+from sslortho.optim.group_options import check_numbers
 
 
 def lars_direction(

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from sslortho.optim.components import is_matrix, to_matrices
 from sslortho.optim.gradients import gather, is_sharded
-from sslortho.optim.polar_factor import polar
-from sslortho.optim.precision import ieee_float32
+from sslortho.optim.polar_factor.factor import polar
+from sslortho.optim.polar_factor.precision import ieee_float32
 
 TINY = 1e-4
 """Bound of a gradient's entries in figure 9 (MarkTuddenham/Orthogonalised-Gradients, analysis.py)."""

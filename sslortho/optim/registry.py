@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from sslortho.optim.lars import LARS
-from sslortho.optim.options import check_numbers
+from sslortho.optim.group_options import check_numbers
 from sslortho.optim.wrapped import (
     ComponentNormSGD,
     NormSGD,

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sslortho.optim.stacks import Matrices, solve
+from sslortho.optim.polar_factor.stacks import Matrices, solve
 
 Share = Literal["auto"] | bool
 

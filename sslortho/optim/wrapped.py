@@ -17,10 +17,10 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from sslortho.optim.components import check_components, is_matrix
 from sslortho.optim.gradients import Gradient, check_real, collect, normalise_, replace
 from sslortho.optim.lars import LARS
-from sslortho.optim.options import check_numbers
-from sslortho.optim.polar_factor import check_method, check_rank_tol
+from sslortho.optim.group_options import check_numbers
+from sslortho.optim.polar_factor.factor import check_method, check_rank_tol
 from sslortho.optim.sharing import Share, Sharing, check_share
-from sslortho.optim.stacks import Matrices
+from sslortho.optim.polar_factor.stacks import Matrices
 
 REFUSED = {
     "LBFGS": "it evaluates the loss several times a step and needs the raw gradients",

@@ -4,9 +4,9 @@ from sslortho.train.checkpoint import (
     CheckpointFolder,
     write_atomically,
 )
-from sslortho.train.companions import RankLostError
+from sslortho.train.ranks import RankLostError
 from sslortho.train.fit import FitOptions, FitResult, NonFiniteError, fit
-from sslortho.train.reporting import Reporter
+from sslortho.train.records import Reporter
 
 __all__ = [
     "CheckpointFolder",

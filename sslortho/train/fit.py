@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sslortho.data import Batch, TrainLoader
-from sslortho.tasks import Task
+from sslortho.methods import Task
 from sslortho.train.backward import NonFiniteError, accumulate_gradients, name_offenders
 from sslortho.train.checkpoint import CheckpointFolder
-from sslortho.train.companions import Companions, RankLostError
+from sslortho.train.ranks import Companions, RankLostError
 from sslortho.train.instruments import Instruments
 from sslortho.train.options import FitOptions, FitResult
 from sslortho.train.progress import Clock, Progress, Window
-from sslortho.train.reporting import Reporter
+from sslortho.train.records import Reporter
 from sslortho.train.sharding import gather_into, shard_task, total_norm
 from sslortho.train.signals import StopRequest
 from sslortho.train.state import check_agreement, checkpoint_state, describe_change, restore

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from sslortho.tasks import Task
+from sslortho.methods import Task
 
 
 def check_sharding(accelerator: Accelerator) -> None:

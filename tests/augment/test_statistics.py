@@ -15,7 +15,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from sslortho.augment import ViewRenderer, ViewSpec
-from sslortho.augment.view_kernel import render_views
+from sslortho.augment.cpu.view_kernel import render_views
 
 OURS, THEIRS, SIDE, HEIGHT, WIDTH = 8000, 1500, 24, 48, 64
 P_VALUE = 1e-4  # of each of eleven statistics

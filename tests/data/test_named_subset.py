@@ -3,9 +3,9 @@ import torch
 from PIL import Image
 
 from sslortho.data import BetonImages, ImageArray, ImageFiles, named_subset
-from sslortho.data.beton import read_beton
-from sslortho.data.beton_names import names_path
-from sslortho.data.beton_writer import write_beton
+from sslortho.data.ffcv.beton import read_beton
+from sslortho.data.ffcv.names import names_path
+from sslortho.data.ffcv.writer import write_beton
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from torchvision.datasets.folder import pil_loader
 
 from sslortho.augment import VIEWS, ViewRenderer
 from sslortho.data import EpochOrder, FileSource, ViewLoader
-from sslortho.data.beton import read_beton
-from sslortho.data.beton_names import read_names
-from sslortho.data.beton_writer import write_beton
+from sslortho.data.ffcv.beton import read_beton
+from sslortho.data.ffcv.names import read_names
+from sslortho.data.ffcv.writer import write_beton
 from sslortho.data.image_folder import check_headers, read_into_memory, read_pixels, scan_folder
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 40, 4), dtype=np.uint8)

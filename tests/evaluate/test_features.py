@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ranks import run_on_ranks
+from helpers.ranks import run_on_ranks
 from torch import nn
 
 from sslortho.data import Batch

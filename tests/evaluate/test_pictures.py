@@ -18,7 +18,7 @@ from sslortho.evaluate.pictures import (
     most_confused,
     undo_normalise,
 )
-from sslortho.plotting import COLOURS, GREY, new_figure
+from sslortho.evaluate.figures import COLOURS, GREY, new_figure
 
 
 def pixels(path):

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from ranks import run_on_ranks
+from helpers.ranks import run_on_ranks
 from torch import nn
 
 from sslortho.data import Batch

@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import run_on_ranks
+from helpers.ranks import run_on_ranks
 
 from sslortho.losses import BarlowTwinsLoss
 

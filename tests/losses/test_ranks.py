@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import run_on_ranks
+from helpers.ranks import run_on_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 

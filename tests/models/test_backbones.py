@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torchvision
-from networks import trained
+from helpers.networks import trained
 from scipy import stats
 from torch import nn
 

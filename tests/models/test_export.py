@@ -12,14 +12,14 @@ import pytest
 import timm
 import torch
 import torchvision
-from networks import trained
+from helpers.networks import trained
 from torch import nn
 
 from sslortho.models import BackboneInfo, create_backbone, export_backbone
 from sslortho.models.backbones import TORCHVISION
 from sslortho.models.cifar_resnet import CifarResNet
 from sslortho.models.export import check_format, check_packages
-from sslortho.models.weights import LoadReport, RestoredBackbone
+from sslortho.models.weights.restore import LoadReport, RestoredBackbone
 
 ROOT = Path(__file__).parent.parent.parent
 

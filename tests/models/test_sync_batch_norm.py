@@ -2,7 +2,7 @@ import pytest
 import timm.layers
 import torch
 import torch.distributed as dist
-from ranks import run_on_ranks
+from helpers.ranks import run_on_ranks
 from torch import nn
 
 from sslortho.models import SyncBatchNorm, convert_sync_batch_norm

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from matrices import nearest_orthonormal
+from helpers.matrices import nearest_orthonormal
 from torch import nn
 
 from sslortho.optim import orthonormalise_

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from matrices import nearest_orthonormal, well_conditioned
+from helpers.matrices import nearest_orthonormal, well_conditioned
 from torch import nn
 
 from sslortho.optim import orthonormalise_

@@ -1,4 +1,4 @@
-from torch_alone import run_with_torch_alone
+from helpers.torch_alone import run_with_torch_alone
 
 PROGRAM = """
 for blocked in ("timm", "sslortho.data"):  # or what follows would say nothing

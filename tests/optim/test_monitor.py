@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from matrices import nearest_orthonormal, with_singular_values
+from helpers.matrices import nearest_orthonormal, with_singular_values
 from torch import nn
 
 from sslortho.optim import OrthSGD, param_groups

@@ -4,8 +4,8 @@ import warnings
 
 import pytest
 import torch
-from matrices import nearest_orthonormal
-from ranks import run_on_ranks
+from helpers.matrices import nearest_orthonormal
+from helpers.ranks import run_on_ranks
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from matrices import nearest_orthonormal
+from helpers.matrices import nearest_orthonormal
 from torch import nn
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,

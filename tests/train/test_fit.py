@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from sslortho.data import Batch, EpochOrder
-from sslortho.tasks import Task
+from sslortho.methods import Task
 from sslortho.train import CheckpointFolder, FitOptions, NonFiniteError, Reporter, fit, state
-from sslortho.train.reporting import read_metrics
+from sslortho.train.records import read_metrics
 
 IMAGES, SIZE = 24, 12
 

@@ -14,11 +14,11 @@ from sslortho.data import Batch
 from sslortho.data.datasets import digits
 from sslortho.models.cifar_resnet import BasicCNN
 from sslortho.optim import OrthSGD, param_groups
-from sslortho.tasks import Classification
-from sslortho.tasks.barlow_twins import BarlowTwins, BarlowTwinsOptions
+from sslortho.methods import Classification
+from sslortho.methods.barlow_twins import BarlowTwins, BarlowTwinsOptions
 from sslortho.train import CheckpointFolder, FitOptions, Reporter, fit
 from sslortho.train.instruments import Instruments
-from sslortho.train.reporting import read_metrics
+from sslortho.train.records import read_metrics
 
 BATCH, BATCHES = 12, 4
 CONVOLUTIONS = [f"backbone.features.{i}" for i in (0, 3, 6)]

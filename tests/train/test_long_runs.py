@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from sslortho.data import Batch
-from sslortho.tasks import Task
+from sslortho.methods import Task
 from sslortho.train import CheckpointFolder, FitOptions, Reporter, fit
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -5,13 +5,13 @@ import types
 
 import pytest
 import torch
-from ranks import run_on_ranks
+from helpers.ranks import run_on_ranks
 from torch import nn
 
 from sslortho.models import convert_sync_batch_norm
 from sslortho.optim import OrthAdam, OrthLARS
-from sslortho.tasks import Task
-from sslortho.tasks.barlow_twins import BarlowTwins, BarlowTwinsOptions
+from sslortho.methods import Task
+from sslortho.methods.barlow_twins import BarlowTwins, BarlowTwinsOptions
 from sslortho.train.backward import name_offenders
 from sslortho.train.sharding import (
     check_sharding,

@@ -1,0 +1,187 @@
+"""Time loaders and augmentation side by side: `python scripts/bench_loading.py --data_dir D --out bench.json`.
+
+Every pipeline makes the two views of Barlow Twins out of the same images, in turn, round after round;
+the figures are pairs per second. Prints a table, writes the JSON and a plot beside it.
+"""
+
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from loading_bench.photometric import time_photometric
+from loading_bench.registry import PIPELINES, SMALL, Kind, choose_pipelines, split_missing
+from loading_bench.report import (
+    describe,
+    describe_hardware,
+    describe_parts,
+    draw_plot,
+    package_versions,
+    print_report,
+)
+from loading_bench.workload import Pipeline, Workload
+from tqdm import tqdm
+
+from sslortho.atomic import atomic_file
+from sslortho.augment import VIEWS
+from bench_options import BenchLoadingOptions
+from sslortho.recipes.command_line import parse_config, user_errors
+from sslortho.data import ImageFiles, available_cores
+from sslortho.data.ffcv.writer import write_beton
+from sslortho.data.image_folder import IMAGE_SUFFIXES, read_into_memory
+
+
+def find_images(data_dir: Path, count: int) -> tuple[str, ...]:
+    """Up to `count` images below data_dir/train, or else data_dir, evenly spread over them."""
+    folder = data_dir / "train" if (data_dir / "train").is_dir() else data_dir
+    paths = sorted(
+        os.path.join(root, name)
+        for root, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    )
+    if not paths:
+        raise ValueError(f"data_dir={str(data_dir)!r} is no folder that holds images")
+    places = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
+    return tuple(paths[place] for place in places)
+
+
+def create_workload(config: BenchLoadingOptions) -> Workload:
+    """Images, views, and how many pairs a pass makes: each image once, then some again."""
+    paths = find_images(Path(config.data_dir).expanduser(), config.image_count)
+    cores = available_cores()
+    workers = config.workers or cores
+    if workers > cores:
+        raise ValueError(f"workers={workers} must be at most the {cores} cores of this process")
+    views = VIEWS["barlow_twins_small" if config.small else "barlow_twins"](config.view_size)
+    turn = config.samples * workers  # every process makes the same number of batches
+    pairs = -(-len(paths) // turn) * turn
+    work = Workload(paths, pairs, views, config.samples, workers)
+    if not config.small:
+        return work
+    files = ImageFiles(paths, torch.full((len(paths),), -1), ())
+    try:
+        return replace(work, array=read_into_memory(files))
+    except ValueError as error:
+        raise ValueError(f"small=True is for images of one size: {error}".split(";")[0]) from error
+
+
+def add_beton(
+    work: Workload, config: BenchLoadingOptions, folder: Path
+) -> tuple[Workload, dict[str, Any]]:
+    """Write the images as a .beton into a folder; also returns how long that took and its size."""
+    files = ImageFiles(work.paths, torch.full((len(work.paths),), -1), ())
+    longest, quality = config.max_resolution or 500, config.quality or 90
+    start = time.perf_counter()
+    manifest = write_beton(
+        files,
+        folder / "train.beton",
+        max_resolution=longest,
+        quality=quality,
+        workers=work.workers,
+    )
+    seconds = time.perf_counter() - start
+    return replace(work, beton=folder), {
+        "max_resolution": longest,
+        "quality": quality,
+        "images": manifest["count"],
+        "bytes": manifest["bytes"],
+        "seconds": seconds,
+    }
+
+
+def run_rounds(
+    pipelines: dict[str, Pipeline], epochs: int, workers: int
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Pairs per second of each round, and pairs of a round.
+
+    They take turns, so that what else the machine does hurts all alike. The round before the first
+    one starts processes, compiles, and fills the page cache.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in pipelines}
+    pairs = {}
+    with tqdm(total=(epochs + 1) * len(pipelines), unit="run", leave=False, disable=None) as bar:
+        for round_ in range(epochs + 1):
+            for name, pipeline in pipelines.items():
+                bar.set_postfix_str(name)
+                torch.set_num_threads(workers)  # FFCV and others change it
+                start = time.perf_counter()
+                pairs[name] = pipeline.run()
+                if round_:
+                    rates[name].append(pairs[name] / (time.perf_counter() - start))
+                bar.update()
+    return rates, pairs
+
+
+def choose(config: BenchLoadingOptions) -> tuple[dict[str, Kind], dict[str, str]]:
+    """What will be timed, and what not: of that, what to install."""
+    kinds = SMALL if config.small else PIPELINES
+    chosen, skipped = split_missing(choose_pipelines(config.pipelines, kinds))
+    if not chosen:
+        raise ValueError(f"pipelines={config.pipelines!r}: nothing is left to time")
+    if not any(kind.beton for kind in chosen.values()):
+        for name in ("max_resolution", "quality"):
+            if (value := getattr(config, name)) is not None:
+                raise ValueError(f"{name}={value} has no effect: no pipeline here reads a beton")
+    return chosen, skipped
+
+
+def measure(config: BenchLoadingOptions) -> dict[str, Any]:
+    """The report, as it is written."""
+    chosen, skipped = choose(config)
+    work, beton = create_workload(config), None
+    with tempfile.TemporaryDirectory(prefix="bench_loading-") as folder:
+        if any(kind.beton for kind in chosen.values()):
+            work, beton = add_beton(work, config, Path(folder))
+        running = {name: kind.create(work) for name, kind in chosen.items()}
+        rates, pairs = run_rounds(running, config.epochs, work.workers)
+    rows = describe(rates, pairs, {name: kind.what for name, kind in chosen.items()})
+    report: dict[str, Any] = {name: round(row["median"], 1) for name, row in rows.items()}
+    if torch.cuda.is_available() and not config.small:
+        report["photometric_gpu"] = time_photometric(work.specs, torch.device("cuda"))
+    report["details"] = {
+        "unit": "pairs of views per second, median of the rounds",
+        "pipelines": rows,
+        "parts": describe_parts(running, rates),
+        "beton": beton,
+        "skipped": skipped,
+        "images": len(work.paths),
+        "batch_size": work.batch_size,
+        "workers": work.workers,
+        "views": [asdict(spec) for spec in work.specs],
+        "settings": asdict(config),
+        "hardware": describe_hardware(),
+        "versions": package_versions(),
+        "command": shlex.join(["python", *sys.argv]),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    return report
+
+
+def main() -> None:
+    config = parse_config(BenchLoadingOptions)
+    out = Path(config.out).expanduser()
+    warnings.filterwarnings("ignore", module=r"(lightly|kornia|ffcv|numba|torch)\b.*")
+    with user_errors(config.debug):
+        if out.is_dir():  # before minutes of work
+            raise ValueError(f"out={config.out!r} is a folder; give a file that ends in .json")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        report = measure(config)
+    with atomic_file(out) as file:
+        file.write((json.dumps(report, indent=2) + "\n").encode())
+    draw_plot(out.with_suffix(".png"), report)
+    print_report(report)
+    print(f"\n{out}, {out.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()

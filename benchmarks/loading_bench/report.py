@@ -1,0 +1,166 @@
+"""What bench_loading.py says: figures of every pipeline, the machine, a table and a plot."""
+
+import platform
+import statistics
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+
+from sslortho.atomic import atomic_file
+from sslortho.data import available_cores
+from sslortho.runs.provenance import versions
+
+from .bounds import Parts
+from .workload import Pipeline
+
+BOUNDS = ("ours_parts", "decode_floor", "decode_floor_beton")
+"""What is no loader."""
+
+LABELS = {"ffcv_stock": "ffcv_stock (crops and flips only)"}
+"""Of what does not do all of the work."""
+
+REFERENCES = ("lightly", "torchvision_pil", "kornia")
+"""What the others are compared with."""
+
+
+def label_of(name: str) -> str:
+    """For people."""
+    return LABELS.get(name, name)
+
+
+def median_ratio(rates: dict[str, list[float]], one: str, other: str) -> float | None:
+    """Of two pipelines: the median over the rounds, None if one is missing."""
+    if one not in rates or other not in rates:
+        return None
+    return statistics.median(a / b for a, b in zip(rates[one], rates[other], strict=True))
+
+
+def describe(
+    rates: dict[str, list[float]], pairs: dict[str, int], what: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Of each pipeline, the slowest first."""
+    rows = {
+        name: {
+            "median": statistics.median(values),
+            "min": min(values),
+            "max": max(values),
+            "rounds": values,
+            "pairs_a_round": pairs[name],
+            "times": {other: median_ratio(rates, name, other) for other in REFERENCES},
+            "what": what[name],
+        }
+        for name, values in rates.items()
+    }
+    return dict(sorted(rows.items(), key=lambda row: row[1]["median"]))
+
+
+def describe_parts(
+    pipelines: dict[str, Pipeline], rates: dict[str, list[float]]
+) -> dict[str, Any] | None:
+    """Milliseconds of a thread for each image, and what share of their sum ours_beton reaches."""
+    parts = pipelines.get("ours_parts")
+    if not isinstance(parts, Parts):
+        return None
+    timed = parts.milliseconds[1:]  # without the round that compiles
+    return {
+        "milliseconds": {name: statistics.median(row[name] for row in timed) for name in timed[0]},
+        "images": parts.count,
+        "ours_beton_share": median_ratio(rates, "ours_beton", "ours_parts"),
+    }
+
+
+def name_processor() -> str:
+    """As the system calls it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def describe_hardware() -> dict[str, Any]:
+    """Processor, the cores that this process may use, GPU."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"processor": name_processor(), "cores": available_cores(), "gpu": gpu}
+
+
+def package_versions() -> dict[str, str]:
+    """Of all that has to do with the figures."""
+    found = versions()
+    for name in ("numba", "pillow", "lightly", "kornia", "ffcv"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def print_table(rows: dict[str, dict[str, Any]]) -> None:
+    """A line for each pipeline, the slowest first."""
+    references = [name for name in REFERENCES if name in rows]
+    header = ["pipeline", "pairs/s", "min to max", *(f"times {name}" for name in references)]
+    print(f"| {' | '.join([*header, 'pairs a round'])} |")
+    print("|---" * (len(header) + 1) + "|")
+    for name, row in rows.items():
+        cells = [label_of(name), f"{row['median']:.1f}"]
+        cells.append(f"{row['min']:.1f} to {row['max']:.1f}")
+        cells += [f"{row['times'][other]:.2f}" for other in references]
+        print(f"| {' | '.join([*cells, str(row['pairs_a_round'])])} |")
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """The table, and what else there is to say."""
+    details = report["details"]
+    rows, beton, parts = details["pipelines"], details["beton"], details["parts"]
+    print_table(rows)
+    print()
+    for name, row in rows.items():
+        print(f"{name}: {row['what']}")
+    print(
+        f"\n{details['images']} images, batches of {details['batch_size']}, {details['workers']} "
+        f"workers, {details['hardware']['processor']}"
+    )
+    if beton:
+        print(
+            f"beton: {beton['bytes'] / 1e6:.1f} MB, longer side {beton['max_resolution']} at most, "
+            f"quality {beton['quality']}, written in {beton['seconds']:.1f} s"
+        )
+    if parts:
+        took = ", ".join(f"{name} {ms:.2f}" for name, ms in parts["milliseconds"].items())
+        print(f"parts, milliseconds of one thread an image: {took}")
+        if parts["ours_beton_share"]:
+            print(f"ours_beton reaches {100 * parts['ours_beton_share']:.0f} % of their sum")
+    for name, rate in report.get("photometric_gpu", {}).items():
+        print(f"photometry on {details['hardware']['gpu']}: {name} {rate:.0f} images/s")
+
+
+def draw_plot(path: Path, report: dict[str, Any]) -> None:
+    """Pairs per second, with the slowest and the fastest round."""
+    details = report["details"]
+    rows = details["pipelines"]
+    figure, axis = plt.subplots(figsize=(8, 1.4 + 0.35 * len(rows)))
+    medians = [row["median"] for row in rows.values()]
+    spread = [[row["median"] - row["min"] for row in rows.values()],
+              [row["max"] - row["median"] for row in rows.values()]]  # fmt: skip
+    colours = [
+        "0.75" if name in BOUNDS else "C1" if name.startswith("ours") else "C0" for name in rows
+    ]
+    places = range(len(rows))
+    axis.barh(places, medians, xerr=spread, color=colours, error_kw={"lw": 1, "ecolor": "0.3"})
+    axis.set_yticks(places, [label_of(name) for name in rows])
+    for place, row in enumerate(rows.values()):
+        axis.annotate(f"{row['median']:.0f}", (row["max"], place), (4, 0),
+                      textcoords="offset points", va="center", fontsize=9)  # fmt: skip
+    axis.margins(x=0.12)
+    axis.set_xlabel("pairs of views per second (grey: bounds, not loaders)")
+    size = details["views"][0]["crop_size"]
+    axis.set_title(
+        f"{size} pixels, {details['workers']} workers, {details['hardware']['processor']}",
+        fontsize=10,
+    )
+    figure.tight_layout()
+    with atomic_file(path) as file:
+        figure.savefig(file, dpi=120, format="png")

@@ -1,0 +1,1 @@
+"""Fused kernels: one image to its finished views, without the GIL."""

@@ -1,0 +1,1 @@
+"""Photometric views as one graph of fixed shapes."""

@@ -1,0 +1,1 @@
+"""Plain renderers, sample by sample or with torch."""

@@ -1,0 +1,190 @@
+"""Random crops, resized or padded, and flips: drawn per sample, rendered a batch at a time.
+
+Resampling is antialiased bicubic, as PIL and torchvision do it, written as two matrix products an
+image: rows of weights for the height, columns for the width. (`grid_sample` is not the same: it
+does not antialias.)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sslortho.augment.cpu.compiled import kernel
+from sslortho.augment.cpu.geometry_kernel import (
+    TRIES,
+    centre_interval,
+    draw_box,
+    draw_padded_place,
+)
+from sslortho.augment.views import ViewSpec
+
+
+@dataclass(frozen=True)
+class CropDraw:
+    """Boxes in source pixels and flips, each an array of (batch,).
+
+    Boxes of padded images may reach beyond the image.
+    """
+
+    top: NDArray[np.int64]
+    left: NDArray[np.int64]
+    height: NDArray[np.int64]
+    width: NDArray[np.int64]
+    flip: NDArray[np.bool_]
+
+
+def check_sizes(spec: ViewSpec, heights: NDArray[np.int64], widths: NDArray[np.int64]) -> None:
+    """Raise ValueError if an image of these sizes, (batch,), is smaller than its padded crop."""
+    if spec.crop_padding is None:
+        return
+    shorter = int(np.minimum(heights, widths).argmin())
+    least = spec.crop_size - 2 * spec.crop_padding
+    if min(heights[shorter], widths[shorter]) < least:
+        raise ValueError(
+            f"crop_size={spec.crop_size} with crop_padding={spec.crop_padding} needs images of "
+            f"{least} x {least} pixels or more; one has {heights[shorter]} x {widths[shorter]}. "
+            "Choose a smaller crop_size or a larger crop_padding"
+        )
+
+
+def draw_crops(
+    spec: ViewSpec,
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    uniform: NDArray[np.float64],
+) -> CropDraw:
+    """Boxes with the distribution of torchvision's `RandomResizedCrop` or `RandomCrop`, and flips.
+
+    Args:
+        spec: crop_size, crop_padding, crop_scale, crop_ratio and flip_p are used.
+        heights, widths: sizes of the source images, (batch,).
+        uniform: (batch, GEOMETRY_DRAWS) from (0, 1).
+
+    Up to ten tries of an area and a ratio; the first box that fits is placed uniformly. If none
+    fits, the largest central box whose ratio is within the range. With crop_padding: a square of
+    crop_size, placed uniformly in the padded image.
+
+    Raises:
+        ValueError: a padded image is smaller than the crop.
+    """
+    if spec.crop_padding is None:
+        boxes = _draw_boxes(uniform, heights, widths, spec.crop_scale, spec.crop_ratio)
+    else:
+        check_sizes(spec, heights, widths)
+        boxes = _draw_squares(uniform, heights, widths, spec.crop_size, spec.crop_padding)
+    top, left, height, width = boxes.T
+    return CropDraw(top, left, height, width, uniform[:, 2 * TRIES + 2] < spec.flip_p)
+
+
+@kernel
+def _draw_boxes(uniform, heights, widths, scale, ratio):
+    boxes = np.empty((len(uniform), 4), np.int64)
+    for i in range(len(uniform)):
+        boxes[i] = draw_box(uniform[i], heights[i], widths[i], scale, ratio)
+    return boxes
+
+
+@kernel
+def _draw_squares(uniform, heights, widths, size, padding):
+    boxes = np.full((len(uniform), 4), size, np.int64)
+    for i in range(len(uniform)):
+        boxes[i, 0], boxes[i, 1] = draw_padded_place(
+            uniform[i], heights[i], widths[i], size, padding
+        )
+    return boxes
+
+
+def cubic(x: Tensor) -> Tensor:
+    """Keys' cubic convolution kernel with a = -0.5, the one that PIL and torch antialias with."""
+    x = x.abs()
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0))
+
+
+def resampling_weights(
+    start: Tensor, length: Tensor, first: Tensor, last: Tensor, size: int, out: int
+) -> Tensor:
+    """Rows of bicubic weights (batch, out, size) that resample [start, start + length) to `out`.
+
+    Args:
+        start, length: the interval in source pixels, (batch,), fractions allowed.
+        first, last: source pixels from `first` to before `last` may contribute, (batch,).
+        size: source pixels.
+        out: result pixels.
+
+    Where the interval shrinks, the kernel is widened in proportion (antialiasing). Result pixels to
+    which no source pixel contributes have weights of 0.
+    """
+    position = torch.arange(out, device=start.device, dtype=torch.float32) + 0.5
+    scale = (length / out).view(-1, 1, 1)
+    centre = start.view(-1, 1, 1) + position.view(1, -1, 1) * scale
+    pixel = torch.arange(size, device=start.device, dtype=torch.float32).view(1, 1, -1)
+    weights = cubic((pixel + 0.5 - centre) / scale.clamp(min=1))
+    inside = (pixel >= first.view(-1, 1, 1)) & (pixel < last.view(-1, 1, 1))
+    weights = weights * inside
+    total = weights.sum(dim=-1, keepdim=True)
+    return weights / torch.where(total == 0, 1, total)
+
+
+def _resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    # uint8 (batch, 3, h, w), (batch, out, h), (batch, out, w) -> uint8 (batch, 3, out, out)
+    batch, channels, height, width = images.shape
+    x = images.to(rows.dtype).reshape(batch * channels * height, width)
+    x = torch.bmm(x.view(batch, channels * height, width), columns.mT)
+    x = x.view(batch, channels, height, -1).transpose(1, 2).reshape(batch, height, -1)
+    x = torch.bmm(rows, x).view(batch, rows.shape[1], channels, -1).transpose(1, 2)
+    return x.add_(0.5).clamp_(0, 255).to(torch.uint8)
+
+
+def crop_and_resize(images: Tensor, draw: CropDraw, crop_size: int) -> Tensor:
+    """Cut one box out of each image, resample it, flip it; beyond the image it is black.
+
+    Args:
+        images: uint8 (batch, 3, height, width), on any device.
+        draw: boxes of the same batch.
+        crop_size: side of the result.
+
+    Returns:
+        uint8 (batch, 3, crop_size, crop_size): torchvision's antialiased bicubic `resized_crop`,
+        rounded once at the end. A box of crop_size pixels is copied exactly.
+    """
+
+    def to_device(array: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array.astype(np.float32)).to(images.device, non_blocking=True)
+
+    top, left = to_device(draw.top), to_device(draw.left)
+    height, width = to_device(draw.height), to_device(draw.width)
+    rows = resampling_weights(top, height, top, top + height, images.shape[2], crop_size)
+    columns = resampling_weights(left, width, left, left + width, images.shape[3], crop_size)
+    flip = torch.from_numpy(draw.flip).to(images.device, non_blocking=True)
+    columns = torch.where(flip.view(-1, 1, 1), columns.flip(1), columns)
+    return _resample(images, rows, columns)
+
+
+def centre_crop(images: Tensor, resize: int, crop_size: int) -> Tensor:
+    """Shorter side to `resize`, then the central `crop_size` square.
+
+    uint8 (batch, 3, height, width) to uint8 (batch, 3, crop_size, crop_size), as torchvision's
+    antialiased bicubic `resize` and `center_crop`.
+    """
+    height, width = images.shape[-2:]
+    if (height, width) == (crop_size, crop_size) and resize == crop_size:
+        return images
+    short = min(height, width)
+
+    def weights(size: int) -> Tensor:
+        start, length = (
+            torch.tensor(centre_interval(size, short, resize, crop_size), device=images.device)
+            .float()
+            .split(1)
+        )
+        zero = torch.zeros_like(start)
+        return resampling_weights(start, length, zero, zero + size, size, crop_size)
+
+    rows, columns = weights(height), weights(width)
+    count = images.shape[0]
+    return _resample(images, rows.expand(count, -1, -1), columns.expand(count, -1, -1))

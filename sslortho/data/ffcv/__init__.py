@@ -1,0 +1,1 @@
+"""The .beton format: written, checked, and read through FFCV."""

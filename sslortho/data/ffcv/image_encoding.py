@@ -1,0 +1,207 @@
+"""One image, from a file or from memory, as the bytes that a .beton stores."""
+
+import contextlib
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from sslortho.data.ffcv.beton import JPG, RAW
+from sslortho.data.image_folder import FORMATS, read_image
+
+QUALITY = 90
+"""Of JPEGs that are encoded here, where none is asked for; as FFCV's RGBImageField."""
+
+SMART_THRESHOLD = 4.0
+"""Raw bytes per JPEG byte up to which smart mode stores pixels: 4 times the disk at the most."""
+
+MAX_SIDE = np.iinfo(np.uint16).max
+"""Pixels, by the format's 16 bits."""
+
+MAX_JPEG_SIDE = 65_500
+"""Pixels; libjpeg's JPEG_MAX_DIMENSION (jmorecfg.h)."""
+
+DECODABLE_FRAMES = (0xC0, 0xC1, 0xC2)
+"""Start-of-frame markers that every libjpeg decodes: baseline, extended, progressive (ITU T.81)."""
+
+KNOWN_SAMPLING = {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (1, 4)}
+"""Luma samples for each chroma sample (horizontally, vertically) that TurboJPEG has a name for."""
+
+Mode = Literal["raw", "jpg", "smart"]
+
+
+@dataclass(frozen=True)
+class ImageEncoding:
+    """How images are stored.
+
+    mode: raw for pixels; jpg for JPEG bytes; smart for pixels where these take at most
+        smart_threshold times the JPEG's bytes, JPEG bytes elsewhere.
+    max_resolution: what the longer side is reduced to where it is longer, in pixels.
+    quality: of JPEGs, 1 to 100. None: a JPEG that needs no resizing keeps its own bytes, other
+        images are encoded with 90.
+    smart_threshold: None for 4.
+
+    Raises:
+        ValueError: a value out of range, or one that has no effect on the mode.
+    """
+
+    mode: Mode = "jpg"
+    max_resolution: int | None = None
+    quality: int | None = None
+    smart_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("raw", "jpg", "smart"):
+            raise ValueError(f"mode={self.mode!r} is not one of raw, jpg, smart")
+        if self.max_resolution is not None and self.max_resolution < 1:
+            raise ValueError(f"max_resolution={self.max_resolution} must be 1 or more")
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise ValueError(f"quality={self.quality} must be from 1 to 100")
+        if self.quality is not None and self.mode == "raw":
+            raise ValueError(f"quality={self.quality} has no effect on mode='raw'")
+        if self.smart_threshold is not None and not self.smart_threshold > 0:
+            raise ValueError(f"smart_threshold={self.smart_threshold} must be above 0")
+        if self.smart_threshold is not None and self.mode != "smart":
+            raise ValueError(
+                f"smart_threshold={self.smart_threshold} has no effect on mode={self.mode!r}"
+            )
+
+    def prefers_pixels(self, width: int, height: int, jpeg_bytes: int) -> bool:
+        """Whether pixels are stored, of an image whose JPEG takes so many bytes."""
+        threshold = SMART_THRESHOLD if self.smart_threshold is None else self.smart_threshold
+        return self.mode == "smart" and 3 * width * height <= threshold * jpeg_bytes
+
+    def keeps_jpegs(self, size: tuple[int, int]) -> bool:
+        """Whether a JPEG of this (width, height) stays what it is, or becomes its exact pixels."""
+        fits = self.max_resolution is None or max(size) <= self.max_resolution
+        return fits and self.quality is None and self.mode != "raw"
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """What a beton stores: mode RAW or JPG, pixels of each side, bytes.
+
+    kept: the bytes are the source file's own. digest: SHA-256 of the source's bytes, or of pixels
+    (height, width, 3) that were in memory.
+    """
+
+    mode: int
+    width: int
+    height: int
+    content: bytes
+    kept: bool
+    digest: bytes
+
+
+class BrokenImageError(ValueError):
+    """A file that cannot be read, or that does not decode to the end."""
+
+
+def encode_file(path: str, encoding: ImageEncoding) -> EncodedImage:
+    """Read, check and encode an image file.
+
+    Raises BrokenImageError if it cannot be decoded, ValueError if it is too large; both name it.
+    """
+    with _naming(path):
+        source = Path(path).read_bytes()
+        image = Image.open(io.BytesIO(source), formats=FORMATS)
+        width, height = image.size
+        digest = hashlib.sha256(source).digest()
+        may_keep = encoding.keeps_jpegs(image.size) and is_plain_jpeg(image, source)
+        if may_keep and not encoding.prefers_pixels(width, height, len(source)):
+            # to find out whether it is whole; at 1/8 of its size all entropy-coded data is read
+            # as well, in a third of the time
+            image.draft(image.mode, (1, 1))
+            image.load()
+            return EncodedImage(JPG, width, height, source, True, digest)
+        if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):
+            image = image.convert("RGB")  # what read_image does, without reading again
+        else:
+            image = read_image(path)
+    return _encode(image, ImageEncoding("raw") if may_keep else encoding, path, digest)
+
+
+def encode_pixels(pixels: NDArray[np.uint8], name: str, encoding: ImageEncoding) -> EncodedImage:
+    """Encode an image in memory, uint8 (height, width, 3); `name` is for what goes wrong.
+
+    Raises ValueError if it is too large.
+    """
+    pixels = np.ascontiguousarray(pixels)
+    digest = hashlib.sha256(pixels.data).digest()
+    return _encode(Image.fromarray(pixels), encoding, name, digest)
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL raises a dozen kinds for a damaged file
+        reason = re.sub(r" <_io\.\w+ object at \w+>", "", str(error)) or type(error).__name__
+        named = (
+            reason if reason.startswith(path) else f"{path} cannot be read as an image ({reason})"
+        )
+        raise BrokenImageError(named) from error
+
+
+def is_plain_jpeg(image: Image.Image, content: bytes) -> bool:
+    """Whether every libjpeg decodes this to RGB: one or three components, Huffman, usual sampling.
+
+    The rest are CMYK, arithmetic, lossless and other rare kinds. (PIL opens none but of 8 bits.)
+    """
+    if not isinstance(image, JpegImageFile) or image.layers not in (1, 3):
+        return False
+    luma, *chroma = [layer[1:3] for layer in image.layer]
+    usual = not chroma or (luma in KNOWN_SAMPLING and chroma == [(1, 1), (1, 1)])
+    return usual and _frame_marker(content) in DECODABLE_FRAMES
+
+
+def _frame_marker(content: bytes) -> int:
+    """Second byte of a JPEG's first start-of-frame marker, 0 if there is none."""
+    position = 2
+    while position + 4 <= len(content):
+        marker = content[position + 1]
+        if content[position] != 0xFF or marker == 0xFF:  # libjpeg passes over what is no marker
+            position += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # tables and extensions
+            return marker
+        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD9:  # these have no length
+            position += 2
+        else:
+            position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+    return 0
+
+
+def _encode(image: Image.Image, encoding: ImageEncoding, name: str, digest: bytes) -> EncodedImage:
+    if encoding.max_resolution is not None and max(image.size) > encoding.max_resolution:
+        scale = encoding.max_resolution / max(image.size)
+        width, height = (max(1, round(scale * side)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    width, height = image.size
+    limit = MAX_SIDE if encoding.mode == "raw" else MAX_JPEG_SIDE
+    if max(image.size) > limit:
+        raise ValueError(
+            f"{name} is {width} x {height} pixels, and mode={encoding.mode!r} stores at most {limit} "
+            f"a side; give a max_resolution up to {limit}, or remove it"
+        )
+    if encoding.mode != "raw":
+        jpeg = _to_jpeg(image, encoding.quality or QUALITY)
+        if not encoding.prefers_pixels(width, height, len(jpeg)):
+            return EncodedImage(JPG, width, height, jpeg, False, digest)
+    return EncodedImage(RAW, width, height, image.tobytes(), False, digest)
+
+
+def _to_jpeg(image: Image.Image, quality: int) -> bytes:
+    image.info = {}  # PIL would write the source's comments into every JPEG
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()

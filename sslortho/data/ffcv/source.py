@@ -1,0 +1,156 @@
+"""A .beton file as a source for `ViewLoader`. Imported through `require_ffcv`, since FFCV is an extra."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from ffcv.memory_managers import OSCacheManager, ProcessCacheManager
+from ffcv.pipeline.compiler import Compiler
+from ffcv.reader import Reader
+from ffcv.traversal_order.base import TraversalOrder
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sslortho.augment.renderer import Draws, Renderer
+from sslortho.data.batches import Batch, EpochOrder
+from sslortho.data.ffcv.operation import MultiCropDecoder, MultiViewDecoder
+from sslortho.data.image_sets import BetonImages
+from sslortho.data.ffcv.page_cache import PageCache
+from sslortho.data.prefetch import Job
+from sslortho.data.view_loader import Indices
+
+Cache = Literal["os", "process"]
+
+
+class ShardedOrder(TraversalOrder):
+    """`EpochOrder` as a traversal order of FFCV: this rank's samples of an epoch.
+
+    For `ffcv.Loader(order=ShardedOrder(order), batch_size=...)` with the rank's share of the batch:
+    nothing is lost among ranks but the remainder of a batch, nothing doubled. FFCV's distributed
+    orders pad the ranks' shares to equal length with samples that then occur twice.
+    """
+
+    def __init__(self, order: EpochOrder) -> None:
+        self.order = order
+
+    def __call__(self, loader: Any) -> "ShardedOrder":
+        """FFCV 1.0.2 takes an instance and calls it with the loader."""
+        super().__init__(loader)
+        return self
+
+    def sample_order(self, epoch: int) -> NDArray[np.int64]:
+        """Samples of the loader's file, batch after batch."""
+        return np.asarray(self.indices)[np.concatenate(list(self.order.steps(epoch)))]
+
+
+class _BetonReading:
+    def __init__(self, source: "BetonSource", context: Any, renderer: Renderer) -> None:
+        self.source = source
+        self.context = context
+        self.settings = renderer.settings
+        self.render_code, self.crop_code = source.compile(renderer)
+
+    def prepare(self, step: int, previous: Job[Batch] | None) -> None:
+        """With a process cache: fetch the pages of this batch, where those of earlier ones were."""
+        if self.source.cache == "process" and previous is not None:
+            previous.wait()
+        self.context.start_batch(step)
+
+    def _run(
+        self, code: Any, out: NDArray[Any], indices: Indices, draws: Draws, first: int, last: int
+    ) -> None:
+        source = self.source
+        samples, broken = source.places[indices[first:last]], np.zeros(len(indices), np.uint8)
+        memory = (
+            out, draws.uniforms, draws.parameters, broken, self.settings, first, source.largest,
+        )  # fmt: skip
+        code(samples, memory, source.metadata, self.context.state)
+        if broken.any():
+            raise ValueError(
+                f"image {samples[broken[first:last].argmax()]} of {source.data.path} cannot be "
+                "decoded; write the file again with scripts/write_beton.py"
+            )
+
+    def crop(
+        self, indices: Indices, draws: Draws, out: NDArray[np.uint8], first: int, last: int
+    ) -> None:
+        self._run(self.crop_code, out, indices, draws, first, last)
+
+    def render(
+        self, indices: Indices, draws: Draws, out: NDArray[np.float32], first: int, last: int
+    ) -> None:
+        self._run(self.render_code, out, indices, draws, first, last)
+
+
+_compiled: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+
+
+class BetonSource:
+    """Images of a beton, read and decoded by FFCV.
+
+    Args:
+        data: the file, checked, and which of its samples.
+        cache: "os" maps the file into memory, which is fastest where it fits into it and shares it
+            among the ranks of a machine. "process" reads whole pages ahead, for data larger than
+            memory or on slow disks; give it an order of `PageOrder`.
+    """
+
+    def __init__(self, data: BetonImages, cache: Cache = "os") -> None:
+        self.data = data
+        self.cache = cache
+        reader = Reader(str(data.path))
+        managers = {"os": OSCacheManager, "process": ProcessCacheManager}
+        self.manager = managers[cache](reader)
+        # FFCV looks bytes up by where they begin, and finds the empty ones of other fields too
+        table = np.sort(reader.alloc_table[reader.alloc_table["size"] > 0], order="ptr")
+        self.manager.ptrs, self.manager.sizes = table["ptr"].copy(), table["size"].copy()
+        field = list(reader.handlers).index("image")
+        self.metadata = reader.metadata[f"f{field}"]
+        self.field = reader.handlers["image"]
+        self.file_size = data.path.stat().st_size
+        self.places = data.places.astype(np.uint64)
+        sizes = self.metadata["height"].astype(np.int64) * self.metadata["width"]
+        self.largest = 3 * int(sizes.max())
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 (n,)."""
+        return self.data.labels
+
+    def compile(self, renderer: Renderer) -> tuple[Any, Any]:
+        """Functions for finished views and for crops; each is compiled when it is first called."""
+        # how FFCV's cache is read depends on the size of its pages
+        key = (self.cache, self.manager.reader.page_size, renderer.channels_last)
+        if key not in _compiled:
+            read = self.manager.compile_reader()
+            operations = (
+                MultiViewDecoder(renderer.crop_sizes, renderer.channels_last),
+                MultiCropDecoder(renderer.crop_sizes),
+            )
+            for operation in operations:
+                operation.accept_field(self.field)
+                operation.accept_globals(self.metadata, read)
+            render, crop = (Compiler.compile(each.generate_code()) for each in operations)
+            _compiled[key] = render, crop
+        return _compiled[key]
+
+    @contextlib.contextmanager
+    def open(self, batches: Sequence[Indices], renderer: Renderer) -> Iterator[_BetonReading]:
+        """For these batches, in this order."""
+        if self.data.path.stat().st_size != self.file_size:  # a memory map of it would be fatal
+            raise OSError(f"{self.data.path} has changed since it was opened; start again")
+        with self._context(batches) as context:
+            yield _BetonReading(self, context, renderer)
+
+    def _context(self, batches: Sequence[Indices]) -> Any:
+        if self.cache == "os":
+            return contextlib.nullcontext(self._map_memory())
+        manager, pages = self.manager, [self.data.pages[batch] for batch in batches]
+        page_size = int(manager.reader.page_size)
+        return PageCache(self.data.path, page_size, pages, manager.ptrs, manager.sizes)
+
+    def _map_memory(self) -> Any:
+        context = self.manager.schedule_epoch([])
+        context.__enter__()  # FFCV keeps the map for the next time
+        return context

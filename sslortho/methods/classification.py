@@ -1,0 +1,55 @@
+"""Classification: a linear classifier on a backbone, which learns with it or stays frozen."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sslortho.methods.task import Task
+
+
+class Classification(Task):
+    """One view through backbone and classifier, and the cross-entropy with its labels.
+
+    Args:
+        backbone: images (batch, 3, height, width) to features (batch, dim).
+        classifier: features to logits (batch, classes).
+        freeze_backbone: the backbone keeps its weights, and its statistics: it stays in evaluation
+            mode whatever `train` says. Linear evaluation.
+        label_smoothing: share of the target spread evenly over all classes (arXiv 1512.00567,
+            section 7).
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classifier: nn.Linear,
+        freeze_backbone: bool = False,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = classifier
+        self.label_smoothing = label_smoothing
+        self.freeze_backbone = freeze_backbone
+        if freeze_backbone:
+            backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Classification":
+        super().train(mode)
+        if self.freeze_backbone:
+            self.backbone.eval()
+        return self
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits (batch, classes) of images (batch, 3, height, width)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_backbone):
+            features = self.backbone(images)
+        # products of bfloat16 round logits to ties
+        with torch.autocast(features.device.type, enabled=False):
+            return self.classifier(features.float())
+
+    def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
+        logits = self.classify(views[0])
+        loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        hits = (logits.detach().argmax(dim=1) == labels).float()
+        return {"loss": loss, "train_top1": 100 * hits.mean()}

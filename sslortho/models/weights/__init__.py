@@ -1,0 +1,1 @@
+"""Weights of ours and of others, read without running anything, into a backbone, checked."""

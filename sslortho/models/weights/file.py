@@ -1,0 +1,251 @@
+"""Files of weights: ours written, anyone's read."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from sslortho.atomic import atomic_file
+from sslortho.models.weights.torch_file import load_torch_file
+
+KINDS = "a run folder, or a file of weights (.safetensors, .pt, .pth, .ckpt, ...)"
+
+MOST_DICTIONARIES = 100_000
+"""In a checkpoint. Dictionaries that name the next one over and over can be searched for ever."""
+
+MOST_CROP_SIZE = 8192
+"""Pixels; a file that says more is damaged, or wants memory for its views."""
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneInfo:
+    """How a backbone was pretrained, kept in the metadata of its safetensors file."""
+
+    backbone: str
+    """Its name for `create_backbone`."""
+    stem: str
+    """Its stem for `create_backbone`."""
+    crop_size: int
+    """Side of the views in pixels."""
+    mean: Triple
+    """Subtracted from each channel, of values from 0 to 1."""
+    std: Triple
+    """Divides each channel."""
+
+    def to_metadata(self) -> dict[str, str]:
+        """Every field as a string: numbers as JSON."""
+        values = asdict(self).items()
+        return {k: value if isinstance(value, str) else json.dumps(value) for k, value in values}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> "BackboneInfo | None":
+        """The inverse; None if it does not say all of it, as the files of others.
+
+        Raises ValueError for what cannot be read.
+        """
+        names = [f.name for f in fields(cls)]
+        if not all(name in metadata for name in names):
+            return None
+        backbone, stem, *numbers = (metadata[name] for name in names)
+        try:
+            crop_size, mean, std = (json.loads(number) for number in numbers)
+            red, green, blue = map(float, mean)
+            std_red, std_green, std_blue = map(float, std)
+            if not 1 <= int(crop_size) <= MOST_CROP_SIZE:
+                raise ValueError(f"crop_size must be from 1 to {MOST_CROP_SIZE}")
+            return cls(
+                backbone=backbone,
+                stem=stem,
+                crop_size=int(crop_size),
+                mean=(red, green, blue),
+                std=(std_red, std_green, std_blue),
+            )
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"its metadata {dict(metadata)} cannot be read ({error})") from error
+
+
+def write_backbone(backbone: nn.Module, path: Path, info: BackboneInfo | None = None) -> None:
+    """Write a backbone's state dict as safetensors, under the names of the plain network.
+
+    Args:
+        backbone: on any device, in any memory format.
+        path: replaced once the new file is whole.
+        info: into the file's metadata.
+    """
+    state = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in backbone.state_dict().items()
+    }
+    # timm and transformers ask for "format"
+    content = save(state, {"format": "pt", **(info.to_metadata() if info else {})})
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsFile:
+    """Tensors by name, and what the file says of them."""
+
+    path: Path
+    """The file itself."""
+    state: dict[str, Tensor] = field(repr=False)
+    """On the CPU. Where a file holds several state dicts, each under its name in the file."""
+    info: BackboneInfo | None = None
+    """How they were pretrained, if we wrote the file."""
+    inside: str = ""
+    """Where in the file the one state dict lies: "model", "state_dict", ..."""
+    lightning: bool = False
+    """Whether it is a checkpoint of Lightning."""
+    left_out: tuple[str, ...] = ()
+    """Classes in the file that torch does not allow, whose objects were not made."""
+
+
+def _find_dictionaries(
+    content: Any, place: str, depth: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not isinstance(content, dict) or "param_groups" in content or not depth:
+        return
+    named = {key: value for key, value in content.items() if isinstance(key, str)}
+    yield place, named
+    for key, value in named.items():
+        yield from _find_dictionaries(value, f"{place}.{key}" if place else key, depth - 1)
+
+
+def find_state_dicts(content: Any) -> dict[str, dict[str, Tensor]]:
+    """The state dicts in a checkpoint, by their dotted place in it.
+
+    One is a dictionary with a tensor of two dimensions or more, wherever it lies: generators' states
+    and figures have fewer. Optimizers' (with "param_groups") do not count, nor does what lies more than
+    eight dictionaries deep.
+
+    Raises ValueError if there are more than MOST_DICTIONARIES.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    for count, (place, named) in enumerate(_find_dictionaries(content, "", depth=8), start=1):
+        if count > MOST_DICTIONARIES:
+            raise ValueError(f"it holds more than {MOST_DICTIONARIES} dictionaries")
+        tensors = {key: value.detach() for key, value in named.items() if isinstance(value, Tensor)}
+        if any(tensor.ndim >= 2 for tensor in tensors.values()):
+            found[place] = tensors
+    return found
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    # torch's messages are a page long, and advise to give up safety
+    lines = str(error).split("WeightsUnpickler error:")[-1].splitlines()
+    advice = ("weights_only", "torch.load")
+    lines = [line.strip() for line in lines if not any(word in line for word in advice)]
+    reason = next((line for line in lines if line), "")
+    return ValueError(
+        f"backbone_from={str(path)!r} cannot be read as weights ({type(error).__name__}: "
+        f"{reason[:200]}); it may be damaged or incomplete, or no file of weights. A checkpoint with "
+        "code in it is never run: write torch.save(model.state_dict(), ...) where it is from"
+    )
+
+
+def _check_beginning(path: Path) -> None:
+    with path.open("rb") as file:
+        beginning = file.read(512)
+    if not beginning:
+        raise ValueError(f"backbone_from={str(path)!r} is empty; give {KINDS}")
+    if beginning.startswith(b"version https://git-lfs"):
+        raise ValueError(
+            f"backbone_from={str(path)!r} is a pointer to a file in git LFS, not the file; "
+            "fetch it: git lfs pull"
+        )
+    if beginning.isascii() and "".join(beginning.decode().split()).isprintable():
+        raise ValueError(
+            f"backbone_from={str(path)!r} is a text ({beginning[:40].decode()!r}...), perhaps a web "
+            f"page in place of a download; give {KINDS}"
+        )
+
+
+def _read_safetensors(path: Path) -> WeightsFile:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        info = BackboneInfo.from_metadata(metadata)
+    except Exception as error:  # safetensors has an error of its own
+        raise _unreadable(path, error) from error
+    if not state:
+        raise ValueError(f"backbone_from={str(path)!r} holds no tensors; give {KINDS}")
+    return WeightsFile(path=path, state=state, info=info)
+
+
+def _read_torch(path: Path) -> WeightsFile:
+    try:
+        content, left_out = load_torch_file(path)
+        found = find_state_dicts(content)
+    except Exception as error:  # torch raises half a dozen kinds for a damaged file
+        raise _unreadable(path, error) from error
+    if not found:
+        keys = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(
+            f"backbone_from={str(path)!r} holds no weights by name (but {keys[:200]}); if it is a "
+            "whole pickled model, write torch.save(model.state_dict(), ...) where its code is"
+        )
+    inside = next(iter(found)) if len(found) == 1 else ""
+    if len(found) == 1:
+        state = found[inside]
+    else:
+        state = {
+            f"{place}.{name}" if place else name: tensor
+            for place, tensors in found.items()
+            for name, tensor in tensors.items()
+        }
+    lightning = isinstance(content, dict) and "pytorch-lightning_version" in content
+    return WeightsFile(
+        path=path, state=state, inside=inside, lightning=lightning, left_out=left_out
+    )
+
+
+def _file_of_run(folder: Path) -> Path:
+    path = folder / "backbone.safetensors"
+    if path.is_file():
+        return path
+    if (folder / "summary.json").exists():
+        raise ValueError(
+            f"backbone_from={str(folder)!r} is the run of an evaluation, which wrote no backbone; give "
+            "the one that it evaluated (backbone_from in its config.yaml)"
+        )
+    checkpoints = sorted((folder / "checkpoints").glob("step-*.pt"))
+    if checkpoints or (folder / "config.yaml").exists():
+        other = f", or give its checkpoint: {checkpoints[-1]}" if checkpoints else ""
+        raise ValueError(
+            f"backbone_from={str(folder)!r} is a run that is not finished: it has no {path.name} yet; "
+            f"resume it by its own command{other}"
+        )
+    raise ValueError(f"backbone_from={str(folder)!r} is a folder without {path.name}; give {KINDS}")
+
+
+def read_weights(path: Path | str) -> WeightsFile:
+    """The tensors of a file, on the CPU, and what it says of them.
+
+    Args:
+        path: a run folder of ours (its backbone.safetensors), a .safetensors file, or a file of
+            torch.save, by whatever name. Nothing that a file holds is ever run.
+
+    State dicts are found wherever they lie in a checkpoint: at its top, under "state_dict", "model",
+    "task" (our checkpoints), ... One alone goes by its own names. Several ("student" and "teacher",
+    "model" and "model_ema") are all kept, each under its place: "teacher.backbone.conv1.weight"; see
+    `load_backbone` for which is taken.
+
+    Raises:
+        ValueError: there is no such file, or no weights are in it.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        path = _file_of_run(path)
+    elif not path.is_file():
+        raise ValueError(f"backbone_from={str(path)!r} does not exist; give {KINDS}")
+    _check_beginning(path)
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)

@@ -1,0 +1,1 @@
+"""The nearest orthonormal matrix, by the method that fits."""

@@ -1,0 +1,252 @@
+"""The nearest orthonormal matrix: `U V^T` of `U S V^T` (arXiv 2202.07052, equations 4 and 5).
+
+`svd` is the reference. The others give the same answer:
+
+| method          | exact on                                   | cost                                   |
+|-----------------|--------------------------------------------|----------------------------------------|
+| `svd`           | every direction above `rank_tol`           | an SVD                                 |
+| `gram_eigh`     | the same (its Gram matrix is in float64)   | two products and a small eigenproblem  |
+| `polar_express` | directions above `lower_bound * sigma_max` | four products, and small ones, fewest  |
+| `newton_schulz` | the same                                   | the same with more small ones          |
+
+Products are those of the large side. `sslortho.optim.polar_factor.decompositions` has the first two,
+`sslortho.optim.polar_factor.gram_iteration` what the others are made of.
+
+A rank-deficient matrix has no unique nearest orthonormal matrix. What is returned is the partial
+isometry: directions below `rank_tol * sigma_max` go to zero, so the answer is unique, turns
+with the matrix, and zero stays zero. The iterative methods take no hard decision: a direction below
+`lower_bound` comes out somewhere between 0 and 1.
+"""
+
+import difflib
+import functools
+
+import torch
+from torch import Tensor
+
+from sslortho.optim.polar_factor.decompositions import default_rank_tol, polar_gram_eigh, polar_svd
+from sslortho.optim.polar_factor.gram_iteration import iterate, relative_lower_bound
+from sslortho.optim.polar_factor.polynomials import newton_schulz_schedule, polar_express_schedule
+from sslortho.optim.polar_factor.precision import ieee_float32
+from sslortho.optim.polar_factor.parallel import run_on_threads
+
+REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of matrices that have polar factors here."""
+
+LOWER_BOUND = 1e-3
+"""Relative singular value above which the iterative methods keep their promise."""
+
+TOLERANCE = 1e-3
+"""Largest distance from one of a singular value that the iterative methods leave above it."""
+
+CPU_STACK = 2**16
+"""Most entries of matrices solved together on one CPU thread. Beyond, calls cost nothing beside the
+work, stacking is a copy for nothing, and smaller parts keep all threads busy to the end."""
+
+GPU_STACK = 2**26
+"""Most entries solved together elsewhere: 256 MiB of float32, and about five times that at work."""
+
+NATURAL = (1e-30, 1e30)
+"""Squared norms of float32 matrices whose float64 Gram matrix and its inverse root need no scaling."""
+
+
+def _half(matrices: Tensor) -> torch.dtype | None:
+    """Precision of the correcting last step: tensor cores where there are any.
+
+    float16 and not bfloat16: of numbers of about one it keeps three bits more, at the same speed.
+    """
+    on_tensor_cores = matrices.is_cuda and matrices.dtype == torch.float32
+    return torch.float16 if on_tensor_cores else None
+
+
+def polar_express(
+    matrices: Tensor, lower_bound: float = LOWER_BOUND, tolerance: float = TOLERANCE
+) -> Tensor:
+    """Polar factor by the minimax iteration of Polar Express (arXiv 2505.16932).
+
+    As many steps as bring every singular value above `lower_bound * sigma_max` within `tolerance`
+    of one. Runs in the precision of its input; on CUDA the last step, a small correction, takes its
+    products in float16.
+    """
+    lower = relative_lower_bound(lower_bound, min(matrices.shape[-2:]))
+    schedule = polar_express_schedule(lower, tolerance)
+    return iterate(matrices, schedule, half=_half(matrices))
+
+
+def newton_schulz(
+    matrices: Tensor, lower_bound: float = LOWER_BOUND, tolerance: float = TOLERANCE
+) -> Tensor:
+    """Polar factor by the quintic Newton-Schulz iteration, which converges to it.
+
+    Not Muon's five steps: those trade convergence for speed and leave singular values between about
+    0.7 and 1.2. Same promise as `polar_express`, more steps.
+    """
+    lower = relative_lower_bound(lower_bound, min(matrices.shape[-2:]))
+    return iterate(matrices, newton_schulz_schedule(lower, tolerance))
+
+
+METHODS = ("auto", "svd", "gram_eigh", "polar_express", "newton_schulz")
+
+
+def choose_method(matrices: Tensor) -> str:
+    """What `auto` stands for.
+
+    On the CPU the exact answer from the Gram matrix, and the SVD where float64 leaves the Gram
+    matrix no room; elsewhere products alone, since decompositions are slow there.
+    """
+    # Milliseconds a matrix on one CPU thread (AMD EPYC, torch 2.15, MKL; 2026-11-24): where anything
+    # beats gram_eigh it is by little, or not exact.
+    #
+    # | rows | columns | svd   | gram_eigh | polar_express | newton_schulz |
+    # |    8 |      72 | 0.018 |     0.005 |         0.008 |         0.013 |
+    # |   32 |      32 | 0.069 |     0.050 |         0.026 |         0.047 |
+    # |   32 |     288 | 0.260 |     0.082 |         0.103 |         0.142 |
+    # |  128 |     128 |  1.10 |      0.97 |          1.06 |          1.99 |
+    # |  128 |    1152 |  6.64 |      2.20 |          2.98 |          4.19 |
+    # |  512 |     512 |  37.9 |      33.7 |          56.9 |           107 |
+    # |  512 |    4608 |   369 |      78.5 |           149 |           209 |
+    # | 1024 |    2048 |   579 |       255 |           569 |          1100 |
+    #
+    # Elsewhere nothing has been measured yet; `scripts/bench_optim.py` does.
+    if matrices.dtype == torch.float64:
+        return "svd"
+    return "gram_eigh" if matrices.device.type == "cpu" else "polar_express"
+
+
+def check_method(method: str) -> None:
+    """Raise ValueError unless `method` is one of METHODS."""
+    if method not in METHODS:
+        near = difflib.get_close_matches(str(method), METHODS, n=1, cutoff=0.3)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"polar={method!r} is not one of {', '.join(METHODS)}{hint}")
+
+
+def check_rank_tol(rank_tol: float | None, method: str) -> None:
+    """Raise ValueError for a rank_tol out of its range, or that `method` cannot honour."""
+    if rank_tol is None:
+        return
+    if not 0 <= rank_tol < 1:  # 1 would leave no direction
+        raise ValueError(f"rank_tol={rank_tol} must be from 0 to below 1")
+    if method not in ("auto", "svd", "gram_eigh"):
+        raise ValueError(f"rank_tol={rank_tol} has no effect on polar={method!r}; use 'svd'")
+    if method == "gram_eigh" and rank_tol == 0:
+        raise ValueError(
+            f"rank_tol={rank_tol}: polar='gram_eigh' cannot tell the smallest directions from the "
+            "rounding noise of the Gram matrix; use 'svd'"
+        )
+
+
+def _decompose(matrices: Tensor, method: str, rank_tol: float) -> Tensor:
+    """One exact method, once more in float64 if LAPACK gives up, NaN if it gives up again."""
+    decomposition = polar_svd if method == "svd" else polar_gram_eigh
+    for attempt in (matrices, matrices.double()):
+        try:
+            return decomposition(attempt, rank_tol).to(matrices.dtype)
+        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+            continue
+    return torch.full_like(matrices, torch.nan)
+
+
+def _solve(x: Tensor, method: str, rank_tol: float | None) -> Tensor:
+    """Polar factors of finite matrices whose squares are in range."""
+    if min(x.shape[-2:]) == 1:  # a depthwise filter; exact whatever the method
+        return x / torch.linalg.matrix_norm(x, keepdim=True)
+    if method == "polar_express":
+        return polar_express(x)
+    if method == "newton_schulz":
+        return newton_schulz(x)
+    if rank_tol is None:
+        rank_tol = default_rank_tol(x.shape[-2], x.shape[-1], x.dtype)
+    return _decompose(x, method, rank_tol)
+
+
+def _needs_no_care(x: Tensor, method: str) -> bool:
+    """Whether gram_eigh can take the matrices as they are: the CPU may look before it leaps."""
+    if method != "gram_eigh" or not x.is_cpu or x.dtype != torch.float32:
+        return False
+    if torch.compiler.is_compiling():
+        return False
+    squares = torch.linalg.matrix_norm(x).square()
+    return bool(((squares > NATURAL[0]) & (squares < NATURAL[1])).all())  # false for NaN
+
+
+def polar_stack(matrices: Tensor, method: str, rank_tol: float | None) -> Tensor:
+    """`polar` of one stack with everything chosen and checked, on the calling thread.
+
+    Within `ieee_float32`, unless compiled: then the process's own precision should be "highest".
+    """
+    x = matrices.to(torch.promote_types(matrices.dtype, torch.float32))
+    if _needs_no_care(x, method):
+        return _solve(x, method, rank_tol).to(matrices.dtype)
+    largest = torch.linalg.vector_norm(x, torch.inf, dim=(-2, -1), keepdim=True)
+    finite = largest.isfinite()
+    # Masked, not skipped: a decomposition of a stack must not see a NaN, and looking would
+    # synchronise the device.
+    x = torch.where(finite & (largest > 0), x / largest, 0)
+    result = torch.where(largest > 0, _solve(x, method, rank_tol), 0)  # zero has no direction
+    return torch.where(finite, result, torch.nan).to(matrices.dtype)
+
+
+def stack_limit(matrices: Tensor) -> int:
+    """How many of matrices (number, rows, columns) are solved at a time, so memory is bounded."""
+    return max(1, (CPU_STACK if matrices.is_cpu else GPU_STACK) // matrices[0].numel())
+
+
+def resolve_method(matrices: Tensor, method: str, rank_tol: float | None) -> str:
+    """The method that "auto" stands for; any other unchanged."""
+    if method != "auto":
+        return method
+    return choose_method(matrices) if rank_tol is None else "svd"
+
+
+def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = None) -> Tensor:
+    """Nearest orthonormal matrix of each of a batch of matrices (arXiv 2202.07052, equation 5).
+
+    Args:
+        matrices: real floating point, (..., rows, columns). Any scale: each matrix is brought into
+            range first. float16 and bfloat16 are computed in float32.
+        method: "auto", "svd", "gram_eigh", "polar_express" or "newton_schulz" (this module's table).
+        rank_tol: singular values below `rank_tol` times the largest count as zero (svd and
+            gram_eigh alone). None: eps * max(rows, columns). 0 keeps every direction, rounding
+            noise too, as the paper's authors do.
+
+    Returns:
+        Same shape, dtype and device. Its rows are orthonormal where rows <= columns, its columns
+        where rows >= columns, but for directions that count as zero. A matrix that holds a NaN or
+        an infinity becomes all NaN and leaves the others of the batch alone.
+
+    Raises:
+        ValueError: an unknown method, fewer than two dimensions, a dtype that is not real floating
+            point of 16 bits or more, a sparse or meta tensor, or a rank_tol given to a method that
+            takes none.
+    """
+    check_method(method)
+    check_rank_tol(rank_tol, method)
+    if matrices.ndim < 2 or matrices.dtype not in REAL:
+        raise ValueError(
+            f"matrices must be real floating point with at least two dimensions, got {matrices.dtype}"
+            f" of shape {tuple(matrices.shape)}; reshape to (..., rows, columns)"
+        )
+    if matrices.layout != torch.strided or matrices.is_meta:
+        raise ValueError(
+            f"matrices must be dense and on a device that holds numbers, got {matrices.layout} on "
+            f"{matrices.device}"
+        )
+    if matrices.numel() == 0:
+        return matrices.clone()
+    method = resolve_method(matrices, method, rank_tol)
+    if torch.compiler.is_compiling():  # a setting of the process cannot be changed in there
+        return polar_stack(matrices, method, rank_tol)
+    with ieee_float32([matrices.device.type]):
+        if matrices.ndim == 2 or not matrices.is_cpu:
+            return polar_stack(matrices, method, rank_tol)
+        stack = matrices.flatten(end_dim=-3)
+        result = torch.empty_like(stack)
+        step = stack_limit(stack)
+
+        def solve(start: int) -> None:
+            part = slice(start, start + step)
+            result[part] = polar_stack(stack[part], method, rank_tol)
+
+        run_on_threads([functools.partial(solve, i) for i in range(0, len(stack), step)])
+    return result.view(matrices.shape)

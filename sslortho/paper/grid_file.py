@@ -1,0 +1,222 @@
+"""How an experiment is written down: `configs/paper/*.yaml`, and `read_experiment`, which reads one."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sslortho.paper.grid import Cell, Experiment, PaperFigure, Plot, Table, nearest
+
+NOT_OPTIONS = frozenset({"seed", "out", "data", "data_dir", "subset"})
+"""Options of the scripts that are chosen when runs are started."""
+
+
+class _NoDuplicates(yaml.SafeLoader):
+    """YAML whose mappings name nothing twice, where PyYAML keeps the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in mapping:
+                line = key_node.start_mark.line + 1
+                raise ValueError(f"line {line}: {key!r} is there twice; remove one of them")
+            mapping[key] = self.construct_object(value_node, deep=deep)
+        return mapping
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _NoDuplicates)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a mapping of names to values")
+    return content
+
+
+def _check_keys(where: str, given: Mapping[str, Any], known: Iterable[str], needed: str) -> None:
+    known = list(known)
+    for key in given:
+        if key not in known:
+            raise ValueError(
+                f"{where}: unknown key {key!r}{nearest(str(key), known)}; known are {', '.join(known)}"
+            )
+    for key in needed.split():
+        if key not in given:
+            raise ValueError(f"{where}: {key} is missing")
+
+
+def _read_axis(
+    where: str, axis: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Labels and options of the rows or columns, by key."""
+    labels, options = {}, {}
+    for key, entry in axis.items():
+        if not re.fullmatch(r"[a-z0-9_.]+", str(key)):
+            raise ValueError(
+                f"{where}: key {key!r} must be of lower-case letters, digits, dots and underscores"
+            )
+        if not isinstance(entry, dict) or not isinstance(entry.get("label"), str):
+            raise ValueError(
+                f"{where}, {key}: must be a mapping with a label, and options beside it"
+            )
+        labels[str(key)] = entry["label"]
+        options[str(key)] = {name: value for name, value in entry.items() if name != "label"}
+    return labels, options
+
+
+def _resolve(where: str, value: Any, options: Mapping[str, Any]) -> Any:
+    """The value of an option, with $NAME replaced by the value of option NAME."""
+    if isinstance(value, list):
+        return [_resolve(where, item, options) for item in value]
+    if not isinstance(value, str) or not value.startswith("$"):
+        return value
+    if value[1:] not in options:
+        raise ValueError(f"{where}: {value} names no option{nearest(value[1:], options)}")
+    return options[value[1:]]
+
+
+def _merge(
+    where: str, base: Mapping[str, Any], row: Mapping[str, Any], column: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Options of a cell: the column's before the row's before the base's; null takes one away."""
+    below = {**base, **row}
+    merged = {**below, **{name: _resolve(where, v, below) for name, v in column.items()}}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def _read_cells(path: Path, content: Mapping[str, Any]) -> tuple[Cell, ...]:
+    base = content.get("options", {})
+    if shared := content.get("options_from"):
+        base = {**_load(path.parent / shared), **base}
+    _, rows = _read_axis(f"{path}: rows", content["rows"])
+    _, columns = _read_axis(f"{path}: columns", content["columns"])
+    cells = [
+        Cell(row, column, _merge(f"{path}: {row}-{column}", base, rows[row], columns[column]))
+        for row in rows
+        for column in columns
+    ]
+    left_out = content.get("leave_out", [])
+    _check_names(f"{path}: leave_out", left_out, [cell.name for cell in cells], "cell")
+    for cell in cells:
+        for name in NOT_OPTIONS & set(cell.options):
+            raise ValueError(f"{path}: {name} is no option of a cell; runs get theirs when started")
+    return tuple(cell for cell in cells if cell.name not in left_out)
+
+
+def _check_names(where: str, given: Iterable[str], known: Iterable[str], kind: str) -> None:
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{where}: {name!r} is no {kind}{nearest(name, known)}")
+
+
+NUMBER = r"(\d+(?:\.\d+)?)"
+
+
+def parse_figure(text: Any) -> PaperFigure:
+    """A figure as the files write it: "73.60 ± 0.19", 61.9 or diverged.
+
+    Raises ValueError for anything else.
+    """
+    if text == "diverged":
+        return None, None
+    found = re.fullmatch(rf"{NUMBER}(?: ± {NUMBER})?", str(text))
+    if found is None:
+        raise ValueError(f"{text!r} must be MEAN ± ERROR, a number, diverged, or null for none")
+    return float(found[1]), float(found[2]) if found[2] else None
+
+
+def _read_table(
+    path: Path, entry: Mapping[str, Any], columns: Sequence[str], cells: Sequence[Cell]
+) -> Table:
+    _check_keys(f"{path}: tables", entry, ("title", "figure", "paper"), "title figure")
+    where = f"{path}: {entry['title']}"
+    names = {cell.name for cell in cells}
+    paper: dict[str, PaperFigure] = {}
+    for row, figures in (entry.get("paper") or {}).items():
+        _check_names(where, [row], {cell.row: None for cell in cells}, "row")
+        if not isinstance(figures, list) or len(figures) != len(columns):
+            raise ValueError(
+                f"{where}, {row}: needs a list of {len(columns)} figures, one for each of "
+                f"{', '.join(columns)}"
+            )
+        for column, figure in zip(columns, figures, strict=True):
+            if figure is None:
+                continue
+            if f"{row}-{column}" not in names:
+                raise ValueError(f"{where}: {row}-{column} is left out, yet has a figure")
+            try:
+                paper[f"{row}-{column}"] = parse_figure(figure)
+            except ValueError as error:
+                raise ValueError(f"{where}, {row}-{column}: {error}") from error
+    return Table(entry["title"], entry["figure"], paper)
+
+
+def _read_plot(path: Path, entry: Mapping[str, Any], cells: Sequence[Cell]) -> Plot:
+    known = ("name", "title", "quantity", "x", "rows", "columns")
+    _check_keys(f"{path}: plots", entry, known, "name title quantity")
+    where = f"{path}: plot {entry['name']}"
+    x = entry.get("x", "epoch")
+    if x not in ("epoch", "step"):
+        raise ValueError(f"{where}: x={x!r} must be epoch or step")
+    rows = entry.get("rows") or list(dict.fromkeys(cell.row for cell in cells))
+    columns = entry.get("columns") or list(dict.fromkeys(cell.column for cell in cells))
+    _check_names(where, rows, {cell.row: None for cell in cells}, "row")
+    _check_names(where, columns, {cell.column: None for cell in cells}, "column")
+    chosen = [cell.name for cell in cells if cell.row in rows and cell.column in columns]
+    return Plot(entry["name"], entry["title"], entry["quantity"], tuple(chosen), x)
+
+
+def _check_distinct(where: str, key: str, values: Iterable[str]) -> None:
+    """Raise ValueError where two would be written to one file."""
+    for value, count in Counter(values).items():
+        if count > 1:
+            raise ValueError(f"{where}: {count} have {key}={value!r}, which names a file; keep one")
+
+
+KEYS = ("title", "script", "data", "seeds", "options_from", "options", "rows", "columns", "leave_out",
+        "tables", "plots", "notes")  # fmt: skip
+
+
+def read_experiment(path: Path) -> Experiment:
+    """An experiment from a file such as configs/paper/table3.yaml, which has these keys.
+
+    Options of a cell are those of `options_from` (a file of options, beside this one), `options`, its
+    row and its column, the later before the earlier; null takes one away, and $NAME in a column is the
+    value that NAME has without the column. Rows and columns have a `label`; cells of `leave_out`
+    are not run. A row of a table's `paper` has a figure for each column, as `parse_figure` reads it,
+    or null. A plot is of all cells in its `rows` and `columns`; all of them if it names none.
+
+    Raises:
+        ValueError: naming the file, the place in it and what is wrong.
+    """
+    content = _load(path)
+    _check_keys(str(path), content, KEYS, "title rows columns")
+    seeds = content.get("seeds", 1)
+    if not isinstance(seeds, int) or seeds < 1:
+        raise ValueError(f"{path}: seeds={seeds!r} must be a whole number from 1")
+    cells = _read_cells(path, content)
+    rows, _ = _read_axis(f"{path}: rows", content["rows"])
+    columns, _ = _read_axis(f"{path}: columns", content["columns"])
+    tables = [_read_table(path, table, list(columns), cells) for table in content.get("tables", [])]
+    plots = [_read_plot(path, plot, cells) for plot in content.get("plots", [])]
+    _check_distinct(f"{path}: tables", "figure", (table.figure for table in tables))
+    _check_distinct(f"{path}: plots", "name", (plot.name for plot in plots))
+    return Experiment(
+        name=path.stem,
+        title=content["title"],
+        script=content.get("script", "supervised.py"),
+        seeds=seeds,
+        rows=rows,
+        columns=columns,
+        cells=cells,
+        tables=tuple(tables),
+        plots=tuple(plots),
+        notes=tuple(content.get("notes", [])),
+        data=content.get("data", "cifar10"),
+    )

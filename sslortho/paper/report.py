@@ -1,0 +1,180 @@
+"""report.md of an experiment: our figures beside the paper's, from whatever runs there are by now."""
+
+import functools
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path, PurePath
+from typing import Any
+from urllib.parse import quote
+
+from sslortho.atomic import atomic_file
+from sslortho.paper.found_runs import CellRuns, by_row, count_states, find_runs, last_lines
+from sslortho.paper.grid import Experiment
+from sslortho.paper.differences import report_differences, show_option
+from sslortho.paper.tables import report_tables
+from sslortho.paper.plots import Read, draw_plot, is_number, plot_lines, read_records
+from sslortho.paper.speed_up import report_speed_up
+from sslortho.runs.tables import escape, table_lines
+
+WHERE = frozenset({"out", "data_dir", "threads"})
+"""What can be asked for that changes no result."""
+
+
+def _multiple(state: CellRuns) -> str:
+    """Bytes of parameters, gradients and the optimizer's state over those of the parameters."""
+    for run in state.finished:
+        size, buffers = (run.summary.get(n) for n in ("parameter_bytes", "optimizer_state_bytes"))
+        if is_number(size) and size and is_number(buffers):
+            return f"{2 + buffers / size:.2f}".rstrip("0").rstrip(".") + " n"
+    return "-"
+
+
+def _memory(experiment: Experiment, states: Sequence[CellRuns]) -> Iterator[str]:
+    multiples = {state.cell.name: _multiple(state) for state in states}
+    if len(set(multiples.values()) - {"-"}) < 2:
+        return
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for label, found in by_row(experiment, states):
+        known = {state.cell.column: multiples[state.cell.name] for state in found}
+        values = tuple(known.get(column, "") for column in experiment.columns)
+        if set(values) - {"-", ""}:
+            groups.setdefault(values, []).append(label)
+    labels = [
+        "; ".join(g) if len(g) < 4 else f"{len(g)} rows, such as {g[0]}" for g in groups.values()
+    ]
+    columns = [[escape(label), *texts] for label, texts in
+               zip(experiment.columns.values(), zip(*groups, strict=True), strict=True)]  # fmt: skip
+    yield from ("## Memory", "")
+    yield from table_lines([["", *labels], *columns], left=1)
+    yield from (
+        "",
+        "n: the bytes of the parameters; these, their gradients and the optimizer's state.",
+        "",
+    )
+
+
+def _plots(experiment: Experiment, out: Path, read: Read) -> Iterator[str]:
+    if experiment.plots:
+        yield from ("## Plots", "", "Mean over the seeds; the bands are its standard error.", "")
+    for plot in experiment.plots:
+        lines = plot_lines(experiment, plot, out / "runs", read)
+        if lines:
+            path = out / f"{plot.name}.png"
+            draw_plot(path, experiment, plot, lines)
+            yield from (f"![{escape(plot.title)}]({quote(path.name)})", "")
+        else:
+            yield from (
+                f"{escape(plot.title)}: no run has recorded {escape(plot.quantity)} yet.",
+                "",
+            )
+
+
+def _failures(states: Sequence[CellRuns]) -> Iterator[str]:
+    logs = [log for state in states for log in state.failed]
+    if logs:
+        yield from ("## Failed runs", "")
+    for log in logs:
+        lines = last_lines(log)
+        longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
+        fence = "`" * max(3, longest + 1)
+        yield from (f"{log.stem}, end of logs/{log.name}:", "", f"{fence}text", *lines, fence, "")
+
+
+def _command(experiment: Experiment, asked: Mapping[str, Any]) -> str:
+    words = ["python", "scripts/reproduce.py", experiment.name]
+    for name, value in asked.items():
+        plain = isinstance(value, list | tuple)
+        words += [f"--{name}", json.dumps(value) if plain else show_option(value)]
+    return shlex.join(words)
+
+
+def _from_repository(command: str, script: str) -> str:
+    """As it would be typed in the repository, wherever the script was when the run was started."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    if len(words) > 1 and PurePath(words[1]).name == script:
+        words[1] = f"scripts/{script}"
+    return shlex.join(words)
+
+
+def _commands(
+    experiment: Experiment, states: Sequence[CellRuns], asked: Mapping[str, Any]
+) -> Iterator[str]:
+    yield from (
+        "## Commands",
+        "",
+        "All of it:",
+        "",
+        "```bash",
+        _command(experiment, asked),
+        "```",
+        "",
+    )
+    commands = [run.summary.get("command") for state in states for run in state.finished]
+    if command := next((c for c in commands if isinstance(c, str)), None):
+        yield from (
+            "One run:",
+            "",
+            "```bash",
+            _from_repository(command, experiment.script),
+            "```",
+            "",
+        )
+
+
+def _whence(states: Sequence[CellRuns]) -> Iterator[str]:
+    """Hardware and versions of the finished runs, each with its number of runs if they differ."""
+    for name in ("hardware", "versions"):
+        values = [run.summary.get(name) for state in states for run in state.finished]
+        texts = Counter(
+            ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+            for value in values if value
+        )  # fmt: skip
+        for text, count in texts.most_common():
+            some = f" ({count} runs)" if len(texts) > 1 else ""
+            yield f"- {name}: {escape(text)}{some}"
+
+
+def write_report(experiment: Experiment, out: Path, asked: Mapping[str, Any]) -> Path:
+    """Write out/report.md, a CSV for each table and a PNG for each plot; returns the report's path.
+
+    Works at any time, whatever runs are finished, under way, failed or half written.
+
+    Args:
+        experiment: what the paper did.
+        out: its folder; runs are in out/runs, logs in out/logs. Made if need be.
+        asked: options that override the experiment's, by the names of reproduce.py.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    read = functools.cache(read_records)
+    states = find_runs(experiment, out)
+    seeds = asked.get("seeds")
+    seeds = seeds if isinstance(seeds, int) else experiment.seeds
+    overrides = ", ".join(f"{n} {show_option(v)}" for n, v in asked.items() if n not in WHERE)
+    lines = [
+        f"# {escape(experiment.title)}",
+        "",
+        count_states(states, seeds),
+        "",
+        f"- written: {datetime.now(timezone.utc).isoformat(sep=' ', timespec='minutes')}",
+        *([f"- asked for: {escape(overrides)}"] if overrides else []),
+        *_whence(states),
+        "",
+        *report_tables(experiment, states, out, read),
+        *report_speed_up(experiment, states, read),
+        *report_differences(experiment, states, asked),
+        *_memory(experiment, states),
+        *_plots(experiment, out, read),
+        *_failures(states),
+        *_commands(experiment, states, asked),
+    ]
+    path = out / "report.md"
+    with atomic_file(path) as file:
+        file.write(("\n".join(lines).rstrip() + "\n").encode())
+    return path

@@ -1,0 +1,1 @@
+"""A command each: its options, its resolve, its run."""

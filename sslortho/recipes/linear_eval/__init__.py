@@ -1,0 +1,1 @@
+"""Linear evaluation and fine-tuning."""

@@ -1,0 +1,194 @@
+"""Draw what pretraining shows the model: `python scripts/show_views.py --data digits --out views.png`.
+
+Takes every option of pretrain.py and builds the same loader, so these are the very views of a run's
+first batch (of --epoch), with what was drawn for each of them as its caption.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sslortho.atomic import atomic_file
+from sslortho.augment import ViewRenderer, ViewSpec
+from sslortho.augment.reference.geometry import CropDraw
+from sslortho.augment.reference.photometric import PhotometricDraw
+from sslortho.recipes.data import build_train_loader, load_training_set
+from sslortho.recipes.pretrain.resolve import create_views
+from sslortho.recipes.process import join_ranks
+from sslortho.recipes.show_views_options import ShowViewsOptions
+from sslortho.recipes.command_line import parse_config, user_errors
+from sslortho.data import (
+    BetonImages,
+    ImageArray,
+    ImageSet,
+    TensorLoader,
+    ViewLoader,
+)
+from sslortho.data.ffcv.beton import read_beton
+from sslortho.data.image_folder import read_size
+
+Indices = NDArray[np.int64]
+
+LEGEND = """top,left height x width of the source's height x width, in pixels
+factors of brightness, contrast, saturation, turns of hue, as applied; sigma of the blur in pixels"""
+
+PANEL, GAP, TITLE, CAPTION, HEAD = 2.2, 0.2, 0.3, 0.5, 0.65
+"""Inches: a view with its margin (35 characters of a caption fit below it), between samples, above
+them, below them for three lines, and above all."""
+
+PANELS_A_ROW = 8
+"""Four samples of two views; of more views fewer samples, and at least one."""
+
+JITTER = "bcsh"
+"""Letters of brightness, contrast, saturation and hue, by their codes in PhotometricDraw.order."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image's views, (size, size, 3) each, values from 0 to 1, and their captions."""
+
+    title: str
+    views: tuple[NDArray[np.float32], ...]
+    captions: tuple[str, ...]
+
+
+def source_sizes(data: ImageSet, indices: Indices) -> tuple[Indices, Indices]:
+    """Heights and widths in pixels of these samples' images."""
+    if isinstance(data, ImageArray):
+        height, width = data.images.shape[2:]
+        return np.full(len(indices), height), np.full(len(indices), width)
+    if isinstance(data, BetonImages):
+        images = read_beton(data.path).images[data.places[indices]]
+        return images["height"].astype(np.int64), images["width"].astype(np.int64)
+    widths, heights = np.array([read_size(data.paths[i]) for i in indices]).T
+    return heights, widths
+
+
+def describe_crop(draw: CropDraw, i: int, height: int, width: int) -> str:
+    """`12,40 123x96 of 375x500`: top, left, height x width, all in pixels of the source."""
+    box = f"{draw.top[i]},{draw.left[i]} {draw.height[i]}x{draw.width[i]}"
+    return f"{box} of {height}x{width}"
+
+
+def describe_jitter(draw: PhotometricDraw, i: int) -> str:
+    """`b1.20 h-0.03 c0.80 s1.10`: factors (hue: turns) in the order in which they were applied."""
+    if not draw.jitter[i]:
+        return "no jitter"
+    factors = (draw.brightness, draw.contrast, draw.saturation, draw.hue)
+    rounded = [round(float(factor[i]), 2) + 0.0 for factor in factors]  # + 0.0: no -0.00
+    return " ".join(f"{JITTER[code]}{rounded[code]:.2f}" for code in draw.order[i])
+
+
+def describe_rest(crop: CropDraw, draw: PhotometricDraw, i: int) -> str:
+    """What else was done, in its order."""
+    done = {
+        "flip": crop.flip[i],
+        "grey": draw.grayscale[i],
+        f"blur {draw.sigma[i]:.2f}": draw.blur[i],
+        "solarise": draw.solarise[i],
+    }
+    return ", ".join(name for name, holds in done.items() if holds)
+
+
+def draw_captions(
+    renderer: ViewRenderer, view: int, indices: Indices, epoch: int, sizes: tuple[Indices, Indices]
+) -> list[str]:
+    """Three lines for each sample: box, jitter, the rest."""
+    crops = renderer.draw_crops(view, indices, epoch, *sizes)
+    colours = renderer.draw_photometric(view, indices, epoch)
+    return [
+        f"{describe_crop(crops, i, height, width)}\n{describe_jitter(colours, i)}\n"
+        f"{describe_rest(crops, colours, i)}"
+        for i, (height, width) in enumerate(zip(*sizes, strict=True))
+    ]
+
+
+def undo_normalise(view: Tensor, spec: ViewSpec) -> NDArray[np.float32]:
+    """(batch, 3, height, width) as the model gets it to (batch, height, width, 3) from 0 to 1."""
+    pixels = view.float().cpu().permute(0, 2, 3, 1)
+    return (pixels * torch.tensor(spec.std) + torch.tensor(spec.mean)).clamp(0, 1).numpy()
+
+
+def collect_samples(config: ShowViewsOptions) -> list[Sample]:
+    """The first samples of the first batch of the epoch, their views from the loader itself."""
+    accelerator = join_ranks(config, config.run_folder, config.mixed_precision)
+    data = load_training_set(config)
+    loader = build_train_loader(config, data, create_views(config), accelerator)
+    assert isinstance(loader, TensorLoader | ViewLoader)
+    assert isinstance(loader.renderer, ViewRenderer)
+    loader.set_epoch(config.epoch)
+    batch = next(iter(loader))
+    indices = next(loader.order.steps(config.epoch))[: config.count]
+    specs, sizes = loader.renderer.specs, source_sizes(data, indices)
+    views = [
+        undo_normalise(view[: config.count], spec)
+        for view, spec in zip(batch.views, specs, strict=True)
+    ]
+    captions = [
+        draw_captions(loader.renderer, view, indices, config.epoch, sizes)
+        for view in range(len(specs))
+    ]
+    titles = [_title(data, index) for index in indices]
+    return [
+        Sample(title, pictures, texts)
+        for title, pictures, texts in zip(
+            titles, zip(*views, strict=True), zip(*captions, strict=True), strict=True
+        )
+    ]
+
+
+def _title(data: ImageSet, index: int) -> str:
+    label = int(data.labels[index])
+    return f"sample {index}" + (f", {data.classes[label]}" if label >= 0 and data.classes else "")
+
+
+def draw_picture(samples: list[Sample], title: str) -> Figure:
+    """The views of a sample side by side at one scale, a few samples a row."""
+    views = len(samples[0].views)
+    columns = min(max(1, PANELS_A_ROW // views), len(samples))
+    scale = 0.97 * PANEL / max(len(pixels) for pixels in samples[0].views)
+    rows = -(-len(samples) // columns)
+    block_width, block_height = views * PANEL + GAP, TITLE + PANEL + CAPTION
+    width = max(columns * block_width, 2 * PANEL) + GAP  # the legend needs two panels
+    height = rows * block_height + HEAD
+    figure = Figure(figsize=(width, height), dpi=120)
+    FigureCanvasAgg(figure)
+    figure.text(0.5, 1 - 0.15 / height, title, ha="center", va="center", fontsize=11)
+    figure.text(0.5, 1 - 0.45 / height, LEGEND, ha="center", va="center", fontsize=6.5)
+    for i, sample in enumerate(samples):
+        row, column = divmod(i, columns)
+        left, top = GAP + column * block_width, height - HEAD - row * block_height
+        middle = (left + views * PANEL / 2) / width
+        figure.text(middle, (top - TITLE / 2) / height, sample.title, ha="center", va="center",
+                    fontsize=9)  # fmt: skip
+        for view, (pixels, caption) in enumerate(zip(sample.views, sample.captions, strict=True)):
+            corner = ((left + view * PANEL) / width, (top - TITLE - PANEL) / height)
+            side = scale * len(pixels)
+            axes = figure.add_axes((*corner, side / width, side / height))
+            axes.imshow(pixels)
+            axes.set_axis_off()
+            axes.text(0, -0.02, caption, transform=axes.transAxes, va="top", fontsize=7.5,
+                      family="monospace")  # fmt: skip
+    return figure
+
+
+def main() -> None:
+    config = parse_config(ShowViewsOptions)
+    with user_errors(config.debug):
+        out = Path(config.picture).expanduser()
+        out.parent.mkdir(parents=True, exist_ok=True)
+        samples = collect_samples(config)
+        figure = draw_picture(samples, f"{config.data}, epoch {config.epoch}, seed {config.seed}")
+        with atomic_file(out) as file:
+            figure.savefig(file, format=out.suffix[1:])
+    print(out)
+
+
+if __name__ == "__main__":
+    main()

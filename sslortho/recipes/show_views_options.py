@@ -1,0 +1,35 @@
+"""What show_views.py can be told: all that pretraining can, and which views."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sslortho.recipes.pretrain.options import PretrainOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowViewsOptions(PretrainOptions):
+    """Draw what pretraining with the same options shows the model, with what was drawn as captions."""
+
+    count: int = 8
+    """Samples shown: the first of the first batch."""
+    epoch: int = 0
+    """Epoch that the batch is of."""
+    out: str | None = None
+    """Picture to write, .png, .pdf or .svg. Default views.png."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        batch_size = self.batch_size // self.accumulation_steps
+        self._check("count", 1 <= self.count <= batch_size, f"from 1 to a batch of {batch_size}")
+        self._check("epoch", 0 <= self.epoch < 2**32, "from 0 to 2**32 - 1")
+        suffix = Path(self.picture).suffix
+        self._check(
+            "out",
+            suffix in (".png", ".pdf", ".svg"),
+            "a picture (.png, .pdf or .svg); give --out views.png",
+        )
+
+    @property
+    def picture(self) -> str:
+        """`out`, or its default."""
+        return self.out or "views.png"

@@ -1,0 +1,70 @@
+"""What write_beton.py can be told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sslortho.recipes.options import Checked
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteBetonOptions(Checked):
+    """Write a data set as one .beton file, which loads several times faster than image files."""
+
+    data: Literal["digits", "cifar10", "cifar100", "folder"] = "folder"
+    """Data set. folder: data_dir/train/<class>/*, data_dir/test or val/<class>/*."""
+    data_dir: str | None = None
+    """Folder of the data set (digits needs none)."""
+    follow_links: bool = False
+    """Read images through symbolic links that lead out of data_dir."""
+    split: Literal["train", "val", "test"] = "train"
+    """Part of the data. val and test are two names for the one that is not for training."""
+    out: str
+    """File to write; B/train.beton and B/val.beton are what pretraining reads of --data_dir B."""
+    mode: Literal["raw", "jpg", "smart"] = "jpg"
+    """raw: pixels. jpg: JPEG bytes. smart: pixels where they take at most smart_threshold times the
+    bytes of a JPEG, a JPEG elsewhere."""
+    max_resolution: int | None = None
+    """Pixels that the longer side of larger images is reduced to. Default: their own size."""
+    quality: int | None = None
+    """Of JPEGs, 1 to 100. Default: JPEG files that need no resizing keep their bytes, other images
+    are encoded with 90."""
+    smart_threshold: float | None = None
+    """Of mode smart; default 4."""
+    page_size: int = 8
+    """MiB of a page, a power of two from 2 to 2048; the most that one image may take."""
+    workers: int | None = None
+    """Threads that decode and encode. Default: one a core."""
+    skip_broken: bool = False
+    """Leave out image files that cannot be decoded, and list them in the manifest."""
+    overwrite: bool = False
+    """Replace an existing file."""
+    debug: bool = False
+    """Show the traceback of an error that is the user's."""
+
+    def __post_init__(self) -> None:
+        page_size, quality = self.page_size, self.quality
+        self._check("out", Path(self.out).suffix == ".beton", "a path that ends in .beton")
+        for name in ("max_resolution", "workers"):
+            self._check(name, getattr(self, name) is None or getattr(self, name) >= 1, "1 or more")
+        self._check("quality", quality is None or 1 <= quality <= 100, "from 1 to 100")
+        threshold = self.smart_threshold
+        self._check("smart_threshold", threshold is None or threshold > 0, "above 0")
+        power = 2 <= page_size <= 2048 and page_size & (page_size - 1) == 0
+        self._check("page_size", power, "a power of two from 2 to 2048 (MiB)")
+        if self.data != "digits" and self.data_dir is None:
+            raise ValueError(f"data={self.data!r} needs data_dir, the folder that it lies in")
+        no_effect = {
+            "data_dir": self.data == "digits" and self.data_dir is not None,
+            "follow_links": self.data != "folder" and self.follow_links,
+            "skip_broken": self.data != "folder" and self.skip_broken,
+            "quality": self.mode == "raw" and quality is not None,
+            "smart_threshold": self.mode != "smart" and threshold is not None,
+        }
+        for name, holds in no_effect.items():
+            if holds:
+                on = "data" if name in ("data_dir", "follow_links", "skip_broken") else "mode"
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} has no effect on {on}={getattr(self, on)!r}"
+                )
+        super().__post_init__()

@@ -1,0 +1,23 @@
+"""The examples for plain PyTorch, timm and torch.compile, as their users start them."""
+
+import re
+
+import pytest
+from helpers.script_runs import finish, start_script
+
+
+# chance is 10 %; inductor would compile C++ for 15 seconds
+@pytest.mark.parametrize(
+    ("name", "arguments", "least"),
+    [
+        ("plain_pytorch.py", [], 50),
+        ("timm_train.py", [], 50),
+        ("compiled_model.py", ["--backend", "aot_eager"], 75),
+    ],
+)
+def test_it_learns(name, arguments, least):
+    out = finish(start_script(f"examples/{name}", "--epochs", "2", *arguments))
+    accuracy = re.findall(r"accuracy on test digits:? ([\d.]+) %", out)[-1]
+    assert float(accuracy) > least
+    first, last = map(float, re.findall(r"loss ([\d.]+)", out))
+    assert last < first

@@ -1,7 +1,0 @@
-import pytest
-from report_runs import Runs
-
-
-@pytest.fixture
-def runs(tmp_path):
-    return Runs(tmp_path)

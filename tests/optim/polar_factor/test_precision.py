@@ -1,0 +1,69 @@
+import pytest
+import torch
+from helpers.matrices import with_singular_values
+from torch import nn
+
+from sslortho.optim import orthonormalise_, polar
+from sslortho.optim.polar_factor.precision import ieee_float32
+
+
+@pytest.fixture(params=["highest", "high", "medium"])
+def setting(request):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(request.param)
+    yield request.param
+    torch.set_float32_matmul_precision(before)
+
+
+def state() -> list:
+    """Of CUDA and of oneDNN; torch before 2.9 has one setting for both."""
+    matmuls = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    values = [getattr(matmul, "fp32_precision", None) for matmul in matmuls]
+    return values if None not in values else [torch.get_float32_matmul_precision()]
+
+
+def test_is_exact_within_and_as_before_after(setting):
+    before = state()
+    with ieee_float32(["cpu"]):
+        assert set(state()) <= {"ieee", "highest"}
+    assert state() == before
+    assert torch.get_float32_matmul_precision() == setting
+
+
+def test_is_as_before_after_an_error(setting):
+    before = state()
+    with pytest.raises(KeyError), ieee_float32(["cpu"]):
+        raise KeyError
+    assert state() == before
+
+
+def test_results_and_setting_are_untouched(setting):
+    matrix = with_singular_values(20, 50, torch.logspace(0, -3, 20).tolist()).float()
+    parameter = nn.Parameter(torch.zeros(20, 50))
+    for method in ("auto", "polar_express"):
+        parameter.grad = matrix.clone()
+        orthonormalise_([parameter], method)
+        for result in (parameter.grad, polar(matrix, method), polar(matrix[None], method)[0]):
+            values = torch.linalg.svdvals(result.double())
+            assert (values - 1).abs().max() < 2e-3
+    assert torch.get_float32_matmul_precision() == setting
+
+
+@pytest.mark.parametrize("method", ["auto", "svd", "polar_express"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_autocast_does_not_reach_it(method, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    matrices = torch.randn(3, 20, 50, generator=torch.Generator().manual_seed(0))
+    parameters = [nn.Parameter(torch.zeros(20, 50)) for _ in matrices]
+    for p, matrix in zip(parameters, matrices, strict=True):
+        p.grad = matrix.clone()
+    with torch.autocast("cpu", torch.bfloat16):
+        results = [polar(matrices, method), polar(matrices[0], method)[None]]
+        orthonormalise_(parameters, method)
+        assert (matrices[0] @ matrices[0].mT).dtype == torch.bfloat16  # still on around it
+    torch.set_num_threads(before)
+    results.append(torch.stack([p.grad for p in parameters]))
+    for result in results:
+        values = torch.linalg.svdvals(result.double())
+        assert (values - 1).abs().max() < 1.1e-3

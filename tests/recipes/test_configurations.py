@@ -1,0 +1,337 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from sslortho import build
+from sslortho.augment.views import CIFAR10_MEAN, IMAGENET_MEAN
+from sslortho.recipes.linear_eval.options import KnnEvalOptions, LinearEvalOptions
+from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.recipes.command_line import parse_config
+from sslortho.data import TensorLoader, ViewLoader
+from sslortho.models import BackboneInfo, create_backbone, write_backbone
+from sslortho.optim import OPTIMIZERS
+
+
+@pytest.fixture(autouse=True)
+def fresh_process():
+    """Accelerate keeps what the first Accelerator of a process was told."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def names(paths):
+    return [path.stem for path in paths]
+
+
+YAMLS = sorted(CONFIGS.glob("*.yaml"))
+EVALUATIONS = [
+    path for path in YAMLS if path.stem.split("_")[0] in ("linear", "finetune", "probe", "knn")
+]
+SEARCHES = [path for path in YAMLS if path.stem.startswith("tune")]  # tests/scripts/test_tune.py
+PRETRAININGS = [path for path in YAMLS if path not in (*EVALUATIONS, *SEARCHES)]
+MACHINES = sorted((CONFIGS / "accelerate").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PRETRAININGS, ids=names(PRETRAININGS))
+@pytest.mark.parametrize("optim", ["lars", "orth_lars"])
+def test_every_configuration_builds(path, optim):
+    config = parse_config(PretrainOptions, ["--config", str(path), "--optim", optim])
+    with torch.device("meta"):  # shapes without memory: some of these are large
+        task = build.build_task(config)
+        optimizer = build.build_optimizer(config, task)
+    views = build.create_views(config)
+    size = (2, 3, config.crop_size, config.crop_size)
+    features = task.backbone(torch.zeros(size, device="meta"))
+    assert task.projector(features).shape == (2, int(config.projector.split("-")[-1]))
+    assert len(views) == (8 if config.method == "dino" else 2)
+    assert max(view.crop_size for view in views) == config.crop_size
+    assert type(optimizer) is OPTIMIZERS[optim]
+
+
+@pytest.mark.parametrize("path", EVALUATIONS, ids=names(EVALUATIONS))
+def test_every_evaluation_builds_on_other_data(path, folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    arguments = [
+        "--config", str(path), "--backbone_from", "random", "--backbone", "resnet18", "--data",
+        "folder", "--data_dir", str(folder), "--crop_size", "40", "--threads", "1",
+    ]  # fmt: skip
+    if path.stem.startswith("knn"):
+        run = build.build_knn_evaluation(parse_config(KnnEvalOptions, [*arguments, "--k", "3"]))
+    else:
+        arguments += ["--batch_size", "4", "--train_percent", "100"]
+        config = parse_config(LinearEvalOptions, arguments)
+        fast = config.protocol == "lbfgs"
+        run = build.build_fast_probe(config) if fast else build.build_linear_evaluation(config)
+    assert next(iter(run.test)).views[0].shape == (8, 3, 40, 40)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two classes of four grey images, of 50 x 60 pixels, to train and to test on."""
+    path = tmp_path_factory.mktemp("folder")
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            (path / split / label).mkdir(parents=True)
+            for i in range(4):
+                image = Image.new("RGB", (60, 50), (20 * i, 50, 50))
+                image.save(path / split / label / f"{label}{i}.png")
+    return path
+
+
+def linear(**options):
+    usual = {"backbone_from": "random", "backbone": "basic_cnn", "trackers": "none", "threads": 1}
+    return LinearEvalOptions(**{**usual, **options})
+
+
+@pytest.mark.parametrize("optim", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("weights", ["freeze", "finetune"])
+def test_the_probe_takes_every_optimizer_with_rates_for_the_batch_size(optim, weights):
+    extra = {"lr_backbone": 0.01} if weights == "finetune" else {}
+    config = linear(optim=optim, lr=0.3, batch_size=512, weights=weights, **extra)
+    subject = build.load_subject(config, 32)
+    task = build.build_classification(config, subject.backbone, 10, 512)
+    optimizer = build.build_classification_optimizer(config, task)
+    assert type(optimizer) is OPTIMIZERS[optim]
+    rates = {}
+    for group in optimizer.param_groups:
+        rates.setdefault(group["name"].split(":")[0], set()).add(group["lr"])
+        assert group["orth"] or "orthonormalised" not in group["name"]
+    assert rates.pop("classifier") == {0.6}
+    assert rates == ({"backbone": {0.02}} if weights == "finetune" else {})
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in task.parameters() if p.requires_grad}
+
+
+def info_of(tmp_path, crop_size=48):
+    """A weights file that says how its backbone was pretrained, and what it says."""
+    info = BackboneInfo(
+        backbone="resnet20", stem="stock", crop_size=crop_size, mean=(0.1, 0.2, 0.3), std=(1.0,) * 3
+    )
+    write_backbone(create_backbone("resnet20"), tmp_path / "w.safetensors", info)
+    return str(tmp_path / "w.safetensors"), info
+
+
+def test_features_are_of_views_as_in_pretraining_unless_told(tmp_path):
+    path, info = info_of(tmp_path)
+    assert build.load_subject(linear(backbone_from=path, backbone=None), 32).info == info
+    other = linear(backbone_from=path, backbone=None, crop_size=224, normalise="imagenet")
+    changed = build.load_subject(other, 32).info
+    assert (changed.crop_size, changed.mean) == (224, IMAGENET_MEAN)
+    torch.save(create_backbone("resnet18").state_dict(), tmp_path / "plain.pth")
+    plain = linear(backbone_from=str(tmp_path / "plain.pth"), backbone=None)
+    for native, mean in ((224, IMAGENET_MEAN), (32, CIFAR10_MEAN)):
+        unknown = build.load_subject(plain, native).info
+        assert (unknown.backbone, unknown.stem) == ("resnet18", "stock")
+        assert (unknown.crop_size, unknown.mean) == (native, mean)
+
+
+def test_small_images_are_shown_at_their_own_size_or_enlarged(tmp_path):
+    for size in (None, 224):
+        run = build.build_fast_probe(linear(crop_size=size))
+        assert next(iter(run.test)).views[0].shape[2:] == (size or 32,) * 2
+
+
+def test_pictures_show_the_images_that_were_asked_for():
+    run = build.build_fast_probe(linear(normalise="cifar10"))
+    views = run.images(run.data.test, torch.tensor([7, 3]))
+    batch = next(iter(run.test)).views[0]
+    torch.testing.assert_close(views, batch[[7, 3]])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone_from": "no/such/file.pth"}, "no/such/file.pth"),
+        ({"backbone": "resnet19"}, "did you mean 'resnet18'"),
+        ({"train_percent": 0.1}, "leaves 1 of 1437 images for 10 classes"),
+        ({"train_percent": 99.0}, "takes 143 images of each class, and one has 1"),
+        ({"optim": "orth_lars", "orth_layers": "conv"}, "nothing to orthonormalise"),
+        ({"stem": "solo_learn"}, "stem='solo_learn' has no effect on backbone='basic_cnn'"),
+        ({"workers": 2}, "workers=2 has no effect"),
+        ({"backbone": "timm:vit_tiny_patch16_224"}, "crop_size=32 is no size for a VisionTransf"),
+        ({"subset": 100, "batch_size": 101}, "batch_size=101 is larger than the data"),
+        ({"train_list": "no/list.txt"}, "train_list='no/list.txt' cannot be read"),
+        ({"optim": "adamm"}, "did you mean 'adam'"),
+        ({"orth_layers": "all"}, "orth_layers='all' has no effect on optim='sgd'"),
+    ],
+)
+def test_mistakes_about_an_evaluation_are_found_before_it(options, message):
+    with pytest.raises(ValueError, match=message):
+        build.build_linear_evaluation(linear(**options))
+
+
+def test_few_labels_are_balanced_and_of_the_seed():
+    labels = []
+    for seed in (0, 0, 1):
+        config = linear(train_percent=10.0, seed=seed)
+        train = build.build_fast_probe(config).data.train
+        assert train.labels.bincount().tolist() == [15] * 4 + [14] * 6
+        labels.append(train.images.float().mean(dim=(1, 2, 3)))
+    assert torch.equal(labels[0], labels[1])
+    assert not torch.equal(labels[0], labels[2])
+
+
+def test_a_list_that_leaves_classes_out_says_so(folder, tmp_path):
+    path = tmp_path / "list.txt"
+    for names, message in (("a0.png\na1.png", "one class alone"), ("a0.png\nb1.png", None)):
+        path.write_text(names)
+        config = linear(data="folder", data_dir=str(folder), train_list=str(path), crop_size=32,
+                        loader="files")  # fmt: skip
+        if message:
+            with pytest.raises(ValueError, match=message):
+                build.build_fast_probe(config)
+        else:
+            assert build.build_fast_probe(config).data.train.labels.tolist() == [0, 1]
+
+
+def test_small_images_are_seen_whole_whether_in_memory_or_in_files(tmp_path):
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for i in range(2):
+                pixels = torch.randint(0, 256, (40, 60, 3), dtype=torch.uint8).numpy()
+                Image.fromarray(pixels).save(tmp_path / split / label / f"{i}.png")
+    views = []
+    for loader in ("tensor", "files"):
+        config = linear(data="folder", data_dir=str(tmp_path), loader=loader)
+        run = build.build_fast_probe(config)
+        assert run.subject.info.crop_size == 40
+        views.append(next(iter(run.test)).views[0])
+    torch.testing.assert_close(views[0], views[1])
+
+
+def test_data_that_cannot_be_evaluated_on_are_refused(folder, tmp_path):
+    def build_on(data_dir):
+        config = linear(data="folder", data_dir=str(data_dir), batch_size=2, crop_size=32)
+        build.build_linear_evaluation(config)
+
+    alone = tmp_path / "alone"
+    shutil.copytree(folder / "train", alone / "train")
+    with pytest.raises(ValueError, match="has no test images"):
+        build_on(alone)
+    single = tmp_path / "single"
+    for split in ("train", "val"):
+        shutil.copytree(folder / split / "a", single / split / "a")
+    with pytest.raises(ValueError, match="one class alone"):
+        build_on(single)
+    flat = tmp_path / "flat"
+    for split in ("train", "val"):
+        shutil.copytree(folder / split / "a", flat / split)
+    with pytest.raises(ValueError, match="have no labels"):
+        build_on(flat)
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=names(MACHINES))
+def test_every_machine_is_one_that_accelerate_reads(path):
+    assert load_config_from_file(str(path)).num_processes >= 1
+
+
+def built_optimizer(**options):
+    config = PretrainOptions.of(backbone="basic_cnn", projector="8-8", **options)
+    task = build.build_task(config)
+    return task, build.build_optimizer(config, task)
+
+
+@pytest.mark.parametrize("optim", sorted(OPTIMIZERS))
+def test_every_optimizer_builds_with_rates_for_the_batch_size(optim):
+    _, optimizer = built_optimizer(optim=optim, lr=0.1, lr_biases=0.01, batch_size=1024)
+    assert type(optimizer) is OPTIMIZERS[optim]
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert rates.pop("biases and norms") == pytest.approx(0.04)
+    assert set(rates.values()) == {0.4}
+
+
+def test_barlow_twins_orthonormalises_convolutions_alone_unless_told():
+    for layers, expected in ((None, {"conv"}), ("conv", {"conv"}), ("all", {"conv", "dense"})):
+        task, optimizer = built_optimizer(orth_layers=layers)
+        chosen = {id(p) for g in optimizer.param_groups if g["orth"] for p in g["params"]}
+        kinds = {"conv" if p.ndim == 4 else "dense" for p in task.parameters() if id(p) in chosen}
+        assert kinds == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optim": "orth_larz"}, "did you mean 'orth_lars'"),
+        ({"optim": "lars", "polar": "svd"}, "polar='svd' is not an option of optim='lars'"),
+        ({"optim": "adam", "momentum": 0.5}, "momentum=0.5 is not an option of optim='adam'"),
+        ({"optim": "sgd", "trust_coefficient": 0.1}, "trust_coefficient=0.1 is not an option"),
+        ({"optim": "lars", "orth_layers": "all"}, "orth_layers='all' has no effect"),
+        ({"optim": "lars", "share": False}, "share=False is not an option of optim='lars'"),
+    ],
+)
+def test_an_option_without_effect_is_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        built_optimizer(**options)
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    first = build.build_task(PretrainOptions.of(seed=1)).state_dict()
+    torch.rand(5)
+    again = build.build_task(PretrainOptions.of(seed=1, optim="lars")).state_dict()
+    other = build.build_task(PretrainOptions.of(seed=2)).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["backbone.conv1.weight"], other["backbone.conv1.weight"])
+    backbone = build.build_backbone(PretrainOptions.of(seed=1)).state_dict()
+    assert all(torch.equal(first[f"backbone.{name}"], backbone[name]) for name in backbone)
+
+
+def test_small_views_have_no_blur_and_large_ones_the_papers():
+    small = build.create_views(PretrainOptions.of(data="cifar10", data_dir="d", crop_size=32))
+    large = build.create_views(PretrainOptions.of(data="folder", data_dir="d", crop_size=224))
+    digits = build.create_views(PretrainOptions.of())
+    assert [view.blur_p for view in small] == [0, 0]
+    assert [view.blur_p for view in large] == [1.0, 0.1]
+    assert [view.flip_p for view in digits] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 4000}, "batch_size=4000 is larger than the data"),
+        ({"batch_size": 100, "accumulation_steps": 3}, "does not divide into accumulation_steps=3"),
+        ({"mixed_precision": "fp16"}, "needs a GPU"),
+        ({"data": "folder"}, "needs data_dir"),
+        ({"data": "folder", "data_dir": "/no/such/folder"}, "/no/such/folder.* is no folder"),
+        ({"subset": 5000}, "subset=5000 must be from 1 to the 1437 images"),
+        ({"batch_size": 4000, "accumulation_steps": 4}, "batch_size=4000 is larger than the data"),
+        ({"backbone": "resnet19"}, "did you mean 'resnet18'"),
+        ({"stem": "stock"}, "stem='stock' has no effect on backbone='resnet20'"),
+    ],
+)
+def test_mistakes_are_found_before_training(options, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        build.build_pretraining(PretrainOptions.of(trackers="none", **options))
+
+
+def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
+    for side, name, loader in ((32, "small", TensorLoader), (200, "large", ViewLoader)):
+        for split in ("train", "val"):
+            for label in ("a", "b"):
+                folder = tmp_path / name / split / label
+                folder.mkdir(parents=True)
+                for i in range(4):
+                    Image.new("RGB", (side, side), (i, i, i)).save(folder / f"{i}.png")
+        config = PretrainOptions.of(
+            data="folder", data_dir=str(tmp_path / name), batch_size=4,
+            backbone="basic_cnn", projector="8", trackers="none",
+        )  # fmt: skip
+        run = build.build_pretraining(config)
+        assert isinstance(run.loader, loader)
+        batch = next(iter(run.loader))
+        assert [view.shape for view in batch.views] == [(4, 3, 32, 32)] * 2
+
+
+def test_workers_are_for_images_that_are_decoded():
+    config = PretrainOptions.of(workers=3, backbone="basic_cnn", projector="8", trackers="none")
+    with pytest.raises(ValueError, match="workers=3 has no effect on data='digits'"):
+        build.build_pretraining(config)

@@ -1,0 +1,168 @@
+"""The command as its users start it."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from sslortho.recipes.export_options import ExportOptions
+from sslortho.models import BackboneInfo, create_backbone, read_weights, write_backbone
+from sslortho.models.cifar_resnet import BasicCNN
+
+ROOT = Path(__file__).parent.parent.parent
+SCRIPT = str(ROOT / "scripts" / "export.py")
+INFO = BackboneInfo(
+    backbone="basic_cnn", stem="stock", crop_size=32, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)
+)
+
+
+@pytest.fixture
+def export(monkeypatch, capsys):
+    """Runs the command, and returns what it prints; or the error."""
+
+    def run(*arguments, code=0) -> str:
+        monkeypatch.setattr(sys, "argv", ["scripts/export.py", *map(str, arguments)])
+        if not code:
+            runpy.run_path(SCRIPT, run_name="__main__")
+            said = capsys.readouterr()
+            assert not said.err
+            return said.out
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(SCRIPT, run_name="__main__")
+        assert caught.value.code == code
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1
+        return said
+
+    return run
+
+
+@pytest.fixture
+def run_folder(tmp_path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_backbone(BasicCNN(), folder / "backbone.safetensors", INFO)
+    return folder
+
+
+def same_features(one: nn.Module, other: nn.Module) -> None:
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(one.eval()(images), other.eval()(images))
+
+
+def original(folder: Path) -> nn.Module:
+    network = BasicCNN()
+    network.load_state_dict(read_weights(folder).state)
+    return network
+
+
+def test_a_run_and_the_lines_that_load_it(export, run_folder, tmp_path):
+    out = tmp_path / "new" / "x.safetensors"
+    said = export("--backbone_from", run_folder, "--format", "hub", "--out", out)
+    first, second, third, *lines = said.splitlines()
+    assert first == "backbone.safetensors: 21 tensors of the backbone"
+    assert second == "backbone basic_cnn; to load it:"
+    assert third == ("# 32 pixels; values from 0 to 1, minus (0.1, 0.2, 0.3), over (0.4, 0.5, 0.6)")
+    assert len(lines) == 2
+    defined: dict = {}
+    exec("\n".join(lines), defined)
+    same_features(defined["model"], original(run_folder))
+    assert read_weights(out).info == INFO
+
+
+def test_onnx_at_the_size_of_pretraining(export, run_folder, tmp_path):
+    lines = export("--backbone_from", run_folder, "--format", "onnx", "--out", tmp_path / "x.onnx")
+    images = torch.randn(3, 3, 32, 32)
+    [features] = onnxruntime.InferenceSession(tmp_path / "x.onnx").run(
+        None, {"images": images.numpy()}
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(
+            torch.from_numpy(features), original(run_folder).eval()(images), rtol=1e-4, atol=1e-4
+        )
+    assert "onnxruntime" in lines
+
+
+def test_anothers_checkpoint_with_options(export, tmp_path):
+    network = create_backbone("resnet18", "small")
+    state = {"backbone." + key: value for key, value in network.state_dict().items()}
+    state |= {"momentum_" + key: value + 1 for key, value in state.items()}
+    state["projector.0.weight"] = torch.zeros(2, 2)
+    torch.save({"state_dict": state}, tmp_path / "x.ckpt")
+    out = tmp_path / "x.pth"
+    said = export("--backbone_from", tmp_path / "x.ckpt", "--format", "hub", "--out", out,
+                  "--stem", "solo_learn", "--weights_prefix", "backbone")  # fmt: skip
+    lines = said.splitlines()
+    assert lines[0] == (
+        "x.ckpt (state_dict): 120 tensors of the backbone under 'backbone.'; "
+        "not used: momentum_backbone (120), projector (1)"
+    )
+    assert lines[1] == "backbone resnet18, stem solo_learn; to load it:"
+    assert lines[-1].endswith("backbone='resnet18', stem='solo_learn')")
+    written = torch.load(out, weights_only=True)
+    torch.testing.assert_close(written, dict(network.state_dict()), rtol=0, atol=0)
+
+
+def test_an_existing_file_is_only_replaced_when_asked_to(export, run_folder, tmp_path):
+    out = tmp_path / "x.pth"
+    out.write_bytes(b"precious")
+    arguments = ("--backbone_from", run_folder, "--format", "hub", "--out", out)
+    assert export(*arguments, code=2) == (
+        f"export.py: error: out='{out}' exists already; give another one, or --overwrite\n"
+    )
+    assert out.read_bytes() == b"precious"
+    export(*arguments, "--overwrite")
+    assert set(torch.load(out, weights_only=True)) == set(BasicCNN().state_dict())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            "--backbone_from RUN --format timm --out x.pth",
+            "format='timm' has no backbone='basic_cnn'",
+        ),
+        (
+            "--backbone_from nowhere --format hub --out x.pth",
+            "backbone_from='nowhere' does not exist",
+        ),
+        ("--backbone_from RUN --format hub --out x.pth --backbone resnet18", "does not fit"),
+        ("--backbone_from RUN --format hub --out x.pth --backbone resnet-18", "did you mean"),
+        ("--backbone_from RUN --format hub --out x.pth --stem small", "stem='small' has no effect"),
+        ("--backbone_from RUN --format hub --out x.pth --weights_prefix x", "under 'x.'"),
+        ("--backbone_from RUN --format onxx --out x.onnx", "onxx"),
+        ("--backbone_from RUN --format hub --output x.pth", "did you mean out?"),
+        ("--backbone_from RUN --format hub --out file/x.pth", "exists|Not a directory"),
+    ],
+)
+def test_mistakes_are_one_line(export, run_folder, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    said = export(*arguments.replace("RUN", str(run_folder)).split(), code=2)
+    assert said.startswith("export.py: error: ")
+    assert any(part in said for part in message.split("|"))
+    assert not list(tmp_path.glob("x.*"))
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    arguments = ["--backbone_from", "nowhere", "--format", "hub", "--out", "x.pth", "--debug"]
+    monkeypatch.setattr(sys, "argv", [SCRIPT, *arguments])
+    with pytest.raises(ValueError, match="'nowhere' does not exist"):
+        runpy.run_path(SCRIPT, run_name="__main__")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop_size": 32}, "crop_size=32 has no effect on format='hub'"),
+        ({"format": "onnx", "out": "x.onnx", "crop_size": 0}, "crop_size=0 must be 1 or more"),
+    ],
+)
+def test_options_out_of_range_or_without_effect(options, message):
+    with pytest.raises(ValueError, match=message):
+        ExportOptions(**{"backbone_from": "x", "format": "hub", "out": "x.pth", **options})

@@ -1,0 +1,214 @@
+"""The command as its users start it."""
+
+import io
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from helpers.script_runs import call_script
+from sklearn.datasets import load_digits
+
+from sslortho.recipes.write_beton_options import WriteBetonOptions
+from sslortho.data.ffcv.beton import read_beton
+
+ROOT = Path(__file__).parent.parent.parent
+COMMAND = [sys.executable, str(ROOT / "scripts" / "write_beton.py")]
+
+
+def run(*arguments, code=0):
+    done = call_script("write_beton", *arguments)
+    assert done.returncode == code, done.stderr[-3000:]
+    return done
+
+
+def save(path: Path, seed: int, size: tuple[int, int] = (80, 60)) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def imagenet(tmp_path) -> Path:
+    """train/<wnid>/*.JPEG and val/<wnid>/*.JPEG."""
+    root = tmp_path / "imagenet"
+    for label, wnid in enumerate(["n01440764", "n01443537"]):
+        for i in range(3):
+            save(root / "train" / wnid / f"{wnid}_{i}.JPEG", 10 * label + i)
+        save(root / "val" / wnid / "ILSVRC2012_val_1.JPEG", 50 + label, (32, 32))
+    return root
+
+
+def stored(path: Path) -> list[bytes]:
+    data, content = read_beton(path), path.read_bytes()
+    starts = data.images["data_ptr"].tolist()
+    return [content[a : a + n] for a, n in zip(starts, data.sizes.tolist(), strict=True)]
+
+
+def test_imagenets_layout(imagenet, tmp_path):
+    out = tmp_path / "new" / "folder" / "train.beton"
+    done = run("--data", "folder", "--data_dir", imagenet, "--split", "train", "--out", out)
+    assert "image/s" in done.stderr
+    assert done.stdout.startswith(f"{out}: 6 images, ")
+    assert "6 JPEGs kept" in done.stdout
+    assert read_beton(out).labels.tolist() == [0, 0, 0, 1, 1, 1]
+    sources = sorted((imagenet / "train").glob("*/*"))
+    assert stored(out) == [source.read_bytes() for source in sources]
+    manifest = json.loads(out.with_name("train.beton.json").read_text())
+    assert manifest["classes"] == ["n01440764", "n01443537"]
+    assert manifest["settings"]["data_dir"] == str(imagenet)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_val_and_test_are_the_other_split_and_small_images_are_files_too(imagenet, tmp_path, split):
+    out = tmp_path / "val.beton"
+    run("--data_dir", imagenet, "--split", split, "--out", out)
+    assert read_beton(out).labels.tolist() == [0, 1]
+    assert stored(out) == [path.read_bytes() for path in sorted((imagenet / "val").glob("*/*"))]
+
+
+def test_digits_as_pixels(tmp_path):
+    out = tmp_path / "train.beton"
+    done = run("--data", "digits", "--mode", "raw", "--out", out, "--page_size", 2, "--workers", 1)
+    assert "1437 raw" in done.stdout
+    data = read_beton(out)
+    assert data.page_size == 2**21
+    assert data.labels.tolist() == load_digits().target[np.arange(1797) % 5 != 0].tolist()
+    assert {len(content) for content in stored(out)} == {32 * 32 * 3}
+
+
+def test_options_reach_the_file(imagenet, tmp_path):
+    out = tmp_path / "x.beton"
+    run("--data_dir", imagenet, "--out", out, "--max_resolution", 40, "--quality", 60)
+    data = read_beton(out)
+    assert set(zip(data.images["width"].tolist(), data.images["height"].tolist(), strict=True)) == {
+        (40, 30)
+    }
+    source = sorted((imagenet / "train").glob("*/*"))[0]
+    stream = io.BytesIO()
+    small = Image.open(source).resize((40, 30), Image.Resampling.BICUBIC)
+    Image.fromarray(np.asarray(small)).save(stream, "JPEG", quality=60)
+    assert stored(out)[0] == stream.getvalue()
+
+
+def test_a_broken_image_is_named_or_left_out(imagenet, tmp_path):
+    broken = imagenet / "train" / "n01440764" / "n01440764_1.JPEG"
+    broken.write_bytes(b"")  # which has no header either
+    arguments = ("--data_dir", imagenet, "--out", tmp_path / "out" / "x.beton")
+    done = run(*arguments, code=2)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"write_beton.py: error: {broken} cannot be read")
+    assert "skip_broken" in last
+    assert list((tmp_path / "out").iterdir()) == []
+    done = run(*arguments, "--skip_broken")
+    assert f"left out 1 broken images, {broken} first" in done.stdout
+    assert json.loads((tmp_path / "out" / "x.beton.json").read_text())["skipped"] == [str(broken)]
+    assert len(read_beton(tmp_path / "out" / "x.beton")) == 5
+
+
+def test_an_existing_file_is_only_replaced_when_asked_to(imagenet, tmp_path):
+    out = tmp_path / "x.beton"
+    out.write_bytes(b"precious")
+    done = run("--data_dir", imagenet, "--out", out, code=2)
+    assert done.stderr.splitlines() == [
+        f"write_beton.py: error: out='{out}' exists already; give another one, or --overwrite"
+    ]
+    assert out.read_bytes() == b"precious"
+    run("--data_dir", imagenet, "--out", out, "--overwrite")
+    assert len(read_beton(out)) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--data digits", "out"),
+        ("--data digits --out x.beton --qualty 3", "did you mean quality?"),
+        ("--data digits --out x.beton --max_resolution 32", "max_resolution=32 has no effect"),
+        ("--data_dir /nowhere --out x.beton", "data_dir='/nowhere' is no folder"),
+        ("--data_dir IMAGENET --split val --out x.beton", "has no folder test/ or val/"),
+        ("--data digits --out file/x.beton", "Not a directory|File exists"),
+    ],
+)
+def test_mistakes_are_one_line(imagenet, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (imagenet / "val").rename(imagenet / "other")
+    arguments = arguments.replace("IMAGENET", str(imagenet)).split()
+    monkeypatch.setattr(sys, "argv", ["scripts/write_beton.py", *arguments])
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(COMMAND[1], run_name="__main__")
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert said.startswith("write_beton.py: error: ")
+    assert any(part in said for part in message.split("|"))
+    assert not (tmp_path / "x.beton").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_nothing(imagenet, tmp_path, number, code):
+    folder = imagenet / "train" / "n01440764"
+    save(tmp_path / "big.png", 0, (2500, 1800))
+    for i in range(400):
+        (folder / f"big_{i}.png").hardlink_to(tmp_path / "big.png")
+    out = tmp_path / "out" / "x.beton"
+    process = subprocess.Popen([*COMMAND, "--data_dir", str(imagenet), "--out", str(out)],
+                               stderr=subprocess.PIPE)  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(out.parent.glob(".x.beton.*.partial")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert list(out.parent.iterdir()) == []
+
+
+# The configuration
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"out": "train.ffcv"}, r"out='train\.ffcv' must be a path that ends in \.beton"),
+        ({"data": "cifar10", "data_dir": None}, "data='cifar10' needs data_dir"),
+        ({"data_dir": None}, "data='folder' needs data_dir"),
+        ({"data": "digits"}, "data_dir='d' has no effect on data='digits'"),
+        ({"data": "cifar10", "skip_broken": True}, "skip_broken=True has no effect on data="),
+        ({"mode": "raw", "quality": 90}, "quality=90 has no effect on mode='raw'"),
+        ({"smart_threshold": 4.0}, "smart_threshold=4.0 has no effect on mode='jpg'"),
+        ({"mode": "smart", "smart_threshold": 0.0}, "smart_threshold=0.0 must be above 0"),
+        ({"quality": 101}, "quality=101 must be from 1 to 100"),
+        ({"max_resolution": 0}, "max_resolution=0 must be 1 or more"),
+        ({"workers": 0}, "workers=0 must be 1 or more"),
+        ({"page_size": 1}, "page_size=1 must be a power of two from 2 to 2048"),
+        ({"page_size": 12}, "page_size=12 must be a power of two"),
+        ({"page_size": 4096}, "page_size=4096 must be a power of two"),
+    ],
+)
+def test_options_out_of_range_or_without_effect(options, message):
+    with pytest.raises(ValueError, match=message):
+        WriteBetonOptions(**{"data": "folder", "data_dir": "d", "out": "x.beton", **options})
+
+
+def test_a_configuration_by_default():
+    config = WriteBetonOptions(data_dir="d", out="x.beton")
+    assert (config.data, config.split, config.mode, config.page_size) == (
+        "folder",
+        "train",
+        "jpg",
+        8,
+    )
+    assert config.workers is config.quality is config.max_resolution is None
+    assert not config.skip_broken
+    assert not config.overwrite

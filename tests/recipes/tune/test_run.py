@@ -1,0 +1,334 @@
+"""The search for hyperparameters, as its users start it."""
+
+import fcntl
+import json
+import math
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sslortho.recipes.supervised.options import SupervisedOptions
+from sslortho.recipes.tune.options import TuneOptions
+from sslortho.recipes.command_line import parse_config
+
+SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
+sys.path.append(str(SCRIPTS))
+
+import tune  # noqa: E402
+
+from sslortho.runs import runner  # noqa: E402
+
+FAKE = """
+import json, math, pathlib, sys
+given = dict(zip((a[2:] for a in sys.argv[1::2]), sys.argv[2::2]))
+out = pathlib.Path(given["out"])
+lr, momentum = float(given["lr"]), float(given.get("momentum", 0))
+if lr > FAIL_ABOVE or out.name in BROKEN:
+    print("what came before")
+    sys.exit("it broke")
+diverged = lr > DIVERGE_ABOVE
+value = 90 - 20 * (math.log10(lr) + 2) ** 2 - 10 * (momentum - 0.5) ** 2
+out.mkdir(parents=True)
+summary = {"diverged": diverged, "val_top1": None if diverged else value, "val_loss": -value,
+           "given": given}
+(out / "summary.json").write_text(json.dumps(summary))
+"""
+
+
+@pytest.fixture
+def search(monkeypatch, tmp_path):
+    """The script in this process, its trials those of FAKE; the summaries by trial."""
+
+    monkeypatch.setattr(runner, "POLL", 0.01)
+    monkeypatch.setattr(runner, "LOCK_WAIT", 0.0)
+
+    def run(out, *arguments, fail_above=math.inf, diverge_above=math.inf, broken=()):
+        fake = tmp_path / "fake.py"
+        limits = {"FAIL_ABOVE": fail_above, "DIVERGE_ABOVE": diverge_above}
+        text = FAKE.replace("BROKEN", repr([f"trial-{number:04}" for number in broken]))
+        for name, value in limits.items():
+            text = text.replace(name, f"float('{value}')")
+        fake.write_text(text)
+        planned = tune.plan
+        plan = lambda *given: replace(planned(*given), script=fake)  # noqa: E731
+        monkeypatch.setattr(tune, "plan", plan)
+        monkeypatch.setattr(sys, "argv", ["tune.py", "--out", str(out), *arguments])
+        try:
+            tune.main()
+        finally:
+            monkeypatch.setattr(tune, "plan", planned)
+        return summaries(out)
+
+    return run
+
+
+def summaries(out):
+    found = sorted(out.glob("trials/*/summary.json"))
+    return {path.parent.name: json.loads(path.read_text()) for path in found}
+
+
+def test_a_search_comes_near_the_optimum_and_goes_on(search, tmp_path, capsys):
+    out = tmp_path / "search"
+    first = search(out, "--trials", "8")
+    assert len(first) == 8
+    more = search(out, "--trials", "30")
+    assert len(more) == 30
+    assert {name: more[name] for name in first} == first
+    # half a decade around 1e-2 is a third of the range: random trials have 5 of 15 there
+    late = [math.log10(float(more[f"trial-{i:04}"]["given"]["lr"])) for i in range(15, 30)]
+    assert sum(abs(lr + 2) < 0.5 for lr in late) >= 10
+    best = max(summary["val_top1"] for summary in more.values())
+    options = yaml.safe_load((out / "best.yaml").read_text())
+    assert options["lr"] in [
+        float(s["given"]["lr"]) for s in more.values() if s["val_top1"] == best
+    ]
+    assert f"val_top1 {best:.5g}" in capsys.readouterr().out
+    assert (out / "search.png").stat().st_size > 1000
+    report = (out / "report.md").read_text()
+    assert report.index(f"{best:.5g}") < report.index("search.png")
+
+
+def test_the_best_options_are_those_of_a_supervised_run_that_looks_at_the_test_images(
+    search, tmp_path
+):
+    out = tmp_path / "search"
+    search(out, "--trials", "2", "--backbone", "basic_cnn", "--decay_all", "true")
+    config = parse_config(SupervisedOptions, ["--config", str(out / "best.yaml")])
+    assert config.test
+    assert config.validation == 0.1
+    assert config.backbone == "basic_cnn"
+    assert config.weight_decay_biases == config.weight_decay
+
+
+def test_trials_never_look_at_test_images(search, tmp_path):
+    for summary in search(tmp_path / "search", "--trials", "2").values():
+        assert summary["given"]["test"] == "false"
+        assert summary["given"]["validation"] == "0.1"
+
+
+@pytest.fixture
+def begin(search, monkeypatch):
+    """The job of a search that was killed at its first trial."""
+
+    def begin(out, *arguments):
+        drawn = []
+
+        def cut(self, jobs, ended):
+            drawn.append(next(iter(jobs)))
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(tune.Runner, "run", cut)
+            patch.setattr(signal, "signal", lambda *given: None)  # tests want Ctrl-C to work
+            with pytest.raises(SystemExit, match="130"):
+                search(out, *arguments)
+        return drawn[0]
+
+    return begin
+
+
+def test_a_trial_that_was_cut_short_is_run_again_with_its_numbers(search, begin, tmp_path):
+    out = tmp_path / "search"
+    job = begin(out, "--trials", "3")
+    found = search(out, "--trials", "3")
+    assert len(found) == 3
+    assert float(found[job.name]["given"]["lr"]) == job.options["lr"]
+
+
+def test_a_trial_that_could_not_go_on_is_told_before_anything_starts(
+    search, begin, tmp_path, capsys
+):
+    out = tmp_path / "search"
+    job = begin(out, "--trials", "3", "--threads", "1")
+    (job.folder / "checkpoints" / "step-1").mkdir(parents=True)
+    (job.folder / "config.yaml").write_text("threads: 1")
+    with pytest.raises(SystemExit, match="2"):
+        search(out, "--trials", "3", "--threads", "2")
+    assert "holds a run with threads=1, but threads=2 is asked for" in capsys.readouterr().err
+    assert not (out / "logs").exists()
+
+
+def test_a_search_is_of_one_process_at_a_time(search, tmp_path, capsys):
+    out = tmp_path / "search"
+    out.mkdir()
+    with (out / "study.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit, match="2"):
+            search(out, "--trials", "1")
+    assert f"out={str(out)!r}: another tune.py is searching there" in capsys.readouterr().err
+    assert not (out / "study.log").exists()
+    assert len(search(out, "--trials", "1")) == 1
+
+
+def test_a_trial_that_an_orphan_still_runs_is_waited_for(
+    search, begin, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "search"
+    job = begin(out, "--trials", "3")
+    job.log.parent.mkdir(parents=True)
+    orphan = job.log.open("ab")
+    fcntl.flock(orphan, fcntl.LOCK_EX)
+    asked = []
+
+    def is_held(log):
+        asked.append(log)
+        if len(asked) == 40:  # the others are done by then: the orphan ends with its figure
+            job.folder.mkdir(parents=True)
+            summary = {"diverged": False, "val_top1": 95.0, "val_loss": 0.0, "given": {"lr": "0"}}
+            (job.folder / "summary.json").write_text(json.dumps(summary))
+            orphan.close()
+        return not orphan.closed
+
+    monkeypatch.setattr(tune, "is_held", is_held)
+    found = search(out, "--trials", "3")
+    assert len(found) == 3
+    output = capsys.readouterr().out
+    assert output.count(f"busy: {job.name}") == 1
+    assert output.index("finished: trial-0002") < output.index("best of 3: trial 0, val_top1 95")
+    assert "; 0 failed" in (out / "report.md").read_text()
+
+
+def test_failed_and_diverged_trials_do_not_win(search, tmp_path):
+    out = tmp_path / "search"
+    found = search(out, "--trials", "12", "--seed", "1", fail_above=0.3, diverge_above=0.05)
+    diverged = sum(summary["diverged"] for summary in found.values())
+    assert len(found) == 12  # whatever has failed beside them
+    assert 0 < diverged < 12
+    failed = len(list(out.glob("logs/*.log"))) - 12
+    assert failed > 0
+    assert yaml.safe_load((out / "best.yaml").read_text())["lr"] <= 0.05
+    report = (out / "report.md").read_text()
+    assert f"12 trials are complete, {diverged} of them diverged; {failed} failed" in report
+
+
+@pytest.mark.parametrize("arguments", [(), ("--objective", "val_loss")])
+def test_where_all_diverged_there_is_no_best(search, tmp_path, capsys, arguments):
+    out = tmp_path / "search"
+    with pytest.raises(SystemExit) as stop:
+        search(out, "--trials", "2", *arguments, diverge_above=0)
+    assert stop.value.code == 1
+    assert "all 2 trials diverged" in capsys.readouterr().err
+    assert not (out / "best.yaml").exists()
+    assert "2 trials are complete, 2 of them diverged" in (out / "report.md").read_text()
+
+
+def stopped_after(search, out, capsys, *arguments, **how):
+    """Failures in a row that a search says it stopped at, and how many trials it began."""
+    with pytest.raises(SystemExit) as stop:
+        search(out, *arguments, **how)
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert "  | what came before\n  | it broke" in error
+    return int(error.split()[1]), len(list(out.glob("logs/*.log")))
+
+
+def test_a_search_stops_where_the_first_three_fail_and_counts_none_of_them(
+    search, tmp_path, capsys
+):
+    out = tmp_path / "search"
+    assert stopped_after(search, out, capsys, "--trials", "9", fail_above=0) == (3, 3)
+    assert stopped_after(search, out, capsys, "--trials", "9", fail_above=0) == (3, 6)
+    assert len(search(out, "--trials", "2")) == 2  # once it is mended
+
+
+def test_later_it_stops_where_five_fail_in_a_row(search, tmp_path, capsys):
+    out = tmp_path / "search"
+    broken = [1, 2, 3, 4, 6, 7, 8, 9, 10]
+    assert stopped_after(search, out, capsys, "--trials", "9", broken=broken) == (5, 11)
+
+
+def test_trials_at_a_time(search, tmp_path):
+    assert len(search(tmp_path / "search", "--trials", "5", "--jobs", "2")) == 5
+
+
+def test_momentum_is_the_first_beta_of_adam(search, tmp_path):
+    found = search(
+        tmp_path / "search", "--trials", "2", "--optim", "orth_adam", "--search", "momentum",
+        "--betas", "[0.9,0.99]",
+    )  # fmt: skip
+    for summary in found.values():
+        beta1, beta2 = json.loads(summary["given"]["betas"])
+        assert 0 <= beta1 <= 0.99
+        assert beta2 == 0.99
+        assert "momentum" not in summary["given"]
+
+
+def test_what_changes_no_result_may_change(search, tmp_path):
+    out = tmp_path / "search"
+    search(out, "--trials", "1", "--threads", "1", "--subset", "300")
+    more = ("--threads", "2", "--workers", "0", "--log_every", "3", "--trackers", "none")
+    assert len(search(out, "--trials", "2", "--subset", "300", *more)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--lr_range", "[0.01,0.1]"), "other ranges: lr"),
+        (("--search", "lr"), "other ranges: momentum"),
+        (("--backbone", "resnet32"), "other settings: backbone ('resnet20' there"),
+        (("--subset", "300"), "other settings: subset (None there, 300 here)"),
+    ],
+)
+def test_another_search_is_refused_in_its_folder(search, tmp_path, capsys, arguments, message):
+    out = tmp_path / "search"
+    search(out, "--trials", "1")
+    with pytest.raises(SystemExit, match="2"):
+        search(out, "--trials", "1", *arguments)
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--test", "true"), "nothing is chosen on test images"),
+        (("--search", "lr,epochs"), "must be some of lr, momentum, weight_decay"),
+        (("--lr", "0.1"), "lr=0.1 has no effect where it is searched"),
+        (("--lr_range", "[0.1,0.01]"), "two rising numbers"),
+        (
+            ("--search", "lr", "--momentum_range", "[0.5,0.9]"),
+            "momentum_range=(0.5, 0.9) has no effect on search='lr'",
+        ),
+        (("--optim", "sgdd"), "optim='sgdd' is not one of"),
+        (("--optim", "orth_lars", "--decay_all", "true"), "decay_all=True has no effect on optim"),
+        (("--optim", "sgd", "--orth_layers", "conv"), "orth_layers='conv' has no effect on optim"),
+        (("--optim", "orth_adam", "--nesterov", "true"), "nesterov=True is not an option of optim"),
+        (("--subset", "2000"), "subset=2000 is more than the 1437 images of digits"),
+        (("--data", "cifar10"), "data='cifar10' needs data_dir"),
+        (("--data", "cifar10", "--data_dir", "gone"), "data_dir='gone' is no folder"),
+    ],
+)
+def test_mistakes_end_in_one_line_before_anything_starts(
+    search, tmp_path, capsys, arguments, message
+):
+    out = tmp_path / "search"
+    with pytest.raises(SystemExit, match="2"):
+        search(out, "--trials", "1", *arguments)
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_real_trials_train(tmp_path, monkeypatch):
+    out = tmp_path / "search"
+    small = ["--backbone", "basic_cnn", "--subset", "200", "--batch_size", "45", "--epochs", "1"]
+    quick = ["--trials", "1", "--threads", "1", "--trackers", "none", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["tune.py", *small, *quick])
+    tune.main()
+    (summary,) = summaries(out).values()
+    assert summary["val_top1"] > 0
+    assert "top1" not in summary
+
+
+def test_the_configuration_of_table_1_is_one_of_this_script():
+    path = SCRIPTS.parent / "configs" / "tune_table1.yaml"
+    config = parse_config(TuneOptions, ["--config", str(path), "--data_dir", "D"])
+    assert config.searched == ("lr", "momentum", "weight_decay")
+    assert config.decay_all
+    assert (config.schedule, config.milestones, config.epochs) == ("multi_step", [100, 150], 200)

@@ -1,0 +1,80 @@
+"""Who has ended, of processes that really end."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch.distributed as dist
+from accelerate import Accelerator
+from helpers.ranks import run_on_ranks
+
+from sslortho.train.ranks import Companions, Rank, RankLostError
+
+
+@pytest.fixture
+def companions():
+    """Of rank 0, beside a rank 1 that is a process of its own, running until its input ends."""
+    found = Companions(Accelerator(cpu=True), patience=0.2)
+    found.alone = False
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        found.ranks.append(Rank(1, found.ours.host, other.pid))
+        yield found, other
+        other.kill()
+
+
+def lose_contact():
+    raise RuntimeError("Connection closed by peer")
+
+
+def test_a_rank_that_ended_is_named(companions):
+    found, other = companions
+    assert found.ended() == []
+    other.kill()  # and not waited for: a zombie, as under a launcher that has not looked yet
+    with (
+        pytest.raises(RankLostError, match=f"rank 1 .process {other.pid} on .* has ended"),
+        found.watch(),
+    ):
+        lose_contact()
+    other.wait()
+    assert [rank.number for rank in found.ended()] == [1]
+
+
+def test_other_errors_pass(companions):
+    found, _ = companions
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), found.watch():
+        raise RuntimeError("shapes cannot be multiplied")
+    with pytest.raises(ValueError, match="labels"), found.watch():
+        raise ValueError("labels")
+
+
+def test_a_rank_of_another_machine_is_lost_without_a_name(companions):
+    found, other = companions
+    found.ranks[1] = Rank(1, "elsewhere", other.pid)
+    other.kill()
+    with pytest.raises(RankLostError, match="another machine or one that hangs"), found.watch():
+        raise dist.DistBackendError("watchdog")
+
+
+def test_alone_nothing_is_asked():
+    alone = Companions(Accelerator(cpu=True), patience=1e9)
+    with pytest.raises(RuntimeError, match="peer"), alone.watch():
+        lose_contact()
+
+
+def test_this_process_has_not_ended():
+    assert not Rank(0, "", os.getpid()).has_ended()
+
+
+def _introduce(rank):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    found = Companions(Accelerator(cpu=True))
+    return [[r.number for r in found.ranks], [r.pid for r in found.ranks], found.ended() == []]
+
+
+def test_ranks_introduce_themselves(tmp_path):
+    first, second = run_on_ranks(_introduce, 2, tmp_path)
+    assert first == second
+    assert first[0] == [0, 1]
+    assert len(set(first[1])) == 2

@@ -1,0 +1,221 @@
+import io
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from sslortho.train import Reporter
+from sslortho.train import records as reporting
+from sslortho.train.records import (
+    draw_curves,
+    draw_views,
+    forget_records,
+    lines_from_the_end,
+    read_metrics,
+    write_summary,
+)
+
+
+@pytest.fixture
+def reporter(tmp_path):
+    reporter = Reporter(tmp_path, Accelerator(cpu=True), total_steps=10)
+    yield reporter
+    reporter.close()
+
+
+def test_records_come_back_and_what_is_not_finite_is_null(tmp_path, reporter):
+    reporter.log(1, 0, {"loss": 2.5})
+    reporter.log(2, 0, {"loss": float("nan")})
+    expected = [{"step": 1, "epoch": 0, "loss": 2.5}, {"step": 2, "epoch": 0, "loss": None}]
+    assert read_metrics(tmp_path / "metrics.jsonl") == expected
+
+
+def test_a_line_that_a_crash_cut_short_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for end in (b'{"step": 2, "lo', b"\0\0\0", b"\xff\xfe\n"):
+        path.write_bytes(b'{"step": 1, "loss": 2}\n' + end)
+        assert read_metrics(path) == [{"step": 1, "loss": 2}]
+
+
+def test_resuming_forgets_the_steps_that_will_be_taken_again(tmp_path, reporter):
+    for step in range(5):
+        reporter.log(step, 0, {"loss": 1.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5')
+    reporter.resume(3)
+    assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3]
+
+
+def test_starting_over_forgets_everything(tmp_path, reporter):
+    reporter.log(0, 0, {"knn_top1": 1.0})
+    reporter.resume(0)
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_a_summary_is_strict_json(tmp_path):
+    write_summary(tmp_path / "summary.json", {"loss": float("inf"), "top1": 90.0})
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    text = (tmp_path / "summary.json").read_text()
+    assert json.loads(text, parse_constant=refuse) == {"loss": None, "top1": 90.0}
+
+
+def test_the_picture_of_the_views_shows_their_pixels(tmp_path):
+    red, green = torch.zeros(2, 3, 3, 8, 8)
+    red[:, 0, :4], green[:, 1, :4] = 1, 1
+    draw_views(tmp_path / "views.png", (red, green))
+    with Image.open(tmp_path / "views.png") as image:
+        colours = {colour for _, colour in image.convert("RGB").getcolors(maxcolors=2**20)}
+    assert {(255, 0, 0), (0, 255, 0)} <= colours
+
+
+def test_small_views_are_drawn_smaller_than_large_ones(tmp_path):
+    """Two large ones in red, six of half their side in green: a quarter of the area."""
+    red, green = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 4, 4)
+    red[:, 0, :4], green[:, 1, :2] = 1, 1
+    draw_views(tmp_path / "views.png", (red,) * 2 + (green,) * 6)
+    with Image.open(tmp_path / "views.png") as image:
+        colours = image.convert("RGB").getcolors(maxcolors=2**20)
+    area = {colour: count for count, colour in colours}
+    assert 0.15 < area[0, 255, 0] / 6 / (area[255, 0, 0] / 2) < 0.4
+
+
+def test_curves_draw_a_line_for_each_run(tmp_path):
+    records = [{"step": s, "loss": 10 - s, "knn_top1": None if s % 2 else s} for s in range(9)]
+    draw_curves(tmp_path / "one.png", {"a": records})
+    draw_curves(tmp_path / "none.png", {"a": []})
+    draw_curves(tmp_path / "two.png", {"a": records, "b": records[:4]})
+    inks = []
+    for name in ("none", "one", "two"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            colours = image.convert("RGB").getcolors(maxcolors=2**20)
+        inks.append(sum(count for count, colour in colours if max(colour) - min(colour) > 60))
+    assert inks[0] < inks[1] < inks[2]
+
+
+def test_curves_of_a_classifier_are_of_its_own_accuracy(tmp_path):
+    records = [{"step": s, "loss": 10 - s, "top1": 10 * s} for s in range(9)]
+    draw_curves(tmp_path / "top1.png", {"a": records})
+    other = [{"step": s, "loss": 10 - s, "neither": s} for s in range(9)]
+    draw_curves(tmp_path / "none.png", {"a": other})
+    lines = []
+    for name in ("top1", "none"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            right = image.convert("RGB").crop((image.width // 2, 0, image.width, image.height))
+            colours = right.getcolors(maxcolors=2**20)
+        lines.append(sum(count for count, c in colours if max(c) - min(c) > 60))
+    assert lines[0] > 100
+    assert lines[1] == 0
+
+
+def literal_forgetting(content, step):
+    """Line by line from the beginning, as it is defined."""
+    kept = []
+    for line in content.splitlines(keepends=True):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n") or step == 0 or record["step"] > step:
+            break
+        kept.append(line)
+    return b"".join(kept)
+
+
+TAILS = [b"", b'{"step": 4', b"{", b'{"ste\n', b"\0\0\0\0\n", b"\xff\xfe\n", b"\n\n{"]
+"""What a crash or a power cut may leave."""
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_forgetting_keeps_what_a_reading_from_the_beginning_keeps(tmp_path, seed):
+    draws = random.Random(seed)
+    steps = sorted(draws.choices(range(1, 40), k=draws.randint(0, 40)))
+    lines = [json.dumps({"step": s, "x": "y" * draws.randint(0, 200)}) + "\n" for s in steps]
+    path = tmp_path / "metrics.jsonl"
+    for tail in TAILS:
+        content = "".join(lines).encode() + tail
+        for step in (0, draws.randint(1, 40), 100):
+            path.write_bytes(content)
+            forget_records(path, step)
+            assert path.read_bytes() == literal_forgetting(content, step)
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 1000])
+def test_lines_from_the_end_are_those_from_the_beginning(block):
+    for text in (
+        b"",
+        b"\n",
+        b"a",
+        b"a\n",
+        b"\n\nab\nc\n",
+        b"abc\ndefg\n\nhi",
+        b"x" * 20 + b"\ny\n",
+    ):
+        places, lines = [0], text.splitlines(keepends=True)
+        for line in lines:
+            places.append(places[-1] + len(line))
+        found = list(lines_from_the_end(io.BytesIO(text), block))
+        assert found == list(zip(places, lines, strict=False))[::-1]
+
+
+def test_a_million_records_are_not_read_to_forget_the_last(tmp_path):
+    class Counting(io.BytesIO):
+        read_bytes = 0
+
+        def read(self, size=-1):
+            Counting.read_bytes += size
+            return super().read(size)
+
+    lines = [b'{"step": %d, "loss": 1.0}\n' % step for step in range(1, 1_000_001)]
+    content = b"".join(lines)
+    for _, line in lines_from_the_end(Counting(content)):
+        if json.loads(line)["step"] <= 999_000:
+            break
+    assert line == lines[999_000 - 1]
+    assert Counting.read_bytes < 200_000 < len(content)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, reporter):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"metrics\.jsonl could not be written \(No space left"):
+        reporter.log(1, 0, {"loss": 1.0})
+
+
+def test_a_folder_that_has_vanished_is_an_error_and_not_made_again(tmp_path):
+    folder = tmp_path / "run"
+    reporter = Reporter(folder, Accelerator(cpu=True), total_steps=10)
+    reporter.log(1, 0, {"loss": 1.0})
+    shutil.rmtree(folder)
+    with pytest.raises(OSError, match=r"run/metrics\.jsonl could not be written \(No such file"):
+        reporter.log(2, 0, {"loss": 1.0})
+    reporter.close()
+    assert not folder.exists()
+
+
+def test_only_the_fields_asked_for_are_kept(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "epoch": 0, "loss": 2.0, "other": 3}\n{"step": 2, "kn')
+    assert read_metrics(path, {"loss"}) == [{"step": 1, "epoch": 0, "loss": 2.0}]
+    assert read_metrics(tmp_path / "nothing") == []
+
+
+def test_a_name_is_one_object_in_all_records(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "epoch": 0, "loss": 2.0}\n' * 9)
+    names = {id(name) for record in read_metrics(path, ["loss"]) for name in record}
+    assert len(names) == 3
+
+
+def test_a_curve_has_no_more_points_than_can_be_seen(tmp_path):
+    records = [{"step": step, "loss": 1.0} for step in range(100_000)]
+    steps, values = reporting._series(records, "loss")
+    assert 1000 <= len(steps) == len(values) <= 4000
+    assert steps[0] == 0
