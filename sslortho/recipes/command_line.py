@@ -1,10 +1,8 @@
-"""How a command line and a YAML file become a configuration."""
+"""From a command line and YAML files to options; mistakes in one line."""
 
 import argparse
 import contextlib
-import difflib
 import itertools
-import os
 import re
 import signal
 import sys
@@ -14,24 +12,26 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
 import yaml
-from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
+from jsonargparse import ArgumentParser, get_loader, set_loader
 
-Config = TypeVar("Config")
+from sslortho.options import Options, nearest
+from sslortho.recipes.configs import find_config
+from sslortho.recipes.help import format_help
+
+Some = TypeVar("Some", bound=Options)
 
 
-def _nearest(name: str, config: type[Any]) -> str:
-    methods = config.methods_with(name) if hasattr(config, "methods_with") else []
+def _find_nearest(name: str, cls: type[Any]) -> str:
+    methods = cls.methods_with(name) if hasattr(cls, "methods_with") else []
     if methods:
         return f" (it is an option of --method {', '.join(methods)})"
-    names = [f.name for f in fields(config)]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f" (did you mean {near[0]}?)" if near else ""
+    return nearest(name, [f.name for f in fields(cls)])
 
 
 class _Parser(ArgumentParser):
     """One line and exit code 2 for a mistake, with the nearest right name."""
 
-    config_class: type[Any]
+    options_class: type[Any]
     debug = False
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -40,13 +40,13 @@ class _Parser(ArgumentParser):
         unknown = re.search(r"unrecognized arguments: --([\w-]+)", message) or re.search(
             r"[Oo]ption '([\w-]+)' is not accepted", message
         )
-        hint = _nearest(unknown[1], self.config_class) if unknown else ""
+        hint = _find_nearest(unknown[1], self.options_class) if unknown else ""
         print(f"{self.prog}: error: {' '.join(message.split())}{hint}", file=sys.stderr)
         sys.exit(2)
 
 
 class PlainParser(argparse.ArgumentParser):
-    """argparse's, with one line and exit code 2 for a mistake, as `parse_config` has it."""
+    """argparse's parser, with one line and exit code 2 for a mistake, as `parse_options` has it."""
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: error: {' '.join(message.split())}", file=sys.stderr)
@@ -57,7 +57,7 @@ _load_plain_yaml = get_loader("yaml")
 
 
 def _load_yaml(text: str) -> Any:
-    """As before, but for mappings and for options that are given twice: the last would win in silence."""
+    """Load YAML; refuse mappings as values and options given twice, where the last would win in silence."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     top = yaml.compose(text, Loader=loader)
     pairs = top.value if isinstance(top, yaml.MappingNode) else []
@@ -71,9 +71,9 @@ def _load_yaml(text: str) -> Any:
     return _load_plain_yaml(text)
 
 
-def _spell_out_switches(arguments: Sequence[str], config: type[Any]) -> list[str]:
+def _spell_out_switches(arguments: Sequence[str], cls: type[Any]) -> list[str]:
     """`--compile` to `--compile true`: a switch needs no value, but may have one."""
-    switches = {f"--{f.name}" for f in fields(config) if f.type in (bool, bool | None)}
+    switches = {f"--{f.name}" for f in fields(cls) if f.type in (bool, bool | None)}
     result: list[str] = []
     for i, argument in enumerate(arguments):
         result.append(argument)
@@ -84,26 +84,22 @@ def _spell_out_switches(arguments: Sequence[str], config: type[Any]) -> list[str
 
 
 def _asks_for_debug(arguments: Sequence[str]) -> bool:
-    """Whether a command line that may be wrong has `--debug`."""
+    """Whether a command line, perhaps a wrong one, has `--debug`."""
     return "--debug" in arguments or "--debug=true" in arguments
 
 
-def _check_values(values: dict[str, Any], config: type[Any]) -> None:
-    """Raise ValueError for what passes the parser and is no value."""
-    for field in fields(config):
+def _check_values(values: dict[str, Any], cls: type[Any]) -> None:
+    """Raise ValueError for values that the parser lets pass."""
+    for field in fields(cls):
         value = values[field.name]
         if value is None and type(None) not in get_args(field.type):
             raise ValueError(f"{field.name}: null is no value for it; leave it out for its default")
         if isinstance(value, str) and "\0" in value:
             raise ValueError(f"{field.name}={value!r} must have no null character")
-        if isinstance(value, str) and value.startswith("~") and os.path.expanduser(value) == value:  # noqa: PTH111 - Path raises
-            raise ValueError(
-                f"{field.name}={value!r}: there is no such user; for a file of that name give ./{value}"
-            )
 
 
 def _files_first(arguments: Sequence[str]) -> list[str]:
-    """The same with `--config FILE` at the front, so that flags override files wherever they stand."""
+    """Move `--config FILE` to the front, so that flags override files wherever they stand."""
     rest = list(arguments)
     files: list[str] = []
     for i in reversed(range(len(rest))):
@@ -114,8 +110,25 @@ def _files_first(arguments: Sequence[str]) -> list[str]:
     return files + rest
 
 
+def _find_configs(arguments: Sequence[str]) -> list[str]:
+    """The same with names of configurations replaced by their files."""
+    result: list[str] = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if result and result[-1] == "--config":
+            result.append(find_config(argument))
+        elif flag == "--config" and equals:
+            result.append(f"{flag}={find_config(value)}")
+        else:
+            result.append(argument)
+    return result
+
+
 def _read_option(file: str, name: str) -> Any:
-    """An option in a YAML file, or in YAML itself; None if it has none, or is none, as the parser will say."""
+    """Value of an option in a YAML file, or in YAML itself.
+
+    None if it is absent or malformed; the parser reports it.
+    """
     with contextlib.suppress(Exception):
         text = file if "{" in file else Path(file).expanduser().read_text()
         return yaml.safe_load(text).get(name)
@@ -123,7 +136,7 @@ def _read_option(file: str, name: str) -> Any:
 
 
 def _read_ahead(arguments: Sequence[str], name: str) -> str | None:
-    """An option's value before all are parsed; None if it is not given, or is no text."""
+    """Value of an option before all are parsed; None if it is not given, or not text."""
     found = None
     for argument, following in itertools.pairwise([*arguments, ""]):
         flag, equals, value = argument.partition("=")
@@ -134,27 +147,39 @@ def _read_ahead(arguments: Sequence[str], name: str) -> str | None:
     return found
 
 
-def parse_config(config: type[Config], arguments: Sequence[str] | None = None) -> Config:
-    """A configuration from a command line: `--config FILE.yaml`, and flags that override it.
+def parse_options(
+    cls: type[Some], arguments: Sequence[str] | None = None, program: str | None = None
+) -> Some:
+    """Options from a command line: `--config FILE.yaml`, and flags that override it.
 
-    An unknown key, on the command line or in a file, is an error that names the nearest right one.
-    Which keys there are may depend on the option `method`: of a class with `for_method`.
+    Prints the help, or a mistake in one line, and exits (codes 0 and 2). An unknown key, on the command
+    line or in a file, is a mistake; the nearest right one is named. A class with `for_method` has the
+    options of the method that is given.
+
+    Args:
+        cls: options class.
+        arguments: without the program's name. Default: those of this process.
+        program: name for the help and for messages. Default: that of this process.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
     given = _files_first(sys.argv[1:] if arguments is None else arguments)
-    parser = _Parser(description=config.__doc__, allow_abbrev=False)
+    program = program or Path(sys.argv[0]).name
+    parser = _Parser(prog=program, allow_abbrev=False, add_help=False)
     parser.debug = _asks_for_debug(given)
-    parser.config_class = config
+    parser.options_class = cls
     try:
-        if for_method := getattr(config, "for_method", None):
-            parser.config_class = for_method(_read_ahead(given, "method"))
-        parser.add_argument("--config", action="config", help="YAML file with any of the options")
-        parser.add_class_arguments(parser.config_class)
-        values = parser.parse_args(_spell_out_switches(given, parser.config_class)).as_dict()
+        given = _find_configs(given)
+        if for_method := getattr(cls, "for_method", None):
+            parser.options_class = for_method(_read_ahead(given, "method"))
+        if {"--help", "-h"} & set(given):
+            print(format_help(parser.options_class, program), end="")
+            sys.exit(0)
+        parser.add_argument("--config", action="config")
+        parser.add_class_arguments(parser.options_class)
+        values = parser.parse_args(_spell_out_switches(given, parser.options_class)).as_dict()
         values.pop("config")
-        _check_values(values, parser.config_class)
-        return parser.config_class(**values)
+        _check_values(values, parser.options_class)
+        return parser.options_class(**values)
     except Exception as error:  # YAML's own kinds, a RecursionError, an AttributeError of its tags
         if parser.debug:
             raise
@@ -162,20 +187,23 @@ def parse_config(config: type[Config], arguments: Sequence[str] | None = None) -
 
 
 @contextlib.contextmanager
-def user_errors(debug: bool) -> Iterator[None]:
-    """A ValueError or OSError inside ends the script with one line and exit code 2, Ctrl-C with 130; a
-    traceback with `debug`."""
+def user_errors(debug: bool, program: str | None = None) -> Iterator[None]:
+    """End the process on an error inside that is the user's: one line and exit code 2.
+
+    ValueError and OSError are the user's; Ctrl-C has exit code 130. With `debug` all are raised.
+    """
+    program = program or Path(sys.argv[0]).name
     try:
         yield
     except KeyboardInterrupt:
         if debug:
             raise
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more would only disturb the leaving
-        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        print(f"{program}: interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError) as error:
         if debug:
             raise
         message = " ".join(str(error).split())  # other libraries' have many lines
-        print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+        print(f"{program}: error: {message}", file=sys.stderr)
         sys.exit(2)

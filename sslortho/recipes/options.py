@@ -1,83 +1,67 @@
-"""Options that several scripts share, as bases of their configurations."""
+"""Options that several commands share."""
 
-import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from sslortho.options import Options, option
+from sslortho.train.options import LoopOptions, RandomOptions
 
-class Checked:
-    """A configuration that checks its own fields, those of all its bases in turn."""
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            several = isinstance(value, tuple | list)
-            numbers = [v for v in (value if several else [value]) if isinstance(v, float)]
-            wanted = "finite numbers" if several else "a finite number"
-            self._check(name, all(map(math.isfinite, numbers)), wanted)
-
-    def _check(self, name: str, holds: bool, wanted: str) -> None:
-        if not holds:
-            raise ValueError(f"{name}={getattr(self, name)!r} must be {wanted}")
-
-    def _check_least(self, least: int, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            self._check(name, value is None or value >= least, f"{least} or more")
-
-    def _check_effect(self, on: str, **has_none: bool) -> None:
-        """Raise ValueError for a field that has no effect, given the value of the field `on`."""
-        for name, holds in has_none.items():
-            if holds:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} has no effect on {on}={getattr(self, on)!r}"
-                )
+Stem = Literal["auto", "stock", "small"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(Checked):
-    """Which images, and how a process reads them."""
+class DataOptions(RandomOptions):
+    """Which images, how a process reads them, and where a run writes."""
 
-    data: Literal["digits", "cifar10", "cifar100", "folder", "beton", "imagenet"] = "digits"
+    data: Literal["digits", "cifar10", "cifar100", "folder", "beton", "imagenet"] = option(
+        "digits", group="data"
+    )
     """Data set. folder: data_dir/train/<class>/*, data_dir/test or val/<class>/*. beton:
-    data_dir/train.beton, data_dir/val.beton, see scripts/write_beton.py; needs FFCV. imagenet:
-    betons if data_dir has them, else folders."""
-    data_dir: str | None = None
+    data_dir/train.beton, data_dir/val.beton, see write_beton; needs FFCV. imagenet: betons if data_dir
+    has them, else folders."""
+    data_dir: str | None = option(None, group="data", path=True)
     """Folder of the data set (digits needs none)."""
-    cache: Literal["os", "process"] | None = None
+    subset: int | None = option(None, group="data", unit="images")
+    """Train on this many images only, balanced over the classes and chosen by seed."""
+    cache: Literal["os", "process"] | None = option(None, group="data", rare=True)
     """How a beton is read. os: mapped into memory, shared by the ranks of a machine. process: whole
     pages ahead of need, in an order that visits each once or twice; for data larger than memory, of
     which it takes about batch_size pages over all ranks. Default os."""
-    loader: Literal["auto", "tensor", "files"] = "auto"
+    loader: Literal["auto", "tensor", "files"] = option(
+        "auto", group="data", rare=True, affects_result=False
+    )
     """How a folder is read: into memory, or file by file. auto: memory if all are small."""
-    follow_links: bool = False
+    follow_links: bool = option(
+        False, group="data", rare=True, may_change=True, affects_result=False
+    )
     """Read images through symbolic links that lead out of data_dir."""
-    subset: int | None = None
-    """Train on so many images only, balanced over the classes and chosen by seed."""
-    workers: int | None = None
+    workers: int | None = option(
+        None, group="hardware", unit="threads", may_change=True, affects_result=False
+    )
     """Threads that decode and augment images of a folder or a beton, on each rank; 0 for none.
     Default: the machine's cores, shared among its ranks."""
-    threads: int | None = None
-    """CPU threads of each process. Default: what torch takes; under a launcher, which would leave
+    threads: int | None = option(None, group="hardware", affects_result=False)
+    """CPU threads of each process. Default: torch's own number; under a launcher, which would leave
     one, the machine's cores shared among its processes (when training on CPUs)."""
-    channels_last: bool = True
+    channels_last: bool = option(True, group="hardware", rare=True)
     """Memory format of views and convolutions; the faster one for convolutions nearly everywhere."""
-    rank_timeout: float = 600
-    """Seconds that a rank waits for the others before it gives up and the job ends."""
-    seed: int = 0
-    """Of initial weights, order and augmentation; 0 to 2**32 - 1."""
-    deterministic: bool = False
-    """Take only operations whose bits are the same each time; on a CPU they are anyway, for one number
-    of threads and ranks. One that has no such form is an error that names it."""
-    out: str | None = None
+    rank_timeout: float = option(
+        600, group="hardware", unit="seconds", rare=True, may_change=True, affects_result=False
+    )
+    """Time that a rank waits for the others before it gives up and the job ends."""
+    deterministic: bool = option(False, group="hardware", rare=True)
+    """Use only operations whose bits are the same each time; on a CPU they are anyway, for one number
+    of threads and ranks. An operation that has no such form is an error that names it."""
+    out: str | None = option(None, group="output", path=True, may_change=True, affects_result=False)
     """Run folder."""
-    debug: bool = False
-    """Show the traceback of an error that is the user's."""
+    debug: bool = option(False, group="output", rare=True, may_change=True, affects_result=False)
+    """Show the traceback of a user's error."""
 
     def __post_init__(self) -> None:
         self._check_least(0, "workers")
         self._check("rank_timeout", self.rank_timeout > 0, "above 0 seconds")
         self._check_least(1, "threads")
-        self._check("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1")
         self._check_effect(
             "data",
             data_dir=self.data == "digits" and self.data_dir is not None,
@@ -87,33 +71,45 @@ class DataOptions(Checked):
         )
         super().__post_init__()
 
+    @property
+    def default_folder(self) -> str:
+        """Run folder where `out` is not given."""
+        raise TypeError(f"{type(self).__name__} has no run folder")
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder of the run."""
+        return Path(self.out or self.default_folder)
+
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerOptions(Checked):
-    """Which optimizer, with what."""
+class OptimizerOptions(Options):
+    """Which optimizer, with which settings."""
 
-    optim: str = "orth_lars"
+    optim: str = option("orth_lars", group="optimisation")
     """sgd, adam, adamw, lars, each also with orth_ in front, norm_sgd or component_norm_sgd."""
-    lr: float
-    """Rate of the weights per 256 samples: multiplied by batch_size / 256."""
-    momentum: float | None = None
-    """Of sgd and lars; default 0.9. 0 keeps no buffer."""
-    nesterov: bool | None = None
+    lr: float = option(required=True, group="optimisation", unit="per 256 samples")
+    """Learning rate of the weights; multiplied by batch_size / 256."""
+    momentum: float | None = option(None, group="optimisation")
+    """Momentum of sgd and lars; default 0.9. 0 keeps no buffer."""
+    nesterov: bool | None = option(None, group="optimisation", rare=True)
     """Nesterov momentum of sgd and lars. Default false."""
-    betas: tuple[float, float] | None = None
-    """Of adam: decay of the mean gradient and of the mean square. Default 0.9 and 0.999."""
-    weight_decay: float = 1e-6
+    betas: tuple[float, float] | None = option(None, group="optimisation", rare=True)
+    """Decay of the mean gradient and of the mean square, of adam. Default 0.9 and 0.999."""
+    weight_decay: float = option(1e-6, group="optimisation")
     """Decay of the weights; biases and norms have none."""
-    trust_coefficient: float | None = None
-    """Of lars; default 0.001."""
-    orth_layers: Literal["conv", "all"] | None = None
-    """Whose gradients orth_* orthonormalises."""
-    attention: Literal["whole", "heads"] | None = None
-    """What orth_* takes for a matrix in attention layers: a whole weight, or each head's share of it.
-    Default whole."""
-    polar: Literal["auto", "svd", "gram_eigh", "polar_express", "newton_schulz"] | None = None
-    """How orth_* orthonormalises. Default auto."""
-    share: bool | None = None
+    trust_coefficient: float | None = option(None, group="optimisation", rare=True)
+    """Trust coefficient of lars; default 0.001."""
+    orth_layers: Literal["conv", "all"] | None = option(None, group="optimisation")
+    """Layers whose gradients orth_* orthonormalises."""
+    attention: Literal["whole", "heads"] | None = option(None, group="optimisation", rare=True)
+    """Matrices of attention layers for orth_*: a whole weight, or each head's share of it. Default
+    whole."""
+    polar: Literal["auto", "svd", "gram_eigh", "polar_express", "newton_schulz"] | None = option(
+        None, group="optimisation", rare=True
+    )
+    """Method by which orth_* orthonormalises. Default auto."""
+    share: bool | None = option(None, group="hardware", rare=True)
     """Whether ranks share the work of orth_*. Default: if there are several. Changes rounding only."""
 
     def __post_init__(self) -> None:
@@ -131,66 +127,95 @@ class OptimizerOptions(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopOptions(Checked):
-    """How long to train, in what precision, and what to tell on the way."""
+class TrainingOptions(LoopOptions, OptimizerOptions, DataOptions):
+    """Options of a training of any kind."""
 
-    batch_size: int
+    batch_size: int = option(required=True, group="optimisation", unit="samples")
     """Samples of one optimizer step, over all ranks and accumulated batches together."""
-    accumulation_steps: int = 1
-    """Parts that a step's samples are cut into to save memory."""
-    epochs: int
-    """Passes over the data."""
-    warmup_epochs: float = 0
+    warmup_epochs: float = option(0, group="optimisation", unit="epochs")
     """Linear warm-up from 0."""
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    """fp16 needs a GPU."""
-    compile: bool = False
+    mixed_precision: Literal["no", "fp16", "bf16"] = option("no", group="hardware")
+    """Precision of the network; fp16 needs a GPU."""
+    compile: bool = option(False, group="hardware")
     """torch.compile the model."""
-    shard: bool = False
-    """Split parameters, gradients and optimizer state among the ranks (torch's FSDP2), for networks that
-    are large for one GPU. A checkpoint is the same file, and resumes with or without it."""
-    sync_batch_norm: bool = True
+    sync_batch_norm: bool = option(True, group="hardware", rare=True)
     """Batch norm statistics over all ranks."""
-    max_bad_steps: int = 10
-    """Stop after so many steps in a row with non-finite gradients; each is skipped."""
-    log_every: int = 10
-    """Steps between records of metrics.jsonl."""
-    log_gradients: bool = False
-    """Record of each orthonormalised layer the cosine between raw and orthonormal gradient, their
-    distance, and the gradient's effective rank, at every record."""
-    log_layers: bool = False
-    """Record of each layer, at every record, the cosines between its filters and between their outputs,
-    how many of its gradients are 0, the gradient's norm and its cosine to the orthonormal one."""
-    evaluate_every: int = 1
-    """Epochs between evaluations on the way; 0 for none."""
-    checkpoint_every: int = 1
-    """Epochs between checkpoints."""
-    keep_last: int = 2
-    """Checkpoints kept."""
-    trackers: str = "tensorboard"
+    trackers: str = option("tensorboard", group="output", may_change=True, affects_result=False)
     """Comma-separated trackers of Accelerate (tensorboard, wandb, ...), or none."""
 
     def __post_init__(self) -> None:
-        self._check_least(1, "batch_size", "accumulation_steps", "epochs", "log_every")
-        self._check_least(1, "checkpoint_every", "keep_last", "max_bad_steps")
-        self._check_least(0, "evaluate_every")
-        for name in ("compile", "log_layers", "log_gradients"):
-            if self.shard and getattr(self, name):
-                raise ValueError(f"shard=True does not go with {name}=True; leave one of them out")
+        self._check_least(1, "batch_size")
+        if self.shard and self.compile:
+            raise ValueError("shard=True does not go with compile=True; leave one of them out")
         self._check(
             "warmup_epochs",
             0 <= self.warmup_epochs <= self.epochs,
             f"from 0 to {self.epochs} epochs",
         )
-        super().__post_init__()
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingOptions(LoopOptions, OptimizerOptions, DataOptions):
-    """All that a training of any kind is told."""
-
-    def __post_init__(self) -> None:
         raw = self.log_gradients and not self.optim.startswith("orth_")
         self._check_effect("optim", log_gradients=raw)
         self._check_effect("log_layers", log_gradients=self.log_gradients and self.log_layers)
         super().__post_init__()
+
+
+WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneOptions(DataOptions):
+    """Which backbone is evaluated, on which images."""
+
+    backbone_from: str = option(required=True, group="model and method", path=True)
+    """Run folder, or weights file of ours, torchvision, timm, facebookresearch/barlowtwins, lightly or
+    solo-learn; random: initial weights, drawn by seed."""
+    backbone: str | None = option(None, group="model and method")
+    """Backbone by name: resnet50, ..., or timm:NAME. Default: as the weights say."""
+    stem: Literal["auto", "stock", "small", "solo_learn"] = option(
+        "auto", group="model and method", rare=True
+    )
+    """First layers of torchvision's networks. solo_learn: its CIFAR networks, small and padded by 2.
+    auto: as the weights say."""
+    weights_prefix: str | None = option(None, group="model and method", rare=True)
+    """Beginning of the names in the weights file; needed where several networks in it fit."""
+    crop_size: int | None = option(None, group="data", unit="pixels")
+    """Side of the views. Default: as the backbone was pretrained; where the weights do not say, 224, or
+    the images' own size where they are small. Small images are enlarged to it."""
+    normalise: Literal["auto", "imagenet", "cifar10"] = option("auto", group="data", rare=True)
+    """Mean and deviation of the channels. auto: as the backbone was pretrained; where the weights do
+    not say, ImageNet's beyond 64 pixels, else CIFAR-10's."""
+    train_percent: float | None = option(None, group="data", unit="percent")
+    """Train on this share of the training images only, balanced over the classes and chosen by seed."""
+    train_list: str | None = option(None, group="data", path=True)
+    """Train on the images named in this file only, one file name a line (SimCLR's lists)."""
+    mixed_precision: Literal["no", "fp16", "bf16"] = option("no", group="hardware")
+    """Precision of the backbone; fp16 needs a GPU."""
+    pictures: bool = option(True, group="output", may_change=True, affects_result=False)
+    """Draw a map of the features, the confusion matrix and nearest neighbours at the end."""
+
+    def __post_init__(self) -> None:
+        self._check_least(1, "crop_size")
+        percent = self.train_percent
+        self._check("train_percent", percent is None or 0 < percent <= 100, "above 0, up to 100")
+        chosen = [
+            n for n in ("subset", "train_percent", "train_list") if getattr(self, n) is not None
+        ]
+        if len(chosen) > 1:
+            raise ValueError(
+                f"{chosen[0]}={getattr(self, chosen[0])!r} and {chosen[1]}={getattr(self, chosen[1])!r} "
+                "both choose the training images; give one of them"
+            )
+        if self.backbone_from == "random":
+            if self.backbone is None:
+                raise ValueError("backbone_from='random' needs backbone, the name of a network")
+            self._check_effect("backbone_from", weights_prefix=self.weights_prefix is not None)
+        super().__post_init__()
+
+    @property
+    def source(self) -> str:
+        """Short name of the backbone, for the name of a run folder."""
+        if self.backbone_from == "random":
+            return f"random-{str(self.backbone).replace(':', '-')}"
+        path = Path(self.backbone_from).resolve()
+        if path.name == "backbone.safetensors":
+            return path.parent.name
+        return path.stem if path.suffix in WEIGHTS_SUFFIXES else path.name

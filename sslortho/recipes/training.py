@@ -1,7 +1,10 @@
-"""What every training loop is given, whatever is trained."""
+"""Parts that every training has: process and ranks, placement, schedule, the loop in a run folder."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,52 +12,59 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
-from sslortho.recipes.options import TrainingOptions
-from sslortho.runs.config_file import fixed_options
 from sslortho.data import TrainLoader
+from sslortho.methods.task import Task
 from sslortho.models import convert_sync_batch_norm
 from sslortho.optim.schedules import multi_step, warmup_cosine
-from sslortho.methods import Task
-from sslortho.train import CheckpointFolder, FitOptions, FitResult, Reporter, fit
-from sslortho.train.fit import Evaluate, Schedule
+from sslortho.recipes.options import DataOptions, TrainingOptions
+from sslortho.runs.folder import RunFolder
+from sslortho.runs.status import RunStoppedError
+from sslortho.train.checkpoint import CheckpointFolder
+from sslortho.train.launch import create_accelerator, make_deterministic, set_threads
+from sslortho.train.options import TrainResult
+from sslortho.train.records import Reporter
 from sslortho.train.sharding import check_sharding
+from sslortho.train.trainer import Evaluate, Schedule, Trainer
 
 
-def build_fit_options(config: TrainingOptions) -> FitOptions:
-    """How long, how often."""
-    return FitOptions(
-        epochs=config.epochs,
-        accumulation_steps=config.accumulation_steps,
-        seed=config.seed,
-        log_every=config.log_every,
-        evaluate_every=config.evaluate_every,
-        checkpoint_every=config.checkpoint_every,
-        shard=config.shard,
-        max_bad_steps=config.max_bad_steps,
-        log_gradients=config.log_gradients,
-        log_layers=config.log_layers,
-    )
+def join_ranks(
+    options: DataOptions, mixed_precision: str = "no", trackers: str = "none"
+) -> Accelerator:
+    """Set this process up (threads, deterministic operations) and find the other ranks.
 
+    Args:
+        options: threads, deterministic, rank_timeout, and the run folder for the trackers' files.
+        mixed_precision: "no", "fp16" or "bf16".
+        trackers: comma-separated, or "none".
 
-def place_model(task: nn.Module, config: TrainingOptions, accelerator: Accelerator) -> None:
-    """The device, the memory format, and batch norm over all ranks.
-
-    Raises ValueError where the task cannot be sharded as the configuration asks.
+    Raises ValueError as `train.launch.create_accelerator`.
     """
-    if config.shard:
+    set_threads(options.threads)
+    if options.deterministic:
+        make_deterministic()
+    folder = options.run_folder
+    return create_accelerator(mixed_precision, trackers, folder, options.rank_timeout)
+
+
+def place_model(task: nn.Module, options: TrainingOptions, accelerator: Accelerator) -> None:
+    """Move a task to the device, in its memory format, with batch norm over all ranks.
+
+    Raises ValueError where the task cannot be sharded as the options ask.
+    """
+    if options.shard:
         check_sharding(accelerator)
-    if config.sync_batch_norm and accelerator.num_processes > 1:
+    if options.sync_batch_norm and accelerator.num_processes > 1:
         convert_sync_batch_norm(task, accelerator.device)
     task.to(accelerator.device)
-    if config.channels_last:
+    if options.channels_last:
         task.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a training run is made of."""
+    """A task, and everything that trains it."""
 
-    config: TrainingOptions
+    options: TrainingOptions
     accelerator: Accelerator
     task: Task
     optimizer: Optimizer
@@ -64,43 +74,68 @@ class Training:
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole training."""
-        return len(self.loader) // self.config.accumulation_steps * self.config.epochs
+        return len(self.loader) // self.options.accumulation_steps * self.options.epochs
 
-    def fit(self, folder: Path, evaluate: Evaluate | None) -> FitResult:
-        """Train, from the newest checkpoint in the run folder if there is one; see `train.fit`."""
+    def run(self, folder: Path, evaluate: Evaluate | None) -> TrainResult:
+        """Train, from the newest checkpoint in the run folder if there is one; see `Trainer.run`."""
+        files = RunFolder(folder)
         reporter = Reporter(folder, self.accelerator, self.total_steps)
+        checkpoints = CheckpointFolder(
+            files.checkpoints, self.options.keep_last, self.options.fixed()
+        )
         try:
-            return fit(
+            return Trainer(
                 self.task,
                 self.optimizer,
                 self.loader,
                 accelerator=self.accelerator,
                 schedule=self.schedule,
-                options=build_fit_options(self.config),
+                options=self.options,
                 reporter=reporter,
-                checkpoints=CheckpointFolder(
-                    folder / "checkpoints", self.config.keep_last, fixed_options(self.config)
-                ),
-                config=asdict(self.config),
+                checkpoints=checkpoints,
                 evaluate=evaluate,
-            )
+            ).run()
         finally:
             reporter.close()
 
+    def complete(self, folder: Path, evaluate: Evaluate | None) -> TrainResult:
+        """Train to the end. Raises RunStoppedError, and ends the trackers, if a signal stops it."""
+        result = self.run(folder, evaluate)
+        if result.stopped_by is None:
+            return result
+        stop = RunStoppedError(result.stopped_by, result.step)
+        self.accelerator.print(stop)
+        with _uninterrupted():  # a second Ctrl-C has nothing left to hasten
+            self.accelerator.end_training()
+        raise stop
 
-def cosine_schedule(config: TrainingOptions, batches: int, final: float) -> Schedule:
-    """Linear warm-up, then a cosine down to `final`, over epochs of so many batches."""
-    steps_per_epoch = batches // config.accumulation_steps
-    total = config.epochs * steps_per_epoch
-    warmup = round(config.warmup_epochs * steps_per_epoch)
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C inside, where signals are ours to handle."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def cosine_schedule(options: TrainingOptions, batches: int, final: float) -> Schedule:
+    """Linear warm-up, then a cosine down to `final`, over epochs of this many batches."""
+    steps_per_epoch = batches // options.accumulation_steps
+    total = options.epochs * steps_per_epoch
+    warmup = round(options.warmup_epochs * steps_per_epoch)
     return lambda step: warmup_cosine(step, total, warmup, final)
 
 
 def multi_step_schedule(
-    config: TrainingOptions, batches: int, milestones: Sequence[float], gamma: float
+    options: TrainingOptions, batches: int, milestones: Sequence[float], gamma: float
 ) -> Schedule:
     """Linear warm-up, then 1, multiplied by `gamma` at each milestone; milestones in epochs."""
-    steps_per_epoch = batches // config.accumulation_steps
-    warmup = round(config.warmup_epochs * steps_per_epoch)
+    steps_per_epoch = batches // options.accumulation_steps
+    warmup = round(options.warmup_epochs * steps_per_epoch)
     steps = [round(epochs * steps_per_epoch) for epochs in milestones]
     return lambda step: step / warmup if step < warmup else multi_step(step, steps, gamma)

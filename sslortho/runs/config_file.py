@@ -1,32 +1,24 @@
-"""A run folder's config.yaml: written, and compared with the options of whoever comes to resume."""
+"""config.yaml of a run folder: written, and compared with the options of whoever comes to resume."""
 
-import dataclasses
+import os
 import warnings
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-MAY_CHANGE = frozenset(
-    {
-        "out",
-        "workers",
-        "follow_links",
-        "rank_timeout",
-        "shard",
-        "log_every",
-        "log_gradients",
-        "log_layers",
-        "checkpoint_every",
-        "keep_last",
-        "max_bad_steps",
-        "trackers",
-        "pictures",
-        "debug",
-    }
-)
-"""Options that a resumed run may be given anew, since its weights do not depend on them."""
+from sslortho.options import Options, facts
+
+HEADLINE = "# sslortho "
+
+OLD_KINDS = {
+    "# PretrainConfig": "pretrain",
+    "# SupervisedConfig": "supervised",
+    "# LinearEvalConfig": "linear_eval",
+    "# KnnEvalConfig": "knn_eval",
+}
+"""First lines that versions up to 0.1 wrote, and the commands that they mean."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -45,13 +37,18 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
-def _headline(config: Any) -> str:
-    return f"# {type(config).__name__}"
+def to_yaml(options: Options) -> str:
+    """Options as the YAML that `--config` reads, with their command in a comment at the top."""
+    body = yaml.dump(options.values(), Dumper=_Dumper, sort_keys=False)
+    return f"{HEADLINE}{options.command}\n{body}"
 
 
-def to_yaml(config: Any) -> str:
-    """A configuration as the YAML that `--config` reads, with its kind in a comment at the top."""
-    return f"{_headline(config)}\n{yaml.dump(asdict(config), Dumper=_Dumper, sort_keys=False)}"
+def read_command(text: str) -> str | None:
+    """Command that a config.yaml is of, by its first line; None where it has no such line."""
+    first = text.split("\n", 1)[0].rstrip()
+    if first in OLD_KINDS:
+        return OLD_KINDS[first]
+    return first.removeprefix(HEADLINE) if first.startswith(HEADLINE) else None
 
 
 def _has_results(folder: Path) -> bool:
@@ -59,35 +56,40 @@ def _has_results(folder: Path) -> bool:
     return (folder / "summary.json").exists() or any(folder.glob("checkpoints/*"))
 
 
-def fixed_options(config: Any) -> dict[str, Any]:
-    """The options that the weights of a run depend on."""
-    return {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
+def _read(path: Path, text: str, remedy: str) -> dict[str, Any]:
+    try:
+        return dict(yaml.safe_load(text))
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
 
 
-def check_same_run(config: Any, folder: Path) -> None:
-    """Raise ValueError if a folder holds results of another run than `config` describes."""
+def check_same_run(options: Options, folder: Path) -> None:
+    """Raise ValueError if a folder holds results of another run than `options` describe."""
     path = folder / "config.yaml"
     if not path.exists() or not _has_results(folder):
         return
     text = path.read_text()
     remedy = "give another --out, or the same options to resume it"
-    first = text.split("\n", 1)[0]
-    if first.startswith("# ") and first != _headline(config):
-        raise ValueError(f"{folder} holds a run of another kind ({first[2:]}); {remedy}")
-    try:
-        stored = dict(yaml.safe_load(text))
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
-    ours = yaml.safe_load(to_yaml(config))  # a tuple is a list there
-    known = {f.name for f in dataclasses.fields(config)}
+    command = read_command(text)
+    if command is not None and command != options.command:
+        raise ValueError(f"{folder} holds a run of another kind ({command}); {remedy}")
+    stored = _read(path, text, remedy)
+    ours = yaml.safe_load(to_yaml(options))  # a tuple is a list there
+    known = {f.name for f in fields(options)}  # pyright: ignore[reportArgumentType]
     if unknown := set(stored) - known:
         warnings.warn(f"{path} has unknown options: {', '.join(sorted(unknown))}", stacklevel=2)
     different = [
         f"{name} ({stored[name]!r} there, {ours[name]!r} here)"
-        for name in stored
-        if name in known - MAY_CHANGE and stored[name] != ours[name]
+        for name, fact in facts(type(options)).items()
+        if name in stored and not fact.may_change
+        if _expand(stored[name], fact.path) != ours[name]
     ]
     if different:
         raise ValueError(
             f"{folder} holds a run with other options: {', '.join(different)}; {remedy}"
         )
+
+
+def _expand(value: Any, path: bool) -> Any:
+    """A stored value as it is read today: versions up to 0.1 stored paths unexpanded."""
+    return os.path.expanduser(value) if path and isinstance(value, str) else value  # noqa: PTH111

@@ -1,92 +1,125 @@
-"""What every run folder holds at its beginning and at its end."""
+"""A run folder: its files, and the content that it has from the beginning and at the end."""
 
-import fcntl
 import json
-import os
-import signal
-import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
 from torch import Tensor
 
-from sslortho.train.checkpoint import write_atomically
-from sslortho.train.records import draw_views
+from sslortho.atomic import atomic_file
+from sslortho.options import Options
+from sslortho.runs.config_file import check_same_run, to_yaml
+from sslortho.runs.curves import draw_views
+from sslortho.runs.lock import hold_folder
+from sslortho.train.records import jsonable
 
-_HELD: dict[Path, int] = {}
-
-
-def hold_folder(folder: Path) -> None:
-    """Have a run folder to ourselves until this process ends; made if need be.
-
-    Raises ValueError if another process has it.
-    """
-    path = folder.resolve() / ".lock"
-    if path in _HELD and path.exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        raise ValueError(
-            f"out={str(folder)!r}: another process is at work there; wait for it, stop it, or give "
-            "another --out"
-        ) from None
-    except OSError:  # a file system without locks
-        pass
-    _HELD[path] = file
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
-def prepare_folder(
-    folder: Path,
-    accelerator: Accelerator,
-    config_yaml: str,
-    options: dict[str, Any],
-    views: tuple[Tensor, ...] | None = None,
-) -> None:
-    """config.yaml, views.png and the trackers, before the first step.
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run's files, whether they are there or not."""
 
-    Args:
-        folder: made if need be.
-        accelerator: only its main process writes.
-        config_yaml: content of config.yaml.
-        options: the same as plain values, for the trackers.
-        views: of a batch, to be drawn.
+    path: Path
 
-    Raises ValueError if another process is at work in the folder.
-    """
-    if accelerator.is_main_process:
-        hold_folder(folder)
-        write_atomically(folder / "config.yaml", lambda file: file.write(config_yaml.encode()))
-        if views is not None:
-            draw_views(folder / "views.png", views)
-    accelerator.wait_for_everyone()
-    plain = (bool, int, float, str)  # what TensorBoard takes
-    known = {
-        name: value if isinstance(value, plain) else str(value)
-        for name, value in options.items()
-        if value is not None
-    }
-    accelerator.init_trackers("sslortho", config=known)
+    @property
+    def config(self) -> Path:
+        """Options, as `--config` reads them."""
+        return self.path / "config.yaml"
 
+    @property
+    def metrics(self) -> Path:
+        """Records of the training, one JSON object a line."""
+        return self.path / "metrics.jsonl"
 
-def finished_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary.json of a finished run, having said that it is finished; None if it is not."""
-    path = folder / "summary.json"
-    if not path.exists():
-        return None
-    print("this run is finished already; another --out starts a new one")
-    return json.loads(path.read_text())
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the newest checkpoints."""
+        return self.path / "checkpoints"
 
+    @property
+    def summary(self) -> Path:
+        """Final figures, options and provenance; a run that has it is finished."""
+        return self.path / "summary.json"
 
-def exit_after_signal(number: int, step: int, accelerator: Accelerator) -> NoReturn:
-    """End a script whose training was asked to stop, and has saved; exit code 128 + signal."""
-    if accelerator.is_main_process:
-        name = signal.Signals(number).name
-        print(f"stopped by {name} at step {step}; the same command resumes")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has nothing left to hasten
-    accelerator.end_training()
-    sys.exit(128 + number)
+    @property
+    def report(self) -> Path:
+        """The same for people, in Markdown."""
+        return self.path / "report.md"
+
+    @property
+    def backbone(self) -> Path:
+        """Weights of the backbone."""
+        return self.path / "backbone.safetensors"
+
+    @property
+    def classifier(self) -> Path:
+        """Weights of the linear classifier."""
+        return self.path / "classifier.safetensors"
+
+    @property
+    def views(self) -> Path:
+        """Picture of training views."""
+        return self.path / "views.png"
+
+    @property
+    def curves(self) -> Path:
+        """Picture of loss and accuracy against steps."""
+        return self.path / "curves.png"
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """Content of summary.json; None if the run is not finished, or the file is broken."""
+        try:
+            summary = json.loads(self.summary.read_text())
+        except (OSError, ValueError):
+            return None
+        return summary if isinstance(summary, dict) else None
+
+    def finished_summary(self) -> dict[str, Any] | None:
+        """Content of summary.json, after a line that says that the run is finished; None if it is not.
+
+        Raises ValueError for a broken file.
+        """
+        if not self.summary.exists():
+            return None
+        print("this run is finished already; another --out starts a new one")
+        return json.loads(self.summary.read_text())
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write summary.json; numbers that are not finite become null."""
+        text = json.dumps({name: jsonable(value) for name, value in summary.items()}, indent=2)
+        with atomic_file(self.summary) as file:
+            file.write((text + "\n").encode())
+
+    def check_same(self, options: Options) -> None:
+        """Raise ValueError if the folder holds results of other options, or of another command."""
+        check_same_run(options, self.path)
+
+    def prepare(
+        self, accelerator: "Accelerator", options: Options, views: tuple[Tensor, ...] | None = None
+    ) -> None:
+        """Write config.yaml and views.png, and begin the trackers. Every rank must call.
+
+        Args:
+            accelerator: only its main process writes, and holds the folder until it ends.
+            options: of the run.
+            views: of a batch, for views.png.
+
+        Raises ValueError if another process is at work in the folder.
+        """
+        if accelerator.is_main_process:
+            hold_folder(self.path)
+            with atomic_file(self.config) as file:
+                file.write(to_yaml(options).encode())
+            if views is not None:
+                draw_views(self.views, views)
+        accelerator.wait_for_everyone()
+        plain = (bool, int, float, str)  # what TensorBoard takes
+        known = {
+            name: value if isinstance(value, plain) else str(value)
+            for name, value in options.values().items()
+            if value is not None
+        }
+        accelerator.init_trackers("sslortho", config=known)

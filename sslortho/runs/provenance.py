@@ -1,4 +1,4 @@
-"""How a run's figures came about: command, versions, commit, hardware."""
+"""Provenance of a run: command, versions, commit, hardware."""
 
 import os
 import platform
@@ -7,21 +7,24 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 
 from sslortho.data import available_cores
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 PACKAGES = (
     "sslortho", "torch", "torchvision", "accelerate", "numpy", "numba", "timm", "scikit-learn",
     "pillow", "simplejpeg", "ffcv",
 )  # fmt: skip
-"""What figures depend on."""
+"""Packages that figures depend on."""
 
 LAUNCHERS = {
     "ACCELERATE_MIXED_PRECISION": "accelerate launch",
@@ -31,7 +34,7 @@ LAUNCHERS = {
 """Variable to the launcher that sets it; the first counts, since accelerate launch may use torchrun."""
 
 GIT_PATIENCE = 3.0
-"""Seconds for each question to git: a slow disk shall not hold a run's end up."""
+"""Seconds that each call of git may take: a slow disk must not delay the end of a run."""
 
 
 def versions() -> dict[str, str]:
@@ -76,7 +79,7 @@ def git_commit() -> str | None:
 
 
 def launcher() -> str:
-    """What started this process, as far as its environment tells."""
+    """Launcher of this process, as far as its environment tells."""
     return next((name for key, name in LAUNCHERS.items() if key in os.environ), "python")
 
 
@@ -100,7 +103,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def hardware(accelerator: Accelerator) -> str:
+def hardware(accelerator: "Accelerator") -> str:
     """The machine in words."""
     device = accelerator.device
     if device.type == "cuda":
@@ -110,8 +113,8 @@ def hardware(accelerator: Accelerator) -> str:
     return f"{accelerator.num_processes} process(es), {name}"
 
 
-def settings(accelerator: Accelerator) -> dict[str, Any]:
-    """What the bits of a run depend on beside its options and the versions."""
+def settings(accelerator: "Accelerator") -> dict[str, Any]:
+    """Ranks, threads, device, ...: the bits of a run depend on them, beside options and versions."""
     ranks = accelerator.num_processes
     on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", str(ranks)))
     return {
@@ -126,16 +129,36 @@ def settings(accelerator: Accelerator) -> dict[str, Any]:
     }
 
 
-def provenance(accelerator: Accelerator, started: float) -> dict[str, Any]:
-    """What a summary says of how its figures came about.
+def command_line() -> str:
+    """The command that started this process, as it would be typed."""
+    program, *arguments = sys.argv
+    if Path(program).name == "sslortho":
+        return shlex.join(["sslortho", *arguments])
+    if Path(program).parts[-2:] == ("sslortho", "__main__.py"):
+        return shlex.join(["python", "-m", "sslortho", *arguments])
+    return shlex.join(["python", program, *arguments])
+
+
+@dataclass(frozen=True)
+class Session:
+    """A process at work on a run."""
+
+    command: str
+    """Command line that gives the same run."""
+    started: float = field(default_factory=time.time)
+    """time.time() at the start."""
+
+
+def provenance(accelerator: "Accelerator", session: Session) -> dict[str, Any]:
+    """Command, versions, commit, machine and settings of a run, for its summary.json.
 
     Args:
         accelerator: of the run. Only its main process, which writes summaries, asks git.
-        started: time.time() of the script's start.
+        session: command and start.
     """
     return {
-        "seconds_this_session": time.time() - started,
-        "command": shlex.join(["python", *sys.argv]),
+        "seconds_this_session": time.time() - session.started,
+        "command": session.command,
         "directory": str(Path.cwd()),
         "git_commit": git_commit() if accelerator.is_main_process else None,
         "host": socket.gethostname(),

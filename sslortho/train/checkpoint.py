@@ -3,7 +3,7 @@
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,15 +15,9 @@ FORMAT = 1
 """Version of the checkpoint's layout."""
 
 DIGITS = 16
-"""Of the 64 hexadecimal digits of a SHA-256, those in a checkpoint's name; torch.hub takes 8."""
+"""Hexadecimal digits of the SHA-256 (of 64) in a checkpoint's name; torch.hub takes 8."""
 
 NAME = re.compile(rf"step-(\d+)-([0-9a-f]{{{DIGITS}}})\.pt")
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Have `write` fill a file that takes the place of `path` once it is whole: `atomic_file`."""
-    with atomic_file(path) as file:
-        write(file)
 
 
 class _Digesting:
@@ -62,7 +56,7 @@ def _digest(path: Path) -> str:
 
 
 def _step(path: Path) -> int:
-    """Of a checkpoint's name; -1 if it has none."""
+    """Step in a checkpoint's name; -1 if there is none."""
     found = re.match(r"step-(\d+)", path.name)
     return int(found[1]) if found else -1
 
@@ -175,11 +169,11 @@ class CheckpointFolder:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except RefusedError:
             raise
-        except Exception as error:  # torch raises half a dozen kinds for a file that is none
+        except Exception as error:  # torch raises half a dozen kinds for a damaged file
             reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             raise RefusedError(f"it cannot be read ({reason})") from error
         if not isinstance(state, dict) or "format" not in state:
-            raise RefusedError("it is no checkpoint, but something else of torch.save")
+            raise RefusedError("torch.save wrote it, but not as a checkpoint")
         if state["format"] != FORMAT:
             raise ValueError(
                 f"checkpoint {path} has format {state['format']}, this version reads "

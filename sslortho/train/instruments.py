@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from sslortho.models.representations import Representations, watch_representations
 from sslortho.optim.monitor import measure_gradients, measure_layers
-from sslortho.train.options import FitOptions
+from sslortho.train.options import LoopOptions
 
 
 class Instruments:
@@ -30,7 +30,7 @@ class Instruments:
         options: what to measure.
     """
 
-    def __init__(self, task: nn.Module, optimizer: Optimizer, options: FitOptions) -> None:
+    def __init__(self, task: nn.Module, optimizer: Optimizer, options: LoopOptions) -> None:
         self.task = task
         self.optimizer = optimizer
         self.options = options

@@ -1,38 +1,70 @@
-"""How to train, and how it ended."""
+"""Options and result of a training."""
 
 from dataclasses import dataclass
 
+from sslortho.options import Options, option
+
 
 @dataclass(frozen=True, kw_only=True)
-class FitOptions:
-    """How to train, apart from what is trained."""
+class RandomOptions(Options):
+    """Seed of everything random."""
 
-    epochs: int
+    seed: int = option(0, group="optimisation", rare=True)
+    """Seed of initial weights, order and augmentation; 0 to 2**32 - 1."""
+
+    def __post_init__(self) -> None:
+        self._check("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1")
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopOptions(RandomOptions):
+    """Options of `Trainer`: how long it trains, and when it records, evaluates and saves."""
+
+    epochs: int = option(required=True, group="optimisation")
     """Passes over the data."""
-    accumulation_steps: int = 1
-    """Batches of the loader that make up one optimizer step. The task sees each alone."""
-    seed: int = 0
-    """Of whatever the model draws itself, dropout say: reset at every step, so a resumed run draws
-    what an unbroken one does."""
-    log_every: int = 10
-    """Steps between two records."""
-    evaluate_every: int = 0
-    """Epochs between two evaluations; 0 for none."""
-    checkpoint_every: int = 1
-    """Epochs between two checkpoints; there is always one at the end and when asked to stop."""
-    shard: bool = False
-    """Split parameters, gradients and optimizer state among the ranks; see `train.sharding`."""
-    max_bad_steps: int = 10
-    """Steps in a row with non-finite gradients (skipped) before training stops with an error."""
-    log_gradients: bool = False
-    """With every record, what orthonormalising does to each layer's gradient of that step."""
-    log_layers: bool = False
-    """With every record, the same of every matrix, whatever the optimizer, and how alike a layer's
-    filters and representations are; see `train.instruments`."""
+    accumulation_steps: int = option(1, group="optimisation", rare=True)
+    """Parts that a step's samples are cut into to save memory."""
+    evaluate_every: int = option(1, group="output", unit="epochs", affects_result=False)
+    """Epochs between evaluations during training; 0 for none."""
+    log_every: int = option(10, group="output", unit="steps", may_change=True, affects_result=False)
+    """Steps between records of metrics.jsonl."""
+    log_gradients: bool = option(
+        False, group="output", rare=True, may_change=True, affects_result=False
+    )
+    """Record of each orthonormalised layer the cosine between raw and orthonormal gradient, their
+    distance, and the gradient's effective rank, at every record."""
+    log_layers: bool = option(
+        False, group="output", rare=True, may_change=True, affects_result=False
+    )
+    """Record of each layer, at every record, the cosines between its filters and between their outputs,
+    the number of zeros in its gradient, the gradient's norm and its cosine to the orthonormal one."""
+    checkpoint_every: int = option(
+        1, group="output", unit="epochs", may_change=True, affects_result=False
+    )
+    """Epochs between checkpoints. There is always one at the end and when a run is asked to stop."""
+    keep_last: int = option(2, group="output", rare=True, may_change=True, affects_result=False)
+    """Number of checkpoints kept."""
+    max_bad_steps: int = option(
+        10, group="optimisation", rare=True, may_change=True, affects_result=False
+    )
+    """Number of steps in a row with non-finite gradients after which training stops; each is skipped."""
+    shard: bool = option(False, group="hardware", may_change=True)
+    """Split parameters, gradients and optimizer state among the ranks (torch's FSDP2), for networks that
+    are large for one GPU. A checkpoint is the same file, and resumes with or without it."""
+
+    def __post_init__(self) -> None:
+        self._check_least(1, "accumulation_steps", "epochs", "log_every")
+        self._check_least(1, "checkpoint_every", "keep_last", "max_bad_steps")
+        self._check_least(0, "evaluate_every")
+        for name in ("log_layers", "log_gradients"):
+            if self.shard and getattr(self, name):
+                raise ValueError(f"shard=True does not go with {name}=True; leave one of them out")
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
-class FitResult:
+class TrainResult:
     """How training ended."""
 
     step: int
@@ -40,6 +72,6 @@ class FitResult:
     stopped_by: int | None
     """Number of the signal that asked for a stop; None if training is complete."""
     loss: float
-    """Of the last record."""
+    """Loss of the last record."""
     images_per_second: float
-    """Over this session's steps, evaluation and checkpoints left out; nan if it took none."""
+    """Rate of this session's steps, evaluation and checkpoints left out; nan if it took none."""

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, trackers, a progress bar, pictures, summary.json."""
+"""Records of a training: metrics.jsonl, trackers, and a progress bar."""
 
 import json
 import math
@@ -8,17 +8,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from accelerate import Accelerator
-from torch import Tensor
 from tqdm.auto import tqdm
-
-from sslortho.evaluate.figures import new_figure, save_figure
-from sslortho.train.checkpoint import write_atomically
 
 Record = dict[str, float | int | None]
 
 
-def _jsonable(value: Any) -> Any:
-    # JSON has no NaN; readers of every language take null
+def jsonable(value: Any) -> Any:
+    """A value as JSON has it: null for a number that is not finite, since JSON has no NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -65,7 +61,7 @@ def lines_from_the_end(file: IO[bytes], block: int = 1 << 16) -> Iterator[tuple[
 
 
 def _step_in(line: bytes) -> float:
-    """Of a record; inf of a line that is none, as a power cut may leave it."""
+    """Step of a record; inf if the line is malformed, as a power cut may leave it."""
     try:
         return json.loads(line)["step"] or 0
     except (ValueError, TypeError, KeyError):
@@ -115,7 +111,7 @@ class Reporter:
         """
         if not self.main:
             return
-        record = {"step": step, "epoch": epoch, **{k: _jsonable(v) for k, v in values.items()}}
+        record = {"step": step, "epoch": epoch, **{k: jsonable(v) for k, v in values.items()}}
         try:
             with self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
@@ -144,87 +140,3 @@ class Reporter:
     def close(self) -> None:
         """Finish the bar."""
         self.bar.close()
-
-
-def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    """Write summary.json."""
-    text = json.dumps({name: _jsonable(value) for name, value in summary.items()}, indent=2)
-    write_atomically(path, lambda file: file.write((text + "\n").encode()))
-
-
-def draw_views(path: Path, views: tuple[Tensor, ...], columns: int = 8) -> None:
-    """A picture of augmented views: each row one view, each column one image.
-
-    Rows are as high as their view is in proportion to the largest.
-
-    Args:
-        views: tensors (batch, 3, height, width), of a size of its own each, normalised as for
-            training; each view is stretched to its own range of values for showing.
-        columns: images shown.
-    """
-    columns = min(columns, len(views[0]))
-    largest = max(view.shape[2] for view in views)
-    heights = [view.shape[2] / largest for view in views]
-    figure = new_figure(1.2 * columns + 0.6, 1.3 * sum(heights))
-    axes = figure.subplots(len(views), columns, squeeze=False, height_ratios=heights)
-    for row, view in enumerate(views):
-        shown = view[:columns].float().cpu()
-        low, high = shown.amin(dim=(0, 2, 3)), shown.amax(dim=(0, 2, 3))
-        shown = (shown - low.view(1, -1, 1, 1)) / (high - low).clamp_min(1e-6).view(1, -1, 1, 1)
-        for axis, image in zip(axes[row], shown, strict=True):
-            axis.imshow(image.permute(1, 2, 0).numpy())
-            axis.set_xticks([])
-            axis.set_yticks([])
-        axes[row][0].set_ylabel(f"view {row + 1}", rotation=0, ha="right", va="center")
-    save_figure(figure, path)
-
-
-def _series(records: list[Record], name: str) -> tuple[list[float], list[float]]:
-    points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
-    points = points[:: max(1, len(points) // MOST_POINTS)]
-    steps, values = zip(*points, strict=True) if points else ((), ())
-    return list(steps), list(values)  # pyright: ignore[reportReturnType]
-
-
-MOST_POINTS = 2000
-"""Of a curve, about: more than a picture has pixels."""
-
-ACCURACIES = {
-    "val_top1": "held-out top-1 (%)",
-    "top1": "test top-1 (%)",
-    "knn_top1": "kNN top-1 (%)",
-}
-"""What is drawn beside the loss, the first that there is."""
-
-
-def draw_curves(path: Path, runs: dict[str, list[Record]], title: str = "") -> None:
-    """Loss and accuracy against steps, a line for each run.
-
-    The accuracy is that of held-out images if there are some, else of test images, or of pretraining
-    kNN's.
-
-    Args:
-        path: the picture.
-        runs: label to records of a metrics.jsonl.
-        title: above the picture.
-    """
-    known = {name for records in runs.values() for record in records for name in record}
-    accuracy = next((name for name in ACCURACIES if name in known), "knn_top1")
-    panels = {"loss": "loss", accuracy: ACCURACIES[accuracy]}
-    figure = new_figure(10, 4)
-    for axis, (name, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        for run, records in runs.items():
-            steps, values = _series(records, name)
-            axis.plot(steps, values, label=run, marker="o" if len(steps) < 30 else None)
-        axis.set_xlabel("step")
-        axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
-    if any(_series(records, "loss")[0] for records in runs.values()):
-        figure.axes[0].set_yscale("log")
-        for choose in (figure.axes[0].yaxis.set_major_formatter,
-                       figure.axes[0].yaxis.set_minor_formatter):  # fmt: skip
-            choose("{x:g}")  # no powers of ten
-    if len(runs) > 1:
-        figure.axes[0].legend()
-    figure.suptitle(title)
-    save_figure(figure, path)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sslortho.train import CheckpointFolder, write_atomically
+from sslortho.atomic import atomic_file
+from sslortho.train.checkpoint import CheckpointFolder
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -18,8 +19,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         file.write(b"new, but")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, half)
+    with pytest.raises(OSError, match="disk full"), atomic_file(path) as file:
+        half(file)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -166,7 +167,7 @@ def test_something_else_of_torch_is_not_taken(tmp_path, content):
     folder.save({"value": 1}, 1)
     torch.save(content, tmp_path / "step-00000002.pt")
     named_by_content(tmp_path / "step-00000002.pt")
-    with pytest.warns(UserWarning, match="it is no checkpoint"):
+    with pytest.warns(UserWarning, match="not as a checkpoint"):
         assert folder.load_latest()["value"] == 1
 
 
@@ -194,7 +195,7 @@ def test_a_run_folder_that_vanished_is_not_made_again(tmp_path):
 FULL_DISK = """
 import sys, resource, torch
 from pathlib import Path
-from sslortho.train import CheckpointFolder
+from sslortho.train.checkpoint import CheckpointFolder
 
 folder = CheckpointFolder(Path(sys.argv[1]), keep_last=1)
 folder.save({"value": 1}, 1)

@@ -12,13 +12,15 @@ from torch.nn import functional
 
 from sslortho.data import Batch
 from sslortho.data.datasets import digits
-from sslortho.models.cifar_resnet import BasicCNN
-from sslortho.optim import OrthSGD, param_groups
 from sslortho.methods import Classification
 from sslortho.methods.barlow_twins import BarlowTwins, BarlowTwinsOptions
-from sslortho.train import CheckpointFolder, FitOptions, Reporter, fit
+from sslortho.models.cifar_resnet import BasicCNN
+from sslortho.optim import OrthSGD, param_groups
+from sslortho.train.checkpoint import CheckpointFolder
 from sslortho.train.instruments import Instruments
-from sslortho.train.records import read_metrics
+from sslortho.train.options import LoopOptions
+from sslortho.train.records import Reporter, read_metrics
+from sslortho.train.trainer import Trainer
 
 BATCH, BATCHES = 12, 4
 CONVOLUTIONS = [f"backbone.features.{i}" for i in (0, 3, 6)]
@@ -71,18 +73,17 @@ class Watched(Classification):
 def train(folder, task=None, optimizer=torch.optim.SGD, loader=None, evaluate=None, **options):
     task = task or Watched()
     accelerator = Accelerator(cpu=True)
-    fit(
+    Trainer(
         task,
         optimizer(param_groups(task, orth="conv"), lr=0.01),
         loader or Digits(),
         accelerator=accelerator,
         schedule=lambda step: 1.0,
-        options=FitOptions(**{"epochs": 1, "log_every": 1, "log_layers": True, **options}),
+        options=LoopOptions(**{"epochs": 1, "log_every": 1, "log_layers": True, **options}),
         reporter=Reporter(folder, accelerator, total_steps=BATCHES),
         checkpoints=CheckpointFolder(folder / "checkpoints"),
-        config={},
         evaluate=evaluate,
-    )
+    ).run()
     return task, read_metrics(folder / "metrics.jsonl")
 
 
@@ -181,7 +182,7 @@ def test_of_two_views_the_first_is_recorded():
     torch.manual_seed(0)
     task = BarlowTwins(BasicCNN(), 512, BarlowTwinsOptions(projector="8"))
     optimizer = torch.optim.SGD(param_groups(task, orth="conv"), lr=0.1)
-    instruments = Instruments(task, optimizer, FitOptions(epochs=1, log_layers=True))
+    instruments = Instruments(task, optimizer, LoopOptions(epochs=1, log_layers=True))
     images = Digits().images
     with instruments.watch():
         task((images[:BATCH], images[BATCH : 2 * BATCH]), torch.zeros(BATCH))["loss"].backward()

@@ -14,7 +14,10 @@ from torch import nn
 
 from sslortho.data import Batch
 from sslortho.methods import Task
-from sslortho.train import CheckpointFolder, FitOptions, Reporter, fit
+from sslortho.train.checkpoint import CheckpointFolder
+from sslortho.train.options import LoopOptions
+from sslortho.train.records import Reporter
+from sslortho.train.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -77,17 +80,16 @@ class Watching:
 def train(folder, steps, leak):
     task, loader, accelerator = Linear(), Watching(leak), Accelerator(cpu=True)
     reporter = Reporter(folder, accelerator, steps)
-    fit(
+    Trainer(
         task,
         torch.optim.SGD(task.parameters(), lr=1e-3, momentum=0.9),
         loader,
         accelerator=accelerator,
         schedule=lambda step: 1.0,
-        options=FitOptions(epochs=steps // PER_EPOCH, log_every=1),
+        options=LoopOptions(epochs=steps // PER_EPOCH, log_every=1),
         reporter=reporter,
         checkpoints=CheckpointFolder(folder / "checkpoints", keep_last=2),
-        config={},
-    )
+    ).run()
     reporter.close()
     for _, file in loader.kept:
         os.close(file)

@@ -9,9 +9,9 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from sslortho.train import Reporter
 from sslortho.train import records as reporting
 from sslortho.train.records import (
+    Reporter,
     draw_curves,
     draw_views,
     forget_records,

@@ -8,10 +8,10 @@ import torch
 from helpers.ranks import run_on_ranks
 from torch import nn
 
-from sslortho.models import convert_sync_batch_norm
-from sslortho.optim import OrthAdam, OrthLARS
 from sslortho.methods import Task
 from sslortho.methods.barlow_twins import BarlowTwins, BarlowTwinsOptions
+from sslortho.models import convert_sync_batch_norm
+from sslortho.optim import OrthAdam, OrthLARS
 from sslortho.train.backward import name_offenders
 from sslortho.train.sharding import (
     check_sharding,

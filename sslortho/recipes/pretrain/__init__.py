@@ -1,1 +1,16 @@
-"""Self-supervised pretraining."""
+"""Self-supervised pretraining: options, resolved to a recipe, run in a run folder."""
+
+from collections.abc import Sequence
+
+from sslortho.recipes.pretrain.options import PretrainOptions
+
+
+def main(arguments: Sequence[str], program: str) -> int:
+    """The command `pretrain`; the exit code."""
+    from sslortho.recipes.command import call_run
+    from sslortho.recipes.command_line import parse_options
+
+    options = parse_options(PretrainOptions, arguments, program)
+    from sslortho.recipes.pretrain.run import run  # torch and all: not for --help
+
+    return call_run(run, options, program)

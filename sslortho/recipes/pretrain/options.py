@@ -1,44 +1,48 @@
-"""What pretraining can be told."""
+"""Options of `pretrain`."""
 
-import difflib
 import functools
 from dataclasses import dataclass, field, fields, make_dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from sslortho.recipes.options import TrainingOptions
-from sslortho.methods.registry import METHODS, load_method
+from sslortho.methods.options import METHOD_OPTIONS, options_of_method
+from sslortho.options import nearest, option
+from sslortho.recipes.options import Stem, TrainingOptions
 
-VIEWS = ("auto", *(name + size for name in METHODS for size in ("", "_small", "_digits")))
+VIEW_NAMES = (
+    "auto",
+    *(name + size for name in METHOD_OPTIONS for size in ("", "_small", "_digits")),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainOptions(TrainingOptions):
     """Self-supervised pretraining. The defaults are the embedded digits, minutes on a CPU."""
 
-    method: str = "barlow_twins"
-    """Which method, of those in sslortho/tasks/methods.py: barlow_twins, simclr, vicreg, byol and others.
-    Each has options and defaults of its own, shown by --help after it."""
+    command: ClassVar[str] = "pretrain"
+
+    method: str = option("barlow_twins", group="model and method")
+    """Method: barlow_twins, simclr, vicreg, byol, simsiam, moco_v2 or dino. Each has options and
+    defaults of its own, shown by --help after it."""
     out: str | None = None
     """Run folder. Default: runs/{method}-{data}-{optim}-s{seed}."""
 
-    views: str = "auto"
-    """Views of each image: those that a method's paper gives, such as barlow_twins, and the same for
-    small images (_small: no blur) and for handwriting (_digits). auto: the method's own; up to 64 pixels
+    views: str = option("auto", group="data")
+    """Views of each image: those of a method's paper, such as barlow_twins, and the same for small
+    images (_small: no blur) and for handwriting (_digits). auto: the method's own; up to 64 pixels
     _digits for digits, else _small."""
-    crop_size: int = 32
-    """Side of the views in pixels; of several sizes, of the largest."""
-    backbone: str = "resnet20"
+    crop_size: int = option(32, group="data", unit="pixels")
+    """Side of the views; of several sizes, of the largest."""
+    backbone: str = option("resnet20", group="model and method")
     """Backbone by name: basic_cnn, resnet20, resnet18, resnet50, ..., or timm:NAME."""
-    stem: Literal["auto", "stock", "small"] = "auto"
+    stem: Stem = option("auto", group="model and method", rare=True)
     """First layers of torchvision's networks. auto: small (3x3, no pooling) up to 64 pixels."""
     lr: float = 6.0
-    """Rate of the weights per 256 samples: multiplied by batch_size / 256. The default is for the
-    digits' 143 steps; facebookresearch/barlowtwins takes 0.2 for 300 epochs of ImageNet."""
-    lr_biases: float = 0.0048
-    """Rate of biases and norms per 256 samples."""
+    """Learning rate of the weights; multiplied by batch_size / 256. The default is for the digits' 143
+    steps; facebookresearch/barlowtwins takes 0.2 for 300 epochs of ImageNet."""
+    lr_biases: float = option(0.0048, group="optimisation", unit="per 256 samples")
+    """Learning rate of biases and norms."""
     orth_layers: Literal["conv", "all"] | None = None
-    """Whose gradients orth_* orthonormalises. Default conv, as the paper for Barlow Twins."""
+    """Layers whose gradients orth_* orthonormalises. Default conv, as the paper for Barlow Twins."""
 
     batch_size: int = 128
     """Samples of one optimizer step, over all ranks and accumulated batches together."""
@@ -52,35 +56,33 @@ class PretrainOptions(TrainingOptions):
 
     evaluate_every: int = 2
     """Epochs between online kNN evaluations; 0 for none."""
-    knn_k: int = 20
+    knn_k: int = option(20, group="output", rare=True)
     """Neighbours of the kNN evaluation."""
-    knn_temperature: float = 0.07
+    knn_temperature: float = option(0.07, group="output", rare=True)
     """Temperature of the kNN evaluation."""
-    linear_probe: bool = True
+    linear_probe: bool = option(True, group="output", rare=True)
     """Fit a linear probe on frozen features at the end. Each rank holds the features of its share of
     the training images meanwhile: 10.5 GB over all ranks for ImageNet and a ResNet-50."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        method = load_method(self.method)
-        if not isinstance(self, method.Options):
+        if not isinstance(self, options_of_method(self.method)):
             raise ValueError(
-                f"method={self.method!r} has options that this configuration lacks; make it by "
+                f"method={self.method!r} has options that this class lacks; make them by "
                 f"PretrainOptions.of(method={self.method!r}, ...)"
             )
-        method.check(self)
-        if self.views not in VIEWS:
-            near = difflib.get_close_matches(self.views, VIEWS, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"views={self.views!r} is not one of {', '.join(VIEWS)}{hint}")
+        if self.views not in VIEW_NAMES:
+            raise ValueError(
+                f"views={self.views!r} is not one of {', '.join(VIEW_NAMES)}"
+                f"{nearest(self.views, VIEW_NAMES)}"
+            )
         self._check_least(1, "crop_size", "knn_k")
         self._check_least(0, "lr_biases")
         self._check("knn_temperature", self.knn_temperature > 0, "above 0")
+        super().__post_init__()
 
     @classmethod
     def for_method(cls, method: str | None = None) -> type["PretrainOptions"]:
-        """This class with the options and the defaults of a method of `sslortho.methods.registry`; by default
-        of the class's own.
+        """This class with the options and defaults of a method; by default of the class's own.
 
         Raises ValueError for an unknown name.
         """
@@ -88,19 +90,21 @@ class PretrainOptions(TrainingOptions):
 
     @classmethod
     def of(cls, **options: Any) -> "PretrainOptions":
-        """A configuration from any of the options, the method's own too."""
+        """Options from any of them, the method's own too."""
         return cls.for_method(options.get("method"))(**options)
 
     @staticmethod
-    def methods_with(option: str) -> list[str]:
+    def methods_with(wanted: str) -> list[str]:
         """Names of the methods that have an option of this name."""
-        methods = {name: fields(load_method(name).Options) for name in METHODS}
-        return [name for name, known in methods.items() if option in {f.name for f in known}]
+        return [
+            name
+            for name, known in METHOD_OPTIONS.items()
+            if wanted in {f.name for f in fields(known)}  # pyright: ignore[reportArgumentType]
+        ]
 
     @property
-    def run_folder(self) -> Path:
-        """Where the run lives."""
-        return Path(self.out or f"runs/{self.method}-{self.data}-{self.optim}-s{self.seed}")
+    def default_folder(self) -> str:
+        return f"runs/{self.method}-{self.data}-{self.optim}-s{self.seed}"
 
 
 @functools.cache
@@ -108,7 +112,7 @@ def _with_options(base: type[PretrainOptions], method: str) -> type[PretrainOpti
     return make_dataclass(
         base.__name__,
         [("method", str, field(default=method))],
-        bases=(load_method(method).Options, base),
+        bases=(options_of_method(method), base),
         namespace={"__doc__": base.__doc__, "__module__": base.__module__, "without_method": base},
         frozen=True,
         kw_only=True,

@@ -16,10 +16,10 @@ from sslortho.data import Batch, TrainLoader
 from sslortho.methods import Task
 from sslortho.train.backward import NonFiniteError, accumulate_gradients, name_offenders
 from sslortho.train.checkpoint import CheckpointFolder
-from sslortho.train.ranks import Companions, RankLostError
 from sslortho.train.instruments import Instruments
-from sslortho.train.options import FitOptions, FitResult
+from sslortho.train.options import LoopOptions, TrainResult
 from sslortho.train.progress import Clock, Progress, Window
+from sslortho.train.ranks import Companions, RankLostError
 from sslortho.train.records import Reporter
 from sslortho.train.sharding import gather_into, shard_task, total_norm
 from sslortho.train.signals import StopRequest
@@ -32,8 +32,22 @@ Evaluate = Callable[[Any], dict[str, float]]
 """Task to figures; called on every rank. Leaves the task in the mode that it is in."""
 
 
-class _Fit:
-    """State of one call of `fit`, so that its parts can be read one at a time."""
+class Trainer:
+    """The training loop: from the newest checkpoint, if there is one, to the end.
+
+    Args:
+        task: on the accelerator's device or not; prepared here.
+        optimizer: over the task's parameters; `schedule` multiplies each group's "lr".
+        loader: finished batches on the device.
+        accelerator: device, ranks and precision.
+        schedule: step to multiplier of the learning rates.
+        options: how long, how often. All of them, also those of a subclass, are stored in every
+            checkpoint.
+        reporter, checkpoints: where records and checkpoints are written.
+        evaluate: figures of the task, every `options.evaluate_every` epochs and at the end.
+
+    Raises ValueError if an epoch has less than one step, or as `sharding.shard_task`.
+    """
 
     def __init__(
         self,
@@ -43,11 +57,10 @@ class _Fit:
         *,
         accelerator: Accelerator,
         schedule: Schedule,
-        options: FitOptions,
+        options: LoopOptions,
         reporter: Reporter,
         checkpoints: CheckpointFolder,
-        config: dict[str, Any],
-        evaluate: Evaluate | None,
+        evaluate: Evaluate | None = None,
     ) -> None:
         self.plain_task = task
         self.trained = shard_task(task, optimizer, accelerator) if options.shard else task
@@ -59,7 +72,6 @@ class _Fit:
         self.options = options
         self.reporter = reporter
         self.checkpoints = checkpoints
-        self.config = config
         self.evaluate = evaluate
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.steps_per_epoch = len(loader) // options.accumulation_steps
@@ -75,8 +87,16 @@ class _Fit:
         self.instruments = Instruments(self.trained, self.optimizer, options)
         self.companions = Companions(accelerator)
 
-    def run(self) -> FitResult:
-        """Train from where the newest checkpoint stands to the end, or to a signal."""
+    def run(self) -> TrainResult:
+        """Train to the end, or to a signal that asks for a stop.
+
+        Raises:
+            NonFiniteError: `options.max_bad_steps` steps in a row with non-finite gradients. Such
+                steps are skipped; under fp16 the gradient scaler skips them and lowers its scale.
+            RankLostError: another rank has ended.
+            OSError: nothing can be written any more; checkpoints that were saved stay.
+            ValueError: the ranks found different checkpoints.
+        """
         with StopRequest(self.accelerator) as stop:
             try:
                 with self.companions.watch():
@@ -87,7 +107,7 @@ class _Fit:
                 raise
 
     def _tell_end(self, error: BaseException) -> None:
-        """Say how far training came, and on every rank whose loss ended it."""
+        """Say after which step training ended; on every rank if another rank's end was the cause."""
         step, last = self.progress.step, self.checkpoints.describe_last()
         if isinstance(error, RankLostError):  # now: launchers end what is left soon
             print(f"{self.companions.ours}: {error}", file=sys.stderr, flush=True)
@@ -103,7 +123,7 @@ class _Fit:
             self.reporter.say(f"resuming at step {self.progress.step}{change}")
         self.reporter.resume(self.progress.step)
 
-    def _train(self, stop: StopRequest) -> FitResult:
+    def _train(self, stop: StopRequest) -> TrainResult:
         self.task.train()
         if self.progress.step == 0 and self.options.evaluate_every:
             self._evaluate()
@@ -116,10 +136,10 @@ class _Fit:
             self._finish_epoch()
         return self._result(None)
 
-    def _result(self, signal: int | None) -> FitResult:
+    def _result(self, signal: int | None) -> TrainResult:
         self._update_plain_task()
         rate = self.clock.rate()
-        return FitResult(self.progress.step, signal, self.progress.loss, rate)
+        return TrainResult(self.progress.step, signal, self.progress.loss, rate)
 
     def _epoch_steps(self) -> Iterator[None]:
         """Take the remaining steps of the current epoch, yielding after each."""
@@ -243,52 +263,5 @@ class _Fit:
         )
         if self.accelerator.is_main_process:
             self.reporter.sync()  # what is saved has its records on the disk too
-            self.checkpoints.save({**state, "config": self.config}, self.progress.step)
+            self.checkpoints.save({**state, "config": self.options.values()}, self.progress.step)
         self.accelerator.wait_for_everyone()
-
-
-def fit(
-    task: Task,
-    optimizer: Optimizer,
-    loader: TrainLoader,
-    *,
-    accelerator: Accelerator,
-    schedule: Schedule,
-    options: FitOptions,
-    reporter: Reporter,
-    checkpoints: CheckpointFolder,
-    config: dict[str, Any],
-    evaluate: Evaluate | None = None,
-) -> FitResult:
-    """Train a task, from the newest checkpoint if there is one.
-
-    Args:
-        task: on the accelerator's device or not; prepared here.
-        optimizer: over the task's parameters; each group's "lr" is what `schedule` multiplies.
-        loader: finished batches on the device.
-        accelerator: device, ranks and precision.
-        schedule: step to multiplier of the learning rates.
-        options: the rest.
-        reporter, checkpoints: where to tell and to save.
-        config: plain values, stored in every checkpoint.
-        evaluate: figures of the task, every `options.evaluate_every` epochs and at the end.
-
-    Raises:
-        NonFiniteError: `options.max_bad_steps` steps in a row with non-finite gradients. Such steps
-            are skipped; under fp16 the gradient scaler skips them and lowers its scale.
-        RankLostError: another rank has ended.
-        OSError: nothing can be written any more; checkpoints that were saved stay.
-        ValueError: an epoch with no step in it, or ranks that found different checkpoints.
-    """
-    return _Fit(
-        task,
-        optimizer,
-        loader,
-        accelerator=accelerator,
-        schedule=schedule,
-        options=options,
-        reporter=reporter,
-        checkpoints=checkpoints,
-        config=config,
-        evaluate=evaluate,
-    ).run()

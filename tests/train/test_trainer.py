@@ -11,8 +11,12 @@ from torch import nn
 
 from sslortho.data import Batch, EpochOrder
 from sslortho.methods import Task
-from sslortho.train import CheckpointFolder, FitOptions, NonFiniteError, Reporter, fit, state
-from sslortho.train.records import read_metrics
+from sslortho.train import state
+from sslortho.train.backward import NonFiniteError
+from sslortho.train.checkpoint import CheckpointFolder
+from sslortho.train.options import LoopOptions
+from sslortho.train.records import Reporter, read_metrics
+from sslortho.train.trainer import Trainer
 
 IMAGES, SIZE = 24, 12
 
@@ -92,8 +96,8 @@ def train(
     task = task or Regression(dropout)
     accelerator = Accelerator(cpu=True)
     optimizer = torch.optim.SGD(task.parameters(), lr=0.1, momentum=0.9)
-    options = FitOptions(**{"epochs": 2, "log_every": 1, **options})
-    result = fit(
+    options = LoopOptions(**{"epochs": 2, "log_every": 1, **options})
+    result = Trainer(
         task,
         optimizer,
         loader or Loader(),
@@ -102,9 +106,8 @@ def train(
         options=options,
         reporter=Reporter(folder, accelerator, total_steps=12),
         checkpoints=CheckpointFolder(folder / "checkpoints"),
-        config={"lr": 0.1},
         evaluate=evaluate,
-    )
+    ).run()
     return task, result
 
 
@@ -262,17 +265,16 @@ def test_a_skipped_step_leaves_no_trace_in_batch_norm(tmp_path):
     accelerator = Accelerator(cpu=True)
     loader = Loader()
     loader.images[loader.order.permutation(0)[4]] = float("inf")  # in the second batch
-    fit(
+    Trainer(
         task,
         torch.optim.SGD(task.parameters(), lr=0.1),
         loader,
         accelerator=accelerator,
         schedule=lambda step: 1.0,
-        options=FitOptions(epochs=1),
+        options=LoopOptions(epochs=1),
         reporter=Reporter(tmp_path, accelerator, total_steps=6),
         checkpoints=CheckpointFolder(tmp_path / "checkpoints"),
-        config={},
-    )
+    ).run()
     norm = task.backbone[-1]
     assert norm.running_mean.isfinite().all()
     assert norm.running_var.isfinite().all()

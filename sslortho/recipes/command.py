@@ -1,0 +1,39 @@
+"""The way from options to an exit code that the commands with a run folder share."""
+
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sslortho.recipes.command_line import user_errors
+from sslortho.recipes.options import DataOptions
+
+Some = TypeVar("Some", bound=DataOptions)
+
+
+def call_run(run: Callable[[Some, Any], dict[str, Any]], options: Some, program: str) -> int:
+    """Run a recipe for the command line; the exit code.
+
+    0: finished. 1: diverged, or stopped by an error of the training. 2: a user's mistake. 128 + signal:
+    stopped by a signal, saved, and can resume.
+
+    Args:
+        run: from options and `Session` to the summary.
+        options: of the run.
+        program: name for messages.
+    """
+    from sslortho.runs.provenance import Session, command_line
+    from sslortho.runs.status import RunStoppedError
+    from sslortho.train.backward import NonFiniteError
+    from sslortho.train.ranks import RankLostError
+
+    with user_errors(options.debug, program):
+        try:
+            summary = run(options, Session(command_line()))
+        except RunStoppedError as stop:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt
+            return 128 + stop.number
+        except (NonFiniteError, RankLostError) as error:
+            print(f"{program}: stopped: {error}", file=sys.stderr)
+            return 1
+    return 1 if summary.get("diverged") else 0

@@ -1,0 +1,1 @@
+"""A run folder: layout, records, provenance; comparing and running again."""

@@ -1,0 +1,42 @@
+"""Locks on files: one process at a time at work in a folder."""
+
+import fcntl
+import os
+from pathlib import Path
+
+_HELD: dict[Path, int] = {}
+
+
+def hold_folder(folder: Path) -> None:
+    """Lock a run folder, made if need be, until this process ends.
+
+    Raises ValueError if another process has it.
+    """
+    path = folder.resolve() / ".lock"
+    if path in _HELD and path.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise ValueError(
+            f"out={str(folder)!r}: another process is at work there; wait for it, stop it, or give "
+            "another --out"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    _HELD[path] = file
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process has this file locked: the lock of a run folder, or the log of a run."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,99 @@
+"""status.json of a run folder: the state that the run is in."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from sslortho.atomic import atomic_file
+from sslortho.runs.lock import is_held
+
+State = Literal["running", "finished", "stopped", "failed", "killed"]
+"""stopped: asked to stop by a signal, saved, and can resume. failed: ended by an error. killed: ended
+without a word, by SIGKILL or a power cut; no file says so, it is read from the folder's lock."""
+
+FILE = "status.json"
+
+
+class RunStoppedError(Exception):
+    """A signal asked the run to stop; it has saved and can resume.
+
+    Args:
+        number: of the signal.
+        step: optimizer steps taken.
+    """
+
+    def __init__(self, number: int, step: int) -> None:
+        self.number, self.step = number, step
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name} at step {step}; the same command resumes")
+
+
+@dataclass(frozen=True)
+class Status:
+    """Content of status.json."""
+
+    state: State
+    message: str | None
+    """Reason of a run that stopped or failed."""
+
+
+def write_status(folder: Path, state: State, message: str | None = None) -> None:
+    """Write status.json: state, message, process, host and time (UTC)."""
+    content = {
+        "state": state,
+        "message": message,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    with atomic_file(folder / FILE) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_status(folder: Path) -> Status | None:
+    """State of the run in a folder; None where no status.json says it.
+
+    A run that is "running" by its file and has no process is "killed".
+    """
+    try:
+        content: Any = json.loads((folder / FILE).read_text())
+        state, message = content["state"], content["message"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    if state == "running" and not is_held(folder / ".lock"):
+        return Status("killed", None)
+    return Status(state, message)
+
+
+@contextlib.contextmanager
+def status_of(folder: Path, writes: bool) -> Iterator[None]:
+    """Keep status.json while the block runs: running, then finished, stopped or failed.
+
+    Args:
+        folder: of the run; held by this process.
+        writes: whether this process writes; of several ranks the main one alone.
+    """
+
+    def tell(state: State, message: str | None = None) -> None:
+        if writes:
+            write_status(folder, state, message)
+
+    tell("running")
+    try:
+        yield
+    except RunStoppedError as stop:
+        tell("stopped", str(stop))
+        raise
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the disk may be full, the folder gone
+            reason = " ".join(str(error).split()) or type(error).__name__
+            tell("failed", "interrupted" if isinstance(error, KeyboardInterrupt) else reason)
+        raise
+    tell("finished")
