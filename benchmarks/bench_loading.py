@@ -1,7 +1,7 @@
-"""Time loaders and augmentation side by side: `python scripts/bench_loading.py --data_dir D --out bench.json`.
+"""Time loaders and augmentation: `python benchmarks/bench_loading.py --data_dir D --out bench.json`.
 
-Every pipeline makes the two views of Barlow Twins out of the same images, in turn, round after round;
-the figures are pairs per second. Prints a table, writes the JSON and a plot beside it.
+Every pipeline makes the two views of Barlow Twins from the same images. The pipelines take turns,
+round after round; the figures are pairs per second. Prints a table; writes the JSON and a plot.
 """
 
 import json
@@ -18,30 +18,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from loading_bench.photometric import time_photometric
-from loading_bench.registry import PIPELINES, SMALL, Kind, choose_pipelines, split_missing
-from loading_bench.report import (
-    describe,
-    describe_hardware,
-    describe_parts,
-    draw_plot,
-    package_versions,
-    print_report,
-)
-from loading_bench.workload import Pipeline, Workload
 from tqdm import tqdm
 
+from loading_bench.options import BenchLoadingOptions
+from loading_bench.photometric import time_photometric
+from loading_bench.registry import PIPELINES, SMALL, Kind, choose_pipelines, split_missing
+from loading_bench.results import (
+    describe_hardware,
+    describe_parts,
+    describe_rates,
+    draw_plot,
+    find_versions,
+    print_results,
+)
+from loading_bench.workload import Pipeline, Workload
 from sslortho.atomic import atomic_file
 from sslortho.augment import VIEWS
-from bench_options import BenchLoadingOptions
-from sslortho.recipes.command_line import parse_config, user_errors
 from sslortho.data import ImageFiles, available_cores
 from sslortho.data.ffcv.writer import write_beton
 from sslortho.data.image_folder import IMAGE_SUFFIXES, read_into_memory
+from sslortho.recipes.command_line import parse_options, user_errors
 
 
 def find_images(data_dir: Path, count: int) -> tuple[str, ...]:
-    """Up to `count` images below data_dir/train, or else data_dir, evenly spread over them."""
+    """Paths of up to `count` images, evenly spread over data_dir/train, or data_dir without that."""
     folder = data_dir / "train" if (data_dir / "train").is_dir() else data_dir
     paths = sorted(
         os.path.join(root, name)
@@ -50,23 +50,23 @@ def find_images(data_dir: Path, count: int) -> tuple[str, ...]:
         if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
     )
     if not paths:
-        raise ValueError(f"data_dir={str(data_dir)!r} is no folder that holds images")
+        raise ValueError(f"data_dir={str(data_dir)!r} is not a folder with images")
     places = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
     return tuple(paths[place] for place in places)
 
 
-def create_workload(config: BenchLoadingOptions) -> Workload:
-    """Images, views, and how many pairs a pass makes: each image once, then some again."""
-    paths = find_images(Path(config.data_dir).expanduser(), config.image_count)
+def create_workload(options: BenchLoadingOptions) -> Workload:
+    """The images and views; a pass takes each image once, and some twice to fill the batches."""
+    paths = find_images(Path(options.data_dir), options.image_count)
     cores = available_cores()
-    workers = config.workers or cores
+    workers = options.workers or cores
     if workers > cores:
         raise ValueError(f"workers={workers} must be at most the {cores} cores of this process")
-    views = VIEWS["barlow_twins_small" if config.small else "barlow_twins"](config.view_size)
-    turn = config.samples * workers  # every process makes the same number of batches
+    views = VIEWS["barlow_twins_small" if options.small else "barlow_twins"](options.view_size)
+    turn = options.samples * workers  # every process makes the same number of batches
     pairs = -(-len(paths) // turn) * turn
-    work = Workload(paths, pairs, views, config.samples, workers)
-    if not config.small:
+    work = Workload(paths, pairs, views, options.samples, workers)
+    if not options.small:
         return work
     files = ImageFiles(paths, torch.full((len(paths),), -1), ())
     try:
@@ -76,11 +76,11 @@ def create_workload(config: BenchLoadingOptions) -> Workload:
 
 
 def add_beton(
-    work: Workload, config: BenchLoadingOptions, folder: Path
+    work: Workload, options: BenchLoadingOptions, folder: Path
 ) -> tuple[Workload, dict[str, Any]]:
-    """Write the images as a .beton into a folder; also returns how long that took and its size."""
+    """Write the images as a beton into `folder`; returns the workload with it, and its figures."""
     files = ImageFiles(work.paths, torch.full((len(work.paths),), -1), ())
-    longest, quality = config.max_resolution or 500, config.quality or 90
+    longest, quality = options.max_resolution or 500, options.quality or 90
     start = time.perf_counter()
     manifest = write_beton(
         files,
@@ -102,10 +102,10 @@ def add_beton(
 def run_rounds(
     pipelines: dict[str, Pipeline], epochs: int, workers: int
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Pairs per second of each round, and pairs of a round.
+    """Each pipeline's pairs per second in every round, and its pairs in a round.
 
-    They take turns, so that what else the machine does hurts all alike. The round before the first
-    one starts processes, compiles, and fills the page cache.
+    The pipelines take turns, so that other load on the machine affects all alike. A round before the
+    timed ones starts processes, compiles, and fills the page cache.
     """
     rates: dict[str, list[float]] = {name: [] for name in pipelines}
     pairs = {}
@@ -122,31 +122,31 @@ def run_rounds(
     return rates, pairs
 
 
-def choose(config: BenchLoadingOptions) -> tuple[dict[str, Kind], dict[str, str]]:
-    """What will be timed, and what not: of that, what to install."""
-    kinds = SMALL if config.small else PIPELINES
-    chosen, skipped = split_missing(choose_pipelines(config.pipelines, kinds))
+def choose_kinds(options: BenchLoadingOptions) -> tuple[dict[str, Kind], dict[str, str]]:
+    """The pipelines to time, and for each one left out the command that installs what it needs."""
+    kinds = SMALL if options.small else PIPELINES
+    chosen, skipped = split_missing(choose_pipelines(options.pipelines, kinds))
     if not chosen:
-        raise ValueError(f"pipelines={config.pipelines!r}: nothing is left to time")
+        raise ValueError(f"pipelines={options.pipelines!r}: nothing is left to time")
     if not any(kind.beton for kind in chosen.values()):
         for name in ("max_resolution", "quality"):
-            if (value := getattr(config, name)) is not None:
+            if (value := getattr(options, name)) is not None:
                 raise ValueError(f"{name}={value} has no effect: no pipeline here reads a beton")
     return chosen, skipped
 
 
-def measure(config: BenchLoadingOptions) -> dict[str, Any]:
-    """The report, as it is written."""
-    chosen, skipped = choose(config)
-    work, beton = create_workload(config), None
+def measure_pipelines(options: BenchLoadingOptions) -> dict[str, Any]:
+    """The report that is written to the JSON file."""
+    chosen, skipped = choose_kinds(options)
+    work, beton = create_workload(options), None
     with tempfile.TemporaryDirectory(prefix="bench_loading-") as folder:
         if any(kind.beton for kind in chosen.values()):
-            work, beton = add_beton(work, config, Path(folder))
+            work, beton = add_beton(work, options, Path(folder))
         running = {name: kind.create(work) for name, kind in chosen.items()}
-        rates, pairs = run_rounds(running, config.epochs, work.workers)
-    rows = describe(rates, pairs, {name: kind.what for name, kind in chosen.items()})
+        rates, pairs = run_rounds(running, options.epochs, work.workers)
+    rows = describe_rates(rates, pairs, {name: kind.what for name, kind in chosen.items()})
     report: dict[str, Any] = {name: round(row["median"], 1) for name, row in rows.items()}
-    if torch.cuda.is_available() and not config.small:
+    if torch.cuda.is_available() and not options.small:
         report["photometric_gpu"] = time_photometric(work.specs, torch.device("cuda"))
     report["details"] = {
         "unit": "pairs of views per second, median of the rounds",
@@ -158,9 +158,9 @@ def measure(config: BenchLoadingOptions) -> dict[str, Any]:
         "batch_size": work.batch_size,
         "workers": work.workers,
         "views": [asdict(spec) for spec in work.specs],
-        "settings": asdict(config),
+        "settings": asdict(options),
         "hardware": describe_hardware(),
-        "versions": package_versions(),
+        "versions": find_versions(),
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
@@ -168,18 +168,18 @@ def measure(config: BenchLoadingOptions) -> dict[str, Any]:
 
 
 def main() -> None:
-    config = parse_config(BenchLoadingOptions)
-    out = Path(config.out).expanduser()
+    options = parse_options(BenchLoadingOptions)
+    out = Path(options.out)
     warnings.filterwarnings("ignore", module=r"(lightly|kornia|ffcv|numba|torch)\b.*")
-    with user_errors(config.debug):
+    with user_errors(options.debug):
         if out.is_dir():  # before minutes of work
-            raise ValueError(f"out={config.out!r} is a folder; give a file that ends in .json")
+            raise ValueError(f"out={options.out!r} is a folder; give a file that ends in .json")
         out.parent.mkdir(parents=True, exist_ok=True)
-        report = measure(config)
+        report = measure_pipelines(options)
     with atomic_file(out) as file:
         file.write((json.dumps(report, indent=2) + "\n").encode())
     draw_plot(out.with_suffix(".png"), report)
-    print_report(report)
+    print_results(report)
     print(f"\n{out}, {out.with_suffix('.png')}")
 
 

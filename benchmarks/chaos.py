@@ -1,6 +1,7 @@
-"""Break trainings and resume them, for as long as asked: `python scripts/chaos.py --minutes 30`.
+"""Break trainings and resume them, for as long as asked: `python benchmarks/chaos.py --minutes 30`.
 
-Every run that was broken must end, to the last bit, as one that was not. Exit code 1 if one does not.
+Every broken run must end with the same bits as an unbroken one. The exit code is 1 if one does not.
+Linux only; needs psutil: `pip install 'sslortho[bench]'`.
 """
 
 import shutil
@@ -11,49 +12,42 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from chaos_soak.processes import restore_signals
-from chaos_soak.report import describe, print_table, write_report
-from chaos_soak.soak import FAULTS, Fault, Soak
-
 from chaos_soak.options import ChaosOptions
-from sslortho.recipes.command_line import parse_config, user_errors
+from chaos_soak.processes import require_psutil, restore_signals
+from chaos_soak.registry import choose_faults
+from chaos_soak.results import print_table, summarise, write_results
+from chaos_soak.soak import Soak
 from sslortho.data import available_cores
-
-
-def choose_faults(names: tuple[str, ...] | None) -> list[type[Fault]]:
-    """The kinds, in the order of the registry. Raises ValueError for a name that is none."""
-    for name in names or ():
-        if name not in FAULTS:
-            raise ValueError(f"faults: {name!r} is not one of {', '.join(FAULTS)}")
-    return [kind for name, kind in FAULTS.items() if names is None or name in names]
+from sslortho.recipes.command_line import parse_options, user_errors
 
 
 def prepare_out(out: str | None) -> Path:
-    """An empty folder. Raises ValueError if there is something in it."""
+    """Create the output folder, a temporary one for None. Raises ValueError if it is not empty."""
     if out is None:
         return Path(tempfile.mkdtemp(prefix="chaos-"))
-    folder = Path(out).expanduser().resolve()
+    folder = Path(out).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"out={out!r} is not an empty folder; give another one")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def soak(config: ChaosOptions) -> int:
-    """Run it and tell; the exit code."""
-    kinds = choose_faults(config.fault_names)
-    folder = prepare_out(config.out)
+def run_soak(options: ChaosOptions) -> int:
+    """Run the soak and print its results; returns the exit code."""
+    require_psutil()
+    kinds = choose_faults(options.fault_names)
+    folder = prepare_out(options.out)
     started = time.monotonic()
-    keep = config.out is not None
+    keep = options.out is not None
     try:
-        jobs = config.jobs or available_cores()
-        tally = Soak(folder, kinds, 60 * config.minutes, jobs, config.seed).run()
+        jobs = options.jobs or available_cores()
+        tally = Soak(folder, kinds, 60 * options.minutes, jobs, options.seed).run()
         seconds = time.monotonic() - started
-        write_report(folder / "chaos.json", tally, asdict(config), seconds)
+        write_results(folder / "chaos.json", tally, asdict(options), seconds)
         print_table(tally)
         keep = keep or not tally.sound
         where = f"; kept in {folder}" if not tally.sound else ""
-        print(f"{describe(tally)}{where}")
+        print(f"{summarise(tally)}{where}")
         return 0 if tally.sound else 1
     finally:
         if not keep:
@@ -63,9 +57,9 @@ def soak(config: ChaosOptions) -> int:
 def main() -> None:
     restore_signals()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    config = parse_config(ChaosOptions)
-    with user_errors(config.debug):
-        sys.exit(soak(config))
+    options = parse_options(ChaosOptions)
+    with user_errors(options.debug):
+        sys.exit(run_soak(options))
 
 
 if __name__ == "__main__":

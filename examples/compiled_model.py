@@ -1,31 +1,32 @@
 """A compiled model, and a compiled step of Orthogonal-SGDM.
 
-    python scripts/examples/compiled_model.py
+    python examples/compiled_model.py
 
-To the same loop with torch's SGD, two lines:
+Needs torch and torchvision, and a C++ compiler on CPUs. Two lines differ from the same loop with
+torch's SGD:
 
     +from sslortho.optim import OrthSGD, param_groups
     -optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     +optimizer = OrthSGD(param_groups(model), lr=0.01, momentum=0.9, weight_decay=5e-4)
 
-Neither the optimizer nor its groups know whether the model is compiled. The step may be compiled as
-well, not with `fullgraph=True`: the decompositions stay as they are, what is around them becomes
-graphs. The first run compiles C++ for a while; the next finds it in inductor's cache.
+The optimizer and its groups do not depend on whether the model is compiled. The step can be compiled
+too, but not with `fullgraph=True`: the decompositions are not compiled, the code around them is. The
+first run takes longer, because it compiles C++; later runs find it in inductor's cache.
 """
 
 import argparse
 
 import torch
-from digit_images import DigitImages
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import to_tensor
 
+from digit_images import DigitImages
 from sslortho.optim import OrthSGD, param_groups
 
 
 def create_model() -> nn.Sequential:
-    """Two convolutions and a head for ten classes: little to compile."""
+    """Two convolutions and a head for ten classes: quick to compile."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, stride=2, padding=1),
         nn.ReLU(),
@@ -39,7 +40,7 @@ def create_model() -> nn.Sequential:
 def main() -> None:
     parser = argparse.ArgumentParser(description="torch.compile and Orthogonal-SGDM")
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--backend", default="inductor", help="of torch.compile")
+    parser.add_argument("--backend", default="inductor", help="backend of torch.compile")
     args = parser.parse_args()
     torch.manual_seed(0)
 

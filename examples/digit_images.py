@@ -1,4 +1,4 @@
-"""Small real data for the examples, where yours would stand: scikit-learn's handwritten digits."""
+"""Data of the examples, in place of yours: scikit-learn's handwritten digits. Needs scikit-learn."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +10,11 @@ from torch.utils.data import Dataset
 
 
 class DigitImages(Dataset):
-    """1,797 digits as RGB images of 32 x 32, every fifth for testing.
+    """1,797 digits as RGB images of 32 x 32 pixels; every fifth is a test image.
 
     Args:
-        train: the images to train on (1,437), or those to test on (360).
-        transform: of a PIL image.
+        train: True for the 1,437 training images, False for the 360 test images.
+        transform: applied to each PIL image.
 
     Items are (transformed image, label).
     """

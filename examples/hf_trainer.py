@@ -1,23 +1,23 @@
-"""The Hugging Face Trainer on orthonormal gradients: a small ViT, from its configuration alone.
+"""The Hugging Face Trainer with Orthogonal-SGDM: a small ViT, untrained at the start.
 
-    python scripts/examples/hf_trainer.py
+    python examples/hf_trainer.py
 
-To such a script, three lines:
+Needs transformers. Three lines change in such a script:
 
     +from sslortho.optim import OrthSGD, param_groups
     -trainer = Trainer(model, arguments, train_dataset=train, ...)
     +optimizer = OrthSGD(param_groups(model), lr=arguments.learning_rate, momentum=0.9)
     +trainer = Trainer(model, arguments, train_dataset=train, ..., optimizers=(optimizer, None))
 
-None for the scheduler leaves it to the Trainer (`lr_scheduler_type`, `warmup_steps`). The optimizer takes
-nothing from `arguments`: not the rate, not `weight_decay`. `optimizer_cls_and_kwargs=(OrthSGD, {...})`
-works too, but there the Trainer makes the groups, by name, without ours: grouped convolutions would
-be one matrix. Under FSDP and with `model_init` the Trainer refuses `optimizers=`: there, override its
-`create_optimizer` to set `self.optimizer`.
+With None for the scheduler the Trainer creates it (`lr_scheduler_type`, `warmup_steps`). The optimizer
+does not read `arguments`: neither the learning rate nor `weight_decay`.
+`optimizer_cls_and_kwargs=(OrthSGD, {...})` works too, but then the Trainer makes the groups by name, and
+a grouped convolution is treated as one matrix. Under FSDP and with `model_init` the Trainer refuses
+`optimizers=`: override its `create_optimizer` to set `self.optimizer`.
 
-transformers keeps q, k and v as dense layers of their own, each one matrix here. Clipping
-(`max_grad_norm`, 1 by default) comes before the orthonormalisation, which undoes it for these weights:
-set it to 0.
+transformers has separate layers for q, k and v, so each is one matrix here. The Trainer clips gradients
+(`max_grad_norm`, 1 by default) before the orthonormalisation, which undoes the clipping of these
+weights: set it to 0.
 """
 
 import argparse
@@ -25,7 +25,6 @@ import tempfile
 from typing import Any
 
 import numpy as np
-from digit_images import DigitImages
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms.functional import to_tensor
@@ -38,11 +37,12 @@ from transformers import (
     set_seed,
 )
 
+from digit_images import DigitImages
 from sslortho.optim import OrthSGD, param_groups
 
 
 class DigitExamples(Dataset):
-    """The digits as a model of transformers takes them."""
+    """The digits as dictionaries, the input of a transformers model."""
 
     def __init__(self, train: bool) -> None:
         self.images = DigitImages(train, transform=to_tensor)
@@ -55,14 +55,14 @@ class DigitExamples(Dataset):
         return {"pixel_values": image, "labels": label}
 
 
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Per cent of the images that the largest logit names."""
+def compute_accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """Top-1 accuracy in per cent."""
     right = np.argmax(prediction.predictions, axis=-1) == prediction.label_ids
     return {"accuracy": 100 * float(np.mean(right))}
 
 
 def make_model() -> ViTForImageClassification:
-    """A vision transformer of 0.2 million parameters, 16 patches an image."""
+    """A vision transformer of 0.2 million parameters; 16 patches an image."""
     return ViTForImageClassification(
         ViTConfig(
             image_size=32,
@@ -77,11 +77,11 @@ def make_model() -> ViTForImageClassification:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="the Hugging Face Trainer and Orthogonal-SGDM")
+    parser = argparse.ArgumentParser(description="The Hugging Face Trainer and Orthogonal-SGDM")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=0.005)
-    parser.add_argument("--subset", type=int, help="images to train on; all without")
+    parser.add_argument("--subset", type=int, help="number of training images; default: all")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     set_seed(args.seed)
@@ -89,7 +89,7 @@ def main() -> None:
     model = make_model()
     train: Any = DigitExamples(train=True)
     train = Subset(train, range(args.subset or len(train)))
-    with tempfile.TemporaryDirectory() as folder:  # yours would be kept
+    with tempfile.TemporaryDirectory() as folder:  # your output_dir would be kept
         arguments = TrainingArguments(
             output_dir=folder,
             num_train_epochs=args.epochs,
@@ -110,7 +110,7 @@ def main() -> None:
             arguments,
             train_dataset=train,
             eval_dataset=DigitExamples(train=False),
-            compute_metrics=accuracy,
+            compute_metrics=compute_accuracy,
             optimizers=(optimizer, None),
         )
         untrained = trainer.evaluate()["eval_accuracy"]

@@ -1,25 +1,24 @@
-"""SimCLR with lightly, in plain PyTorch, on the gradients of Orthogonal-LARS.
+"""SimCLR with lightly in plain PyTorch, with Orthogonal-LARS.
 
-    python scripts/examples/lightly_simclr.py
+    python examples/lightly_simclr.py
 
-To lightly's own script for SimCLR (any other of its methods goes the same way), two lines:
+Needs lightly; takes a minute on one CPU core. Two lines change in lightly's script for SimCLR, and
+likewise in those for its other methods:
 
     +from sslortho.optim import OrthLARS, param_groups
     -optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
     +optimizer = OrthLARS(param_groups(model, orth="conv"), lr=6.0, weight_decay=1e-6)
 
-`param_groups` sees the modules, so it can tell filters from norms; `orth="all"` takes the projection
-head along. The rate is absolute and moves with the optimizer: LARS scales each layer's step to its
-weights.
+`param_groups` takes the model, because it tells convolutions from norms by their modules. `orth="all"`
+includes the projection head. The learning rate is absolute. LARS needs another one than SGD, since it
+scales each layer's step to the norm of its weights.
 
-A minute on a CPU core. Ends with the accuracy of a kNN on the features of the test images, before and
-after training.
+Prints the kNN accuracy on the features of the test images, before and after training.
 """
 
 import argparse
 
 import torch
-from digit_images import DigitImages
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from lightly.transforms.simclr_transform import SimCLRTransform
@@ -29,6 +28,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.transforms.functional import to_tensor
 
+from digit_images import DigitImages
 from sslortho.optim import OrthLARS, param_groups
 
 
@@ -47,10 +47,10 @@ class SimCLR(nn.Module):
 
 @torch.no_grad()
 def extract_features(backbone: nn.Module, train: bool) -> tuple[Tensor, Tensor]:
-    """Features (images, 512) and labels of all digits, without augmentation.
+    """Features (images, 512) and labels (images,) of the digits, without augmentation.
 
-    Batch norm takes the batch's own statistics: the running ones of an untrained network are of no
-    images at all, so that even a rate of 0 would seem to improve it.
+    Batch norm uses the batch's statistics. An untrained network has no useful running statistics, so
+    with them even a learning rate of 0 would seem to improve it.
     """
     loader = DataLoader(DigitImages(train, transform=to_tensor), batch_size=256)
     device = next(backbone.parameters()).device
@@ -60,8 +60,8 @@ def extract_features(backbone: nn.Module, train: bool) -> tuple[Tensor, Tensor]:
     return torch.cat(features), torch.cat(labels)
 
 
-def knn_accuracy(backbone: nn.Module) -> float:
-    """Per cent of the test digits that the 20 nearest training digits, by cosine, vote right."""
+def measure_knn_accuracy(backbone: nn.Module) -> float:
+    """Accuracy in per cent of a kNN on the test digits: 20 neighbours by cosine similarity."""
     knn = KNeighborsClassifier(20, metric="cosine").fit(*extract_features(backbone, train=True))
     return 100 * float(knn.score(*extract_features(backbone, train=False)))
 
@@ -70,16 +70,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="SimCLR with lightly and Orthogonal-LARS")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--subset", type=int, help="images to train on; all without")
+    parser.add_argument("--subset", type=int, help="number of training images; default: all")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = SimCLR().to(device)
-    untrained = knn_accuracy(model.backbone)
+    untrained = measure_knn_accuracy(model.backbone)
 
-    # a mirrored digit is another digit, and so is a small part of one
+    # no flips and no small crops: they turn a digit into another one
     transform = SimCLRTransform(input_size=32, min_scale=0.5, gaussian_blur=0.0, hf_prob=0.0)
     dataset = DigitImages(transform=transform)
     dataset = Subset(dataset, range(args.subset or len(dataset)))
@@ -97,7 +97,7 @@ def main() -> None:
             total_loss += loss.item()
         print(f"epoch {epoch}: loss {total_loss / len(loader):.3f}")
 
-    trained = knn_accuracy(model.backbone)
+    trained = measure_knn_accuracy(model.backbone)
     print(f"kNN accuracy on test digits: untrained {untrained:.1f} %, trained {trained:.1f} %")
 
 

@@ -1,19 +1,19 @@
-"""SimCLR as a LightningModule, on the gradients of Orthogonal-LARS, with a schedule.
+"""SimCLR as a LightningModule, with Orthogonal-LARS and a schedule.
 
-    python scripts/examples/lightning_simclr.py
+    python examples/lightning_simclr.py
 
-In `configure_optimizers` of such a module, two lines:
+Needs lightly and pytorch-lightning; takes a minute on one CPU core. Two lines change in
+`configure_optimizers` of such a module:
 
     +from sslortho.optim import OrthLARS, param_groups
     -optimizer = torch.optim.SGD(self.parameters(), lr=0.06)
     +optimizer = OrthLARS(param_groups(self, orth="conv"), lr=6.0, weight_decay=1e-6)
 
-With the newer package it reads `import lightning.pytorch as pl`. Lightning clips gradients before they are
-orthonormalised, which undoes the clipping of the weights that `param_groups` picks: leave
-`gradient_clip_val` out.
+With the newer package `lightning`, write `import lightning.pytorch as pl`. Lightning clips gradients
+before the orthonormalisation, which undoes the clipping of the orthonormalised weights: do not set
+`gradient_clip_val`.
 
-A minute on a CPU core. Ends with the accuracy of a kNN on the features of the test images, before and
-after training.
+Prints the kNN accuracy on the features of the test images, before and after training.
 """
 
 import argparse
@@ -22,15 +22,15 @@ import warnings
 
 import pytorch_lightning as pl
 import torch
-from digit_images import DigitImages
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from lightly.transforms.simclr_transform import SimCLRTransform
-from lightly_simclr import knn_accuracy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from digit_images import DigitImages
+from lightly_simclr import measure_knn_accuracy
 from sslortho.optim import OrthLARS, param_groups
 
 
@@ -72,17 +72,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="SimCLR with Lightning and Orthogonal-LARS")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--subset", type=int, help="images to train on; all without")
+    parser.add_argument("--subset", type=int, help="number of training images; default: all")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own, on newer torch
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own warning, on newer torch
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its greetings and tips
     torch.manual_seed(args.seed)
 
     model = SimCLR()
-    untrained = knn_accuracy(model.backbone)
+    untrained = measure_knn_accuracy(model.backbone)
 
-    # a mirrored digit is another digit, and so is a small part of one
+    # no flips and no small crops: they turn a digit into another one
     transform = SimCLRTransform(input_size=32, min_scale=0.5, gaussian_blur=0.0, hf_prob=0.0)
     dataset = DigitImages(transform=transform)
     dataset = Subset(dataset, range(args.subset or len(dataset)))
@@ -98,7 +98,7 @@ def main() -> None:
     )
     trainer.fit(model, loader)
 
-    trained = knn_accuracy(model.backbone)
+    trained = measure_knn_accuracy(model.backbone)
     print(f"kNN accuracy on test digits: untrained {untrained:.1f} %, trained {trained:.1f} %")
 
 

@@ -1,24 +1,25 @@
-"""A plain PyTorch loop on Orthogonal-SGDM.
+"""A plain PyTorch loop with Orthogonal-SGDM.
 
-    python scripts/examples/plain_pytorch.py
+    python examples/plain_pytorch.py
 
-To the same loop with torch's SGD, two lines:
+Needs torch and torchvision. Two lines differ from the same loop with torch's SGD:
 
     +from sslortho.optim import OrthSGD, param_groups
     -optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     +optimizer = OrthSGD(param_groups(model), lr=0.01, momentum=0.9, weight_decay=5e-4)
 
-`param_groups` sees the modules: norms and biases keep their raw gradients and take no decay.
+`param_groups` takes the model, because it tells layers apart by their modules: norms and biases keep
+their raw gradients and have no weight decay.
 """
 
 import argparse
 
 import torch
-from digit_images import DigitImages
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import to_tensor
 
+from digit_images import DigitImages
 from sslortho.optim import OrthSGD, param_groups
 
 

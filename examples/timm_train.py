@@ -1,27 +1,26 @@
-"""A training script as timm's users write it, on Orthogonal-SGDM.
+"""A training script as timm's users write it, with Orthogonal-SGDM.
 
-    python scripts/examples/timm_train.py
+    python examples/timm_train.py
 
-To the same script with timm's own SGD, two lines, marked below:
+Needs timm. Two lines, marked below, differ from the same script with timm's own SGD:
 
     +import sslortho.timm
     -parser.add_argument("--opt", default="sgd")
     +parser.add_argument("--opt", default="orth_sgd")
 
-Any other of timm's names, or of `sslortho.timm`'s, may follow `--opt`. For grouped convolutions,
-attention heads and embeddings, give `create_optimizer_v2` also
+`--opt` takes every name of timm and of `sslortho.timm`. A model with grouped convolutions, attention
+heads or embeddings needs one more argument of `create_optimizer_v2`:
 
     param_group_fn=sslortho.optim.param_groups
 """
 
-# timm exports by import, and types some results as more than they are
+# timm re-exports by import, and annotates some results too widely
 # pyright: reportPrivateImportUsage=false, reportArgumentType=false, reportOptionalMemberAccess=false
 
 import argparse
 
 import timm
 import torch
-from digit_images import DigitImages
 from timm.data import create_transform
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
@@ -30,6 +29,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import sslortho.timm  # noqa: F401  line 1 of 2
+from digit_images import DigitImages
 
 
 def create_test_loader() -> DataLoader:
@@ -38,7 +38,7 @@ def create_test_loader() -> DataLoader:
 
 
 def create_train_loader() -> DataLoader:
-    # a mirrored digit is another digit
+    # no flips: a mirrored digit is not that digit
     transform = create_transform(32, is_training=True, scale=(0.7, 1.0), hflip=0.0)
     return DataLoader(
         DigitImages(train=True, transform=transform), 64, shuffle=True, drop_last=True
@@ -47,7 +47,7 @@ def create_train_loader() -> DataLoader:
 
 @torch.no_grad()
 def validate(model: nn.Module, loader: DataLoader, device: str) -> float:
-    """Per cent of the images that the model puts into their class."""
+    """Top-1 accuracy in per cent."""
     model.eval()
     top1 = AverageMeter()
     for images, labels in loader:

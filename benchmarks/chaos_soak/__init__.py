@@ -1,1 +1,1 @@
-"""What chaos.py is made of."""
+"""Parts of chaos.py."""

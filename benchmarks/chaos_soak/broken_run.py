@@ -1,4 +1,4 @@
-"""A run that is broken and resumed, and what must hold of it at every resume."""
+"""A run that is broken and resumed, and the checks at every resume."""
 
 import json
 import random
@@ -7,22 +7,22 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos_soak.comparison import (
+from .comparison import (
     compare_betons,
     compare_trainings,
     file_digest,
     list_checkpoints,
     step_of,
 )
-from chaos_soak.processes import Child, Nursery
-from chaos_soak.settings import References, Setting
+from .processes import Child, Nursery
+from .settings import References, Setting
 
 
 @dataclass
 class BrokenRun:
-    """One run folder, its command, and what is known of its checkpoints.
+    """One run folder, its command, and the state of its checkpoints.
 
-    `target` is the step from which on the next fault strikes; the faults share the run's length.
+    `target` is the step at which the next fault strikes, or a little later.
     """
 
     setting: Setting
@@ -33,9 +33,9 @@ class BrokenRun:
     launches: int = 0
     target: int = 0
     floor: int = 0
-    """Of the checkpoints that were good at the last fault, the newest one's step."""
+    """Step of the newest checkpoint that was good at the last fault: it must not be lost."""
     damaged: dict[str, str] = field(default_factory=dict)
-    """Name to SHA-256 of each file that was damaged or is from elsewhere."""
+    """SHA-256 of each damaged or foreign checkpoint, by file name."""
     problems: list[str] = field(default_factory=list)
     history: list[str] = field(default_factory=list)
 
@@ -48,7 +48,7 @@ class BrokenRun:
 
     @property
     def data(self) -> Path:
-        """The folder of its images, its own if they are to be broken."""
+        """The folder of its images; a copy of its own if they are to be broken."""
         return self.own_data or self.references.data(self.setting.name)
 
     @property
@@ -57,11 +57,11 @@ class BrokenRun:
 
     @property
     def finished(self) -> bool:
-        """Whether it has ended by itself, so that nothing resumes any more."""
+        """Whether it ended by itself: a launch would not resume it."""
         return (self.folder / "summary.json").exists()
 
     def check(self, holds: bool, problem: str) -> None:
-        """Note what is not as it must be."""
+        """Record a problem unless `holds`."""
         if not holds:
             self.problems.append(f"launch {self.launches}: {problem}")
 
@@ -69,7 +69,7 @@ class BrokenRun:
         return self.setting.command(self.folder, self.data)
 
     def start(self, command: list[str] | None = None) -> Child:
-        """Start or resume, by the same command."""
+        """Start or resume with the same command."""
         good, bad = self.good_checkpoints(), self.bad_checkpoints()
         self._expected = step_of(good[-1]) if good else 0
         self._refused = [path.name for path in bad if step_of(path) > self._expected]
@@ -82,7 +82,7 @@ class BrokenRun:
         return self.nursery.start(command or self.command(), log)
 
     def inspect_start(self, child: Child) -> None:
-        """Once a launch has ended: whether it began where it had to, and named what it refused."""
+        """Check, after a launch, that it resumed at the newest good checkpoint and named bad ones."""
         found = re.search(r"resuming at step (\d+)", child.stdout)
         if found:
             self.check(
@@ -101,16 +101,16 @@ class BrokenRun:
     def _is_damaged(self, path: Path) -> bool:
         try:
             return file_digest(path) == self.damaged[path.name]
-        except FileNotFoundError:  # the run has just removed it
+        except FileNotFoundError:  # removed by the run in the meantime
             return False
 
     def good_checkpoints(self) -> list[Path]:
-        """Complete ones that nobody has touched, oldest first."""
+        """Complete, undamaged checkpoints, oldest first."""
         bad = set(self.bad_checkpoints())
         return [path for path in list_checkpoints(self.folder) if path not in bad]
 
     def remember_floor(self) -> None:
-        """What is good now must not be lost by what comes."""
+        """Set `floor` to the newest good checkpoint of this moment."""
         good = self.good_checkpoints()
         self.floor = step_of(good[-1]) if good else 0
 
@@ -127,13 +127,13 @@ class BrokenRun:
         for line in reversed(lines[-2:]):
             try:
                 return int(json.loads(line)["step"])
-            except (json.JSONDecodeError, KeyError):  # being written
+            except (json.JSONDecodeError, KeyError):  # half-written
                 continue
         return 0
 
     def wait_for_moment(self, child: Child) -> bool:
-        """Until training is past the target, and a little longer; False if it ended before."""
-        # records that a resume is about to forget must not count
+        """Wait until training is past the target, and a little longer; False if it ended before."""
+        # records after the checkpoint are still there while a resume starts: they do not count
         target = max(self.target, self.logged_step() + 1)
         if not child.wait_until(lambda: self.logged_step() >= target):
             return False
@@ -142,7 +142,7 @@ class BrokenRun:
         return child.running
 
     def finish(self) -> list[str]:
-        """Let it run to its end; what then differs from the unbroken run."""
+        """Run to the end; returns the differences from the unbroken run."""
         child = self.start()
         code = child.wait()
         self.inspect_start(child)
@@ -151,6 +151,6 @@ class BrokenRun:
         return self.compare()
 
     def compare(self) -> list[str]:
-        """What differs from the unbroken run."""
+        """Differences from the unbroken run, a line each."""
         beton = self.setting.name == "beton"
         return (compare_betons if beton else compare_trainings)(self.folder, self.reference)

@@ -1,4 +1,4 @@
-"""A finished run beside the unbroken one: to the last bit, but for times."""
+"""Comparison of a finished run with the unbroken one: bit by bit, except for times."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 TIMING = {"images_per_second"}
-"""Of a record: what differs from run to run."""
+"""Fields of a record that differ from run to run."""
 
 
 def step_of(path: Path) -> int:
@@ -19,18 +19,18 @@ def step_of(path: Path) -> int:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Of a run folder, oldest first; finished ones only."""
+    """Complete checkpoints of a run folder, oldest first."""
     return sorted((folder / "checkpoints").glob("step-*.pt"))
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without times; raises ValueError for a line that is no JSON."""
+    """Records of metrics.jsonl without times. Raises ValueError for a line that is not JSON."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in TIMING} for line in lines]
 
 
-def difference(ours: Any, theirs: Any, where: str = "") -> Iterator[str]:
-    """Where two trees of dictionaries, sequences, tensors and plain values differ, in bits."""
+def find_differences(ours: Any, theirs: Any, where: str = "") -> Iterator[str]:
+    """Places where the bits of two trees of dictionaries, sequences, tensors and values differ."""
     if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
         same = ours.dtype == theirs.dtype and ours.shape == theirs.shape
         if not same or ours.contiguous().numpy().tobytes() != theirs.contiguous().numpy().tobytes():
@@ -40,29 +40,29 @@ def difference(ours: Any, theirs: Any, where: str = "") -> Iterator[str]:
             yield f"{where}: keys"
         else:
             for key, value in ours.items():
-                yield from difference(value, theirs[key], f"{where}.{key}")
+                yield from find_differences(value, theirs[key], f"{where}.{key}")
     elif isinstance(ours, (list, tuple)) and isinstance(theirs, (list, tuple)):
         if len(ours) != len(theirs):
             yield f"{where}: {len(ours)} and {len(theirs)} items"
         else:
             for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-                yield from difference(a, b, f"{where}[{i}]")
+                yield from find_differences(a, b, f"{where}[{i}]")
     elif ours != theirs and not (ours != ours and theirs != theirs):  # NaN is NaN
         yield f"{where}: {ours!r} and {theirs!r}"
 
 
 def compare_trainings(ours: Path, theirs: Path) -> list[str]:
-    """What differs between two finished run folders; empty if nothing does."""
+    """Differences between two finished run folders, a line each."""
     found = []
     name = "backbone.safetensors"
-    found += difference(load_file(ours / name), load_file(theirs / name), name)
+    found += find_differences(load_file(ours / name), load_file(theirs / name), name)
     last, reference = list_checkpoints(ours)[-1], list_checkpoints(theirs)[-1]
     if step_of(last) != step_of(reference):
         found.append(f"last checkpoint: step {step_of(last)} and {step_of(reference)}")
     states = [torch.load(path, map_location="cpu", weights_only=True) for path in (last, reference)]
     for part in ("task", "optimizer"):
-        found += difference(states[0][part], states[1][part], part)
-    found += difference(read_records(ours), read_records(theirs), "metrics.jsonl")
+        found += find_differences(states[0][part], states[1][part], part)
+    found += find_differences(read_records(ours), read_records(theirs), "metrics.jsonl")
     partials = [path.name for path in ours.rglob(".*.partial")]
     if partials:
         found.append(f"left behind: {', '.join(partials)}")
@@ -70,7 +70,7 @@ def compare_trainings(ours: Path, theirs: Path) -> list[str]:
 
 
 def compare_betons(ours: Path, theirs: Path) -> list[str]:
-    """What differs between two folders that write_beton.py filled; empty if nothing does."""
+    """Differences between two folders that write_beton.py filled, a line each."""
     found = []
     for name in ("train.beton", "train.beton.names"):
         if (ours / name).exists() != (theirs / name).exists():

@@ -1,27 +1,27 @@
-"""What chaos.py can be told."""
+"""Options of chaos.py."""
 
 from dataclasses import dataclass
 
-from sslortho.recipes.options import Checked
+from sslortho.options import Options, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChaosOptions(Checked):
+class ChaosOptions(Options):
     """Break trainings and resume them until the time is up; each must end as an unbroken one does."""
 
-    minutes: float = 30
-    """Length of the soak. Runs under way are finished, which may take some seconds more."""
-    seed: int = 0
-    """Of the order of the faults and of their moments."""
-    jobs: int | None = None
+    minutes: float = option(30)
+    """Length of the soak. Runs under way are finished, which may take some more seconds."""
+    seed: int = option(0)
+    """Seed of the order of the faults and of their moments."""
+    jobs: int | None = option(None, group="hardware")
     """Runs side by side. Default: one a core."""
-    faults: str | None = None
+    faults: str | None = option(None)
     """Comma-separated kinds of faults, such as kill,disk_full. Default: all."""
-    out: str | None = None
+    out: str | None = option(None, group="output", path=True)
     """Empty folder for chaos.json and for runs that did not end well. Default: a temporary one,
     removed if all is well."""
-    debug: bool = False
-    """Show the traceback of an error that is the user's."""
+    debug: bool = option(False, group="output", rare=True)
+    """Show the traceback of a user's error."""
 
     def __post_init__(self) -> None:
         self._check("minutes", 0 < self.minutes < float("inf"), "above 0, and finite")
@@ -29,7 +29,7 @@ class ChaosOptions(Checked):
         self._check(
             "faults",
             self.faults is None or bool(self.fault_names),
-            "kinds of faults, commas between",
+            "kinds of faults with commas between",
         )
         super().__post_init__()
 

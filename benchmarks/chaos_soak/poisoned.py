@@ -1,11 +1,10 @@
 """scripts/pretrain.py with a loss that is NaN for about one batch in eight.
 
-Which ones depends on the projections alone, to the last bit, and so neither on when nor on how often a
-run was interrupted: a run that is resumed must meet the same.
+The choice of the batches depends on the bits of the projections alone. It therefore does not depend on
+when or how often the run was interrupted: a resumed run meets the same NaNs.
 """
 
 import runpy
-import sys
 import zlib
 from pathlib import Path
 
@@ -13,7 +12,10 @@ from torch import Tensor
 
 from sslortho.losses import BarlowTwinsLoss
 
+SCRIPT = Path(__file__).parents[2] / "scripts" / "pretrain.py"
+
 ONE_IN = 8
+"""Batches, of which about one is poisoned."""
 
 
 def main() -> None:
@@ -27,9 +29,7 @@ def main() -> None:
         return invariance, redundancy
 
     BarlowTwinsLoss.terms = poisoned
-    script = str(Path(__file__).parent.parent / "pretrain.py")
-    sys.argv[0] = script
-    runpy.run_path(script, run_name="__main__")
+    runpy.run_path(str(SCRIPT), run_name="__main__")  # sets sys.argv[0]
 
 
 if __name__ == "__main__":

@@ -9,19 +9,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-import psutil
-
-SCRIPTS = Path(__file__).parent.parent
-
-PATIENCE = 120.0
-"""Seconds for whatever has to happen at all; beyond them a process is said to hang."""
+HANG_SECONDS = 120.0
+"""A process that takes longer than this to do what is waited for is said to hang."""
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "",
-    "PYTHONUNBUFFERED": "1",  # what a process has printed outlives it
+    "PYTHONUNBUFFERED": "1",  # a killed process loses nothing that it printed
 }
 
 # root may write into a folder of mode 0555 by two capabilities (1 CAP_DAC_OVERRIDE, 2
@@ -32,13 +30,21 @@ DROP_PRIVILEGES = (
 )
 
 
+def require_psutil() -> Any:
+    """The module psutil. Raises ValueError with the command that installs it."""
+    try:
+        return import_module("psutil")
+    except ImportError as error:
+        raise ValueError("psutil is missing; pip install 'sslortho[bench]'") from error
+
+
 def without_privileges(command: list[str]) -> list[str]:
-    """The command, to be run without root's right to write where modes forbid it."""
+    """The command without root's right to write into read-only folders."""
     return [sys.executable, "-c", DROP_PRIVILEGES, *command] if os.geteuid() == 0 else command
 
 
 def restore_signals() -> None:
-    """Undo what a background shell does to SIGINT and nohup to SIGHUP: children would inherit it."""
+    """Stop ignoring SIGINT (set by background shells) and SIGHUP (nohup): children would inherit it."""
     for number, handler in (
         (signal.SIGINT, signal.default_int_handler),
         (signal.SIGHUP, signal.SIG_DFL),
@@ -48,11 +54,11 @@ def restore_signals() -> None:
 
 
 class Interrupted(Exception):
-    """The soak is being ended."""
+    """Raised in the threads of a soak that is being ended."""
 
 
 class Child:
-    """One started command; its output goes to two files."""
+    """A started command whose output goes to two files."""
 
     def __init__(self, process: subprocess.Popen[bytes], stdout: Path, stderr: Path) -> None:
         self.process = process
@@ -73,24 +79,24 @@ class Child:
 
     @property
     def errors(self) -> list[str]:
-        """The lines in which a script says why it ends, whatever a progress bar wrote before them."""
+        """Lines in which a script says why it ends, without a progress bar before them."""
         return re.findall(r"\w+\.py: (?:error|stopped|interrupted).*", self.stderr)
 
     def send(self, number: int) -> None:
-        """A signal to this process alone; none if it has ended."""
+        """Send a signal to this process alone; does nothing if it has ended."""
         self.process.send_signal(number)
 
     def wait_until(self, holds: Callable[[], bool], pause: float = 0.005) -> bool:
-        """Whether something came to hold while the process ran."""
-        deadline = time.monotonic() + PATIENCE
+        """Wait until `holds()`; False if the process ends or hangs before."""
+        deadline = time.monotonic() + HANG_SECONDS
         while self.running and time.monotonic() < deadline:
             if holds():
                 return True
             time.sleep(pause)
         return False
 
-    def wait(self, seconds: float = PATIENCE) -> int | None:
-        """The exit code, negative for a signal; None, and the process killed, if it hangs."""
+    def wait(self, seconds: float = HANG_SECONDS) -> int | None:
+        """The exit code, negative for a signal. A process that hangs is killed; None for it."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -98,7 +104,8 @@ class Child:
             return None
 
     def kill_family(self) -> None:
-        """SIGKILL to the process and all that it started."""
+        """SIGKILL the process and all its descendants."""
+        psutil = require_psutil()
         try:
             family = psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
@@ -111,7 +118,7 @@ class Child:
 
 
 class Nursery:
-    """Starts children, and ends all of them when the soak is interrupted."""
+    """Starts child processes; ends all of them when the soak is interrupted."""
 
     def __init__(self) -> None:
         self._children: set[Child] = set()
@@ -140,7 +147,7 @@ class Nursery:
         return child
 
     def close(self) -> None:
-        """Kill what runs; start nothing any more."""
+        """Kill all children; `start` raises Interrupted from now on."""
         with self._lock:
             self.closed = True
             for child in self._children:

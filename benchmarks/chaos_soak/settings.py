@@ -1,4 +1,4 @@
-"""The trainings that are broken: each a command, with its data and its unbroken reference."""
+"""The commands that are broken, with their data and their unbroken runs."""
 
 import shutil
 import sys
@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from chaos_soak.processes import SCRIPTS, Nursery
+from .processes import Nursery
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+PRETRAIN, WRITE_BETON = SCRIPTS / "pretrain.py", SCRIPTS / "write_beton.py"
+POISONED = Path(__file__).with_name("poisoned.py")
 
 EPOCHS = 16
 
@@ -26,11 +30,11 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 
 @dataclass(frozen=True)
 class Setting:
-    """How a training is started; `{data}` in its arguments is the folder of its images."""
+    """A command that is broken; `{data}` in its arguments stands for the folder of its images."""
 
     name: str
     arguments: tuple[str, ...] = ("--subset", "400")
-    script: str = "pretrain.py"
+    script: Path = PRETRAIN
     launcher: tuple[str, ...] = ()
     epochs: int = EPOCHS
     images: int = 0
@@ -40,8 +44,8 @@ class Setting:
     def command(self, out: Path, data: Path) -> list[str]:
         """The command line of a run in the folder `out`."""
         arguments = [argument.replace("{data}", str(data)) for argument in self.arguments]
-        script = [sys.executable, *self.launcher, str(SCRIPTS / self.script)]
-        if self.script == "write_beton.py":
+        script = [sys.executable, *self.launcher, str(self.script)]
+        if self.script == WRITE_BETON:
             return [*script, *arguments, "--out", str(out / "train.beton")]
         return [*script, *TRAINING, "--epochs", str(self.epochs), *arguments, "--out", str(out)]
 
@@ -55,19 +59,19 @@ SETTINGS = {
         Setting("other_seed", ("--subset", "400", "--seed", "7"), epochs=3),
         Setting("two_ranks", launcher=TORCHRUN, epochs=12),
         Setting("files", (*FOLDER, "--loader", "files"), images=200, epochs=12),
-        Setting("poisoned", script="chaos_soak/poisoned.py"),
-        Setting("beton", FOLDER, "write_beton.py", images=1500, image_size=200),
+        Setting("poisoned", script=POISONED),
+        Setting("beton", FOLDER, WRITE_BETON, images=1500, image_size=200),
     )
 }
 
 
 def write_images(folder: Path, count: int, size: int, seed: int = 0) -> None:
-    """PNG images of coarse colours, of which every 50th is new; the others are links to those."""
+    """Write PNG images of coarse colours; past 50 large ones, hard links to the first 50."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(seed)
     for i in range(count):
         path = folder / f"{i:05d}.png"
-        if i >= 50 and size > 100:  # encoding takes long
+        if i >= 50 and size > 100:  # encoding is slow
             path.hardlink_to(folder / f"{i % 50:05d}.png")
             continue
         coarse = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -75,7 +79,7 @@ def write_images(folder: Path, count: int, size: int, seed: int = 0) -> None:
 
 
 class References:
-    """The unbroken run of each setting, made when it is first asked for."""
+    """The unbroken run of each setting, made at the first request."""
 
     def __init__(self, folder: Path, nursery: Nursery) -> None:
         self.folder = folder
@@ -88,7 +92,7 @@ class References:
         return self.folder / name / "data"
 
     def get(self, name: str) -> Path:
-        """The finished folder. Raises RuntimeError if the unbroken run fails."""
+        """The unbroken run's folder. Raises RuntimeError if that run fails."""
         with self._locks[name]:
             if name not in self.seconds:
                 self.seconds[name] = self._make(SETTINGS[name])
@@ -108,6 +112,6 @@ class References:
         return time.monotonic() - started
 
     def copy_data(self, name: str, target: Path) -> Path:
-        """Images of one's own to break, at the place where a run's command looks."""
+        """Copy the images of a setting, for one run to break; returns `target`."""
         shutil.copytree(self.data(name), target)
         return target

@@ -1,52 +1,29 @@
-"""The soak: which faults strike which run, when, and how all ends."""
+"""The soak: deals faults to runs, breaks the runs side by side, compares them with unbroken ones."""
 
 import random
 import shutil
 import threading
 import time
 import traceback
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from chaos_soak.broken_run import BrokenRun
-from chaos_soak.companions import FileDeleted, FileTruncated, NotFinite, RankDies, WriterDies
-from chaos_soak.damage import Flip, Foreign, Truncate
-from chaos_soak.faults import (
-    Fault,
-    Interrupt,
-    InterruptTwice,
-    Kill,
-    KillInSave,
-    ReadOnly,
-    Requeue,
-    Terminate,
-    Vanish,
-)
-from chaos_soak.full_disk import DiskFull, FileLimit
-from chaos_soak.processes import Interrupted, Nursery
-from chaos_soak.settings import SETTINGS, References
-
-FAULTS: dict[str, type[Fault]] = {
-    kind.name: kind
-    for kind in (
-        Kill, KillInSave, Terminate, Requeue, Interrupt, InterruptTwice, FileLimit, DiskFull,
-        ReadOnly, Vanish, Truncate, Flip, Foreign, RankDies, WriterDies, FileDeleted,
-        FileTruncated, NotFinite,
-    )
-}  # fmt: skip
+from .broken_run import BrokenRun
+from .faults import Fault
+from .processes import Interrupted, Nursery
+from .results import Tally
+from .settings import SETTINGS, References
+from .signal_faults import Kill
 
 MOST_FAULTS = 5
-"""Of one run."""
+"""Most faults of one run, not counting a first kill for damage to have checkpoints."""
 
 SHOWN = 5
-"""Differences of a run that are printed; chaos.json has all."""
+"""Differences of a run that are printed; chaos.json has all of them."""
 
 
 class Deck:
-    """All kinds in random order, dealt to runs; shuffled anew when none is left."""
+    """All kinds of faults in random order, dealt to runs; shuffled again when none is left."""
 
     def __init__(self, kinds: list[type[Fault]], seed: int) -> None:
         self.kinds = kinds
@@ -61,7 +38,7 @@ class Deck:
         self.rounds += 1
 
     def deal(self) -> list[type[Fault]]:
-        """Faults for one run: the next one, and what follows of the same setting."""
+        """Faults for one run: the next kind, and the following kinds of the same setting."""
         if not self.cards:
             self._fill()
         hand = [self.cards.pop(0)]
@@ -69,7 +46,7 @@ class Deck:
             if len(hand) < MOST_FAULTS and kind.setting == hand[0].setting:
                 self.cards.remove(kind)
                 hand.append(kind)
-        # what damages checkpoints needs some
+        # a fault at rest damages checkpoints, so a launch must come before it
         hand.sort(key=lambda kind: kind.at_rest)
         if hand[0].at_rest:
             hand.insert(0, Kill)
@@ -80,33 +57,15 @@ class Deck:
         return live
 
 
-@dataclass
-class Tally:
-    """What was done so far."""
-
-    faults: Counter[str] = field(default_factory=Counter)
-    missed: Counter[str] = field(default_factory=Counter)
-    runs: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def equal(self) -> int:
-        return sum(not run["differences"] for run in self.runs)
-
-    @property
-    def sound(self) -> bool:
-        """Whether every run ended equal, and everything on the way was as it must be."""
-        return all(not run["differences"] and not run["problems"] for run in self.runs)
-
-
 class Soak:
     """Breaks runs side by side until the time is up.
 
     Args:
-        folder: for all runs; those that end well are removed.
-        kinds: of faults.
-        seconds: after which no run is begun.
+        folder: holds all runs; a run that ends well is removed.
+        kinds: kinds of faults.
+        seconds: no run is begun after this time.
         jobs: runs side by side.
-        seed: of the order of the faults, and of their moments.
+        seed: determines the order of the faults and their moments.
     """
 
     def __init__(
@@ -125,7 +84,7 @@ class Soak:
         self._lock = threading.Lock()
 
     def run(self) -> Tally:
-        """Until the time is up and all runs are finished."""
+        """Break runs until the time is up; returns once all runs are finished."""
         pool = ThreadPoolExecutor(self.jobs)
         try:
             workers = [pool.submit(self._work) for _ in range(self.jobs)]
@@ -137,7 +96,7 @@ class Soak:
         return self.tally
 
     def _time_left(self, setting: str, launches: float) -> bool:
-        """Whether so many launches of a setting end in time, as far as its reference tells."""
+        """Whether so many launches of a setting end in time, judged by its unbroken run."""
         needed = launches * self.references.seconds.get(setting, 12.0)
         return time.monotonic() + needed < self.deadline
 
@@ -158,7 +117,7 @@ class Soak:
             except Exception:
                 if self.nursery.closed:
                     return
-                # the soak itself is at fault, or no unbroken run can be made: no use in going on
+                # a fault of the soak itself, or an unbroken run failed: continuing is useless
                 self._record(number, setting, [], [traceback.format_exc()], [])
                 self.deadline = 0.0
 

@@ -1,1 +1,1 @@
-"""What bench_loading.py is made of."""
+"""Parts of bench_loading.py."""

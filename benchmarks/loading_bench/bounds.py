@@ -1,4 +1,4 @@
-"""What bench_loading.py holds the loaders against: decoding alone, and the parts of ours one by one."""
+"""Bounds for the loaders: decoding alone, and the parts of ours_beton one by one."""
 
 import functools
 import time
@@ -23,19 +23,19 @@ from sslortho.data.prefetch import PART
 from .workload import FAST_PASSES, Pipeline, Workload
 
 PARTS_IMAGES = 512
-"""Images that `ours_parts` holds decoded, 0.6 MB each."""
+"""Most images that `ours_parts` keeps decoded, 0.6 MB each."""
 
 Part = Callable[[int, int], Any]
 
 
 class Threads:
-    """Calls a function on consecutive parts of a range, as the loaders do."""
+    """Threads that call a function on consecutive parts of a range, as the loaders do."""
 
     def __init__(self, workers: int) -> None:
         self.pool = ThreadPoolExecutor(workers, "bench")
 
     def cover(self, count: int, part: Part) -> float:
-        """part(first, last) for all of range(count); returns seconds."""
+        """Call `part(first, last)` until range(count) is covered; returns seconds."""
         start = time.perf_counter()
         bounds = [(first, min(first + PART, count)) for first in range(0, count, PART)]
         for _ in self.pool.map(lambda bound: part(*bound), bounds):
@@ -44,7 +44,7 @@ class Threads:
 
 
 class DecodeFloor:
-    """JPEGs in memory, decoded and thrown away."""
+    """Decodes JPEGs in memory and discards the pixels."""
 
     def __init__(self, jpegs: list[bytes], work: Workload) -> None:
         self.jpegs = jpegs
@@ -52,33 +52,33 @@ class DecodeFloor:
         self.threads = Threads(work.workers)
 
     def run(self) -> int:
-        """All passes."""
+        """All passes; returns the number of images decoded."""
         self.threads.cover(len(self.places), self._decode)
         return len(self.places)
 
     def _decode(self, first: int, last: int) -> None:
         for place in self.places[first:last]:
-            decode(self.jpegs[place])
+            decode_image(self.jpegs[place])
 
 
-def decode(content: bytes) -> NDArray[np.uint8]:
-    """(height, width, 3), by the fastest decoder there is: simplejpeg, and PIL for what is no JPEG."""
+def decode_image(content: bytes) -> NDArray[np.uint8]:
+    """Decode to (height, width, 3): simplejpeg, the fastest; PIL for other formats than JPEG."""
     try:
         return decode_jpeg(content, "RGB")
     except ValueError:
         return np.asarray(Image.open(BytesIO(content)).convert("RGB"))
 
 
-def decode_floor(work: Workload) -> Pipeline:
+def create_decode_floor(work: Workload) -> Pipeline:
     return DecodeFloor([Path(path).read_bytes() for path in work.paths], work)
 
 
-def decode_floor_beton(work: Workload) -> Pipeline:
+def create_decode_floor_beton(work: Workload) -> Pipeline:
     return DecodeFloor(read_jpegs(work), work)
 
 
 def read_jpegs(work: Workload) -> list[bytes]:
-    """Those of the beton, in the order of the workload's paths."""
+    """The JPEGs of the beton, in the order of the workload's paths."""
     assert work.beton is not None
     path: Path = work.beton / "train.beton"
     file, content = read_beton(path), path.read_bytes()
@@ -90,16 +90,16 @@ def _ends(sizes: list[int]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
-@functools.cache  # a compiled closure must live as long as the process: numba trips over its end
+@functools.cache  # the compiled closure must outlive all calls: numba fails if it is collected
 def compile_decoder() -> Callable[..., None]:
-    """FFCV's library called as `ours_beton` calls it, for consecutive JPEGs."""
+    """A decoder of consecutive JPEGs that calls FFCV's library as `ours_beton` does."""
     require_ffcv()
     from ffcv.pipeline.compiler import Compiler
 
-    from sslortho.data import ffcv_operation
+    from sslortho.data.ffcv import operation
 
-    create, destroy = ffcv_operation._create, ffcv_operation._destroy
-    decompress = Compiler.compile(ffcv_operation.decode_jpeg)
+    create, destroy = operation._create, operation._destroy
+    decompress = Compiler.compile(operation.decode_jpeg)
 
     @njit(nogil=True)
     def decode_jpegs(jpegs, ends, sides, pixels, starts, first, last):
@@ -114,7 +114,7 @@ def compile_decoder() -> Callable[..., None]:
 
 @njit(nogil=True)
 def crop_images(pixels, starts, sides, uniforms, settings, out, count):
-    """`crop_views` of images that lie one behind the other in `pixels`."""
+    """Call `crop_views` on images that lie one after another in `pixels`."""
     for i in range(count):
         image = pixels[starts[i] : starts[i + 1]].reshape(sides[i, 0], sides[i, 1], 3)
         for view in range(len(settings)):
@@ -123,12 +123,12 @@ def crop_images(pixels, starts, sides, uniforms, settings, out, count):
 
 
 class Parts:
-    """Decode, two crops, colour: each for all images and alone, by as many threads as the loaders.
+    """Times decoding, two crops and colour one by one, each over all images, with `workers` threads.
 
-    Decoding and cropping throw away what they make, so that it stays in the cache as it does where
-    one follows the other; what the next part starts from was made before.
+    Decoding and cropping discard their results, so that these stay in the cache, as they do in the
+    loader. The input of each part is made beforehand.
 
-    milliseconds: of one thread's time for each image, a dictionary a round.
+    milliseconds: a dictionary a round, part to one thread's milliseconds an image.
     """
 
     def __init__(self, work: Workload) -> None:
@@ -153,7 +153,7 @@ class Parts:
         self.milliseconds: list[dict[str, float]] = []
 
     def run(self) -> int:
-        """All passes over all images."""
+        """All passes over all images; returns their number."""
         parts = {"decode": self._decode, "crop": self._crop, "colour": self._colour}
         seconds = dict.fromkeys(parts, 0.0)
         for _ in range(FAST_PASSES):
@@ -185,5 +185,5 @@ class Parts:
             render_crops(self.crops[view, part], parameters, row, True, self.views[view, part])
 
 
-def ours_parts(work: Workload) -> Pipeline:
+def create_ours_parts(work: Workload) -> Pipeline:
     return Parts(work)

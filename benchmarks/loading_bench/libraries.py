@@ -1,6 +1,6 @@
-"""The pipelines of other libraries, each as its users write it.
+"""Pipelines of torchvision, lightly and FFCV, each as its users write it.
 
-What is not torchvision's is imported where it is used: nothing else needs it.
+lightly and FFCV are imported where they are used: they may be missing.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode, v2
 
@@ -27,21 +27,22 @@ Transform = Callable[[Any], Any]
 
 
 def open_image(path: str) -> Image.Image:
-    """As torchvision's loader of image folders."""
+    """Open an image as torchvision's ImageFolder does: PIL, RGB."""
     with Path(path).open("rb") as file:
         return Image.open(file).convert("RGB")
 
 
 def decode_tensor(path: str) -> Tensor:
-    """uint8 (3, height, width)."""
-    from torchvision.io import ImageReadMode, decode_image, read_file  # which a later one removes
+    """Decode an image to uint8 (3, height, width)."""
+    # here, since a later torchvision removes them
+    from torchvision.io import ImageReadMode, decode_image, read_file
 
     return decode_image(read_file(path), ImageReadMode.RGB)
 
 
 @dataclass(frozen=True)
 class ArrayReader:
-    """Images in memory, uint8 (n, 3, height, width), by number; as PIL's if `pil`."""
+    """Reads from images in memory, uint8 (n, 3, height, width), by index; PIL images if `pil`."""
 
     images: Tensor
     pil: bool
@@ -53,7 +54,7 @@ class ArrayReader:
 
 @dataclass(frozen=True)
 class PairOfViews:
-    """Both views of an image."""
+    """Makes both views of an image."""
 
     first: Transform
     second: Transform
@@ -63,7 +64,7 @@ class PairOfViews:
 
 
 class ImageList(Dataset):
-    """(views, label) of each item that `read` understands; a data set as torchvision's are."""
+    """A data set of (views, label), as torchvision's are: `transform(read(item))`, label 0."""
 
     def __init__(self, items: Sequence[Any], read: Transform, transform: Transform) -> None:
         self.items = items
@@ -77,8 +78,8 @@ class ImageList(Dataset):
         return self.transform(self.read(self.items[index])), 0
 
 
-def image_list(work: Workload, transform: Transform, pil: bool) -> ImageList:
-    """The workload's images, a pass of them, as PIL images or as tensors."""
+def create_image_list(work: Workload, transform: Transform, pil: bool) -> ImageList:
+    """One pass over the workload's images, as PIL images or as tensors."""
     places = work.places().tolist()
     if work.array is not None:
         return ImageList(places, ArrayReader(work.array.images, pil), transform)
@@ -86,8 +87,8 @@ def image_list(work: Workload, transform: Transform, pil: bool) -> ImageList:
     return ImageList(paths, open_image if pil else decode_tensor, transform)
 
 
-def in_processes(work: Workload, data: Any, **options: Any) -> Batches:
-    """A DataLoader, its processes kept from round to round."""
+def create_data_loader(work: Workload, data: Any, **options: Any) -> Batches:
+    """A DataLoader whose processes are kept from round to round."""
     usual = {"batch_size": work.batch_size, "shuffle": True, "drop_last": True}
     loader = DataLoader(
         data, num_workers=work.workers, persistent_workers=True, **(options or usual)
@@ -95,7 +96,8 @@ def in_processes(work: Workload, data: Any, **options: Any) -> Batches:
     return Batches(loader, lambda batch: batch[0], work.specs[0].crop_size)
 
 
-def _jitter(spec: ViewSpec) -> tuple[float, float, float, float]:
+def list_jitter(spec: ViewSpec) -> tuple[float, float, float, float]:
+    """Brightness, contrast, saturation, hue: ColorJitter's arguments."""
     return spec.brightness, spec.contrast, spec.saturation, spec.hue
 
 
@@ -108,7 +110,7 @@ def _pil_steps(spec: ViewSpec) -> list[Any]:
     return [
         transforms.RandomResizedCrop(size, scale, ratio, interpolation=BICUBIC),
         transforms.RandomHorizontalFlip(spec.flip_p),
-        transforms.RandomApply([transforms.ColorJitter(*_jitter(spec))], spec.jitter_p),
+        transforms.RandomApply([transforms.ColorJitter(*list_jitter(spec))], spec.jitter_p),
         transforms.RandomGrayscale(spec.grayscale_p),
     ]
 
@@ -117,8 +119,8 @@ def _pil_end(spec: ViewSpec) -> list[Any]:
     return [transforms.ToTensor(), transforms.Normalize(spec.mean, spec.std)]
 
 
-def pil_transform(spec: ViewSpec) -> Transform:
-    """PIL images through torchvision.transforms, blur and solarise too."""
+def create_pil_transform(spec: ViewSpec) -> Transform:
+    """torchvision.transforms for PIL images, blur and solarise included."""
     steps = _pil_steps(spec)
     if spec.blur_p:
         blur = transforms.GaussianBlur(spec.blur_taps, spec.blur_sigma)
@@ -130,7 +132,7 @@ def pil_transform(spec: ViewSpec) -> Transform:
 
 @dataclass(frozen=True)
 class PilBlur:
-    """PIL's blur, three box filters instead of a Gaussian."""
+    """PIL's blur: three box filters in place of a Gaussian."""
 
     p: float
     sigma: tuple[float, float]
@@ -144,7 +146,7 @@ class PilBlur:
 
 @dataclass(frozen=True)
 class PilSolarise:
-    """PIL's solarise, from level 128 on."""
+    """PIL's solarise: inverts levels from 128 on."""
 
     p: float
 
@@ -152,18 +154,18 @@ class PilSolarise:
         return ImageOps.solarize(image) if torch.rand(()) < self.p else image
 
 
-def original_transform(spec: ViewSpec) -> Transform:
-    """As facebookresearch/barlowtwins (main.py, class Transform)."""
+def create_original_transform(spec: ViewSpec) -> Transform:
+    """The transform of facebookresearch/barlowtwins (main.py, class Transform)."""
     blur = PilBlur(spec.blur_p, spec.blur_sigma)
     return transforms.Compose(
         [*_pil_steps(spec), blur, PilSolarise(spec.solarise_p), *_pil_end(spec)]
     )
 
 
-def v2_colours(spec: ViewSpec) -> list[nn.Module]:
-    """Of torchvision.transforms.v2 on uint8 tensors, all but crop and flip."""
+def create_v2_colours(spec: ViewSpec) -> list[nn.Module]:
+    """torchvision.transforms.v2 for uint8 tensors: all steps but crop and flip."""
     steps: list[nn.Module] = [
-        v2.RandomApply([v2.ColorJitter(*_jitter(spec))], spec.jitter_p),
+        v2.RandomApply([v2.ColorJitter(*list_jitter(spec))], spec.jitter_p),
         v2.RandomGrayscale(spec.grayscale_p),
     ]
     if spec.blur_p:
@@ -176,30 +178,30 @@ def v2_colours(spec: ViewSpec) -> list[nn.Module]:
     return [*steps, v2.Normalize(list(spec.mean), list(spec.std))]
 
 
-def v2_transform(spec: ViewSpec) -> Transform:
-    """uint8 tensors through torchvision.transforms.v2."""
+def create_v2_transform(spec: ViewSpec) -> Transform:
+    """torchvision.transforms.v2 for uint8 tensors: all steps."""
     size, scale, ratio = spec.crop_size, spec.crop_scale, spec.crop_ratio
     crop = v2.RandomResizedCrop(size, scale, ratio, interpolation=BICUBIC)
-    return v2.Compose([crop, v2.RandomHorizontalFlip(spec.flip_p), *v2_colours(spec)])
+    return v2.Compose([crop, v2.RandomHorizontalFlip(spec.flip_p), *create_v2_colours(spec)])
 
 
-def torchvision_pil(work: Workload) -> Pipeline:
-    pair = PairOfViews(*map(pil_transform, work.specs))
-    return in_processes(work, image_list(work, pair, pil=True))
+def create_torchvision_pil(work: Workload) -> Pipeline:
+    pair = PairOfViews(*map(create_pil_transform, work.specs))
+    return create_data_loader(work, create_image_list(work, pair, pil=True))
 
 
-def original(work: Workload) -> Pipeline:
-    pair = PairOfViews(*map(original_transform, work.specs))
-    return in_processes(work, image_list(work, pair, pil=True))
+def create_original(work: Workload) -> Pipeline:
+    pair = PairOfViews(*map(create_original_transform, work.specs))
+    return create_data_loader(work, create_image_list(work, pair, pil=True))
 
 
-def torchvision_v2(work: Workload) -> Pipeline:
-    pair = PairOfViews(*map(v2_transform, work.specs))
-    return in_processes(work, image_list(work, pair, pil=False))
+def create_torchvision_v2(work: Workload) -> Pipeline:
+    pair = PairOfViews(*map(create_v2_transform, work.specs))
+    return create_data_loader(work, create_image_list(work, pair, pil=False))
 
 
-def lightly(work: Workload) -> Pipeline:
-    """Its documentation's transform for Barlow Twins, whose defaults are the paper's numbers."""
+def create_lightly(work: Workload) -> Pipeline:
+    """lightly's documented transform for Barlow Twins; its defaults are the paper's numbers."""
     from lightly.data import LightlyDataset
     from lightly.transforms.byol_transform import (
         BYOLTransform,
@@ -209,87 +211,13 @@ def lightly(work: Workload) -> Pipeline:
 
     size = work.specs[0].crop_size
     pair = BYOLTransform(BYOLView1Transform(input_size=size), BYOLView2Transform(input_size=size))
-    images = image_list(work, pair, pil=True)
-    return in_processes(work, LightlyDataset.from_torch_dataset(images))
+    images = create_image_list(work, pair, pil=True)
+    return create_data_loader(work, LightlyDataset.from_torch_dataset(images))
 
 
-def kornia_crop(spec: ViewSpec, mode: str) -> nn.Module:
-    """kornia's random resized crop: "slice" image after image, "resample" a batch of one size."""
-    from kornia.augmentation import RandomResizedCrop
-
-    size = (spec.crop_size, spec.crop_size)
-    return RandomResizedCrop(
-        size, spec.crop_scale, spec.crop_ratio, "bicubic", align_corners=False, cropping_mode=mode
-    )
-
-
-def kornia_colours(spec: ViewSpec) -> list[nn.Module]:
-    """Of kornia's augmentations of float batches, all but crop and flip."""
-    import kornia.augmentation as kornia
-
-    steps: list[nn.Module] = [
-        kornia.ColorJitter(*_jitter(spec), p=spec.jitter_p),
-        kornia.RandomGrayscale(p=spec.grayscale_p),
-    ]
-    if spec.blur_p:
-        taps = (spec.blur_taps, spec.blur_taps)
-        steps.append(kornia.RandomGaussianBlur(taps, spec.blur_sigma, p=spec.blur_p))
-    if spec.solarise_p:
-        threshold = (spec.solarise_threshold, spec.solarise_threshold)
-        steps.append(kornia.RandomSolarize(threshold, (0.0, 0.0), p=spec.solarise_p))
-    return [*steps, kornia.Normalize(torch.tensor(spec.mean), torch.tensor(spec.std))]
-
-
-def kornia_transform(spec: ViewSpec) -> nn.Sequential:
-    """All but the crop."""
-    from kornia.augmentation import RandomHorizontalFlip
-
-    return nn.Sequential(RandomHorizontalFlip(p=spec.flip_p), *kornia_colours(spec))
-
-
-class KorniaBatches(Dataset):
-    """Batches of two views: a list of numbers to (views, labels).
-
-    Images of different sizes are cropped one by one, the rest is done for a batch.
-    """
-
-    def __init__(self, images: ImageList, specs: Sequence[ViewSpec], one_size: bool) -> None:
-        self.images = images
-        self.one_size = one_size
-        mode = "resample" if one_size else "slice"
-        self.crops = [kornia_crop(spec, mode) for spec in specs]
-        self.transforms = [kornia_transform(spec) for spec in specs]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @torch.no_grad()
-    def __getitem__(self, batch: list[int]) -> tuple[list[Tensor], Tensor]:
-        images = [self.images[i][0][None] / 255 for i in batch]
-        if self.one_size:
-            images = [torch.cat(images)]
-        views = [
-            transform(torch.cat([crop(image) for image in images]))
-            for crop, transform in zip(self.crops, self.transforms, strict=True)
-        ]
-        return views, torch.zeros(len(batch), dtype=torch.int64)
-
-
-def _same(image: Tensor) -> Tensor:
-    return image
-
-
-def kornia(work: Workload) -> Pipeline:
-    # in the processes and not in the one that trains: on a CPU its threads would fight with them
-    images = image_list(work, _same, pil=False)
-    data = KorniaBatches(images, work.specs, one_size=work.array is not None)
-    batches = BatchSampler(RandomSampler(images), work.batch_size, drop_last=True)
-    return in_processes(work, data, sampler=batches, batch_size=None)
-
-
-def ffcv_stock(work: Workload) -> Pipeline:
-    """Two decoders on one field, so each image is decoded twice."""
-    require_ffcv()  # which says what is missing, and silences what FFCV's imports warn of
+def create_ffcv_stock(work: Workload) -> Pipeline:
+    """FFCV's loader with two decoders on one field: each image is decoded twice."""
+    require_ffcv()  # names what is missing, and silences the warnings of FFCV's imports
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.pipeline import PipelineSpec

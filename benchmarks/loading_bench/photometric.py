@@ -1,4 +1,4 @@
-"""Colour, blur and normalisation of crops that are on the device already, beside kornia and v2."""
+"""Colour, blur and normalisation of crops on the device: ours beside kornia's and torchvision's."""
 
 import statistics
 import time
@@ -11,26 +11,27 @@ from torch import Tensor, nn
 
 from sslortho.augment import ViewRenderer, ViewSpec
 
-from .libraries import kornia_colours, v2_colours
+from .kornia_pipeline import create_kornia_colours
+from .libraries import create_v2_colours
 
 BATCH_SIZE = 256
-"""Images of a view; what a GPU gets of a step of ImageNet training."""
+"""Images in a view: a GPU's share of a step of ImageNet training."""
 
 REPEATS = 5
-"""Batches that are made without waiting for the device in between."""
+"""Batches made between two synchronisations with the device."""
 
 
-def renderers(
+def create_renderers(
     specs: tuple[ViewSpec, ViewSpec], crops: Tensor
 ) -> dict[str, Callable[[], list[Tensor]]]:
-    """Each makes both views of crops, uint8 (batch, 3, size, size) with channels last.
+    """Functions that make both views of `crops`: uint8 (batch, 3, size, size), channels last.
 
-    torchvision's draw one set of parameters a call, so they are called for each image, and once for
-    the whole batch, which is faster and not the same augmentation.
+    torchvision draws one set of parameters a call. "torchvision_v2" calls it for each image;
+    "torchvision_v2_one_draw_a_batch" calls it once, which is faster but not the same augmentation.
     """
     ours = ViewRenderer(specs, channels_last=True)
     indices, planes = np.arange(len(crops)), crops.contiguous()
-    v2 = [nn.Sequential(*v2_colours(spec)) for spec in specs]
+    v2 = [nn.Sequential(*create_v2_colours(spec)) for spec in specs]
 
     def by_image() -> list[Tensor]:
         return [torch.stack([steps(image) for image in planes]) for steps in v2]
@@ -41,7 +42,7 @@ def renderers(
         "torchvision_v2_one_draw_a_batch": lambda: [steps(planes) for steps in v2],
     }
     if find_spec("kornia"):
-        kornia = [nn.Sequential(*kornia_colours(spec)).to(crops.device) for spec in specs]
+        kornia = [nn.Sequential(*create_kornia_colours(spec)).to(crops.device) for spec in specs]
         found["kornia"] = lambda: [steps(planes / 255) for steps in kornia]
     return found
 
@@ -52,10 +53,10 @@ def time_photometric(
     batch_size: int = BATCH_SIZE,
     rounds: int = 5,
 ) -> dict[str, float]:
-    """Images per second of each renderer, one a view; medians of rounds in which they take turns."""
+    """Images (one a view) per second of each renderer: medians of rounds in which they take turns."""
     size = specs[0].crop_size
     pixels = torch.randint(0, 256, (batch_size, size, size, 3), dtype=torch.uint8)
-    found = renderers(specs, pixels.to(device).permute(0, 3, 1, 2))
+    found = create_renderers(specs, pixels.to(device).permute(0, 3, 1, 2))
     seconds: dict[str, list[float]] = {name: [] for name in found}
     with torch.no_grad():
         for round_ in range(rounds + 1):  # the first compiles

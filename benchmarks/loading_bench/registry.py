@@ -1,4 +1,4 @@
-"""Pipelines by name."""
+"""The pipelines by name, and the packages that they need."""
 
 import difflib
 import functools
@@ -8,15 +8,16 @@ from importlib.util import find_spec
 
 from sslortho.data import require_ffcv
 
-from . import bounds, libraries, ours
+from . import bounds, kornia_pipeline, libraries, ours
 from .workload import Pipeline, Workload
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A pipeline that can be asked for.
+    """A pipeline that `--pipelines` can name.
 
-    what: in the report. needs: packages that it imports. beton: whether it reads one.
+    create: builds it. what: its description in the report. needs: packages that it imports. beton:
+    whether it reads a beton.
     """
 
     create: Callable[[Workload], Pipeline]
@@ -26,48 +27,50 @@ class Kind:
 
 
 PIPELINES: dict[str, Kind] = {
-    # those of processes first: they fork best while this one has no threads
+    # pipelines of processes first: forking is safe while this process has no threads
     "torchvision_pil": Kind(
-        libraries.torchvision_pil, "PIL, torchvision.transforms with its blur, DataLoader"
+        libraries.create_torchvision_pil, "PIL, torchvision.transforms with its blur, DataLoader"
     ),
     "torchvision_v2": Kind(
-        libraries.torchvision_v2,
+        libraries.create_torchvision_v2,
         "torchvision.io, torchvision.transforms.v2 on uint8 tensors, DataLoader",
     ),
     "lightly": Kind(
-        libraries.lightly,
+        libraries.create_lightly,
         "LightlyDataset, BYOLTransform (lightly's for Barlow Twins; bilinear crop, PIL blur) as "
         "shipped, DataLoader",
         needs=("lightly",),
     ),
     "kornia": Kind(
-        libraries.kornia,
+        kornia_pipeline.create_kornia,
         "torchvision.io, kornia's crop image by image, then its augmentations of each batch, all in "
         "DataLoader's processes",
         needs=("kornia",),
     ),
     "original": Kind(
-        libraries.original,
+        libraries.create_original,
         "as facebookresearch/barlowtwins: PIL, torchvision.transforms with PIL's blur, DataLoader",
     ),
     "ffcv_stock": Kind(
-        libraries.ffcv_stock,
+        libraries.create_ffcv_stock,
         "crops and flips only, no colour: ffcv.Loader, a decoder for each view, two decodes",
         needs=("ffcv",),
         beton=True,
     ),
-    "ours_folder": Kind(ours.ours_folder, "ViewLoader on the image files"),
-    "ours_beton": Kind(ours.ours_beton, "ViewLoader on a beton", needs=("ffcv",), beton=True),
+    "ours_folder": Kind(ours.create_ours_folder, "ViewLoader on the image files"),
+    "ours_beton": Kind(
+        ours.create_ours_beton, "ViewLoader on a beton", needs=("ffcv",), beton=True
+    ),
     "ours_parts": Kind(
-        bounds.ours_parts,
+        bounds.create_ours_parts,
         "what decoding, two crops and colour of ours_beton, each timed alone, add up to; they hand "
         "each other 8-bit images in memory, and ours_beton spares some of that",
         needs=("ffcv",),
         beton=True,
     ),
-    "decode_floor": Kind(bounds.decode_floor, "the files decoded, no views"),
+    "decode_floor": Kind(bounds.create_decode_floor, "the files decoded, no views"),
     "decode_floor_beton": Kind(
-        bounds.decode_floor_beton,
+        bounds.create_decode_floor_beton,
         "the beton's JPEGs decoded, no views",
         beton=True,
     ),
@@ -75,19 +78,19 @@ PIPELINES: dict[str, Kind] = {
 
 SMALL: dict[str, Kind] = {
     "torchvision_pil": Kind(
-        libraries.torchvision_pil, "PIL images, torchvision.transforms, DataLoader"
+        libraries.create_torchvision_pil, "PIL images, torchvision.transforms, DataLoader"
     ),
     "torchvision_v2": Kind(
-        libraries.torchvision_v2, "torchvision.transforms.v2 on uint8 tensors, DataLoader"
+        libraries.create_torchvision_v2, "torchvision.transforms.v2 on uint8 tensors, DataLoader"
     ),
     "kornia": Kind(
-        libraries.kornia,
+        kornia_pipeline.create_kornia,
         "kornia's augmentations of each batch, crop too, in DataLoader's processes",
         needs=("kornia",),
     ),
-    "ours_tensor": Kind(ours.ours_tensor, "TensorLoader"),
+    "ours_tensor": Kind(ours.create_ours_tensor, "TensorLoader"),
 }
-"""With --small: all on images that are in memory."""
+"""The pipelines of --small: all read images in memory."""
 
 INSTALL = {
     "lightly": "pip install lightly",
@@ -98,7 +101,10 @@ INSTALL = {
 
 
 def choose_pipelines(names: str | None, kinds: dict[str, Kind]) -> dict[str, Kind]:
-    """The kinds that the comma-separated `names` say, all by default, in the order of `kinds`."""
+    """The kinds with the comma-separated `names`, in the order of `kinds`; all for None.
+
+    Raises ValueError for an unknown name.
+    """
     if names is None:
         return kinds
     chosen = [name.strip() for name in names.split(",")]
@@ -114,7 +120,7 @@ def choose_pipelines(names: str | None, kinds: dict[str, Kind]) -> dict[str, Kin
 
 @functools.cache
 def find_missing(package: str) -> str | None:
-    """How to install it, if it is missing or does not load."""
+    """The command that installs a package; None if it loads."""
     if package == "ffcv":
         try:
             require_ffcv()
@@ -125,7 +131,7 @@ def find_missing(package: str) -> str | None:
 
 
 def split_missing(chosen: dict[str, Kind]) -> tuple[dict[str, Kind], dict[str, str]]:
-    """What can run, and of the rest what to install."""
+    """The kinds that can run, and for each other one the command that installs what it needs."""
     skipped = {}
     for name, kind in chosen.items():
         missing = [hint for package in kind.needs if (hint := find_missing(package))]

@@ -1,4 +1,4 @@
-"""What every pipeline is given, and what makes it one."""
+"""The input of every pipeline, and the interface of one."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from sslortho.augment import ViewSpec
 from sslortho.data import ImageArray
 
 FAST_PASSES = 4
-"""Times that pipelines of threads go through the images in a round, being that much faster."""
+"""Passes over the images in a round of a pipeline of threads; one of processes makes one pass."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What every pipeline is given.
+    """Input of every pipeline.
 
-    paths: image files. pairs: of a pass, a multiple of batch_size * workers; images may repeat.
-    array: the same images in memory, if they are small. beton: a folder whose train.beton holds the
-    same images, if a pipeline needs it.
+    paths: image files. pairs: pairs of views in a pass, a multiple of batch_size * workers; images
+    may repeat. array: the same images in memory, if they are small. beton: a folder whose
+    train.beton holds the same images, if a pipeline needs it.
     """
 
     paths: tuple[str, ...]
@@ -33,25 +33,25 @@ class Workload:
     beton: Path | None = None
 
     def places(self, passes: int = 1) -> Tensor:
-        """Which image a pair is made of, over so many passes: int64 (passes * pairs,)."""
+        """Index of the image that each pair is made of: int64 (passes * pairs,)."""
         return torch.arange(passes * self.pairs) % len(self.paths)
 
 
 class Pipeline(Protocol):
-    """Something that can be timed."""
+    """An object that can be timed."""
 
     def run(self) -> int:
-        """One round; returns how many pairs it made."""
+        """One round; returns the number of pairs made."""
         ...
 
 
 class Batches:
-    """Counts the pairs that a loader delivers, and looks at their shape the first time.
+    """A pipeline around a loader of batches; checks the views' shapes in the first round.
 
     Args:
-        loader: of batches.
-        views_of: of a batch, both views.
-        crop_size: of the views.
+        loader: yields batches.
+        views_of: takes both views out of a batch.
+        crop_size: side of the views in pixels.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Batches:
         self.rounds = 0
 
     def run(self) -> int:
-        """One epoch of the loader, each time another where it can tell them apart."""
+        """One epoch; the next one each time if the loader has `set_epoch`. Returns its pairs."""
         if set_epoch := getattr(self.loader, "set_epoch", None):
             set_epoch(self.rounds)
         count = 0

@@ -1,4 +1,4 @@
-"""The benchmark of the loaders: what it writes, and that every pipeline does the work it is timed on."""
+"""bench_loading.py: its report, and that every pipeline does the work it is timed on."""
 
 import inspect
 import json
@@ -12,20 +12,19 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from helpers.script_runs import call_script
+from PIL import Image
 
+from loading_bench import bounds, registry, workload
+from loading_bench.libraries import create_image_list
+from loading_bench.options import BenchLoadingOptions
+from loading_bench.photometric import time_photometric
 from sslortho.augment import VIEWS, ViewRenderer
-from bench_options import BenchLoadingOptions
 from sslortho.data import EpochOrder, ImageFiles, ViewLoader, load_split, require_ffcv
 from sslortho.data.ffcv.writer import write_beton
 from sslortho.data.image_folder import read_into_memory, scan_folder
 
-SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
-sys.path.append(str(SCRIPTS))
-
-from loading_bench import bounds, libraries, registry, workload  # noqa: E402
-from loading_bench.photometric import time_photometric  # noqa: E402
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 CROP = 48
 
@@ -58,7 +57,7 @@ def small_images(tmp_path_factory):
 
 
 def bench(out, *arguments):
-    command = [sys.executable, str(SCRIPTS / "bench_loading.py"), "--out", str(out), *arguments]
+    command = [sys.executable, str(BENCHMARKS / "bench_loading.py"), "--out", str(out), *arguments]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=280, check=False
@@ -76,7 +75,7 @@ def has_ffcv():
 
 
 def check_report(out, printed, kinds):
-    """What holds of every report; returns it."""
+    """Check what every report must satisfy; returns the report."""
     report = json.loads(out.read_text())
     details = report["details"]
     assert set(report) == {*details["pipelines"], "details"}
@@ -97,6 +96,7 @@ def check_report(out, printed, kinds):
     return report
 
 
+@pytest.mark.slow
 def test_photographs_side_by_side(photographs, tmp_path):
     out = tmp_path / "new" / "bench.json"
     arguments = ["--data_dir", str(photographs), "--crop_size", str(CROP), "--epochs", "2",
@@ -120,6 +120,7 @@ def test_photographs_side_by_side(photographs, tmp_path):
     assert {"torch", "torchvision", "lightly", "pillow"} <= set(details["versions"])
 
 
+@pytest.mark.slow
 def test_small_images_side_by_side(small_images, tmp_path):
     out = tmp_path / "new" / "bench.json"
     arguments = ["--data_dir", str(small_images), "--small", "--epochs", "2", "--workers", "1",
@@ -141,6 +142,7 @@ def test_an_unknown_pipeline_is_one_line_with_the_nearest(photographs, tmp_path)
     assert not (tmp_path / "bench.json").exists()
 
 
+@pytest.mark.slow
 def test_chosen_pipelines_alone(photographs, tmp_path):
     done = bench(tmp_path / "bench.json", "--data_dir", str(photographs / "train" / "class0"),
                  "--pipelines", "decode_floor,ours_folder", "--crop_size", str(CROP),
@@ -194,12 +196,12 @@ LIBRARIES = ["torchvision_pil", "torchvision_v2", "original", "lightly", "kornia
 
 
 def transformed(name, work, count):
-    """(count, 2, 3, size, size) views of the first image, as the pipeline of that name makes them."""
+    """Views (count, 2, 3, size, size) of the first image, made by the pipeline of that name."""
     if name == "kornia":
         pytest.importorskip("kornia")
     if name == "lightly":
         pytest.importorskip("lightly")
-    loader = getattr(libraries, name)(work).loader
+    loader = registry.PIPELINES[name].create(work).loader
     with torch.no_grad():
         if name == "kornia":
             views, _ = loader.dataset[[0] * count]
@@ -218,10 +220,11 @@ def share(of_views):
 
 
 def detail(views):
-    """Of neighbouring pixels the mean difference, which a blur takes away."""
+    """Mean difference of neighbouring pixels, which a blur lowers."""
     return views.diff(dim=-1).abs().mean().item()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_libraries_do_all_of_the_work(photographs, name):
@@ -267,7 +270,7 @@ def test_small_pipelines_read_from_memory(small_images):
     paths = sorted(str(path) for path in small_images.rglob("*.png"))
     data = read_into_memory(ImageFiles(tuple(paths), torch.zeros(len(paths)), ()))
     work = make_work(["unused"] * 10, array=data, specs=VIEWS["barlow_twins_small"](32))
-    pil, tensor = (libraries.image_list(work, lambda image: image, pil=p) for p in (True, False))
+    pil, tensor = (create_image_list(work, lambda image: image, pil=p) for p in (True, False))
     for i in range(8):
         np.testing.assert_array_equal(np.asarray(pil[i][0]), data.images[i].permute(1, 2, 0))
         assert torch.equal(tensor[i][0], data.images[i])
@@ -282,8 +285,8 @@ def beton(photographs, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_parts_make_what_the_loader_makes(beton, photographs):
-    """Otherwise they would not be its parts."""
     paths = scan_folder(photographs, "train").paths
     parts = bounds.Parts(make_work(paths, beton=beton, workers=2))
     assert parts.run() == workload.FAST_PASSES * len(paths)
@@ -305,9 +308,9 @@ def test_the_floor_decodes_the_betons_images(beton, photographs):
     found = bounds.read_jpegs(work)
     assert found == [Path(path).read_bytes() for path in paths]
     for jpeg, path in zip(found, paths, strict=True):
-        np.testing.assert_array_equal(bounds.decode(jpeg), np.asarray(Image.open(path)))
-    assert bounds.decode_floor_beton(work).run() == workload.FAST_PASSES * 8
-    assert bounds.decode_floor(work).run() == workload.FAST_PASSES * 8
+        np.testing.assert_array_equal(bounds.decode_image(jpeg), np.asarray(Image.open(path)))
+    assert bounds.create_decode_floor_beton(work).run() == workload.FAST_PASSES * 8
+    assert bounds.create_decode_floor(work).run() == workload.FAST_PASSES * 8
 
 
 def test_the_photometric_part_runs_on_any_device():

@@ -1,4 +1,4 @@
-"""The benchmark of the optimizers, on a network small enough for a test."""
+"""bench_optim.py, on a network small enough for a test."""
 
 import json
 
@@ -13,6 +13,7 @@ def bench(out, *arguments):
     return call_script("bench_optim", *SMALL, "--out", out, *arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradients", ["real", "random", "spectrum"])
 def test_table_json_and_picture(tmp_path, gradients):
     name = "shufflenet_v2_x0_5"

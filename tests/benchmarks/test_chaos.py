@@ -1,4 +1,4 @@
-"""The soak: that it sees what differs, that its faults hit, and one short soak from start to end."""
+"""chaos.py: it sees differences, its faults strike, and one short soak from start to end."""
 
 import json
 import os
@@ -13,34 +13,34 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from chaos import prepare_out
+from chaos_soak import processes, soak
+from chaos_soak.broken_run import BrokenRun
+from chaos_soak.checkpoint_faults import Flip, Foreign, Truncate
+from chaos_soak.comparison import compare_betons, compare_trainings, step_of
+from chaos_soak.data_faults import WriterDies
 from chaos_soak.options import ChaosOptions
+from chaos_soak.processes import Interrupted, Nursery, without_privileges
+from chaos_soak.registry import FAULTS, choose_faults
+from chaos_soak.results import Tally, summarise
+from chaos_soak.settings import SETTINGS, WRITE_BETON, References, Setting
+from chaos_soak.signal_faults import RankDies
+from sslortho.recipes.command_line import parse_options
 from sslortho.recipes.pretrain.options import PretrainOptions
-from sslortho.recipes.command_line import parse_config
 
-SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
-sys.path.append(str(SCRIPTS))
-
-import chaos as script  # noqa: E402
-from chaos_soak import soak  # noqa: E402
-from chaos_soak.broken_run import BrokenRun  # noqa: E402
-from chaos_soak.comparison import compare_betons, compare_trainings, step_of  # noqa: E402
-from chaos_soak.damage import Flip, Foreign, Truncate  # noqa: E402
-from chaos_soak.processes import Interrupted, Nursery, without_privileges  # noqa: E402
-from chaos_soak.report import describe  # noqa: E402
-from chaos_soak.settings import SETTINGS, References, Setting  # noqa: E402
-
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def chaos(*arguments):
-    command = [sys.executable, str(SCRIPTS / "chaos.py"), *arguments]
+    command = [sys.executable, str(BENCHMARKS / "chaos.py"), *arguments]
     return subprocess.run(
         command, env=ENVIRONMENT, capture_output=True, text=True, timeout=280, check=False
     )
 
 
 def write_run(folder, steps=(8, 16), weight=1.0, moment=0.5, loss=2.0, rate=100.0):
-    """What a finished run leaves, as far as it is compared."""
+    """Write the files of a finished run that are compared."""
     (folder / "checkpoints").mkdir(parents=True)
     for step in steps:
         state = {
@@ -55,7 +55,7 @@ def write_run(folder, steps=(8, 16), weight=1.0, moment=0.5, loss=2.0, rate=100.
 
 
 class UnbrokenRun:
-    """In place of `References`: a folder that is there."""
+    """Takes the place of `References`: a folder that exists."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -145,7 +145,7 @@ def test_a_foreign_file_is_never_taken_for_a_good_one(broken):
 
 
 class Ended:
-    """A child that has told something."""
+    """A child that has ended and printed something."""
 
     def __init__(self, stdout, stderr=""):
         self.stdout, self.stderr, self.process = stdout, stderr, self
@@ -180,7 +180,7 @@ def test_a_checkpoint_that_is_gone_is_noticed(broken, monkeypatch):
 
 
 def test_the_deck_deals_every_kind_and_the_same_again_for_a_seed():
-    kinds = list(soak.FAULTS.values())
+    kinds = list(FAULTS.values())
 
     def deal(seed):
         deck = soak.Deck(kinds, seed)
@@ -193,16 +193,16 @@ def test_the_deck_deals_every_kind_and_the_same_again_for_a_seed():
         assert len({kind.setting for kind in hand}) == 1
         assert not hand[0].at_rest  # nothing is there yet that could be damaged
         assert len(hand) <= soak.MOST_FAULTS + 1
-    rare = sum(hand.count(soak.RankDies) for hand in hands)
-    assert 0 < rare < sum(hand.count(soak.WriterDies) for hand in hands)
+    rare = sum(hand.count(RankDies) for hand in hands)
+    assert 0 < rare < sum(hand.count(WriterDies) for hand in hands)
 
 
 def test_every_training_is_one_that_pretrain_takes(tmp_path):
     for setting in SETTINGS.values():
-        if setting.script != "write_beton.py":
+        if setting.script != WRITE_BETON:
             command = setting.command(tmp_path / "run", tmp_path)
             start = command.index("--backbone")
-            config = parse_config(PretrainOptions, command[start:])
+            config = parse_options(PretrainOptions, command[start:])
             assert config.run_folder == tmp_path / "run"
 
 
@@ -216,7 +216,7 @@ def test_root_too_is_kept_out_of_a_read_only_folder(tmp_path):
 
 
 def state_of(stat):
-    """Of a process: the letter of /proc/PID/stat, X if it is gone."""
+    """State letter of a process in /proc/PID/stat; X if it is gone."""
     try:
         return stat.read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -233,7 +233,7 @@ def test_ending_a_soak_ends_what_it_has_started(tmp_path):
     assert child.wait(10) == -signal.SIGKILL
     with pytest.raises(Interrupted):
         nursery.start(["true"], tmp_path / "log")
-    deadline = time.monotonic() + 10  # init buries the grandchild in its own time
+    deadline = time.monotonic() + 10  # init reaps the zombie when it likes
     while state_of(stat) not in "ZX":
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -247,13 +247,13 @@ def test_an_unbroken_run_that_fails_ends_the_soak_with_its_reason(tmp_path, monk
 
 
 def test_the_last_line():
-    tally = soak.Tally()
+    tally = Tally()
     tally.faults.update(kill=2, flip=1)
     tally.runs.append({"differences": [], "problems": []})
-    assert describe(tally) == "chaos: 3 faults of 2 kinds; 1 run compared, 1 equal"
+    assert summarise(tally) == "chaos: 3 faults of 2 kinds; 1 run compared, 1 equal"
     assert tally.sound
     tally.runs.append({"differences": ["task.weight"], "problems": ["no warning"]})
-    assert describe(tally) == (
+    assert summarise(tally) == (
         "chaos: 3 faults of 2 kinds; 2 runs compared, 1 equal; 1 expectations not met"
     )
     assert not tally.sound
@@ -264,7 +264,7 @@ def test_the_last_line():
     [
         ({"minutes": 0}, "minutes=0 must be above 0"),
         ({"jobs": 0}, "jobs=0 must be 1 or more"),
-        ({"faults": ","}, "faults=',' must be kinds of faults"),
+        ({"faults": ","}, "faults=',' must be kinds of faults with commas between"),
     ],
 )
 def test_mistakes_are_told(options, message):
@@ -272,15 +272,22 @@ def test_mistakes_are_told(options, message):
         ChaosOptions(**options)
 
 
-def test_a_fault_that_is_none_and_a_folder_in_use_are_mistakes(tmp_path):
+def test_a_missing_psutil_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    with pytest.raises(ValueError, match=r"psutil is missing; pip install 'sslortho\[bench\]'"):
+        processes.require_psutil()
+
+
+def test_an_unknown_fault_and_a_folder_in_use_are_mistakes(tmp_path):
     with pytest.raises(ValueError, match="'earthquake' is not one of kill,"):
-        script.choose_faults(("kill", "earthquake"))
-    assert [kind.name for kind in script.choose_faults(("flip", "kill"))] == ["kill", "flip"]
+        choose_faults(("kill", "earthquake"))
+    assert [kind.name for kind in choose_faults(("flip", "kill"))] == ["kill", "flip"]
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="not an empty folder"):
-        script.prepare_out(str(tmp_path))
+        prepare_out(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_short_soak(tmp_path):
     out = tmp_path / "soak"
     done = chaos("--minutes", "0.05", "--faults", "kill", "--jobs", "1", "--out", str(out))

@@ -1,4 +1,4 @@
-"""The optimizers in the training code of others: each example runs, learns, and shows its own lines."""
+"""The optimizers in other frameworks: each example runs, learns, and its docstring shows its code."""
 
 import ast
 import os
@@ -10,11 +10,11 @@ import pytest
 import torch
 from helpers.script_runs import ENVIRONMENT, SCRIPTS, TORCHRUN
 
-EXAMPLES = SCRIPTS / "examples"
+EXAMPLES = SCRIPTS.parent / "examples"
 
 
 def run(folder, name, *arguments, launcher=(sys.executable,)):
-    """What an example printed; it leaves nothing in the folder that it was started in."""
+    """Output of an example; it must leave no file in the folder that it is started in."""
     done = subprocess.run(
         [*launcher, str(EXAMPLES / name), *arguments],
         cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False,
@@ -30,6 +30,7 @@ def figures(pattern, printed):
     return [float(figure) for figure in match.groups()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lightly_simclr.py", "lightning_simclr.py"])
 def test_contrastive_examples_learn(tmp_path, name):
     """With a rate of 0 the loss stays within 0.04."""
@@ -42,12 +43,14 @@ def test_contrastive_examples_learn(tmp_path, name):
     )
 
 
+@pytest.mark.slow
 def test_trainer_learns(tmp_path):
     printed = run(tmp_path, "hf_trainer.py", "--epochs", "2")
     untrained, trained = figures(r"untrained ([\d.]+) %, trained ([\d.]+) %", printed)
     assert untrained < 40 < 60 < trained
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.__version__ < "2.7", reason="fully_shard of torch 2.6 needs a GPU")
 def test_sharded_training_equals_training_on_one_rank(tmp_path):
     printed = run(

@@ -1,12 +1,15 @@
-"""The examples for plain PyTorch, timm and torch.compile, as their users start them."""
+"""The examples for plain PyTorch, timm and torch.compile, started as their users do."""
 
 import re
 
 import pytest
-from helpers.script_runs import finish, start_script
+from helpers.script_runs import SCRIPTS, finish, start_script
+
+EXAMPLES = SCRIPTS.parent / "examples"
 
 
-# chance is 10 %; inductor would compile C++ for 15 seconds
+# chance is 10 %; aot_eager, since inductor would compile C++ for 15 seconds
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "least"),
     [
@@ -16,7 +19,7 @@ from helpers.script_runs import finish, start_script
     ],
 )
 def test_it_learns(name, arguments, least):
-    out = finish(start_script(f"examples/{name}", "--epochs", "2", *arguments))
+    out = finish(start_script(EXAMPLES / name, "--epochs", "2", *arguments))
     accuracy = re.findall(r"accuracy on test digits:? ([\d.]+) %", out)[-1]
     assert float(accuracy) > least
     first, last = map(float, re.findall(r"loss ([\d.]+)", out))

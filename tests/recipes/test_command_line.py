@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from sslortho.runs.config_file import MAY_CHANGE, check_same_run, to_yaml
-from bench_options import BenchLoadingOptions, BenchOptimOptions
+from loading_bench.options import BenchLoadingOptions
+from optim_bench.options import BenchOptimOptions
 from sslortho.recipes.export_options import ExportOptions
 from sslortho.recipes.linear_eval.options import KnnEvalOptions, LinearEvalOptions
 from sslortho.recipes.pretrain.options import PretrainOptions

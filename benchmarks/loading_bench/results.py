@@ -1,4 +1,4 @@
-"""What bench_loading.py says: figures of every pipeline, the machine, a table and a plot."""
+"""Results of bench_loading.py: figures of every pipeline, the machine, a table and a plot."""
 
 import platform
 import statistics
@@ -18,31 +18,31 @@ from .bounds import Parts
 from .workload import Pipeline
 
 BOUNDS = ("ours_parts", "decode_floor", "decode_floor_beton")
-"""What is no loader."""
+"""Pipelines that are bounds, not loaders."""
 
 LABELS = {"ffcv_stock": "ffcv_stock (crops and flips only)"}
-"""Of what does not do all of the work."""
+"""Labels of pipelines that do not do all of the work."""
 
 REFERENCES = ("lightly", "torchvision_pil", "kornia")
-"""What the others are compared with."""
+"""Pipelines that the others are compared with."""
 
 
-def label_of(name: str) -> str:
-    """For people."""
+def label_pipeline(name: str) -> str:
+    """The name of a pipeline in the table and the plot."""
     return LABELS.get(name, name)
 
 
-def median_ratio(rates: dict[str, list[float]], one: str, other: str) -> float | None:
-    """Of two pipelines: the median over the rounds, None if one is missing."""
+def compute_ratio(rates: dict[str, list[float]], one: str, other: str) -> float | None:
+    """Median over the rounds of the ratio of two pipelines' rates; None if one is missing."""
     if one not in rates or other not in rates:
         return None
     return statistics.median(a / b for a, b in zip(rates[one], rates[other], strict=True))
 
 
-def describe(
+def describe_rates(
     rates: dict[str, list[float]], pairs: dict[str, int], what: Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """Of each pipeline, the slowest first."""
+    """A row for each pipeline, the slowest first."""
     rows = {
         name: {
             "median": statistics.median(values),
@@ -50,7 +50,7 @@ def describe(
             "max": max(values),
             "rounds": values,
             "pairs_a_round": pairs[name],
-            "times": {other: median_ratio(rates, name, other) for other in REFERENCES},
+            "times": {other: compute_ratio(rates, name, other) for other in REFERENCES},
             "what": what[name],
         }
         for name, values in rates.items()
@@ -61,7 +61,7 @@ def describe(
 def describe_parts(
     pipelines: dict[str, Pipeline], rates: dict[str, list[float]]
 ) -> dict[str, Any] | None:
-    """Milliseconds of a thread for each image, and what share of their sum ours_beton reaches."""
+    """Milliseconds of one thread an image, and ours_beton's rate over the rate of the parts' sum."""
     parts = pipelines.get("ours_parts")
     if not isinstance(parts, Parts):
         return None
@@ -69,12 +69,12 @@ def describe_parts(
     return {
         "milliseconds": {name: statistics.median(row[name] for row in timed) for name in timed[0]},
         "images": parts.count,
-        "ours_beton_share": median_ratio(rates, "ours_beton", "ours_parts"),
+        "ours_beton_share": compute_ratio(rates, "ours_beton", "ours_parts"),
     }
 
 
-def name_processor() -> str:
-    """As the system calls it."""
+def find_processor() -> str:
+    """The processor's name."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -82,13 +82,13 @@ def name_processor() -> str:
 
 
 def describe_hardware() -> dict[str, Any]:
-    """Processor, the cores that this process may use, GPU."""
+    """Processor, GPU, and the number of cores that this process may use."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"processor": name_processor(), "cores": available_cores(), "gpu": gpu}
+    return {"processor": find_processor(), "cores": available_cores(), "gpu": gpu}
 
 
-def package_versions() -> dict[str, str]:
-    """Of all that has to do with the figures."""
+def find_versions() -> dict[str, str]:
+    """Versions of the packages that affect the figures."""
     found = versions()
     for name in ("numba", "pillow", "lightly", "kornia", "ffcv"):
         try:
@@ -99,20 +99,20 @@ def package_versions() -> dict[str, str]:
 
 
 def print_table(rows: dict[str, dict[str, Any]]) -> None:
-    """A line for each pipeline, the slowest first."""
+    """Print a line for each pipeline, the slowest first."""
     references = [name for name in REFERENCES if name in rows]
     header = ["pipeline", "pairs/s", "min to max", *(f"times {name}" for name in references)]
     print(f"| {' | '.join([*header, 'pairs a round'])} |")
     print("|---" * (len(header) + 1) + "|")
     for name, row in rows.items():
-        cells = [label_of(name), f"{row['median']:.1f}"]
+        cells = [label_pipeline(name), f"{row['median']:.1f}"]
         cells.append(f"{row['min']:.1f} to {row['max']:.1f}")
         cells += [f"{row['times'][other]:.2f}" for other in references]
         print(f"| {' | '.join([*cells, str(row['pairs_a_round'])])} |")
 
 
-def print_report(report: dict[str, Any]) -> None:
-    """The table, and what else there is to say."""
+def print_results(report: dict[str, Any]) -> None:
+    """Print the table, the pipelines' descriptions, the beton, the parts and the GPU's figures."""
     details = report["details"]
     rows, beton, parts = details["pipelines"], details["beton"], details["parts"]
     print_table(rows)
@@ -138,7 +138,7 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def draw_plot(path: Path, report: dict[str, Any]) -> None:
-    """Pairs per second, with the slowest and the fastest round."""
+    """Draw pairs per second, with the slowest and the fastest round."""
     details = report["details"]
     rows = details["pipelines"]
     figure, axis = plt.subplots(figsize=(8, 1.4 + 0.35 * len(rows)))
@@ -150,7 +150,7 @@ def draw_plot(path: Path, report: dict[str, Any]) -> None:
     ]
     places = range(len(rows))
     axis.barh(places, medians, xerr=spread, color=colours, error_kw={"lw": 1, "ecolor": "0.3"})
-    axis.set_yticks(places, [label_of(name) for name in rows])
+    axis.set_yticks(places, [label_pipeline(name) for name in rows])
     for place, row in enumerate(rows.values()):
         axis.annotate(f"{row['median']:.0f}", (row["max"], place), (4, 0),
                       textcoords="offset points", va="center", fontsize=9)  # fmt: skip

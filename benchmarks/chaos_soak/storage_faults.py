@@ -1,4 +1,4 @@
-"""A disk without room: a limit on the size of a file, or a real, small file system filled up."""
+"""Faults of storage: a full file system, a limit on file size, folders read-only or renamed."""
 
 import contextlib
 import os
@@ -10,18 +10,19 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
-from chaos_soak.broken_run import BrokenRun
-from chaos_soak.faults import LiveFault, check_one_error
-from chaos_soak.processes import Child
+from .broken_run import BrokenRun
+from .faults import LiveFault, check_one_error
+from .processes import Child, without_privileges
 
 FILE_LIMIT = 200_000
-"""Bytes: a checkpoint has 314,000, every other file of a run less than half of the limit."""
+"""Bytes. A checkpoint has 314,000; every other file of a run is below half of the limit."""
 
 DISK_SIZE = 6 << 20
+"""Bytes of the file system that is filled: a run folder of these settings fits into it."""
 
 
 def mount(folder: Path, size: int) -> bool:
-    """A tmpfs over a folder; False where that is not allowed."""
+    """Mount a tmpfs over a folder; False where that is not allowed."""
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -30,7 +31,7 @@ def mount(folder: Path, size: int) -> bool:
 
 
 def unmount(folder: Path) -> None:
-    """Take it off, even if somebody looks into it."""
+    """Unmount a folder, also one in use (-l)."""
     for extra in ([], ["-l"]):
         done = subprocess.run(["umount", *extra, str(folder)], capture_output=True, check=False)
         if done.returncode == 0:
@@ -64,7 +65,7 @@ class FileLimit(LiveFault):
 
 
 class DiskFull(LiveFault):
-    """The file system is full (ENOSPC), on a tmpfs; without the right to mount one, as file_limit."""
+    """The file system, a tmpfs, is full (ENOSPC); file_limit without the right to mount one."""
 
     name: ClassVar[str] = "disk_full"
     expected: ClassVar[str] = "exit code 2, one line; resumes once there is room"
@@ -100,7 +101,56 @@ class DiskFull(LiveFault):
         (run.folder / "filler").unlink(missing_ok=True)
 
     def inspect(self, run: BrokenRun, child: Child, code: int) -> None:
-        # what fails first may be a record, which has a line of its own
+        # no name is expected: a record may fail before a checkpoint, with another message
         check_one_error(run, child, code, self.name)
         told = "training ended early" in child.stdout and "the same command" in child.stdout
-        run.check(told, f"{self.name}: it did not say how to go on")
+        run.check(told, f"{self.name}: it did not say how to continue")
+
+
+class ReadOnly(LiveFault):
+    """The folder of checkpoints becomes read-only."""
+
+    name = "read_only"
+    expected = "exit code 2, one line that names the checkpoint; resumes once it can write"
+
+    def wrap(self, command: list[str]) -> list[str]:
+        return without_privileges(command)
+
+    def wait(self, run: BrokenRun, child: Child) -> bool:
+        folder = run.folder / "checkpoints"
+        return run.wait_for_moment(child) and child.wait_until(folder.is_dir)
+
+    def strike(self, run: BrokenRun, child: Child) -> None:
+        (run.folder / "checkpoints").chmod(0o555)
+
+    def repair(self, run: BrokenRun) -> None:
+        if (run.folder / "checkpoints").is_dir():
+            (run.folder / "checkpoints").chmod(0o755)
+
+    def inspect(self, run: BrokenRun, child: Child, code: int) -> None:
+        check_one_error(run, child, code, self.name, "checkpoint")
+
+
+class Vanish(LiveFault):
+    """The run folder is renamed away."""
+
+    name = "vanish"
+    expected = "exit code 2, one line; no new folder is created in its place"
+
+    def strike(self, run: BrokenRun, child: Child) -> None:
+        run.folder.rename(self._away(run))
+
+    def _away(self, run: BrokenRun) -> Path:
+        return run.folder.with_name("away")
+
+    def repair(self, run: BrokenRun) -> None:
+        if not self._away(run).exists():
+            return
+        if run.folder.exists():
+            made = sorted(str(path.relative_to(run.folder)) for path in run.folder.rglob("*"))
+            run.check(False, f"{self.name}: the run created the folder again, with {made}")
+            run.folder.rename(run.home / f"remade-{run.launches}")
+        self._away(run).rename(run.folder)
+
+    def inspect(self, run: BrokenRun, child: Child, code: int) -> None:
+        check_one_error(run, child, code, self.name)

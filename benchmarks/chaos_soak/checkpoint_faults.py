@@ -1,4 +1,4 @@
-"""Checkpoints that are cut, changed or come from elsewhere, between two launches."""
+"""Faults of checkpoints between two launches: cut, changed, or of another run."""
 
 import os
 import shutil
@@ -6,16 +6,16 @@ from pathlib import Path
 
 import torch
 
-from chaos_soak.broken_run import BrokenRun
-from chaos_soak.comparison import list_checkpoints, step_of
-from chaos_soak.faults import Fault
+from .broken_run import BrokenRun
+from .comparison import list_checkpoints, step_of
+from .faults import Fault
 
 
 class Damage(Fault):
-    """Damage to the newest checkpoint of a run that is not running."""
+    """Damages the newest checkpoint while the run is stopped."""
 
     at_rest = True
-    expected = "a warning names it; the one before is taken"
+    expected = "a warning names it; the one before it is used"
 
     def applies(self, run: BrokenRun) -> bool:
         return len(run.good_checkpoints()) >= 2
@@ -41,7 +41,7 @@ class Truncate(Damage):
 
 
 class Flip(Damage):
-    """One bit of the newest checkpoint is the other."""
+    """One bit of the newest checkpoint is flipped."""
 
     name = "flip"
 
@@ -53,15 +53,15 @@ class Flip(Damage):
 
 
 class Foreign(Fault):
-    """A file from elsewhere lies there as the newest checkpoint."""
+    """A foreign file has the name of the newest checkpoint."""
 
     name = "foreign"
     at_rest = True
-    expected = "a warning names it; the run's own newest is taken"
+    expected = "a warning names it; the run's own newest one is used"
 
     def applies(self, run: BrokenRun) -> bool:
         good = run.good_checkpoints()
-        return bool(good) and step_of(good[-1]) < run.total_steps  # a save follows
+        return bool(good) and step_of(good[-1]) < run.total_steps  # so that a save follows
 
     def inject(self, run: BrokenRun) -> bool:
         newest = run.good_checkpoints()[-1]
@@ -74,7 +74,7 @@ class Foreign(Fault):
         return True
 
     def add_other_run(self, run: BrokenRun, newest: Path) -> Path:
-        """A whole checkpoint of another seed, with its own right checksum, as a newer step."""
+        """Add a checkpoint of another seed, complete and with its checksum, as a newer step."""
         other = list_checkpoints(run.references.get("other_seed"))[-1]
         digest = other.name.rpartition("-")[2]
         path = newest.with_name(f"step-{step_of(newest) + 5:08d}-{digest}")
@@ -82,14 +82,14 @@ class Foreign(Fault):
         return path
 
     def add_other_content(self, run: BrokenRun, newest: Path) -> Path:
-        """Something that torch reads and that is no checkpoint, as a newer step."""
+        """Add a file that torch reads but that is not a checkpoint, as a newer step."""
         checksum = run.random.choice(["", f"-{run.random.getrandbits(64):016x}"])
         path = newest.with_name(f"step-{step_of(newest) + 5:08d}{checksum}.pt")
         torch.save({"weight": torch.zeros(3)}, path)
         return path
 
     def replace_content(self, run: BrokenRun, newest: Path) -> Path:
-        """The same in place of the newest."""
+        """Replace the newest checkpoint by a file that torch reads but that is not one."""
         if len(run.good_checkpoints()) < 2:
             return self.add_other_content(run, newest)
         torch.save({"weight": torch.zeros(3)}, newest)
