@@ -1,34 +1,42 @@
-"""What a frozen backbone is worth. Accuracies are percentages."""
+"""Evaluation of a frozen backbone. Accuracies are percentages."""
 
 from sslortho.evaluate.accuracy import AccuracyCounts, NonFiniteScoresError, evaluate_classifier
 from sslortho.evaluate.collapse import feature_std, rankme
 from sslortho.evaluate.features import extract_features, feature_batches, local_features
+from sslortho.evaluate.figures import Picture, Table
 from sslortho.evaluate.frozen import FrozenEvaluation
+from sslortho.evaluate.inspection import (
+    InspectedImages,
+    Inspection,
+    draw_inspection,
+    inspect_features,
+    inspect_neighbours,
+)
 from sslortho.evaluate.knn import PRESETS, NeighbourSearch, knn_accuracy, knn_predict, vote
 from sslortho.evaluate.l2_selection import HELD_OUT, Selection, Trial, select_l2
 from sslortho.evaluate.linear_probe import LogisticRegression
-from sslortho.evaluate.inspection import Looks, choose_looks, find_looks
-from sslortho.runs.report import ReportPicture, ReportTable
 
 __all__ = [
     "HELD_OUT",
     "PRESETS",
     "AccuracyCounts",
     "FrozenEvaluation",
+    "InspectedImages",
+    "Inspection",
     "LogisticRegression",
-    "Looks",
     "NeighbourSearch",
     "NonFiniteScoresError",
-    "ReportPicture",
-    "ReportTable",
+    "Picture",
     "Selection",
+    "Table",
     "Trial",
-    "choose_looks",
+    "draw_inspection",
     "evaluate_classifier",
     "extract_features",
     "feature_batches",
     "feature_std",
-    "find_looks",
+    "inspect_features",
+    "inspect_neighbours",
     "knn_accuracy",
     "knn_predict",
     "local_features",

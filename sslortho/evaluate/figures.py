@@ -1,7 +1,8 @@
-"""Figures without a display, and picture files that are whole or not there."""
+"""Figures without a display, picture files written atomically, and tuples that a report shows."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sslortho.atomic import atomic_file
 
@@ -9,15 +10,31 @@ DPI = 120
 
 COLOURS = ("#332288", "#DDCC77", "#117733", "#CC6677", "#88CCEE",
            "#882255", "#44AA99", "#000000", "#AA4499", "#999933")  # fmt: skip
-"""Told apart by the colour-blind: Paul Tol's muted scheme (Colour Schemes, SRON/EPS/TN/09-002), and
-black."""
+"""Colours that the colour-blind tell apart: Paul Tol's muted scheme (Colour Schemes,
+SRON/EPS/TN/09-002), and black."""
 MARKERS = "o^sPDvX*<"
-"""With COLOURS 90 pairs, 9 and 10 having no common factor: things are told by shape as well."""
+"""Shapes of points. 10 colours and 9 shapes, in turn, give 90 different pairs: 9 and 10 have no common
+factor."""
 GREY = "#9a9a9a"
 
 
+class Picture(NamedTuple):
+    """A picture file and its caption."""
+
+    path: Path
+    caption: str
+
+
+class Table(NamedTuple):
+    """Rows of text and numbers below a title."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
 def new_figure(width: float, height: float) -> Any:
-    """A matplotlib Figure of so many inches, laid out so that no label is cut off."""
+    """A matplotlib Figure, its sides in inches, laid out so that no label is cut off."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -27,7 +44,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure in the format of the path's suffix (png, pdf, svg, ...); a pixel is 1/120 inch.
+    """Write a figure in the format of the path's suffix (png, pdf, svg, ...), 120 pixels an inch.
 
     Raises ValueError for a suffix that matplotlib does not write.
     """
@@ -39,7 +56,7 @@ def save_figure(figure: Any, path: Path) -> None:
 
 
 def plain_text(text: str, most: int) -> str:
-    """`text` on one line of at most so many characters, with nothing that matplotlib interprets."""
+    """`text` on one line of at most `most` characters, with nothing that matplotlib interprets."""
     line = " ".join(text.split())
     short = line if len(line) <= most else line[: most - 1].rstrip() + "…"
     return short.replace("$", r"\$")

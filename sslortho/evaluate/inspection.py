@@ -1,4 +1,4 @@
-"""What to look at after an evaluation: a map of the features, mistakes, nearest neighbours."""
+"""Inspection of an evaluation: a map of the features, the mistakes, nearest neighbours."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sslortho.evaluate.figures import Picture, Table
 from sslortho.evaluate.knn import NeighbourSearch
 from sslortho.evaluate.pictures import (
     choose_queries,
@@ -17,10 +18,9 @@ from sslortho.evaluate.pictures import (
     most_confused,
 )
 from sslortho.evaluate.projections import project_pca, project_umap
-from sslortho.runs.report import ReportPicture, ReportTable
 
 QUERIES, NEIGHBOURS = 8, 7
-"""Of the picture of nearest neighbours."""
+"""Rows of the picture of nearest neighbours, and training images in each row."""
 
 MISTAKES = 10
 """Pairs of classes in the table of mistakes."""
@@ -30,104 +30,113 @@ ShowImages = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Looks:
-    """What the pictures are drawn from."""
+class Inspection:
+    """Features, predictions and neighbours from which the pictures are drawn."""
 
     features: Tensor
     """(n, dim), of the test images."""
     labels: Tensor
-    """int64 (n,)."""
+    """int64 (n,): true classes of the test images."""
     predictions: Tensor
-    """int64 (n,)."""
+    """int64 (n,): predicted classes."""
     queries: Tensor
-    """int64 (q,): which of the test images have their neighbours shown."""
+    """int64 (q,): indices of the test images whose neighbours are shown."""
     neighbours: Tensor
-    """int64 (q, k): which of the training images those are, nearest first."""
+    """int64 (q, k): indices of the nearest training images of each query, nearest first."""
     similarities: Tensor
-    """(q, k): cosines."""
+    """(q, k): cosines of queries and neighbours."""
 
 
-def find_looks(
+def inspect_features(
     features: Tensor,
     labels: Tensor,
     predictions: Tensor,
     bank: Iterable[Tensor],
     seed: int,
-) -> Looks:
-    """Neighbours of a few test images; every rank must call.
+) -> Inspection:
+    """Choose a few test images and find their neighbours; every rank must call.
 
     Args:
-        features, labels, predictions: of the test images, (n, dim), (n,), (n,), on every rank.
+        features: (n, dim), of all test images, the same on every rank.
+        labels, predictions: int64 (n,), likewise.
         bank: this rank's part of the training features, in batches (batch, dim).
         seed: of the choice.
+
+    Raises ValueError as `NeighbourSearch`.
     """
     queries = choose_queries(labels, QUERIES, seed).to(features.device)
     search = NeighbourSearch(features[queries], NEIGHBOURS)
     for batch in bank:
         search.add(batch)
     similarities, neighbours = search.result()
-    return Looks(features, labels, predictions, queries, neighbours, similarities)
+    return Inspection(features, labels, predictions, queries, neighbours, similarities)
 
 
-def choose_looks(
+def inspect_neighbours(
     features: Tensor,
     labels: Tensor,
     predictions: Tensor,
     similarities: Tensor,
     neighbours: Tensor,
     seed: int,
-) -> Looks:
-    """The same where the neighbours of all test images are known: similarities, indices (n, k)."""
+) -> Inspection:
+    """`inspect_features` where the neighbours of all test images are known already.
+
+    Args:
+        features, labels, predictions, seed: as for `inspect_features`.
+        similarities, neighbours: (n, k) and int64 (n, k), nearest first; see `NeighbourSearch.result`.
+    """
     queries = choose_queries(labels, QUERIES, seed).to(features.device)
     nearest = (tensor[queries, :NEIGHBOURS] for tensor in (neighbours, similarities))
-    return Looks(features, labels, predictions, queries, *nearest)
+    return Inspection(features, labels, predictions, queries, *nearest)
 
 
 @dataclass(frozen=True)
-class Scene:
-    """The images behind the features, for the pictures that show them."""
+class InspectedImages:
+    """Images behind the features, for the picture that shows them."""
 
     show_test: ShowImages
     show_train: ShowImages
     train_labels: Tensor
-    """int64, of the images that `show_train` shows."""
+    """int64 (m,): labels of the images that `show_train` shows."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    """Normalisation of the images that are shown."""
     remark: str = ""
-    """For the caption of the neighbours."""
+    """End of the caption of the neighbours."""
 
 
-def draw_looks(
+def draw_inspection(
     folder: Path,
-    looks: Looks,
+    inspection: Inspection,
     classes: Sequence[str],
-    scene: Scene,
+    images: InspectedImages,
     seed: int,
-) -> tuple[list[ReportPicture], list[ReportTable]]:
-    """Draw the pictures; those, and tables to stand beside them in a report.
+) -> tuple[list[Picture], list[Table]]:
+    """Draw the pictures into a folder; returns them, and tables to go with them in a report.
 
     features_pca.png, features_umap.png where umap-learn is installed, confusion.png, neighbours.png.
 
     Args:
         folder: of the run.
-        looks: what to draw.
+        inspection: features, predictions and neighbours.
         classes: names.
-        scene: where the images come from.
+        images: the images that the neighbours' indices mean.
         seed: of UMAP.
     """
-    matrix = confusion_matrix(looks.labels, looks.predictions, len(classes))
+    matrix = confusion_matrix(inspection.labels, inspection.predictions, len(classes))
     draw_confusion(folder / "confusion.png", matrix, classes)
-    _draw_neighbours(folder / "neighbours.png", looks, classes, scene)
+    _draw_neighbours(folder / "neighbours.png", inspection, classes, images)
     pictures = [
-        *_draw_maps(folder, looks, classes, seed),
-        ReportPicture(
+        *_draw_maps(folder, inspection, classes, seed),
+        Picture(
             folder / "confusion.png",
             "Which class is taken for which, in percent of the true class.",
         ),
-        ReportPicture(
+        Picture(
             folder / "neighbours.png",
             "Test images, and the training images whose features are nearest (cosine)"
-            f"{scene.remark}.",
+            f"{images.remark}.",
         ),
     ]
     rows = [
@@ -135,38 +144,40 @@ def draw_looks(
         for true, predicted, share in most_confused(matrix, classes, MISTAKES)
     ]
     header = ("true class", "taken for", "% of the true class")
-    return pictures, [ReportTable("Most frequent mistakes", header, rows)] if rows else []
+    return pictures, [Table("Most frequent mistakes", header, rows)] if rows else []
 
 
 def _draw_maps(
-    folder: Path, looks: Looks, classes: Sequence[str], seed: int
-) -> list[ReportPicture]:
-    labels = looks.labels.cpu()
-    points, shares = project_pca(looks.features)
+    folder: Path, inspection: Inspection, classes: Sequence[str], seed: int
+) -> list[Picture]:
+    labels = inspection.labels.cpu()
+    points, shares = project_pca(inspection.features)
     percent = " and ".join(f"{100 * share:.0f} %" for share in shares.tolist())
     path = folder / "features_pca.png"
     draw_feature_map(path, points, labels, classes, "PCA")
     caption = f"Test features on their first two principal components: {percent} of the variance."
-    pictures = [ReportPicture(path, caption)]
-    if (layout := project_umap(looks.features, seed)) is not None:
+    pictures = [Picture(path, caption)]
+    if (layout := project_umap(inspection.features, seed)) is not None:
         points, chosen = layout
         path = folder / "features_umap.png"
         draw_feature_map(path, points, labels[chosen], classes, "UMAP")
-        pictures.append(ReportPicture(path, f"UMAP of {len(chosen)} test features, by cosine."))
+        pictures.append(Picture(path, f"UMAP of {len(chosen)} test features, by cosine."))
     return pictures
 
 
-def _draw_neighbours(path: Path, looks: Looks, classes: Sequence[str], scene: Scene) -> None:
-    queries, neighbours = looks.queries.cpu(), looks.neighbours.cpu()
+def _draw_neighbours(
+    path: Path, inspection: Inspection, classes: Sequence[str], images: InspectedImages
+) -> None:
+    queries, neighbours = inspection.queries.cpu(), inspection.neighbours.cpu()
     unique, inverse = torch.unique(neighbours, return_inverse=True)
     draw_neighbours(
         path,
-        scene.show_test(queries),
-        scene.show_train(unique)[inverse],
-        looks.labels.cpu()[queries],
-        scene.train_labels[neighbours],
-        looks.similarities.cpu(),
+        images.show_test(queries),
+        images.show_train(unique)[inverse],
+        inspection.labels.cpu()[queries],
+        images.train_labels[neighbours],
+        inspection.similarities.cpu(),
         classes,
-        scene.mean,
-        scene.std,
+        images.mean,
+        images.std,
     )

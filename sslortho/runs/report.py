@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from sslortho.atomic import atomic_file
+from sslortho.evaluate.figures import Picture, Table
 
 WIDEST = 60
 """Characters up to which a column is padded, so that one long path does not stretch every row."""
@@ -21,21 +22,6 @@ class ReportFigure(NamedTuple):
     value: float | int | None
     unit: str = ""
     meaning: str = ""
-
-
-class ReportPicture(NamedTuple):
-    """A picture file and what it shows."""
-
-    path: Path
-    caption: str
-
-
-class ReportTable(NamedTuple):
-    """Rows of text and numbers below a title."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[Any]]
 
 
 def escape(text: str) -> str:
@@ -128,8 +114,8 @@ def write_report(
     figures: Sequence[ReportFigure],
     settings: Mapping[str, Any],
     notes: Sequence[str] = (),
-    pictures: Sequence[ReportPicture] = (),
-    tables: Sequence[ReportTable] = (),
+    pictures: Sequence[Picture] = (),
+    tables: Sequence[Table] = (),
     command: str = "",
     versions: Mapping[str, str] | None = None,
     hardware: str = "",

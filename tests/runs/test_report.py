@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from sslortho.runs.report import ReportFigure, ReportPicture, ReportTable, escape, write_report
+from sslortho.evaluate import Picture, Table
+from sslortho.runs.report import ReportFigure, escape, write_report
 
 
 def parts(text):
@@ -40,11 +41,11 @@ def report(tmp_path):
         },
         notes=["The backbone is frozen.", "1. a * b"],
         pictures=[
-            ReportPicture(tmp_path / "run" / "map.png", "Features of <all> classes"),
+            Picture(tmp_path / "run" / "map.png", "Features of <all> classes"),
             (tmp_path / "other folder" / "b.png", "Another"),
         ],
         tables=[
-            ReportTable("Most confused", ("true", "taken for", "share"), [("a|b", "_c", 0.085106)]),
+            Table("Most confused", ("true", "taken for", "share"), [("a|b", "_c", 0.085106)]),
             ("Nothing", ("a", "b"), []),
         ],
         command="python x.py --a '`'",
