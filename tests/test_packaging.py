@@ -1,5 +1,7 @@
 """The wheel, built without a network from a copy of what it is built from."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,13 +18,13 @@ import sslortho
 
 ROOT = Path(__file__).parents[1]
 BUILD = "from setuptools import build_meta; print(build_meta.build_wheel('dist'))"
-EXTRAS = {"dev", "ffcv", "onnx", "test", "tune", "umap"}
+EXTRAS = {"bench", "dev", "ffcv", "onnx", "test", "tune", "umap"}
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     tree = tmp_path_factory.mktemp("tree")
-    for file in ("pyproject.toml", "README.md", "LICENSE", "hubconf.py"):
+    for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "hubconf.py"):
         shutil.copy(ROOT / file, tree)
     # the rest too, so that there is something to leave out
     for folder in ("sslortho", "scripts", "configs", "assets", "tests"):
@@ -53,9 +55,12 @@ def test_holds_the_package_and_nothing_else(wheel, unpacked):
     assert wheel.name == f"sslortho-{sslortho.__version__}-py3-none-any.whl"
     information = f"sslortho-{sslortho.__version__}.dist-info"
     assert {path.name for path in unpacked.iterdir()} == {"sslortho", information}
-    files = {path.relative_to(unpacked) for path in (unpacked / "sslortho").rglob("*.*")}
+    files = {p.relative_to(unpacked) for p in (unpacked / "sslortho").rglob("*.*") if p.is_file()}
     sources = {path.relative_to(ROOT) for path in (ROOT / "sslortho").rglob("*.py")}
-    assert files == sources | {Path("sslortho/py.typed")}
+    configs = {
+        "sslortho" / p.relative_to(ROOT) for p in (ROOT / "configs").rglob("*") if p.is_file()
+    }
+    assert files == sources | configs | {Path("sslortho/py.typed")}
     assert (unpacked / information / "licenses" / "LICENSE").read_bytes() == (
         ROOT / "LICENSE"
     ).read_bytes()
@@ -91,3 +96,42 @@ print(sslortho.__file__, sslortho.__version__, sep="\\n")
     file, version = run_with_torch_alone(program, unpacked).splitlines()
     assert Path(file) == unpacked / "sslortho" / "__init__.py"
     assert version == sslortho.__version__
+
+
+def run_installed(unpacked, folder, *arguments):
+    """`python -m sslortho` from the unpacked wheel, in a folder where no checkout is."""
+    environment = {**os.environ, "PYTHONPATH": str(unpacked), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", "sslortho", *arguments],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_command_is_installed(unpacked):
+    (folder,) = unpacked.glob("*.dist-info")
+    text = (folder / "entry_points.txt").read_text()
+    assert text.split() == ["[console_scripts]", "sslortho", "=", "sslortho.cli:main"]
+
+
+def test_the_command_works_without_the_checkout(unpacked, tmp_path):
+    text = run_installed(unpacked, tmp_path, "pretrain", "--config", "figure7_small", "--help")
+    assert "--crop_size INTEGER" in text
+    assert "table3" in run_installed(unpacked, tmp_path, "reproduce", "--help")
+    commands = run_installed(
+        unpacked, tmp_path, "reproduce", "table3", "--data", "digits", "--only", "basic_cnn",
+        "--seeds", "1", "--dry_run",
+    )  # fmt: skip
+    assert "sslortho supervised" in commands
+
+
+@pytest.mark.slow
+def test_a_run_from_the_wheel(unpacked, tmp_path):
+    run_installed(
+        unpacked, tmp_path, "pretrain", "--backbone", "basic_cnn", "--subset", "128",
+        "--batch_size", "64", "--epochs", "1", "--out", "run", "--trackers", "none",
+    )  # fmt: skip
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["git_commit"] is None
+    assert summary["steps"] == 2

@@ -2,8 +2,8 @@
 
 import json
 
-from sslortho.paper.report import write_report
 from sslortho.paper.grid import Cell, Experiment, Table
+from sslortho.paper.report import write_report
 
 ROWS = {"basic_cnn": "BasicCNN", "resnet20": "resnet20"}
 COLUMNS = {"sgd": "SGDM", "orth_sgd": "Orthogonal-SGDM"}

@@ -15,6 +15,8 @@ from unittest import mock
 
 from accelerate.state import AcceleratorState
 
+from sslortho import cli
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.append(str(SCRIPTS))  # where scripts find the folders beside them
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -66,17 +68,25 @@ def load_script(name):
 
 def call_script(name, *arguments):
     """A script's main in this process; as subprocess.run, what it printed and its exit code."""
-    module, code = load_script(name), 0
-    out, errors = io.StringIO(), io.StringIO()
+    return _call(load_script(name).main, f"scripts/{name}.py", arguments)
+
+
+def call_command(name, *arguments):
+    """`sslortho NAME ...` in this process, likewise."""
+    return _call(cli.main, "sslortho", (name, *arguments))
+
+
+def _call(main, program, arguments):
+    code, out, errors = 0, io.StringIO(), io.StringIO()
     AcceleratorState._reset_state(reset_partial_state=True)
-    given = [f"scripts/{name}.py", *map(str, arguments)]
+    given = [program, *map(str, arguments)]
     with (
         mock.patch.object(sys, "argv", given),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(errors),
     ):
         try:
-            module.main()
+            main()
         except SystemExit as end:
             code = end.code or 0
         finally:

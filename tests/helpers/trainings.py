@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState
 
-from sslortho.recipes.pretrain.resolve import build_pretraining
-from sslortho.recipes.supervised.resolve import build_supervised
 from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.recipes.pretrain.resolve import build_pretraining
 from sslortho.recipes.supervised.options import SupervisedOptions
+from sslortho.recipes.supervised.resolve import build_supervised
 
 QUIET = {"threads": 1, "trackers": "none", "evaluate_every": 0}
 PRETRAIN = {

@@ -1,25 +1,28 @@
-import dataclasses
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
+from sslortho.recipes.knn_eval.options import KnnEvalOptions
 
-from sslortho.runs.config_file import MAY_CHANGE, check_same_run, to_yaml
-from loading_bench.options import BenchLoadingOptions
-from optim_bench.options import BenchOptimOptions
-from sslortho.recipes.export_options import ExportOptions
-from sslortho.recipes.linear_eval.options import KnnEvalOptions, LinearEvalOptions
+from sslortho.methods.options import METHOD_OPTIONS
+from sslortho.options import GROUPS, facts
+from sslortho.recipes.command_line import parse_options
+from sslortho.recipes.export.options import ExportOptions
+from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.recipes.pretrain.options import PretrainOptions
-from sslortho.recipes.show_views_options import ShowViewsOptions
-from sslortho.recipes.write_beton_options import WriteBetonOptions
-from sslortho.recipes.command_line import parse_config
-from sslortho.methods import METHODS
+from sslortho.recipes.show_views.options import ShowViewsOptions
+from sslortho.recipes.supervised.options import SupervisedOptions
+from sslortho.recipes.tune.options import TuneOptions
+from sslortho.recipes.write_beton.options import WriteBetonOptions
+from sslortho.runs.config_file import check_same_run, to_yaml
 
 
 def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("lr: 3\nepochs: 7\nwarmup_epochs: 1\n")
-    config = parse_config(PretrainOptions, ["--config", str(path), "--lr", "1e-2"])
+    config = parse_options(PretrainOptions, ["--config", str(path), "--lr", "1e-2"])
     assert (config.lr, config.epochs, config.seed) == (0.01, 7, 0)
 
 
@@ -27,7 +30,7 @@ def test_a_configuration_survives_its_yaml(tmp_path):
     config = PretrainOptions.of(optim="lars", subset=100, trust_coefficient=0.02, compile=True)
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(config))
-    assert parse_config(PretrainOptions, ["--config", str(path)]) == config
+    assert parse_options(PretrainOptions, ["--config", str(path)]) == config
 
 
 @pytest.mark.parametrize(
@@ -41,7 +44,7 @@ def test_a_configuration_survives_its_yaml(tmp_path):
     ],
 )
 def test_a_switch_needs_no_value(arguments, expected):
-    assert parse_config(PretrainOptions, arguments).compile is expected
+    assert parse_options(PretrainOptions, arguments).compile is expected
 
 
 @pytest.mark.parametrize(
@@ -62,7 +65,7 @@ def test_a_switch_needs_no_value(arguments, expected):
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        parse_config(PretrainOptions, arguments)
+        parse_options(PretrainOptions, arguments)
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error.replace("(", ".") or message in error
@@ -73,25 +76,98 @@ def test_an_unknown_key_in_a_file_names_the_nearest(tmp_path, capsys):
     path = tmp_path / "config.yaml"
     path.write_text("optm: lars\n")
     with pytest.raises(SystemExit):
-        parse_config(PretrainOptions, ["--config", str(path)])
+        parse_options(PretrainOptions, ["--config", str(path)])
     assert "'optm' is not accepted (did you mean optim?)" in capsys.readouterr().err
 
 
-SCRIPTS = [
-    BenchLoadingOptions, BenchOptimOptions, ExportOptions, KnnEvalOptions, LinearEvalOptions,
-    *(PretrainOptions.for_method(method) for method in METHODS), ShowViewsOptions, WriteBetonOptions,
+COMMANDS = [
+    ExportOptions, KnnEvalOptions, LinearEvalOptions, SupervisedOptions, TuneOptions,
+    *(PretrainOptions.for_method(method) for method in METHOD_OPTIONS), ShowViewsOptions, WriteBetonOptions,
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("config", SCRIPTS)
-def test_every_option_has_a_line_of_help(config, capsys):
+def read_help(cls, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_options(cls, ["--help"], "sslortho something")
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cls", COMMANDS)
+def test_every_option_has_a_line_of_help_in_its_group(cls, capsys):
+    text = read_help(cls, capsys)
+    assert text.startswith("usage: sslortho something [--config FILE]")
+    titles = [title for title in GROUPS if f"\n{title}:\n" in text]
+    sections = re.split(r"\n(?:" + "|".join(f"{title}:" for title in titles) + r")\n", text)[1:]
+    found = {}
+    for title, section in zip(titles, sections, strict=True):
+        entries = re.findall(
+            r"(?:^|\n)  --(\w+) \S+\s+(.*?)(?=\n  --|$)", section.rstrip(), re.DOTALL
+        )
+        found |= {name: (title, entry) for name, entry in entries}
+    assert {name: title for name, (title, _) in found.items()} == {
+        name: fact.group for name, fact in facts(cls).items()
+    }
+    bare = [name for name, (_, entry) in found.items() if len(entry) < 12 or entry[0] == "("]
+    assert bare == []
+
+
+def test_help_gives_types_units_and_defaults_plainly(capsys):
+    text = " ".join(read_help(PretrainOptions, capsys).split())
+    assert "Optional" not in text
+    assert "Literal" not in text
+    assert (
+        "--crop_size INTEGER Side of the views; of several sizes, of the largest. (pixels; default 32)"
+        in text
+    )
+    assert "--betas [NUMBER,NUMBER]" in text
+    assert "--mixed_precision {no,fp16,bf16}" in text
+    assert "--out PATH" in text
+
+
+def test_seldom_needed_options_come_last_in_their_group(capsys):
+    text = read_help(PretrainOptions, capsys)
+    for group in GROUPS:
+        names = [n for n, fact in facts(PretrainOptions).items() if fact.group == group]
+        places = {n: text.index(f"\n  --{n} ") for n in names}
+        rare = {n for n in names if facts(PretrainOptions)[n].rare}
+        usual = [places[n] for n in names if n not in rare]
+        assert all(places[n] > max(usual) for n in rare)
+
+
+def test_help_imports_nothing_heavy():
+    """torch alone takes longer than the two seconds that a help may take."""
+    program = (
+        "import sys\n"
+        "from sslortho.cli import COMMANDS\n"
+        "import importlib\n"
+        "for name, (module, _) in COMMANDS.items():\n"
+        "    try:\n"
+        "        importlib.import_module(module).main(['--help'], name)\n"
+        "    except SystemExit:\n"
+        "        pass\n"
+        "heavy = {'torch', 'numba', 'accelerate', 'torchvision', 'timm', 'lightly', 'matplotlib', 'sklearn'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+@pytest.mark.parametrize("arguments", [["--config", "figure7_small"], ["--config=figure7_small"]])
+def test_a_configuration_is_found_by_its_name(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = parse_options(PretrainOptions, [*arguments, "--data_dir", "x"])
+    assert options.batch_size == 256
+
+
+def test_an_unknown_configuration_names_the_nearest(capsys):
     with pytest.raises(SystemExit):
-        parse_config(config, ["--help"])
-    text = capsys.readouterr().out.split("\n  --print_config")[1]
-    entries = dict(re.findall(r"\n  --(\w+) \S+\s+(.*?)(?=\n  --|$)", text, re.DOTALL))
-    missing = [f.name for f in dataclasses.fields(config) if len(entries[f.name]) < 12]
-    unexplained = [name for name, entry in entries.items() if entry.startswith("(")]
-    assert missing + unexplained == []
+        parse_options(PretrainOptions, ["--config", "figure7_smal"])
+    error = capsys.readouterr().err
+    assert "config='figure7_smal' is neither a file nor the name" in error
+    assert "did you mean figure7_small?" in error
 
 
 def test_the_run_folder_tells_what_runs():
@@ -100,10 +176,6 @@ def test_the_run_folder_tells_what_runs():
         == "runs/barlow_twins-digits-lars-s3"
     )
     assert str(PretrainOptions.of(out="there").run_folder) == "there"
-
-
-def test_options_that_may_change_exist():
-    assert {f.name for f in dataclasses.fields(LinearEvalOptions)} >= MAY_CHANGE
 
 
 @pytest.mark.parametrize(
@@ -156,7 +228,7 @@ def test_resuming_checks_the_options_that_the_weights_depend_on(tmp_path):
 def test_a_run_of_another_kind_is_never_resumed(tmp_path):
     (tmp_path / "config.yaml").write_text(to_yaml(LinearEvalOptions(backbone_from="x")))
     (tmp_path / "summary.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"a run of another kind \(LinearEvalOptions\)"):
+    with pytest.raises(ValueError, match=r"a run of another kind \(linear_eval\)"):
         check_same_run(KnnEvalOptions(backbone_from="x"), tmp_path)
     check_same_run(LinearEvalOptions(backbone_from="x"), tmp_path)
 
@@ -175,3 +247,26 @@ def test_a_run_of_another_version_may_know_other_options(tmp_path):
     (tmp_path / "summary.json").write_text("{}")
     with pytest.warns(UserWarning, match="unknown options: gone"):
         check_same_run(PretrainOptions.of(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("headline", "refused"),
+    [("# PretrainConfig", False), ("# SupervisedConfig", True), ("", False)],
+)
+def test_run_folders_of_the_first_version_are_recognised(tmp_path, headline, refused):
+    body = to_yaml(PretrainOptions.of()).split("\n", 1)[1]
+    (tmp_path / "config.yaml").write_text(f"{headline}\n{body}")
+    (tmp_path / "summary.json").write_text("{}")
+    if refused:
+        with pytest.raises(ValueError, match=r"of another kind \(supervised\)"):
+            check_same_run(PretrainOptions.of(), tmp_path)
+    else:
+        check_same_run(PretrainOptions.of(), tmp_path)
+
+
+def test_paths_are_expanded_when_read(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    options = parse_options(
+        PretrainOptions, ["--out", "~/run", "--data", "folder", "--data_dir", "~/d"]
+    )
+    assert (options.out, options.data_dir) == ("/home/somebody/run", "/home/somebody/d")

@@ -13,7 +13,7 @@ from helpers.script_runs import SCRIPTS, TORCHRUN, finish, records, start_script
 
 from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD
 from sslortho.data import load_split
-from sslortho.evaluate import inspection as looking
+from sslortho.evaluate import inspection
 from sslortho.models import BackboneInfo, create_backbone, read_weights, write_backbone
 
 sys.path.append(str(SCRIPTS))
@@ -181,7 +181,7 @@ def test_few_labels_are_few(evaluate, tmp_path):
 
 def test_the_confusion_matrix_is_of_the_figure_also_in_bf16(evaluate, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(looking, "draw_confusion", lambda path, matrix, names: drawn.append(matrix))
+    monkeypatch.setattr(inspection, "draw_confusion", lambda path, matrix, names: drawn.append(matrix))
     summary = evaluate(tmp_path / "run", "--mixed_precision", "bf16")
     assert drawn[0].sum() == 360
     assert summary["top1"] == pytest.approx(100 * int(drawn[0].trace()) / 360)
@@ -191,7 +191,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_figure(evaluate, tmp_path, monk
     def fail(*arguments):
         raise OSError("no fonts")
 
-    monkeypatch.setattr(looking, "draw_confusion", fail)
+    monkeypatch.setattr(inspection, "draw_confusion", fail)
     with pytest.warns(UserWarning, match="could not be drawn: no fonts"):
         summary = evaluate(tmp_path / "run")
     assert summary["top1"] > 30

@@ -115,7 +115,7 @@ def test_a_methods_options_and_defaults_are_pretrainings(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method", "simlcr"], "method='simlcr' is not one of .* (did you mean 'simclr'?)"),
+        (["--method", "simlcr"], "method='simlcr' is not one of .* (did you mean simclr?)"),
         (["--method", "simclr", "--lambda_param", "1"], "option of --method barlow_twins)"),
         (["--method", "byol", "--temperature", "1"], "option of --method simclr, moco_v2)"),
         (["--method", "simclr", "--temperature", "0"], "temperature=0.0 must be above 0"),

@@ -17,7 +17,7 @@ from helpers.script_runs import call_script, wait_for_records
 
 from sslortho.models import create_backbone
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 SCRIPT = str(ROOT / "scripts" / "pretrain.py")
 SMALL = [
     "--backbone", "basic_cnn", "--projector", "32-32", "--subset", "400", "--batch_size", "100",

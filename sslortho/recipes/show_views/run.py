@@ -1,7 +1,7 @@
-"""Draw what pretraining shows the model: `python scripts/show_views.py --data digits --out views.png`.
+"""Draw the views of a pretraining's batch, with the draws of each as its caption.
 
-Takes every option of pretrain.py and builds the same loader, so these are the very views of a run's
-first batch (of --epoch), with what was drawn for each of them as its caption.
+The loader is built as pretraining builds it, so these are the very views of a run's first batch (of
+`epoch`).
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,6 @@ from sslortho.atomic import atomic_file
 from sslortho.augment import ViewRenderer, ViewSpec
 from sslortho.augment.reference.geometry import CropDraw
 from sslortho.augment.reference.photometric import PhotometricDraw
-from sslortho.recipes.data import build_train_loader, load_training_set
-from sslortho.recipes.pretrain.resolve import create_views
-from sslortho.recipes.process import join_ranks
-from sslortho.recipes.show_views_options import ShowViewsOptions
-from sslortho.recipes.command_line import parse_config, user_errors
 from sslortho.data import (
     BetonImages,
     ImageArray,
@@ -32,6 +27,10 @@ from sslortho.data import (
 )
 from sslortho.data.ffcv.beton import read_beton
 from sslortho.data.image_folder import read_size
+from sslortho.recipes.data import build_train_loader, load_training_set
+from sslortho.recipes.pretrain.resolve import resolve
+from sslortho.recipes.show_views.options import ShowViewsOptions
+from sslortho.recipes.training import join_ranks
 
 Indices = NDArray[np.int64]
 
@@ -86,7 +85,7 @@ def describe_jitter(draw: PhotometricDraw, i: int) -> str:
 
 
 def describe_rest(crop: CropDraw, draw: PhotometricDraw, i: int) -> str:
-    """What else was done, in its order."""
+    """Other operations, in the order of their application."""
     done = {
         "flip": crop.flip[i],
         "grey": draw.grayscale[i],
@@ -115,23 +114,24 @@ def undo_normalise(view: Tensor, spec: ViewSpec) -> NDArray[np.float32]:
     return (pixels * torch.tensor(spec.std) + torch.tensor(spec.mean)).clamp(0, 1).numpy()
 
 
-def collect_samples(config: ShowViewsOptions) -> list[Sample]:
+def collect_samples(options: ShowViewsOptions) -> list[Sample]:
     """The first samples of the first batch of the epoch, their views from the loader itself."""
-    accelerator = join_ranks(config, config.run_folder, config.mixed_precision)
-    data = load_training_set(config)
-    loader = build_train_loader(config, data, create_views(config), accelerator)
+    recipe = resolve(options)
+    accelerator = join_ranks(options, options.mixed_precision)
+    data = load_training_set(options)
+    loader = build_train_loader(options, data, recipe.views, accelerator)
     assert isinstance(loader, TensorLoader | ViewLoader)
     assert isinstance(loader.renderer, ViewRenderer)
-    loader.set_epoch(config.epoch)
+    loader.set_epoch(options.epoch)
     batch = next(iter(loader))
-    indices = next(loader.order.steps(config.epoch))[: config.count]
+    indices = next(loader.order.steps(options.epoch))[: options.count]
     specs, sizes = loader.renderer.specs, source_sizes(data, indices)
     views = [
-        undo_normalise(view[: config.count], spec)
+        undo_normalise(view[: options.count], spec)
         for view, spec in zip(batch.views, specs, strict=True)
     ]
     captions = [
-        draw_captions(loader.renderer, view, indices, config.epoch, sizes)
+        draw_captions(loader.renderer, view, indices, options.epoch, sizes)
         for view in range(len(specs))
     ]
     titles = [_title(data, index) for index in indices]
@@ -178,17 +178,13 @@ def draw_picture(samples: list[Sample], title: str) -> Figure:
     return figure
 
 
-def main() -> None:
-    config = parse_config(ShowViewsOptions)
-    with user_errors(config.debug):
-        out = Path(config.picture).expanduser()
-        out.parent.mkdir(parents=True, exist_ok=True)
-        samples = collect_samples(config)
-        figure = draw_picture(samples, f"{config.data}, epoch {config.epoch}, seed {config.seed}")
-        with atomic_file(out) as file:
-            figure.savefig(file, format=out.suffix[1:])
-    print(out)
-
-
-if __name__ == "__main__":
-    main()
+def run(options: ShowViewsOptions) -> Path:
+    """Draw the picture; its path. Raises ValueError for a user's mistake."""
+    out = Path(options.picture)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    samples = collect_samples(options)
+    title = f"{options.data}, epoch {options.epoch}, seed {options.seed}"
+    figure = draw_picture(samples, title)
+    with atomic_file(out) as file:
+        figure.savefig(file, format=out.suffix[1:])
+    return out

@@ -1,19 +1,24 @@
-"""What show_views.py can be told: all that pretraining can, and which views."""
+"""Options of `show_views`: all of pretraining's, and which views are shown."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from sslortho.options import option
 from sslortho.recipes.pretrain.options import PretrainOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowViewsOptions(PretrainOptions):
-    """Draw what pretraining with the same options shows the model, with what was drawn as captions."""
+    """Draw the views that pretraining with the same options shows the model; captions say what was
+    drawn."""
 
-    count: int = 8
+    command: ClassVar[str] = "show_views"
+
+    count: int = option(8, group="output", unit="samples")
     """Samples shown: the first of the first batch."""
-    epoch: int = 0
-    """Epoch that the batch is of."""
+    epoch: int = option(0, group="output")
+    """Epoch of the batch."""
     out: str | None = None
     """Picture to write, .png, .pdf or .svg. Default views.png."""
 

@@ -40,22 +40,6 @@ PRETRAININGS = [path for path in YAMLS if path not in (*EVALUATIONS, *SEARCHES)]
 MACHINES = sorted((CONFIGS / "accelerate").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", PRETRAININGS, ids=names(PRETRAININGS))
-@pytest.mark.parametrize("optim", ["lars", "orth_lars"])
-def test_every_configuration_builds(path, optim):
-    config = parse_config(PretrainOptions, ["--config", str(path), "--optim", optim])
-    with torch.device("meta"):  # shapes without memory: some of these are large
-        task = build.build_task(config)
-        optimizer = build.build_optimizer(config, task)
-    views = build.create_views(config)
-    size = (2, 3, config.crop_size, config.crop_size)
-    features = task.backbone(torch.zeros(size, device="meta"))
-    assert task.projector(features).shape == (2, int(config.projector.split("-")[-1]))
-    assert len(views) == (8 if config.method == "dino" else 2)
-    assert max(view.crop_size for view in views) == config.crop_size
-    assert type(optimizer) is OPTIMIZERS[optim]
-
-
 @pytest.mark.parametrize("path", EVALUATIONS, ids=names(EVALUATIONS))
 def test_every_evaluation_builds_on_other_data(path, folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -150,13 +134,13 @@ def test_pictures_show_the_images_that_were_asked_for():
     ("options", "message"),
     [
         ({"backbone_from": "no/such/file.pth"}, "no/such/file.pth"),
-        ({"backbone": "resnet19"}, "did you mean 'resnet18'"),
+        ({"backbone": "resnet19"}, "did you mean resnet18"),
         ({"train_percent": 0.1}, "leaves 1 of 1437 images for 10 classes"),
         ({"train_percent": 99.0}, "takes 143 images of each class, and one has 1"),
         ({"optim": "orth_lars", "orth_layers": "conv"}, "nothing to orthonormalise"),
         ({"stem": "solo_learn"}, "stem='solo_learn' has no effect on backbone='basic_cnn'"),
         ({"workers": 2}, "workers=2 has no effect"),
-        ({"backbone": "timm:vit_tiny_patch16_224"}, "crop_size=32 is no size for a VisionTransf"),
+        ({"backbone": "timm:vit_tiny_patch16_224"}, "crop_size=32 does not fit a VisionTransf"),
         ({"subset": 100, "batch_size": 101}, "batch_size=101 is larger than the data"),
         ({"train_list": "no/list.txt"}, "train_list='no/list.txt' cannot be read"),
         ({"optim": "adamm"}, "did you mean 'adam'"),
@@ -229,109 +213,3 @@ def test_data_that_cannot_be_evaluated_on_are_refused(folder, tmp_path):
         build_on(flat)
 
 
-@pytest.mark.parametrize("path", MACHINES, ids=names(MACHINES))
-def test_every_machine_is_one_that_accelerate_reads(path):
-    assert load_config_from_file(str(path)).num_processes >= 1
-
-
-def built_optimizer(**options):
-    config = PretrainOptions.of(backbone="basic_cnn", projector="8-8", **options)
-    task = build.build_task(config)
-    return task, build.build_optimizer(config, task)
-
-
-@pytest.mark.parametrize("optim", sorted(OPTIMIZERS))
-def test_every_optimizer_builds_with_rates_for_the_batch_size(optim):
-    _, optimizer = built_optimizer(optim=optim, lr=0.1, lr_biases=0.01, batch_size=1024)
-    assert type(optimizer) is OPTIMIZERS[optim]
-    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
-    assert rates.pop("biases and norms") == pytest.approx(0.04)
-    assert set(rates.values()) == {0.4}
-
-
-def test_barlow_twins_orthonormalises_convolutions_alone_unless_told():
-    for layers, expected in ((None, {"conv"}), ("conv", {"conv"}), ("all", {"conv", "dense"})):
-        task, optimizer = built_optimizer(orth_layers=layers)
-        chosen = {id(p) for g in optimizer.param_groups if g["orth"] for p in g["params"]}
-        kinds = {"conv" if p.ndim == 4 else "dense" for p in task.parameters() if id(p) in chosen}
-        assert kinds == expected
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"optim": "orth_larz"}, "did you mean 'orth_lars'"),
-        ({"optim": "lars", "polar": "svd"}, "polar='svd' is not an option of optim='lars'"),
-        ({"optim": "adam", "momentum": 0.5}, "momentum=0.5 is not an option of optim='adam'"),
-        ({"optim": "sgd", "trust_coefficient": 0.1}, "trust_coefficient=0.1 is not an option"),
-        ({"optim": "lars", "orth_layers": "all"}, "orth_layers='all' has no effect"),
-        ({"optim": "lars", "share": False}, "share=False is not an option of optim='lars'"),
-    ],
-)
-def test_an_option_without_effect_is_an_error(options, message):
-    with pytest.raises(ValueError, match=message):
-        built_optimizer(**options)
-
-
-def test_initial_weights_depend_on_the_seed_alone():
-    first = build.build_task(PretrainOptions.of(seed=1)).state_dict()
-    torch.rand(5)
-    again = build.build_task(PretrainOptions.of(seed=1, optim="lars")).state_dict()
-    other = build.build_task(PretrainOptions.of(seed=2)).state_dict()
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["backbone.conv1.weight"], other["backbone.conv1.weight"])
-    backbone = build.build_backbone(PretrainOptions.of(seed=1)).state_dict()
-    assert all(torch.equal(first[f"backbone.{name}"], backbone[name]) for name in backbone)
-
-
-def test_small_views_have_no_blur_and_large_ones_the_papers():
-    small = build.create_views(PretrainOptions.of(data="cifar10", data_dir="d", crop_size=32))
-    large = build.create_views(PretrainOptions.of(data="folder", data_dir="d", crop_size=224))
-    digits = build.create_views(PretrainOptions.of())
-    assert [view.blur_p for view in small] == [0, 0]
-    assert [view.blur_p for view in large] == [1.0, 0.1]
-    assert [view.flip_p for view in digits] == [0, 0]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch_size": 4000}, "batch_size=4000 is larger than the data"),
-        ({"batch_size": 100, "accumulation_steps": 3}, "does not divide into accumulation_steps=3"),
-        ({"mixed_precision": "fp16"}, "needs a GPU"),
-        ({"data": "folder"}, "needs data_dir"),
-        ({"data": "folder", "data_dir": "/no/such/folder"}, "/no/such/folder.* is no folder"),
-        ({"subset": 5000}, "subset=5000 must be from 1 to the 1437 images"),
-        ({"batch_size": 4000, "accumulation_steps": 4}, "batch_size=4000 is larger than the data"),
-        ({"backbone": "resnet19"}, "did you mean 'resnet18'"),
-        ({"stem": "stock"}, "stem='stock' has no effect on backbone='resnet20'"),
-    ],
-)
-def test_mistakes_are_found_before_training(options, message, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=message):
-        build.build_pretraining(PretrainOptions.of(trackers="none", **options))
-
-
-def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
-    for side, name, loader in ((32, "small", TensorLoader), (200, "large", ViewLoader)):
-        for split in ("train", "val"):
-            for label in ("a", "b"):
-                folder = tmp_path / name / split / label
-                folder.mkdir(parents=True)
-                for i in range(4):
-                    Image.new("RGB", (side, side), (i, i, i)).save(folder / f"{i}.png")
-        config = PretrainOptions.of(
-            data="folder", data_dir=str(tmp_path / name), batch_size=4,
-            backbone="basic_cnn", projector="8", trackers="none",
-        )  # fmt: skip
-        run = build.build_pretraining(config)
-        assert isinstance(run.loader, loader)
-        batch = next(iter(run.loader))
-        assert [view.shape for view in batch.views] == [(4, 3, 32, 32)] * 2
-
-
-def test_workers_are_for_images_that_are_decoded():
-    config = PretrainOptions.of(workers=3, backbone="basic_cnn", projector="8", trackers="none")
-    with pytest.raises(ValueError, match="workers=3 has no effect on data='digits'"):
-        build.build_pretraining(config)

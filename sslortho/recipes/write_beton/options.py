@@ -1,46 +1,48 @@
-"""What write_beton.py can be told."""
+"""Options of `write_beton`."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from sslortho.recipes.options import Checked
+from sslortho.options import Options, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class WriteBetonOptions(Checked):
+class WriteBetonOptions(Options):
     """Write a data set as one .beton file, which loads several times faster than image files."""
 
-    data: Literal["digits", "cifar10", "cifar100", "folder"] = "folder"
+    command: ClassVar[str] = "write_beton"
+
+    data: Literal["digits", "cifar10", "cifar100", "folder"] = option("folder", group="data")
     """Data set. folder: data_dir/train/<class>/*, data_dir/test or val/<class>/*."""
-    data_dir: str | None = None
+    data_dir: str | None = option(None, group="data", path=True)
     """Folder of the data set (digits needs none)."""
-    follow_links: bool = False
+    follow_links: bool = option(False, group="data", rare=True)
     """Read images through symbolic links that lead out of data_dir."""
-    split: Literal["train", "val", "test"] = "train"
-    """Part of the data. val and test are two names for the one that is not for training."""
-    out: str
+    split: Literal["train", "val", "test"] = option("train", group="data")
+    """Part of the data. val and test are two names for the part that is not for training."""
+    out: str = option(required=True, group="output", path=True)
     """File to write; B/train.beton and B/val.beton are what pretraining reads of --data_dir B."""
-    mode: Literal["raw", "jpg", "smart"] = "jpg"
+    mode: Literal["raw", "jpg", "smart"] = option("jpg", group="output")
     """raw: pixels. jpg: JPEG bytes. smart: pixels where they take at most smart_threshold times the
     bytes of a JPEG, a JPEG elsewhere."""
-    max_resolution: int | None = None
-    """Pixels that the longer side of larger images is reduced to. Default: their own size."""
-    quality: int | None = None
-    """Of JPEGs, 1 to 100. Default: JPEG files that need no resizing keep their bytes, other images
+    max_resolution: int | None = option(None, group="output", unit='pixels')
+    """Length that the longer side of larger images is reduced to. Default: their own size."""
+    quality: int | None = option(None, group="output")
+    """Quality of JPEGs, 1 to 100. Default: JPEG files that need no resizing keep their bytes, other images
     are encoded with 90."""
-    smart_threshold: float | None = None
-    """Of mode smart; default 4."""
-    page_size: int = 8
-    """MiB of a page, a power of two from 2 to 2048; the most that one image may take."""
-    workers: int | None = None
+    smart_threshold: float | None = option(None, group="output", rare=True)
+    """Threshold of mode smart; default 4."""
+    page_size: int = option(8, group="output", rare=True, unit='MiB')
+    """Size of a page, a power of two from 2 to 2048; the most that one image may take."""
+    workers: int | None = option(None, group="hardware", unit='threads')
     """Threads that decode and encode. Default: one a core."""
-    skip_broken: bool = False
+    skip_broken: bool = option(False, group="data")
     """Leave out image files that cannot be decoded, and list them in the manifest."""
-    overwrite: bool = False
+    overwrite: bool = option(False, group="output")
     """Replace an existing file."""
-    debug: bool = False
-    """Show the traceback of an error that is the user's."""
+    debug: bool = option(False, group="output", rare=True)
+    """Show the traceback of a user's error."""
 
     def __post_init__(self) -> None:
         page_size, quality = self.page_size, self.quality

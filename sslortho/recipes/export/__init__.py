@@ -1,0 +1,17 @@
+"""A backbone as a file for timm, torchvision, torch.hub or ONNX."""
+
+from collections.abc import Sequence
+
+from sslortho.recipes.export.options import ExportOptions
+
+
+def main(arguments: Sequence[str], program: str) -> int:
+    """The command `export`; the exit code."""
+    from sslortho.recipes.command_line import parse_options, user_errors
+
+    options = parse_options(ExportOptions, arguments, program)
+    with user_errors(options.debug, program):
+        from sslortho.recipes.export.run import run
+
+        run(options)
+    return 0

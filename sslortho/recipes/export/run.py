@@ -1,0 +1,42 @@
+"""Write a backbone for other libraries, and say how to load it there."""
+
+from pathlib import Path
+
+from sslortho.models import RestoredBackbone, export_backbone, read_weights, restore_backbone
+from sslortho.models.export import check_packages
+from sslortho.recipes.export.options import ExportOptions
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+"""Folder of hubconf.py, which `torch.hub.load` needs; a checkout has it."""
+
+
+def run(options: ExportOptions) -> tuple[str, str]:
+    """Write the file and print how to load it; the lines that do.
+
+    Raises ValueError for a file that exists, weights that do not fit, a missing package.
+    """
+    out = Path(options.out)
+    if out.exists() and not options.overwrite:
+        raise ValueError(f"out={options.out!r} exists already; give another one, or --overwrite")
+    check_packages(options.format)
+    restored = restore_backbone(
+        read_weights(options.backbone_from),
+        options.backbone,
+        None if options.stem == "auto" else options.stem,
+        options.weights_prefix,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = str(CHECKOUT)
+    lines = export_backbone(restored, options.format, out, options.crop_size, folder)
+    _tell(restored, lines)
+    return lines
+
+
+def _tell(restored: RestoredBackbone, lines: tuple[str, str]) -> None:
+    """Print what was matched, how to prepare images, and how to load the file."""
+    print(restored.report)
+    stem = f", stem {restored.stem}" if restored.stem != "stock" else ""
+    print(f"backbone {restored.name}{stem}; to load it:")
+    if info := restored.info:
+        print(f"# {info.crop_size} pixels; values from 0 to 1, minus {info.mean}, over {info.std}")
+    print("\n".join(lines))

@@ -1,0 +1,155 @@
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from sslortho.data import TensorLoader, ViewLoader
+from sslortho.optim import OPTIMIZERS
+from sslortho.recipes.command_line import parse_options
+from sslortho.recipes.configs import configs_folder
+from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.recipes.pretrain.resolve import resolve
+from sslortho.recipes.pretrain.run import build
+
+
+@pytest.fixture(autouse=True)
+def fresh_process():
+    """Accelerate keeps what the first Accelerator of a process was told."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def names(paths):
+    return [path.stem for path in paths]
+
+
+OTHERS = ("linear", "finetune", "probe", "knn", "tune")
+YAMLS = sorted(configs_folder().glob("*.yaml"))
+PRETRAININGS = [path for path in YAMLS if path.stem.split("_")[0] not in OTHERS]
+MACHINES = sorted((configs_folder() / "accelerate").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PRETRAININGS, ids=names(PRETRAININGS))
+@pytest.mark.parametrize("optim", ["lars", "orth_lars"])
+def test_every_configuration_builds(path, optim):
+    options = parse_options(PretrainOptions, ["--config", str(path), "--optim", optim])
+    recipe = resolve(options)
+    with torch.device("meta"):  # shapes without memory: some of these are large
+        task = recipe.create_task()
+        optimizer = recipe.create_optimizer(task)
+    views = recipe.views
+    size = (2, 3, options.crop_size, options.crop_size)
+    features = task.backbone(torch.zeros(size, device="meta"))
+    assert task.projector(features).shape == (2, int(options.projector.split("-")[-1]))
+    assert len(views) == (8 if options.method == "dino" else 2)
+    assert max(view.crop_size for view in views) == options.crop_size
+    assert type(optimizer) is OPTIMIZERS[optim]
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=names(MACHINES))
+def test_every_machine_is_one_that_accelerate_reads(path):
+    assert load_config_from_file(str(path)).num_processes >= 1
+
+
+def built_optimizer(**options):
+    recipe = resolve(PretrainOptions.of(backbone="basic_cnn", projector="8-8", **options))
+    task = recipe.create_task()
+    return task, recipe.create_optimizer(task)
+
+
+@pytest.mark.parametrize("optim", sorted(OPTIMIZERS))
+def test_every_optimizer_builds_with_rates_for_the_batch_size(optim):
+    _, optimizer = built_optimizer(optim=optim, lr=0.1, lr_biases=0.01, batch_size=1024)
+    assert type(optimizer) is OPTIMIZERS[optim]
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert rates.pop("biases and norms") == pytest.approx(0.04)
+    assert set(rates.values()) == {0.4}
+
+
+def test_barlow_twins_orthonormalises_convolutions_alone_unless_told():
+    for layers, expected in ((None, {"conv"}), ("conv", {"conv"}), ("all", {"conv", "dense"})):
+        task, optimizer = built_optimizer(orth_layers=layers)
+        chosen = {id(p) for g in optimizer.param_groups if g["orth"] for p in g["params"]}
+        kinds = {"conv" if p.ndim == 4 else "dense" for p in task.parameters() if id(p) in chosen}
+        assert kinds == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optim": "orth_larz"}, "did you mean .?orth_lars"),
+        ({"optim": "lars", "polar": "svd"}, "polar='svd' is not an option of optim='lars'"),
+        ({"optim": "adam", "momentum": 0.5}, "momentum=0.5 is not an option of optim='adam'"),
+        ({"optim": "sgd", "trust_coefficient": 0.1}, "trust_coefficient=0.1 is not an option"),
+        ({"optim": "lars", "orth_layers": "all"}, "orth_layers='all' has no effect"),
+        ({"optim": "lars", "share": False}, "share=False is not an option of optim='lars'"),
+    ],
+)
+def test_an_option_without_effect_is_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        built_optimizer(**options)
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    first = resolve(PretrainOptions.of(seed=1)).create_task().state_dict()
+    torch.rand(5)
+    again = resolve(PretrainOptions.of(seed=1, optim="lars")).create_task().state_dict()
+    other = resolve(PretrainOptions.of(seed=2)).create_task().state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["backbone.conv1.weight"], other["backbone.conv1.weight"])
+    backbone = resolve(PretrainOptions.of(seed=1)).create_backbone().state_dict()
+    assert all(torch.equal(first[f"backbone.{name}"], backbone[name]) for name in backbone)
+
+
+def test_small_views_have_no_blur_and_large_ones_the_papers():
+    small = resolve(PretrainOptions.of(data="cifar10", data_dir="d", crop_size=32)).views
+    large = resolve(PretrainOptions.of(data="folder", data_dir="d", crop_size=224)).views
+    digits = resolve(PretrainOptions.of()).views
+    assert [view.blur_p for view in small] == [0, 0]
+    assert [view.blur_p for view in large] == [1.0, 0.1]
+    assert [view.flip_p for view in digits] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 4000}, "batch_size=4000 is larger than the data"),
+        ({"batch_size": 100, "accumulation_steps": 3}, "does not divide into accumulation_steps=3"),
+        ({"mixed_precision": "fp16"}, "needs a GPU"),
+        ({"data": "folder"}, "needs data_dir"),
+        ({"data": "folder", "data_dir": "/no/such/folder"}, "/no/such/folder.* is no folder"),
+        ({"subset": 5000}, "subset=5000 must be from 1 to the 1437 images"),
+        ({"batch_size": 4000, "accumulation_steps": 4}, "batch_size=4000 is larger than the data"),
+        ({"backbone": "resnet19"}, "did you mean resnet18"),
+        ({"stem": "stock"}, "stem='stock' has no effect on backbone='resnet20'"),
+    ],
+)
+def test_mistakes_are_found_before_training(options, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        build(resolve(PretrainOptions.of(trackers="none", **options)))
+
+
+def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
+    for side, name, loader in ((32, "small", TensorLoader), (200, "large", ViewLoader)):
+        for split in ("train", "val"):
+            for label in ("a", "b"):
+                folder = tmp_path / name / split / label
+                folder.mkdir(parents=True)
+                for i in range(4):
+                    Image.new("RGB", (side, side), (i, i, i)).save(folder / f"{i}.png")
+        options = PretrainOptions.of(
+            data="folder", data_dir=str(tmp_path / name), batch_size=4,
+            backbone="basic_cnn", projector="8", trackers="none",
+        )  # fmt: skip
+        train_loader = build(resolve(options)).training.loader
+        assert isinstance(train_loader, loader)
+        batch = next(iter(train_loader))
+        assert [view.shape for view in batch.views] == [(4, 3, 32, 32)] * 2
+
+
+def test_workers_are_for_images_that_are_decoded():
+    options = PretrainOptions.of(workers=3, backbone="basic_cnn", projector="8", trackers="none")
+    with pytest.raises(ValueError, match="workers=3 has no effect on data='digits'"):
+        build(resolve(options))
