@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or absent."""
 
 import contextlib
 import glob
@@ -9,21 +9,21 @@ from typing import IO
 
 
 def find_partials(path: Path) -> list[Path]:
-    """What killed processes have left of `path`, or others are writing now."""
+    """Unfinished files of `path`: of processes that were killed, or that are writing now."""
     return sorted(path.parent.glob(f".{glob.escape(path.name)}.*.partial"))
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path, final: Callable[[], Path] | None = None) -> Iterator[IO[bytes]]:
-    """A file to write (seekable), which takes the place of `path` once it is whole on the disk.
+    """Open a file for writing (seekable) that replaces `path` once it is complete on the disk.
 
-    Whoever looks at `path` sees the old content or the new, never a part, whatever happens. If the
-    block raises (a KeyboardInterrupt too), `path` stays as it was and nothing is left behind.
+    A reader of `path` sees the old content or the new, never a part. If the block raises
+    (KeyboardInterrupt too), `path` stays as it was and no partial file remains.
 
     Args:
         path: the file.
-        final: where the name depends on the content: called when all is written, it returns the path
-            to take, in the same folder.
+        final: for a name that depends on the content: called when all is written, it returns the
+            path to use, in the same folder.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

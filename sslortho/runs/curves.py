@@ -9,13 +9,13 @@ from sslortho.train.records import Record
 
 
 def draw_views(path: Path, views: tuple[Tensor, ...], columns: int = 8) -> None:
-    """A picture of augmented views: each row one view, each column one image.
+    """Draw augmented views: a row for each view, a column for each image.
 
-    Rows are as high as their view is in proportion to the largest.
+    The height of a row is in proportion to the size of its view.
 
     Args:
-        views: tensors (batch, 3, height, width), of a size of its own each, normalised as for
-            training; each view is stretched to its own range of values for showing.
+        views: tensors (batch, 3, height, width), normalised as for training; sizes may differ. Each
+            view is scaled to its own range of values.
         columns: images shown.
     """
     columns = min(columns, len(views[0]))
@@ -43,21 +43,20 @@ def _series(records: list[Record], name: str) -> tuple[list[float], list[float]]
 
 
 MOST_POINTS = 2000
-"""Of a curve, about: more than a picture has pixels."""
+"""Approximate maximum number of points per curve: more than a picture has pixels."""
 
 ACCURACIES = {
     "val_top1": "held-out top-1 (%)",
     "top1": "test top-1 (%)",
     "knn_top1": "kNN top-1 (%)",
 }
-"""What is drawn beside the loss, the first that there is."""
+"""Accuracies that may be drawn beside the loss, with their labels; the first one recorded is."""
 
 
 def draw_curves(path: Path, runs: dict[str, list[Record]], title: str = "") -> None:
-    """Loss and accuracy against steps, a line for each run.
+    """Draw loss and accuracy against steps, a line for each run.
 
-    The accuracy is that of held-out images if there are some, else of test images, or of pretraining
-    kNN's.
+    The accuracy is that of held-out images if there are some, else of test images, else of kNN.
 
     Args:
         path: the picture.

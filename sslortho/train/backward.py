@@ -1,4 +1,4 @@
-"""From batches to the gradients of one optimizer step."""
+"""Gradients of one optimizer step, from one batch or several."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -14,11 +14,11 @@ from sslortho.train.sharding import hold_gradients
 
 
 class NonFiniteError(RuntimeError):
-    """Too many steps in a row had gradients that were not finite."""
+    """Too many steps in a row had non-finite gradients."""
 
 
 def _hold(task: nn.Module, accelerator: Accelerator) -> AbstractContextManager[Any]:
-    """Gradients stay with their rank, to travel once a step."""
+    """Keep gradients on their rank until the last batch of the step."""
     return hold_gradients(task) if isinstance(task, FSDPModule) else accelerator.no_sync(task)
 
 
@@ -29,7 +29,7 @@ def accumulate_gradients(
     accelerator: Accelerator,
     around_first: AbstractContextManager[Any],
 ) -> tuple[dict[str, Tensor], int]:
-    """Backward through `count` batches; their mean metrics, and the images seen on this rank."""
+    """Run forward and backward of `count` batches; mean metrics, and number of images on this rank."""
     sums: dict[str, Tensor] = {}
     images = 0
     for i, batch in enumerate(batches):

@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or not there, and are known by their content."""
+"""Checkpoints that are either whole or absent, verified by a checksum in their name."""
 
 import hashlib
 import re
@@ -21,7 +21,7 @@ NAME = re.compile(rf"step-(\d+)-([0-9a-f]{{{DIGITS}}})\.pt")
 
 
 class _Digesting:
-    """A file as torch.save wants it, which also takes the SHA-256 of what is written."""
+    """File for torch.save that also computes the SHA-256 of the bytes written."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -62,20 +62,20 @@ def _step(path: Path) -> int:
 
 
 class RefusedError(Exception):
-    """Why a checkpoint is not taken."""
+    """A checkpoint is not used, for the reason given."""
 
 
 class CheckpointFolder:
     """A run's checkpoints, `step-00000042-5f70bf18a0860070.pt`, the newest few kept.
 
-    The second part of a name is the beginning of the file's SHA-256 (`sha256sum` shows it): a file that
-    is cut short, has a wrong bit or comes from elsewhere is not taken.
+    The second part of a name is the beginning of the file's SHA-256 (`sha256sum` shows it). A file that
+    is truncated, has a wrong bit or comes from elsewhere is not used.
 
     Args:
-        path: the folder; made on the first save, within a run folder that is there.
+        path: the folder; created at the first save, in a run folder that exists.
         keep_last: how many to keep, 1 or more.
-        expected: options that the weights depend on; a checkpoint whose "config" has others is of
-            another run, and not taken either.
+        expected: options that the weights depend on; a checkpoint whose "config" has other values
+            belongs to another run and is not used.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class CheckpointFolder:
             partial.unlink()
 
     def describe_last(self) -> str:
-        """Where training can go on from, in words."""
+        """Say in words from where training can resume."""
         paths = self.list()
         if not paths:
             return "there is no checkpoint, so the same command starts from the beginning"

@@ -1,4 +1,4 @@
-"""What a record tells of each layer, measured only at the step before it."""
+"""Figures of each layer for a record, measured only at the step before it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,22 +12,22 @@ from sslortho.train.options import LoopOptions
 
 
 class Instruments:
-    """The analysis of arXiv 2202.07052, section 4, of the steps that a record follows.
+    """The analysis of arXiv 2202.07052, section 4, at the steps that a record follows.
 
     `options.log_gradients` asks for `optim.monitor.measure_gradients`; `options.log_layers` for
     `measure_layers`, which includes them, and for "representation_cosine/NAME" of each convolution
     and activation module that learns (`models.representations`): its first call in the first batch
-    of the step. Gradients are those that the step is given: the mean over accumulated batches and
-    ranks, unscaled. Nothing is told of a step that is skipped.
+    of the step. Gradients are those that the optimizer receives: the mean over accumulated batches and
+    ranks, unscaled. A skipped step is not measured.
 
-    Of several ranks each looks at its own images, and the main one's figures are written. What
-    torch.compile has compiled runs uncompiled in the batch that is watched, since compiled code
-    passes by hooks; the rounding of that batch is then another.
+    Each rank measures its own images; the figures of the main rank are written. Modules compiled by
+    torch.compile run uncompiled in the batch that is watched, since compiled code bypasses hooks; the
+    rounding of that batch differs.
 
     Args:
         task: not wrapped by Accelerate, so that names are its own.
         optimizer: whose groups carry the names and layouts of the matrices.
-        options: what to measure.
+        options: `log_gradients` and `log_layers` are read.
     """
 
     def __init__(self, task: nn.Module, optimizer: Optimizer, options: LoopOptions) -> None:
@@ -39,7 +39,7 @@ class Instruments:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Around the first forward and backward of a step that a record follows."""
+        """Watch the first forward and backward of a step that a record follows."""
         if not self.options.log_layers:
             yield
             return
@@ -47,7 +47,7 @@ class Instruments:
             yield
 
     def measure(self) -> None:
-        """After the backward of such a step, before the optimizer replaces the gradients."""
+        """Measure the gradients of such a step, before the optimizer replaces them."""
         groups = self.optimizer.param_groups
         if self.options.log_layers:
             self.figures = measure_layers(groups)
@@ -58,6 +58,6 @@ class Instruments:
             self.figures.update({f"representation_cosine/{k}": v for k, v in cosines.items()})
 
     def take(self) -> dict[str, float]:
-        """The figures for the record, which are then forgotten."""
+        """Return the figures for the record, and forget them."""
         figures, self.figures, self.watched = self.figures, {}, None
         return figures

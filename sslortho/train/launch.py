@@ -1,4 +1,4 @@
-"""A process among those that a launcher started: its device, ranks and CPU threads."""
+"""This process among those that a launcher started: device, ranks and CPU threads."""
 
 import os
 import sys
@@ -21,10 +21,10 @@ def share_of_cores() -> int:
 
 
 def set_threads(threads: int | None) -> None:
-    """CPU threads of torch in this process; None for what torch takes by itself.
+    """Set the CPU threads of torch in this process; None keeps torch's own number.
 
-    But `accelerate launch` and torchrun set OMP_NUM_THREADS=1, which leaves all cores but one idle
-    where one process trains on a CPU: then None is this process's share of the cores.
+    `accelerate launch` and torchrun set OMP_NUM_THREADS=1, which leaves all cores but one idle when one
+    process trains on a CPU. There None means this process's share of the cores.
     """
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
     one = os.environ.get("OMP_NUM_THREADS") == "1"
@@ -35,10 +35,10 @@ def set_threads(threads: int | None) -> None:
 
 
 def make_deterministic() -> None:
-    """Have torch take only operations that give the same bits each time, or say which cannot.
+    """Let torch use only operations that give the same bits each time.
 
-    On a CPU all that we run is so anyway, for one number of threads. On a GPU it costs some speed; an
-    operation that has no such form raises a RuntimeError that names it.
+    On a CPU all operations used here do so anyway, for one number of threads. On a GPU it costs some
+    speed; an operation without a deterministic form raises a RuntimeError that names it.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.use_deterministic_algorithms(True)
@@ -46,8 +46,11 @@ def make_deterministic() -> None:
 
 
 def _check_launcher() -> None:
-    """Raise ValueError for a launcher that started one process where several were asked for; warn of
-    one whose restarts may hang."""
+    """Check how this process was launched.
+
+    Raises ValueError for a launcher that started one process where several were asked for. Warns of
+    one whose restarts may hang.
+    """
     environment = os.environ
     asked = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment
     if asked and "WORLD_SIZE" not in environment:
@@ -77,7 +80,7 @@ def _check_launcher() -> None:
 def create_accelerator(
     mixed_precision: str, trackers: str, folder: Path, rank_timeout: float = 600
 ) -> Accelerator:
-    """The device, the ranks and the trackers.
+    """Create the Accelerator: device, ranks and trackers.
 
     Args:
         mixed_precision: "no", "fp16" or "bf16".

@@ -1,4 +1,4 @@
-"""How far training is, and what it has seen since it last told."""
+"""Progress of a training, and sums since its last record."""
 
 import time
 from dataclasses import dataclass, field
@@ -9,16 +9,16 @@ from torch import Tensor
 
 @dataclass
 class Progress:
-    """Where training stands; part of every checkpoint."""
+    """Position of a training; part of every checkpoint."""
 
     step: int = 0
     """Optimizer steps taken (skipped ones count)."""
     epoch: int = 0
     step_in_epoch: int = 0
     bad_steps: int = 0
-    """Steps in a row whose gradients were not finite."""
+    """Number of steps in a row whose gradients were not finite."""
     loss: float = float("nan")
-    """Of the last record."""
+    """Loss of the last record."""
 
     def state(self) -> dict[str, float]:
         """Plain values: `Progress(**state)` is the inverse."""
@@ -27,7 +27,7 @@ class Progress:
 
 @dataclass
 class Clock:
-    """Images a second while stepping; what happens between `stop` and `start` does not count."""
+    """Images a second while stepping; time between `stop` and `start` does not count."""
 
     images: int = 0
     seconds: float = 0.0
@@ -38,7 +38,7 @@ class Clock:
         self._start = time.perf_counter()
 
     def stop(self, images: int) -> float:
-        """End a stretch, begin the next; the rate of the one that ended."""
+        """End a stretch and begin the next; the rate of the one that ended."""
         seconds = time.perf_counter() - self._start
         self.images += images
         self.seconds += seconds
@@ -46,7 +46,7 @@ class Clock:
         return images / seconds
 
     def rate(self) -> float:
-        """Over all stretches; nan if there was none."""
+        """Rate over all stretches; nan if there was none."""
         return self.images / self.seconds if self.seconds else float("nan")
 
 
@@ -59,16 +59,16 @@ class Window:
     steps: int = 0
 
     def add(self, metrics: dict[str, Tensor], images: int) -> None:
-        """One step's metrics, and the images it saw over all ranks."""
+        """Add the metrics of one step, and its number of images over all ranks."""
         for name, value in metrics.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.images += images
         self.steps += 1
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint: `Window(**state)` is the inverse."""
+        """Values for a checkpoint; `Window(**state)` is the inverse."""
         return dict(vars(self))
 
     def means(self) -> dict[str, Tensor]:
-        """The metrics' means over the steps."""
+        """Means of the metrics over the steps."""
         return {name: value / self.steps for name, value in self.sums.items()}

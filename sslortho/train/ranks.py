@@ -1,4 +1,4 @@
-"""The other ranks of a training: who they are, and which of them has ended."""
+"""Ranks of a training: their processes, and which of them has ended."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from torch.distributed import DistError
 
 
 class RankLostError(RuntimeError):
-    """A rank has ended while the others were training."""
+    """Another rank ended while this one was training."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Rank:
     pid: int
 
     def has_ended(self) -> bool:
-        """Whether the process, of this machine, is gone or waits only to be buried."""
+        """Whether the process, on this machine, has exited or is a zombie."""
         try:
             state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
         except FileNotFoundError:
@@ -40,11 +40,11 @@ class Rank:
 
 
 class Companions:
-    """The ranks of a training; every rank must make one, at the same time.
+    """The ranks of a training. Every rank must create one, at the same time.
 
     Args:
-        accelerator: that they share.
-        patience: seconds in which a rank that is ending ends.
+        accelerator: of this rank.
+        patience: seconds to wait for a rank that is about to exit.
     """
 
     def __init__(self, accelerator: Accelerator, patience: float = 5.0) -> None:
@@ -55,7 +55,7 @@ class Companions:
         self.patience = patience
 
     def ended(self) -> list[Rank]:
-        """Ranks of this machine that have ended; waits a little for one."""
+        """Ranks of this machine that have ended; waits up to `patience` for one."""
         beside = [r for r in self.ranks if r.host == self.ours.host and r != self.ours]
         deadline = time.monotonic() + self.patience
         while True:
@@ -66,7 +66,7 @@ class Companions:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """An exchange inside that breaks because a rank has ended raises RankLostError, naming it."""
+        """Raise RankLostError, naming the rank, if communication inside fails because a rank has ended."""
         try:
             yield
         except RuntimeError as error:

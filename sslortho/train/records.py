@@ -1,4 +1,4 @@
-"""Records of a training: metrics.jsonl, trackers, and a progress bar."""
+"""Records of a training: metrics.jsonl, trackers and a progress bar."""
 
 import json
 import math
@@ -19,12 +19,11 @@ def jsonable(value: Any) -> Any:
 
 
 def read_metrics(path: Path, names: Collection[str] | None = None) -> list[Record]:
-    """The records of a metrics.jsonl; a last line that a crash cut short is left out.
+    """Read the records of a metrics.jsonl; a last line that a crash truncated is left out.
 
     Args:
         path: the file; without one there are no records.
-        names: fields to keep beside "step" and "epoch"; None for all. Of a long run this is what fits into
-            memory.
+        names: fields to keep beside "step" and "epoch"; None for all. Saves memory for long runs.
     """
     records: list[Record] = []
     if not path.exists():
@@ -43,7 +42,7 @@ def read_metrics(path: Path, names: Collection[str] | None = None) -> list[Recor
 
 
 def lines_from_the_end(file: IO[bytes], block: int = 1 << 16) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file, last one first, each with the place of its first byte."""
+    """Lines of a file, last one first, each with the offset of its first byte."""
     place = file.seek(0, os.SEEK_END)
     beginning = b""  # of the line whose end is read
     while place:
@@ -69,9 +68,9 @@ def _step_in(line: bytes) -> float:
 
 
 def forget_records(path: Path, step: int) -> None:
-    """Cut a metrics.jsonl off behind the last record of at most this step; of step 0 all go.
+    """Truncate a metrics.jsonl after its last record of at most this step; for step 0 completely.
 
-    Steps do not fall from record to record, so it is read from its end, and only as far.
+    Steps never decrease from record to record, so the file is read from its end, only as far as needed.
     """
     end = 0
     with path.open("rb+") as file:
@@ -83,11 +82,11 @@ def forget_records(path: Path, step: int) -> None:
 
 
 class Reporter:
-    """Writes a run's records; silent on all ranks but the first.
+    """Writes the records of a run; silent on all ranks but the first.
 
     Args:
-        folder: the run's folder; made if need be.
-        accelerator: whose trackers get every record too.
+        folder: of the run; created if needed.
+        accelerator: its trackers receive every record too.
         total_steps: length of the progress bar.
     """
 
@@ -99,7 +98,7 @@ class Reporter:
         self.bar = tqdm(total=total_steps, unit="step", disable=not self.main, dynamic_ncols=True)
 
     def resume(self, step: int) -> None:
-        """Forget records after `step`: those steps will be taken again."""
+        """Remove records after `step`: those steps will be repeated."""
         self.bar.update(step - self.bar.n)
         if self.main and self.path.exists():
             forget_records(self.path, step)  # at step 0 the untrained evaluation is logged again
@@ -121,7 +120,7 @@ class Reporter:
         self.accelerator.log(values, step=step)
 
     def sync(self) -> None:
-        """Have all records on the disk, and not only on their way to it."""
+        """Flush all records to the disk."""
         if self.main and self.path.exists():
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())

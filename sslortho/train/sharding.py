@@ -1,8 +1,8 @@
 """Training with parameters, gradients and optimizer state split among the ranks (torch's FSDP2).
 
-The task that is given stays whole, off the device, for evaluation and export; a sharded copy of it
-trains. A checkpoint gathers all shards, so it is the same file as without, and any number of ranks,
-sharded or not, goes on from it.
+The given task stays whole, on the CPU, for evaluation and export; a sharded copy of it trains. A
+checkpoint gathers all shards: it is the same file as without sharding, and any number of ranks,
+sharded or not, can resume from it.
 """
 
 import copy
@@ -23,7 +23,7 @@ from sslortho.methods import Task
 
 
 def check_sharding(accelerator: Accelerator) -> None:
-    """Raise ValueError where sharding has no effect, or where its numbers would be wrong."""
+    """Raise ValueError where sharding has no effect, or would give wrong numbers."""
     if accelerator.num_processes == 1:
         raise ValueError("shard=True has no effect on one rank; leave it out, or start several")
     if accelerator.scaler:
@@ -46,10 +46,10 @@ def _check_statistics(task: nn.Module) -> None:
 
 
 def shard_task(task: Task, optimizer: Optimizer, accelerator: Accelerator) -> Task:
-    """A copy of a task, split among all ranks, for whose parameters the optimizer then is.
+    """Copy a task, split among all ranks, and point the optimizer to the parameters of the copy.
 
-    Backbone, projector and the like are gathered one at a time, in forward and backward. Every rank
-    must hold the same weights. The task itself moves to the CPU; `gather_into` brings it up to date.
+    Each child module (backbone, projector, ...) is gathered by itself in forward and backward. Every
+    rank must hold the same weights. The task itself moves to the CPU; `gather_into` updates it.
 
     Args:
         task: whole, on the accelerator's device.
@@ -78,7 +78,7 @@ def shard_task(task: Task, optimizer: Optimizer, accelerator: Accelerator) -> Ta
 
 @contextmanager
 def hold_gradients(task: FSDPModule) -> Iterator[None]:
-    """Backward passes inside add to gradients that no other rank is told of yet."""
+    """Accumulate gradients inside without communication among ranks."""
     task.set_requires_gradient_sync(False)
     try:
         yield
@@ -87,31 +87,31 @@ def hold_gradients(task: FSDPModule) -> Iterator[None]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be split among ranks; every rank must call it."""
+    """Gather a tensor that may be split among ranks; every rank must call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def total_norm(tensors: Iterable[Tensor]) -> Tensor:
-    """Euclidean norm of all entries of all ranks together, a scalar; every rank must call it."""
+    """Euclidean norm of all entries on all ranks, a scalar; every rank must call."""
     return whole(torch.nn.utils.get_total_norm(tensors))
 
 
 def gather_state(state: Any) -> Any:
-    """A state dict with every tensor whole; the one of the same module or optimizer unsharded.
+    """Gather every tensor of a state dict: the state dict of the same module or optimizer unsharded.
 
-    Every rank must call it, and each receives it all.
+    Every rank must call, and each receives all of it.
     """
     return tree_map(lambda value: whole(value) if isinstance(value, Tensor) else value, state)
 
 
 def gather_into(task: Task, sharded: Task, device: torch.device) -> None:
-    """Move a whole task to a device and give it the weights of its sharded copy, on every rank."""
+    """Move a whole task to a device and load the weights of its sharded copy; every rank must call."""
     task.to(device)
     task.load_state_dict(gather_state(sharded.state_dict()))
 
 
 def _split_like(value: Any, parameter: Tensor) -> Any:
-    """This rank's part of a whole tensor, split as the parameter is; anything else as it was."""
+    """This rank's shard of a whole tensor, split as the parameter is; any other value unchanged."""
     alike = isinstance(value, Tensor) and value.shape == parameter.shape
     if not alike or not isinstance(parameter, DTensor):
         return value
@@ -123,9 +123,10 @@ def _split_like(value: Any, parameter: Tensor) -> Any:
 def scatter_state(
     state: dict[str, Any], task: nn.Module, optimizer: Optimizer
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """From {"task": ..., "optimizer": ...} of whole tensors to what these two can load.
+    """State dicts that a task and an optimizer can load, from {"task": ..., "optimizer": ...} of whole
+    tensors.
 
-    Unsharded modules and optimizers get theirs back as it is.
+    Those of unsharded modules and optimizers are returned unchanged.
     """
     own = task.state_dict()
     weights = {

@@ -1,4 +1,4 @@
-"""Stop when asked, at the end of a step."""
+"""Requests to stop: signals that take effect at the end of a step."""
 
 import signal
 import threading
@@ -14,9 +14,9 @@ AGREE_EVERY = 10
 
 
 class StopRequest:
-    """While entered, SIGTERM, SIGUSR1 and Ctrl-C ask for a stop instead of ending the process.
+    """Context in which SIGTERM, SIGUSR1 and Ctrl-C request a stop instead of ending the process.
 
-    A second Ctrl-C interrupts at once. Outside of the main thread signals are left as they are.
+    A second Ctrl-C interrupts at once. Outside the main thread signals keep their handlers.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -45,7 +45,7 @@ class StopRequest:
         self.signal = number
 
     def agreed(self, step: int) -> int | None:
-        """The signal that asked for a stop, the same on every rank at the same step; or None."""
+        """Number of the signal that requested a stop, the same on every rank at the same step; or None."""
         if self.accelerator.num_processes == 1:
             return self.signal
         if step % AGREE_EVERY:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a training, and putting it back."""
+"""State of a training for a checkpoint, and its restoration."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from sslortho.train.sharding import gather_state, scatter_state
 
 
 def circumstances(accelerator: Accelerator) -> dict[str, str | int]:
-    """What the rounding of a training depends on beside its options."""
+    """Ranks, threads, device and version of torch: rounding depends on them beside the options."""
     device = accelerator.device
     return {
         "ranks": accelerator.num_processes,
@@ -37,7 +37,7 @@ def check_agreement(state: dict[str, Any] | None, accelerator: Accelerator) -> N
 
 
 def describe_change(state: dict[str, Any], accelerator: Accelerator) -> str:
-    """How this session differs from that which saved `state`; empty if bits will be the same."""
+    """Differences between this session and the one that saved `state`, in words; empty if there are none."""
     then, now = state.get("circumstances", {}), circumstances(accelerator)
     different = [
         f"{name} {then[name]} then, {now[name]} now"
@@ -56,9 +56,9 @@ def checkpoint_state(
     optimizer: Optimizer,
     accelerator: Accelerator,
 ) -> dict[str, Any]:
-    """Everything that training goes on from; every rank must call it.
+    """State from which training continues; every rank must call.
 
-    Tensors are the task's own, not copies, unless they are split among ranks: then they are gathered.
+    Tensors are the task's own, not copies; tensors that are split among ranks are gathered.
     """
     return {
         "progress": progress.state(),
@@ -73,7 +73,7 @@ def checkpoint_state(
 def restore(
     state: dict[str, Any], task: nn.Module, optimizer: Optimizer, accelerator: Accelerator
 ) -> tuple[Progress, Window]:
-    """Put a `checkpoint_state` back into task, optimizer and scaler; its progress and window."""
+    """Load a `checkpoint_state` into task, optimizer and scaler; return its progress and window."""
     weights, slots = scatter_state(state, task, optimizer)
     task.load_state_dict(weights)
     optimizer.load_state_dict(slots)

@@ -29,7 +29,7 @@ Schedule = Callable[[int], float]
 """Step (from 0) to the multiplier of every group's learning rate."""
 
 Evaluate = Callable[[Any], dict[str, float]]
-"""Task to figures; called on every rank. Leaves the task in the mode that it is in."""
+"""Task to figures; called on every rank. Keeps the task's training or evaluation mode."""
 
 
 class Trainer:
@@ -142,7 +142,7 @@ class Trainer:
         return TrainResult(self.progress.step, signal, self.progress.loss, rate)
 
     def _epoch_steps(self) -> Iterator[None]:
-        """Take the remaining steps of the current epoch, yielding after each."""
+        """Run the remaining steps of the current epoch, yielding after each."""
         progress, count = self.progress, self.options.accumulation_steps
         self.loader.set_epoch(progress.epoch, progress.step_in_epoch * count)
         batches = iter(self.loader)
@@ -212,7 +212,7 @@ class Trainer:
             )
 
     def _log(self) -> None:
-        """Write a record: means over the steps since the last one."""
+        """Write a record of means over the steps since the last one."""
         reduced = self.accelerator.reduce(self.window.means(), reduction="mean")
         assert isinstance(reduced, dict)
         values = {name: float(value) for name, value in reduced.items()}
@@ -242,7 +242,7 @@ class Trainer:
             self._save()
 
     def _update_plain_task(self) -> None:
-        """Give the task that evaluation and export see the weights of its sharded copy, if any."""
+        """Load the weights of the sharded copy, if there is one, into the task for evaluation and export."""
         if self.options.shard:
             gather_into(self.plain_task, self.trained, self.accelerator.device)
 
