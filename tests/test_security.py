@@ -16,15 +16,15 @@ import torch
 import yaml
 from PIL import Image
 
-from sslortho.recipes.pretrain.options import PretrainOptions
-from sslortho.runs.config_file import check_same_run
-from sslortho.recipes.command_line import parse_config
 from sslortho.data import ImageArray, load_split, named_subset
 from sslortho.data.ffcv.beton import read_beton, record_type
-from sslortho.data.ffcv.writer import manifest_path, write_beton
+from sslortho.data.ffcv import manifest_path, write_beton
 from sslortho.data.image_folder import scan_folder
-from sslortho.paper.grid_file import read_experiment
 from sslortho.models import read_weights, restore_backbone
+from sslortho.paper.grid_file import read_experiment
+from sslortho.recipes.command_line import parse_options
+from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.runs.config_file import check_same_run
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [*ROOT.glob("sslortho/**/*.py"), *ROOT.glob("scripts/**/*.py"), ROOT / "hubconf.py"]
@@ -186,7 +186,7 @@ def test_yaml_does_not_run(tmp_path, capsys):
     sign, path = tmp_path / "ran", tmp_path / "config.yaml"
     path.write_text(attack_in_yaml(sign))
     with pytest.raises(SystemExit) as stop:
-        parse_config(PretrainOptions, ["--config", str(path)])
+        parse_options(PretrainOptions, ["--config", str(path)])
     assert stop.value.code == 2
     capsys.readouterr()
     (tmp_path / "summary.json").write_text("{}")
@@ -248,7 +248,7 @@ def test_batches_of_cifar_that_were_changed_are_not_unpickled(tmp_path, evil_arc
 
 
 def test_a_checkpoint_of_an_attacker_with_the_right_checksum_is_still_only_data(tmp_path):
-    from sslortho.train import CheckpointFolder
+    from sslortho.train.checkpoint import CheckpointFolder
 
     sign, path = tmp_path / "ran", tmp_path / "x.pt"
     torch.save({"format": 1, "task": Attack(sign)}, path)
@@ -296,7 +296,7 @@ def test_weights_name_no_network_to_be_fetched(tmp_path):
     path.write_bytes(
         safetensors.torch.save(content, METADATA | {"backbone": "timm:hf-hub:evil/model"})
     )
-    with pytest.raises(ValueError, match="is no model of timm"):
+    with pytest.raises(ValueError, match="is not a timm model"):
         restore_backbone(read_weights(path), stem="stock")
 
 
@@ -356,7 +356,7 @@ def test_a_beton_just_within_the_limit_is_read(tmp_path):
 @pytest.fixture
 def no_ffcv(monkeypatch):
     """Betons are checked without it."""
-    monkeypatch.setattr("sslortho.data.datasets.require_ffcv", lambda: None)
+    monkeypatch.setattr("sslortho.data.ffcv.images.require_ffcv", lambda: None)
 
 
 @pytest.mark.usefixtures("no_ffcv")
@@ -375,7 +375,7 @@ def test_a_label_of_a_beton_cannot_ask_for_any_number_of_classes(tmp_path, manif
 @pytest.mark.parametrize("classes", ["[" * 100_000, "[1, 2]", '"ab"', '{"a": 1}'])
 def test_a_manifest_is_only_names(tmp_path, classes):
     manifest_path(write_small_beton(tmp_path)).write_text(f'{{"count": 2, "classes": {classes}}}')
-    with pytest.raises(ValueError, match=r"train\.beton\.json is no manifest"):
+    with pytest.raises(ValueError, match=r"train\.beton\.json is not the manifest"):
         load_split("beton", tmp_path, "train")
 
 

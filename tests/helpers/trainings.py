@@ -8,7 +8,8 @@ import torch
 from accelerate.state import AcceleratorState
 
 from sslortho.recipes.pretrain.options import PretrainOptions
-from sslortho.recipes.pretrain.resolve import build_pretraining
+from sslortho.recipes.pretrain.resolve import resolve
+from sslortho.recipes.pretrain.run import build
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.recipes.supervised.resolve import build_supervised
 
@@ -43,10 +44,11 @@ def train(folder, supervised=False, stopped=False, **options) -> dict:
         config = SupervisedOptions(out=str(folder), **{**SUPERVISED, **options})
         training = build_supervised(config).training
     else:
-        training = build_pretraining(PretrainOptions.of(out=str(folder), **{**PRETRAIN, **options}))
+        recipe = resolve(PretrainOptions.of(out=str(folder), **{**PRETRAIN, **options}))
+        training = build(recipe).training
     task = training.task
     start = [p.detach().clone() for p in task.parameters()]
-    result = training.fit(folder, evaluate)
+    result = training.run(folder, evaluate)
     assert result.stopped_by == (signal.SIGTERM if stopped else None)
     return {
         "start": start,

@@ -12,13 +12,13 @@ import types
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from PIL import Image
 from helpers.ranks import run_on_ranks
 from helpers.trainings import PRETRAIN, drift, farthest, same_bits, train, trainings_of_rank
+from PIL import Image
 
 from sslortho.recipes.data import build_train_loader, load_training_set
-from sslortho.recipes.pretrain.resolve import create_views
 from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.recipes.pretrain.resolve import resolve
 
 ROUNDING = 0.02
 """Of drift after 5 steps; 0.0065 is the most that was seen. After 15 steps twice as much is allowed."""
@@ -218,4 +218,4 @@ def test_a_batch_that_ranks_cannot_share_is_refused(parts, ranks, said):
     data = load_training_set(config)
     rank = types.SimpleNamespace(process_index=0, num_processes=ranks, device=torch.device("cpu"))
     with pytest.raises(ValueError, match=f"batch of {said} ranks; choose a multiple"):
-        build_train_loader(config, data, create_views(config), rank)
+        build_train_loader(config, data, resolve(config).views, rank)

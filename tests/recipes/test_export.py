@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from sslortho.recipes.export_options import ExportOptions
 from sslortho.models import BackboneInfo, create_backbone, read_weights, write_backbone
 from sslortho.models.cifar_resnet import BasicCNN
+from sslortho.recipes.export.options import ExportOptions
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = str(ROOT / "scripts" / "export.py")

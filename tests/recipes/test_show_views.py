@@ -1,31 +1,25 @@
 """The picture of the views: its captions must say what was done to the images that it shows."""
 
 import re
-import sys
 from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from helpers.script_runs import call_script, finish, start_script
+from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from sslortho.augment import ViewSpec
 from sslortho.augment.views import barlow_twins_small
-from sslortho.recipes.show_views_options import ShowViewsOptions
 from sslortho.data import load_split, require_ffcv
 from sslortho.data.ffcv.writer import write_beton
 from sslortho.data.image_folder import scan_folder
-
-SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
-sys.path.append(str(SCRIPTS))
-
-import show_views  # noqa: E402
+from sslortho.recipes.show_views import run as show_views
+from sslortho.recipes.show_views.options import ShowViewsOptions
 
 COUNT = 24
 
@@ -110,7 +104,10 @@ def test_torchvision_makes_the_same_views_of_what_the_captions_say(photographs, 
 def test_views_of_different_sizes_are_what_their_captions_say(photographs, monkeypatch):
     pair = barlow_twins_small(32)
     specs = (*pair, *(replace(pair[0], crop_size=20, crop_scale=(0.05, 0.4)),) * 3)
-    monkeypatch.setattr(show_views, "create_views", lambda config: specs)
+    resolve = show_views.resolve
+    monkeypatch.setattr(
+        show_views, "resolve", lambda options: replace(resolve(options), views=specs)
+    )
     for sample in show_views.collect_samples(config(photographs, count=6)):
         assert [len(pixels) for pixels in sample.views] == [32, 32, 20, 20, 20]
         image = source_of(sample, photographs)

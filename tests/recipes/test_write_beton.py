@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from helpers.script_runs import call_script
+from PIL import Image
 from sklearn.datasets import load_digits
 
-from sslortho.recipes.write_beton_options import WriteBetonOptions
 from sslortho.data.ffcv.beton import read_beton
+from sslortho.recipes.write_beton.options import WriteBetonOptions
 
 ROOT = Path(__file__).parent.parent.parent
 COMMAND = [sys.executable, str(ROOT / "scripts" / "write_beton.py")]

@@ -11,6 +11,7 @@ from sslortho.augment.views import for_digits
 from sslortho.methods.registry import load_method
 from sslortho.methods.task import Method
 from sslortho.models import BackboneInfo, create_backbone, feature_dim
+from sslortho.models.backbones import Stem
 from sslortho.optim import param_groups
 from sslortho.recipes.backbone import SMALL_CROP, resolve_stem
 from sslortho.recipes.optimizer import OptimizerRecipe, resolve_optimizer
@@ -25,6 +26,8 @@ class PretrainRecipe:
     method: type[Method]
     views: tuple[ViewSpec, ...]
     """Views of each image, in the order of a batch."""
+    stem: Stem
+    """First layers of the backbone."""
     info: BackboneInfo
     """Name and stem of the backbone, size and normalisation of its images."""
     optimizer: OptimizerRecipe
@@ -35,7 +38,7 @@ class PretrainRecipe:
         """The backbone with its initial weights, which depend on the seed alone."""
         several = len({view.crop_size for view in self.views}) > 1
         torch.manual_seed(self.options.seed)
-        return create_backbone(self.info.backbone, self.info.stem, any_size=several)
+        return create_backbone(self.info.backbone, self.stem, any_size=several)
 
     def create_task(self) -> Method:
         """Model and loss, on the CPU.
@@ -76,14 +79,23 @@ def resolve(options: PretrainOptions) -> PretrainRecipe:
     scale = options.batch_size / 256
     optimizer = resolve_optimizer(options, options.lr * scale, "conv")
     views = _choose_views(options, method)
+    stem = resolve_stem(options.backbone, options.stem, options.crop_size)
     info = BackboneInfo(
         backbone=options.backbone,
-        stem=resolve_stem(options.backbone, options.stem, options.crop_size),
+        stem=stem,
         crop_size=options.crop_size,
         mean=views[0].mean,
         std=views[0].std,
     )
-    return PretrainRecipe(options, method, views, info, optimizer, options.lr_biases * scale)
+    return PretrainRecipe(
+        options=options,
+        method=method,
+        views=views,
+        stem=stem,
+        info=info,
+        optimizer=optimizer,
+        lr_biases=options.lr_biases * scale,
+    )
 
 
 def _choose_views(options: PretrainOptions, method: type[Method]) -> tuple[ViewSpec, ...]:

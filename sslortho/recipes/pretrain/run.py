@@ -16,7 +16,6 @@ from sslortho.models import write_backbone
 from sslortho.recipes.data import (
     build_evaluation_loader,
     build_train_loader,
-    holds_small_images,
     load_test_set,
     load_training_set,
 )
@@ -52,7 +51,7 @@ def _build_evaluation(
     options = recipe.options
 
     def loader(images: ImageSet) -> EvaluationLoader:
-        spec = evaluation_spec(recipe.views[0], holds_small_images(images))
+        spec = evaluation_spec(recipe.views[0], images.holds_small_images)
         return build_evaluation_loader(options, images, spec, accelerator)
 
     labelled = test is not None and bool((train.labels >= 0).all())

@@ -18,15 +18,7 @@ from sslortho.atomic import atomic_file
 from sslortho.augment import ViewRenderer, ViewSpec
 from sslortho.augment.reference.geometry import CropDraw
 from sslortho.augment.reference.photometric import PhotometricDraw
-from sslortho.data import (
-    BetonImages,
-    ImageArray,
-    ImageSet,
-    TensorLoader,
-    ViewLoader,
-)
-from sslortho.data.ffcv.beton import read_beton
-from sslortho.data.image_folder import read_size
+from sslortho.data import ImageSet
 from sslortho.recipes.data import build_train_loader, load_training_set
 from sslortho.recipes.pretrain.resolve import resolve
 from sslortho.recipes.show_views.options import ShowViewsOptions
@@ -55,18 +47,6 @@ class Sample:
     title: str
     views: tuple[NDArray[np.float32], ...]
     captions: tuple[str, ...]
-
-
-def source_sizes(data: ImageSet, indices: Indices) -> tuple[Indices, Indices]:
-    """Heights and widths in pixels of these samples' images."""
-    if isinstance(data, ImageArray):
-        height, width = data.images.shape[2:]
-        return np.full(len(indices), height), np.full(len(indices), width)
-    if isinstance(data, BetonImages):
-        images = read_beton(data.path).images[data.places[indices]]
-        return images["height"].astype(np.int64), images["width"].astype(np.int64)
-    widths, heights = np.array([read_size(data.paths[i]) for i in indices]).T
-    return heights, widths
 
 
 def describe_crop(draw: CropDraw, i: int, height: int, width: int) -> str:
@@ -120,18 +100,19 @@ def collect_samples(options: ShowViewsOptions) -> list[Sample]:
     accelerator = join_ranks(options, options.mixed_precision)
     data = load_training_set(options)
     loader = build_train_loader(options, data, recipe.views, accelerator)
-    assert isinstance(loader, TensorLoader | ViewLoader)
-    assert isinstance(loader.renderer, ViewRenderer)
     loader.set_epoch(options.epoch)
     batch = next(iter(loader))
-    indices = next(loader.order.steps(options.epoch))[: options.count]
-    specs, sizes = loader.renderer.specs, source_sizes(data, indices)
+    parts = options.batch_size // options.accumulation_steps
+    order = data.epoch_order(parts, options.seed, cache=options.cache or "os")
+    indices = next(order.steps(options.epoch))[: options.count]
+    renderer = ViewRenderer(recipe.views, options.seed)
+    specs, sizes = recipe.views, data.sizes(indices)
     views = [
         undo_normalise(view[: options.count], spec)
         for view, spec in zip(batch.views, specs, strict=True)
     ]
     captions = [
-        draw_captions(loader.renderer, view, indices, options.epoch, sizes)
+        draw_captions(renderer, view, indices, options.epoch, sizes)
         for view in range(len(specs))
     ]
     titles = [_title(data, index) for index in indices]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers.script_runs import call_script, wait_for_records
 from PIL import Image
 from safetensors.torch import load_file
-from helpers.script_runs import call_script, wait_for_records
 
 from sslortho.models import create_backbone
 
