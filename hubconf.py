@@ -1,4 +1,4 @@
-"""Entry points of torch.hub: `torch.hub.load("FOLDER", "backbone", source="local", weights="FILE")`."""
+"""Entry point of torch.hub: `torch.hub.load("FOLDER", "backbone", source="local", weights="FILE")`."""
 
 from torch import nn
 
@@ -14,13 +14,16 @@ def backbone(
     stem: Stem | None = None,
     weights_prefix: str | None = None,
 ) -> nn.Module:
-    """A backbone in evaluation mode: images (batch, 3, height, width) to features (batch, dim).
+    """Backbone in evaluation mode: images (batch, 3, height, width) to features (batch, dim).
 
     Args:
-        weights: run folder or file of weights; None for initial weights, which needs a name.
-        backbone: its name: one of BACKBONES, or timm:NAME. None: as the file says, or recognised.
-        stem: stock, small or solo_learn. None: likewise.
-        weights_prefix: names in the file begin with it; needed where several networks in it fit.
+        weights: run folder or file of weights. None: random weights, for which `backbone` is needed.
+        backbone: name among BACKBONES, or timm:NAME. None: as the file says, else recognised.
+        stem: stock, small or solo_learn. None: as the file says, else recognised.
+        weights_prefix: beginning of the names in the file; needed if several networks in it fit.
+
+    Raises:
+        ValueError: neither weights nor a name are given, or they do not fit each other.
     """
     if weights is not None:
         return restore_backbone(read_weights(weights), backbone, stem, weights_prefix).network

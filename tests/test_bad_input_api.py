@@ -253,7 +253,7 @@ def test_the_loss(call, message):
 
 @table(
     [
-        (lambda: create_backbone("resnet5"), "did you mean 'resnet"),
+        (lambda: create_backbone("resnet5"), "did you mean resnet"),
         (lambda: create_backbone(""), "backbone='' is not"),
         (lambda: create_backbone(None), "backbone=None is not"),
         (lambda: create_backbone(18), "backbone=18 is not"),

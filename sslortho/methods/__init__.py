@@ -1,7 +1,29 @@
-"""What one batch means: views and labels to a loss and metrics. One file a method."""
+"""Methods of pretraining, one a file, and classification: a batch to a loss and figures for the log.
 
-from sslortho.methods.classification import Classification
-from sslortho.methods.registry import METHODS, load_method
-from sslortho.methods.task import Method, Task
+Names are imported when they are first used, so `sslortho.methods.options` costs no import of torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sslortho.methods.classification import Classification
+    from sslortho.methods.registry import METHODS, load_method
+    from sslortho.methods.task import Method, Task
+
+_HOME = {
+    "METHODS": "sslortho.methods.registry",
+    "Classification": "sslortho.methods.classification",
+    "Method": "sslortho.methods.task",
+    "Task": "sslortho.methods.task",
+    "load_method": "sslortho.methods.registry",
+}
+"""Public name to the module that defines it."""
 
 __all__ = ["METHODS", "Classification", "Method", "Task", "load_method"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sslortho.methods' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

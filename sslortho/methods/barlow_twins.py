@@ -1,37 +1,22 @@
 """Barlow Twins (arXiv 2103.03230)."""
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
 from sslortho.augment.views import ViewSpec, barlow_twins
 from sslortho.losses import BarlowTwinsLoss
-from sslortho.models import Projector
-from sslortho.methods.task import Method, read_widths, require
-
-
-@dataclass(frozen=True, kw_only=True)
-class BarlowTwinsOptions:
-    """Barlow Twins."""
-
-    projector: str = "512-512-512"
-    """Widths of the projector's layers. The paper's, for ResNet-50: 8192-8192-8192."""
-    lambda_param: float = 0.0051
-    """Weight of the redundancy term; 0.0051 as in facebookresearch/barlowtwins."""
+from sslortho.methods.options import BarlowTwinsOptions, read_widths
+from sslortho.methods.task import Method
+from sslortho.models.heads import Projector
 
 
 class BarlowTwins(Method):
-    """Two views through backbone and projector, and the cross-correlation loss of the two.
+    """Barlow Twins: decorrelate the projector's outputs, and make those of two views agree.
 
-    The views pass one after the other, so each has its own batch-norm statistics.
+    Equation 1 of arXiv 2103.03230 on the cross-correlation of the two views' projections. Each view
+    passes through the network on its own, with batch norm statistics of its own.
     """
 
     Options = BarlowTwinsOptions
-
-    @staticmethod
-    def check(options: BarlowTwinsOptions) -> None:
-        read_widths(options.projector)
-        require(options, "lambda_param", options.lambda_param >= 0, "0 or more")
 
     def __init__(self, backbone: nn.Module, dim: int, options: BarlowTwinsOptions) -> None:
         super().__init__(backbone, dim, options)

@@ -1,4 +1,4 @@
-"""Classification: a linear classifier on a backbone, which learns with it or stays frozen."""
+"""Classification: a linear classifier on a backbone that is trained with it or frozen."""
 
 import torch
 from torch import Tensor, nn
@@ -8,14 +8,14 @@ from sslortho.methods.task import Task
 
 
 class Classification(Task):
-    """One view through backbone and classifier, and the cross-entropy with its labels.
+    """Cross-entropy between the labels and a classifier's logits of one view.
 
     Args:
-        backbone: images (batch, 3, height, width) to features (batch, dim).
-        classifier: features to logits (batch, classes).
-        freeze_backbone: the backbone keeps its weights, and its statistics: it stays in evaluation
-            mode whatever `train` says. Linear evaluation.
-        label_smoothing: share of the target spread evenly over all classes (arXiv 1512.00567,
+        backbone: network from images (batch, 3, height, width) to features (batch, dim).
+        classifier: layer from features to logits (batch, classes).
+        freeze_backbone: train the classifier alone, as in linear evaluation. The backbone keeps its
+            weights and its batch norm statistics: it stays in evaluation mode whatever `train` says.
+        label_smoothing: share of the target that is spread evenly over all classes (arXiv 1512.00567,
             section 7).
     """
 
@@ -44,7 +44,7 @@ class Classification(Task):
         """Logits (batch, classes) of images (batch, 3, height, width)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_backbone):
             features = self.backbone(images)
-        # products of bfloat16 round logits to ties
+        # in float32, since products in bfloat16 round logits to ties
         with torch.autocast(features.device.type, enabled=False):
             return self.classifier(features.float())
 

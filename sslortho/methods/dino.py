@@ -1,51 +1,61 @@
 """DINO (arXiv 2104.14294)."""
 
 import copy
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 import torch
-from lightly.loss import DINOLoss
-from lightly.models.utils import update_momentum
-from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from sslortho.augment.views import ViewSpec, barlow_twins
-from sslortho.models.dino_projector import create_dino_projector
-from sslortho.methods.task import Method, read_widths, require, spread
+from sslortho.methods.options import DINOOptions, read_widths
+from sslortho.methods.task import Method, spread
+from sslortho.methods.teacher import rising_momentum, update_teacher
 
 
-@dataclass(frozen=True, kw_only=True)
-class DINOOptions:
-    """DINO."""
+def create_dino_projector(
+    dim: int, widths: Sequence[int], batch_norm: bool, freeze_epochs: int
+) -> nn.Module:
+    """Create DINO's projector (arXiv 2104.14294, section 3.1).
 
-    projector: str = "512-128-1024"
-    """Widths of two hidden layers, the bottleneck and the output. The paper's: 2048-256-65536."""
-    teacher_momentum: float = 0.99
-    """Of the teacher's moving average at the start; it rises to 1 by a cosine. The paper's: 0.996."""
-    teacher_temperature: float = 0.04
-    """Of the teacher's outputs; the paper lets it rise to 0.07 in longer trainings."""
-    freeze_output_epochs: int = 1
-    """Epochs at the start in which the output layer does not learn."""
-    lr_biases: float = 0.05
-    """Rate of biases and norms per 256 samples."""
+    It is lightly's, with torch's newer weight normalisation on the output layer, since a module with
+    the older one cannot be deep-copied.
+
+    Args:
+        dim: number of features of the backbone.
+        widths: output dimensions of the two hidden layers, the bottleneck and the output.
+        batch_norm: put batch norm after the hidden layers. The paper has it for convolutional networks
+            and not for transformers.
+        freeze_epochs: epochs in which `cancel_last_layer_gradients` removes the output layer's gradients.
+
+    Maps (batch, dim) to (batch, widths[2]). The rows of the output layer have length 1.
+    """
+    from lightly.models.modules import DINOProjectionHead
+
+    hidden, bottleneck, output = widths
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of the older weight normalisation
+        head = DINOProjectionHead(dim, hidden, bottleneck, output, batch_norm, freeze_epochs)
+    last: Any = weight_norm(nn.Linear(bottleneck, output, bias=False))
+    last.parametrizations.weight.original0.requires_grad_(False).fill_(1)
+    head.last_layer = last
+    return head
 
 
 class DINO(Method):
-    """Every view shall be sorted as a moving average of the network sorts the two global ones.
+    """DINO: match the EMA teacher's output distribution on the global views.
 
-    `backbone` is that of the average, the teacher, which the paper evaluates. Gradients are not clipped.
+    Equation 3 of arXiv 2104.14294: the cross-entropy between the teacher's distribution of each of the
+    two global views and the student's of every other view. `backbone` is the teacher's, which the paper
+    evaluates. Gradients are not clipped, unlike in the paper's code.
     """
 
     Options = DINOOptions
-
-    @staticmethod
-    def check(options: DINOOptions) -> None:
-        require(options, "teacher_momentum", 0 <= options.teacher_momentum <= 1, "from 0 to 1")
-        require(options, "teacher_temperature", options.teacher_temperature > 0, "above 0")
-        require(options, "freeze_output_epochs", options.freeze_output_epochs >= 0, "0 or more")
-        read_widths(options.projector, "hidden layers", "bottleneck", "output")
+    packages = ("lightly",)
 
     @staticmethod
     def takes(views: int) -> bool:
@@ -53,6 +63,8 @@ class DINO(Method):
 
     def __init__(self, backbone: nn.Module, dim: int, options: DINOOptions) -> None:
         super().__init__(backbone, dim, options)
+        from lightly.loss import DINOLoss
+
         widths = read_widths(options.projector)
         norms = any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
         self.projector = create_dino_projector(dim, widths, norms, options.freeze_output_epochs)
@@ -65,7 +77,7 @@ class DINO(Method):
 
     @classmethod
     def views(cls, crop_size: int = 224) -> tuple[ViewSpec, ...]:
-        """Two global views and six local ones, as lightly has them; facebookresearch/dino takes eight."""
+        """Two global views and six local ones, as in lightly; facebookresearch/dino has eight local ones."""
         first, second = (replace(view, crop_scale=(0.4, 1.0)) for view in barlow_twins(crop_size))
         local = replace(
             first, crop_size=round(crop_size * 96 / 224), crop_scale=(0.05, 0.4), blur_p=0.5
@@ -73,7 +85,7 @@ class DINO(Method):
         return first, second, *[local] * 6
 
     def before_step(self, step: int, epoch: int, total_steps: int) -> None:
-        self.momentum = cosine_schedule(step, total_steps, self.first_momentum, 1)
+        self.momentum = rising_momentum(step, total_steps, self.first_momentum)
         self.epoch = epoch
 
     def after_backward(self) -> None:
@@ -81,11 +93,11 @@ class DINO(Method):
         head.cancel_last_layer_gradients(self.epoch)
 
     def after_step(self) -> None:
-        update_momentum(self.student[0], self.backbone, self.momentum)
-        update_momentum(self.student[1], self.projector, self.momentum)
+        update_teacher(self.student[0], self.backbone, self.momentum)
+        update_teacher(self.student[1], self.projector, self.momentum)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
-        # as the paper's code: one pass for all views of a size
+        # one pass for all views of a size, as in the paper's code
         sizes = [list(sized) for _, sized in groupby(views, key=lambda view: view.shape[-1])]
         outputs = [z for size in sizes for z in self.student(torch.cat(size)).chunk(len(size))]
         with torch.no_grad():

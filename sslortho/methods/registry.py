@@ -1,8 +1,11 @@
-"""Methods of pretraining by name. A new one is a file here, a line below, and a YAML in configs/."""
+"""Methods of pretraining by name.
 
-import difflib
+A new method is a file here, its options in options.py, a line below, and a YAML in configs/.
+"""
+
 import importlib
 
+from sslortho.methods.options import options_of_method
 from sslortho.methods.task import Method
 
 METHODS = {
@@ -14,16 +17,14 @@ METHODS = {
     "moco_v2": "MoCoV2",
     "dino": "DINO",
 }
-"""Name, which is that of the file too, to class."""
+"""Name of a method, which is that of its file too, to its class."""
 
 
 def load_method(name: str) -> type[Method]:
-    """The class of a method; imported now, since lightly, which most need, takes its time.
+    """Import and return the class of a method.
 
-    Raises ValueError for an unknown name.
+    Raises:
+        ValueError: there is no method of this name.
     """
-    if name not in METHODS:
-        near = difflib.get_close_matches(str(name), METHODS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"method={name!r} is not one of {', '.join(METHODS)}{hint}")
+    options_of_method(name)  # raises for an unknown name
     return getattr(importlib.import_module(f"sslortho.methods.{name}"), METHODS[name])

@@ -1,23 +1,26 @@
-"""Backbones by name, their weights, heads, and batch norm that sees all ranks."""
+"""Backbones by name, their weights, heads, and batch norm over all ranks."""
 
 from sslortho.models.backbones import BACKBONES, create_backbone, feature_dim
-from sslortho.models.classifier import (
+from sslortho.models.export import export_backbone
+from sslortho.models.heads import (
+    Projector,
     initial_classifier,
     linear_classifier,
     write_classifier,
 )
-from sslortho.models.export import export_backbone
-from sslortho.models.projector import Projector
 from sslortho.models.sync_batch_norm import SyncBatchNorm, convert_sync_batch_norm
-from sslortho.models.weights.restore import (
+from sslortho.models.weights import (
+    BackboneInfo,
     LoadReport,
     RestoredBackbone,
+    WeightsFile,
     choose_architecture,
     load_backbone,
+    read_weights,
     recognise,
     restore_backbone,
+    write_backbone,
 )
-from sslortho.models.weights.file import BackboneInfo, WeightsFile, read_weights, write_backbone
 
 __all__ = [
     "BACKBONES",

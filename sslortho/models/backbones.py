@@ -1,18 +1,39 @@
-"""Backbones by name: our own for small images, torchvision's, timm's."""
+"""Backbones by name: our own for small images, torchvision's, timm's.
 
-import difflib
+torchvision and timm take seconds to import, so they are imported where a network of theirs is made.
+"""
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-import torchvision
 from torch import nn
 
 from sslortho.models.cifar_resnet import BasicCNN, CifarResNet
-from sslortho.models.small_vit import small_vit
+from sslortho.options import nearest
 
 Stem = Literal["stock", "small", "solo_learn"]
+
+
+def small_vit() -> nn.Module:
+    """Vision transformer for images of 32 pixels, made by timm.
+
+    The width of DeiT-Ti (arXiv 2012.12877: 192, 3 heads) and half its depth, on patches of 4 pixels.
+    Maps (batch, 3, 32, 32) to (batch, 192), the mean over the 64 patches.
+    """
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=32,
+        patch_size=4,
+        embed_dim=192,
+        depth=6,
+        num_heads=3,
+        num_classes=0,
+        global_pool="avg",
+    )
+
 
 CIFAR_RESNETS: dict[str, Callable[..., nn.Module]] = {
     "resnet20": partial(CifarResNet, 20),
@@ -49,9 +70,11 @@ BACKBONES = (*OWN, *TORCHVISION)
 
 
 def _densenet(name: str, stem: Stem) -> nn.Module:
+    import torchvision
+
     if stem == "solo_learn":
         raise ValueError(
-            f"backbone={name!r} has no stem='solo_learn', since solo-learn has no such network; "
+            f"backbone={name!r} has no stem='solo_learn', since solo-learn has no densenets; "
             "stem='small' is for 32-pixel images"
         )
     model: Any = torchvision.models.get_model(name, weights=None)
@@ -59,17 +82,19 @@ def _densenet(name: str, stem: Stem) -> nn.Module:
     if stem == "small":
         channels = model.features.conv0.out_channels
         model.features.conv0 = nn.Conv2d(3, channels, 3, stride=1, padding=1, bias=False)
-        nn.init.kaiming_normal_(model.features.conv0.weight)  # as torchvision its densenets
+        nn.init.kaiming_normal_(model.features.conv0.weight)  # as torchvision does
         model.features.pool0 = nn.Identity()
     return model
 
 
 def _residual_network(name: str, stem: Stem, zero_init_residual: bool) -> nn.Module:
+    import torchvision
+
     model = torchvision.models.get_model(name, weights=None, zero_init_residual=zero_init_residual)
     model.fc = nn.Identity()
     if stem != "stock":
         # The usual change for 32-pixel images: no early loss of resolution (arXiv 2002.05709, B.9).
-        # solo-learn pads by 2 (its solo/methods/base.py), which makes 34 pixels of 32.
+        # solo-learn pads by 2 (its solo/methods/base.py), which turns 32 pixels into 34.
         padding = 2 if stem == "solo_learn" else 1
         model.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=padding, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -81,11 +106,10 @@ def _timm_backbone(name: str, any_size: bool) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"; near: {', '.join(near)}" if near else "; timm.list_models() has the names"
-        raise ValueError(f"backbone='timm:{name}' is no model of timm{hint}")
+        hint = nearest(name, timm.list_models()) or "; timm.list_models() has the names"
+        raise ValueError(f"backbone='timm:{name}' is not a timm model{hint}")
     if any_size:
-        try:  # of vision transformers and their like alone
+        try:  # only vision transformers and the like have this option
             return timm.create_model(name, num_classes=0, dynamic_img_size=True)
         except TypeError:
             pass
@@ -95,23 +119,22 @@ def _timm_backbone(name: str, any_size: bool) -> nn.Module:
 def create_backbone(
     name: str, stem: Stem = "stock", zero_init_residual: bool = True, any_size: bool = False
 ) -> nn.Module:
-    """A network from images (batch, 3, height, width) to features (batch, dim), randomly initialised.
+    """Create a network from images (batch, 3, height, width) to features (batch, dim).
+
+    The weights are random. The module is torchvision's or timm's own, with an identity in place of
+    torchvision's `fc` or `classifier`, so its state dict loads into theirs, given the same stem.
 
     Args:
         name: one of BACKBONES, or "timm:NAME".
-        stem: "small" gives torchvision's networks a 3x3 first convolution of stride 1 and no max
-            pooling, for 32-pixel images; "solo_learn" the residual ones that with a padding of 2, as
-            solo-learn builds its networks for CIFAR. Our own are made for small images; timm's stay
-            as they are.
-        zero_init_residual: the last batch norm of each block of torchvision's residual networks
-            starts at zero, as in facebookresearch/barlowtwins; torchvision itself leaves it at one.
-            No other network has it.
-        any_size: timm's vision transformers take images of any size that their patches fill, by
-            interpolated positions, beside that which they are made for. Weights are the same.
-
-    The module is the plain one (torchvision's with an identity in place of `fc` or `classifier`), so
-    its state dict loads into the plain one; that of another stem into `create_backbone(name, stem)`.
-    Whether a 3x3 convolution was padded by 1 or 2 a state dict does not tell.
+        stem: first layers of torchvision's networks; the others have "stock" whatever is given.
+            "small": a 3x3 first convolution of stride 1 and no max pooling, for 32-pixel images.
+            "solo_learn": the same with a padding of 2, as solo-learn builds residual networks for
+            CIFAR; a state dict does not tell the two apart.
+        zero_init_residual: start the last batch norm of each block at zero, as in
+            facebookresearch/barlowtwins; torchvision's default is one. It affects torchvision's
+            residual networks only.
+        any_size: let timm's vision transformers take images of any size that the patches fill, by
+            interpolating the positions. The weights are the same.
 
     Raises:
         ValueError: an unknown name or stem, or a stem that the network does not have.
@@ -126,16 +149,18 @@ def create_backbone(
         return _residual_network(name, stem, zero_init_residual)
     if isinstance(name, str) and name.startswith("timm:"):
         return _timm_backbone(name.removeprefix("timm:"), any_size)
-    near = difflib.get_close_matches(str(name), BACKBONES, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(f"backbone={name!r} is not one of {', '.join(BACKBONES)} or timm:NAME{hint}")
+    known = ", ".join(BACKBONES)
+    raise ValueError(
+        f"backbone={name!r} is not one of {known} or timm:NAME{nearest(name, BACKBONES)}"
+    )
 
 
 @torch.no_grad()
 def feature_dim(backbone: nn.Module, crop_size: int) -> int:
-    """Dimension of the features that a backbone makes of square images of `crop_size` pixels.
+    """Dimension of a backbone's features, for square images of `crop_size` pixels.
 
-    Raises ValueError if it takes none of that size, or makes something else of them.
+    Raises:
+        ValueError: the backbone does not take images of that size, or its output is not (batch, dim).
     """
     parameter = next(backbone.parameters())
     modes = [(module, module.training) for module in backbone.modules()]
@@ -144,7 +169,7 @@ def feature_dim(backbone: nn.Module, crop_size: int) -> int:
         features = backbone(torch.zeros(1, 3, crop_size, crop_size).to(parameter))
     except (AssertionError, RuntimeError) as error:
         raise ValueError(
-            f"crop_size={crop_size} is no size for a {type(backbone).__name__}: {error}"
+            f"crop_size={crop_size} does not fit a {type(backbone).__name__}: {error}"
         ) from error
     finally:
         for module, training in modes:

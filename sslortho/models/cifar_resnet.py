@@ -6,7 +6,10 @@ from torch.nn import functional
 
 
 def _shortcut(x: Tensor, stride: int, before: int, after: int) -> Tensor:
-    """An identity without parameters (option A of arXiv 1512.03385): zero channels on both sides."""
+    """Subsample x and pad its channels with zeros: the identity of option A, arXiv 1512.03385.
+
+    (batch, channels, height, width) to (batch, before + channels + after, height / stride, ...).
+    """
     if stride > 1 or before or after:
         x = x[:, :, ::stride, ::stride]
         x = functional.pad(x, (0, 0, 0, 0, before, after))
@@ -14,10 +17,11 @@ def _shortcut(x: Tensor, stride: int, before: int, after: int) -> Tensor:
 
 
 class PreActivationBlock(nn.Module):
-    """Batch norm, ReLU, 3x3 convolution, twice, beside an identity (arXiv 1603.05027, figure 4e).
+    """Fully pre-activated residual block (arXiv 1603.05027, figure 4e).
 
-    Where the shape changes the identity is subsampled and padded with zero channels at its end, so
-    that it has no parameters (option A of arXiv 1512.03385).
+    Batch norm, ReLU and 3x3 convolution, twice, added to the identity. Where the shape changes, the
+    identity is subsampled and zero channels are appended (option A of arXiv 1512.03385), so it has no
+    parameters.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -36,10 +40,11 @@ class PreActivationBlock(nn.Module):
 
 
 class PostActivationBlock(nn.Module):
-    """3x3 convolution, batch norm, twice, a ReLU between them and after the sum with an identity.
+    """Original residual block (arXiv 1512.03385, figure 2).
 
-    The original block (arXiv 1512.03385, figure 2). Where the shape changes the identity is subsampled
-    and padded with zero channels, half of them on each side, as the code of arXiv 2202.07052 does it.
+    3x3 convolution and batch norm, twice, with a ReLU between the two and one after the sum with the
+    identity. Where the shape changes, the identity is subsampled and padded with zero channels, half
+    of them on each side, as in the code of arXiv 2202.07052.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -66,7 +71,7 @@ def _stage(
 
 
 def kaiming_linear(dim: int, classes: int) -> nn.Linear:
-    """Features (batch, dim) to logits (batch, classes): weights Kaiming-normal, torch's own biases."""
+    """Linear layer (batch, dim) to (batch, classes): Kaiming-normal weights, torch's default biases."""
     classifier = nn.Linear(dim, classes)
     nn.init.kaiming_normal_(classifier.weight)
     return classifier
@@ -75,18 +80,21 @@ def kaiming_linear(dim: int, classes: int) -> nn.Linear:
 class CifarResNet(nn.Module):
     """Residual network of depth 6n + 2 for small images (arXiv 1512.03385, section 4.2).
 
-    Full pre-activation, as the text of arXiv 2202.07052 has it, or the original post-activation, as
-    its authors' code has it. All starts Kaiming-normal: pre-activation by what leaves a layer, as the
-    code of arXiv 1603.05027 (KaimingHe/resnet-1k-layers), post-activation by what enters it, as the
-    code of arXiv 2202.07052.
+    The blocks are fully pre-activated, as in the text of arXiv 2202.07052, or post-activated, as in its
+    authors' code. Convolutions start Kaiming-normal. The fan is that of the output in pre-activated
+    networks, as in the code of arXiv 1603.05027 (KaimingHe/resnet-1k-layers), and that of the input in
+    post-activated ones, as in the code of arXiv 2202.07052.
 
     Args:
         depth: 20, 32, 44, 56, 110, ...
-        num_classes: 0 for the 64 features before the classifier.
+        num_classes: outputs of the classifier; 0 for the 4 * width features before it.
         width: channels of the first stage, 16 in the paper.
-        post_activation: batch norm and ReLU follow the convolutions.
+        post_activation: put batch norm and ReLU after the convolutions instead of before.
 
     Maps (batch, 3, height, width) to (batch, num_classes or 4 * width).
+
+    Raises:
+        ValueError: `depth` is not 6n + 2.
     """
 
     def __init__(
@@ -122,10 +130,11 @@ class CifarResNet(nn.Module):
 class BasicCNN(nn.Module):
     """Three 3x3 convolutions of stride 2 with 32 filters, and a linear layer.
 
-    24,714 parameters with 10 classes and 32-pixel images (arXiv 2202.07052, appendix A.1).
+    The small network of arXiv 2202.07052, appendix A.1: 24,714 parameters with 10 classes and
+    32-pixel images.
 
     Args:
-        num_classes: 0 for the 512 features (32 channels of 4 x 4) before the classifier.
+        num_classes: outputs of the classifier; 0 for the 512 features (32 channels of 4 x 4) before it.
 
     Maps (batch, 3, 32, 32) to (batch, num_classes or 512).
     """

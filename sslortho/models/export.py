@@ -1,4 +1,4 @@
-"""A backbone into the formats of other libraries, each with the two lines that load it there."""
+"""Export of backbones to the formats of other libraries, each with two lines of Python that load it."""
 
 import contextlib
 import importlib.util
@@ -15,18 +15,17 @@ from torch import nn
 
 from sslortho.atomic import atomic_file
 from sslortho.models.backbones import TORCHVISION, feature_dim
-from sslortho.models.weights.restore import RestoredBackbone
-from sslortho.models.weights.file import write_backbone
+from sslortho.models.weights import RestoredBackbone, write_backbone
 
 ExportFormat = Literal["timm", "torchvision", "hub", "onnx"]
 
 DYNAMO_SINCE = (2, 9)
-"""First torch whose ONNX exporter goes by torch.export unless told otherwise. That of 2.6 fails on
-batch norm with the onnxscript of today, so before it networks are traced."""
+"""First version of torch whose ONNX exporter uses torch.export by default. Before it networks are
+traced, since the newer exporter in torch 2.6 fails on batch norm with current versions of onnxscript."""
 
 
 def check_packages(format: ExportFormat) -> None:
-    """Raise ValueError if a package is missing that the format needs."""
+    """Raise ValueError if a package that the format needs is not installed."""
     missing = [
         name
         for name in ("onnx", "onnxscript")
@@ -39,7 +38,7 @@ def check_packages(format: ExportFormat) -> None:
 
 
 def check_format(format: ExportFormat, name: str) -> None:
-    """Raise ValueError for an unknown format, or one that has no place for a backbone."""
+    """Raise ValueError for an unknown format, or one whose library lacks the named backbone."""
     if format not in get_args(ExportFormat):
         raise ValueError(f"format={format!r} is not one of {', '.join(get_args(ExportFormat))}")
     if format in ("hub", "onnx"):
@@ -48,7 +47,7 @@ def check_format(format: ExportFormat, name: str) -> None:
     if not fits:
         raise ValueError(
             f"format={format!r} has no backbone={name!r}; format='hub' has all of ours, "
-            "format='onnx' needs nothing of ours"
+            "format='onnx' needs no code of ours"
         )
 
 
@@ -61,7 +60,7 @@ def _write_state(restored: RestoredBackbone, out: Path) -> None:
 
 
 def _stem_statements(restored: RestoredBackbone) -> str:
-    """What makes the first layers of a network of torchvision or timm those of the stem."""
+    """Python statements that give a torchvision or timm `model` the first layers of the stem."""
     if restored.stem == "stock":
         return ""
     network: Any = restored.network
@@ -76,7 +75,7 @@ def _stem_statements(restored: RestoredBackbone) -> str:
 
 
 def _loading(restored: RestoredBackbone, out: Path, library: str, model: str) -> tuple[str, str]:
-    """Two lines: a library's model with our stem, and our weights in it."""
+    """Two lines of Python that create a library's model with our stem and load our weights."""
     imports, state = "torch, ", f"torch.load({str(out)!r}, weights_only=True)"
     if out.suffix == ".safetensors":
         imports = "torch, safetensors.torch, "
@@ -87,9 +86,10 @@ def _loading(restored: RestoredBackbone, out: Path, library: str, model: str) ->
 
 
 def export_timm(restored: RestoredBackbone, out: Path) -> tuple[str, str]:
-    """A state dict that `timm.create_model` loads by itself; torchvision's names are timm's too.
+    """Write a state dict for timm, whose names of torchvision's networks are the same.
 
-    By itself unless the stem is another: no model of timm has ours, so the lines change it.
+    `timm.create_model` loads it by itself. With another stem than "stock", which no timm model has,
+    the two lines change the model first.
     """
     _write_state(restored, out)
     name = restored.name.removeprefix("timm:")
@@ -101,23 +101,23 @@ def export_timm(restored: RestoredBackbone, out: Path) -> tuple[str, str]:
 
 
 def export_torchvision(restored: RestoredBackbone, out: Path) -> tuple[str, str]:
-    """A state dict with all of torchvision's model but its classifier."""
+    """Write a state dict of torchvision's model without its classifier."""
     _write_state(restored, out)
     return _loading(restored, out, "torchvision", f"torchvision.models.{restored.name}()")
 
 
 def export_hub(restored: RestoredBackbone, out: Path, repository: str) -> tuple[str, str]:
-    """A state dict that the entry point `backbone` of hubconf.py loads, for networks of any kind."""
+    """Write a state dict that the entry point `backbone` of hubconf.py loads, for any network."""
     _write_state(restored, out)
     options = f"source='local', weights={str(out)!r}"
-    if out.suffix != ".safetensors" or restored.info is None:  # the file itself does not say
+    if out.suffix != ".safetensors" or restored.info is None:  # the file does not say which
         options += f", backbone={restored.name!r}, stem={restored.stem!r}"
     return "import torch", f"model = torch.hub.load({repository!r}, 'backbone', {options})"
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's advice, progress and logging off the terminal."""
+    """Context without the exporter's warnings, progress and logging."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -133,10 +133,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _onnx_model(network: nn.Module, crop_size: int) -> Any:
-    """A ModelProto: "images" (batch, 3, crop_size, crop_size) to "features" (batch, dim), any batch."""
+    """ONNX ModelProto from "images" (batch, 3, crop_size, crop_size) to "features" (batch, dim)."""
     import onnx
 
-    images = torch.zeros(2, 3, crop_size, crop_size)  # of 1, torch would fix the batch
+    images = torch.zeros(2, 3, crop_size, crop_size)  # a batch of 1 would become a constant
     names: dict[str, Any] = {"input_names": ["images"], "output_names": ["features"]}
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= DYNAMO_SINCE:
         program = torch.onnx.export(
@@ -157,13 +157,13 @@ def _onnx_model(network: nn.Module, crop_size: int) -> Any:
 
 
 def export_onnx(restored: RestoredBackbone, out: Path, crop_size: int) -> tuple[str, str]:
-    """An ONNX graph in evaluation mode, checked; how it was pretrained stands in its properties.
+    """Write an ONNX graph in evaluation mode, checked, with `BackboneInfo` in its properties.
 
     Input "images": float32 (batch, 3, crop_size, crop_size), normalised as in pretraining. Output
-    "features": float32 (batch, dim). Any batch.
+    "features": float32 (batch, dim). The batch size is free.
 
     Raises:
-        ValueError: the network takes no images of that size, or a package is missing.
+        ValueError: the network does not take images of that size, or a package is not installed.
     """
     check_packages("onnx")
     import onnx
@@ -171,7 +171,7 @@ def export_onnx(restored: RestoredBackbone, out: Path, crop_size: int) -> tuple[
     dim = feature_dim(restored.network, crop_size)
     with _quiet():
         model = _onnx_model(restored.network, crop_size)
-    # tracing leaves the second dimension open
+    # tracing does not state the second dimension
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = dim
     if restored.info:
         for key, value in restored.info.to_metadata().items():
@@ -191,19 +191,21 @@ def export_backbone(
     crop_size: int | None = None,
     repository: str = ".",
 ) -> tuple[str, str]:
-    """Write a backbone for another library; whole or not at all.
+    """Write a backbone for another library; the file is whole or not there.
 
     Args:
-        restored: of `restore_backbone`.
+        restored: result of `restore_backbone`.
         format: timm, torchvision, hub (this project's hubconf.py) or onnx.
-        out: the file. A state dict is written as safetensors if its name ends so, else by torch.save.
-        crop_size: side of ONNX's images; None for that of pretraining, else 224.
+        out: the file. A state dict is written as safetensors if the name ends in .safetensors, else by
+            torch.save.
+        crop_size: side of ONNX's images in pixels. None: that of pretraining, or 224 if unknown.
         repository: folder or "owner/name" of this project, for hub.
 
-    Returns two lines of Python that load the file.
+    Returns:
+        Two lines of Python that load the file.
 
     Raises:
-        ValueError: the format is unknown, has no place for the backbone, or lacks a package.
+        ValueError: the format is unknown, its library lacks the backbone, or a package is missing.
     """
     check_packages(format)
     check_format(format, restored.name)

@@ -1,4 +1,4 @@
-"""How alike the channels of intermediary representations are (arXiv 2202.07052, section 4.2)."""
+"""Similarity of the channels of intermediate representations (arXiv 2202.07052, section 4.2)."""
 
 import contextlib
 import sys
@@ -36,11 +36,11 @@ ACTIVATIONS = (
 
 @torch.no_grad()
 def channel_cosine(maps: Tensor) -> Tensor:
-    """Mean absolute cosine of all distinct pairs of channels, of maps (batch, channels, *size).
+    """Mean absolute cosine between the channels of maps (batch, channels, *size), a scalar.
 
-    The mean of |<x_i, x_j>| over i < j (the R_l of arXiv 2202.07052, section 4.2), and over the
-    batch; a scalar. A map that is zero has cosine 0 with every other. In float32 at least, with the
-    precision that the process has set for products of matrices.
+    The mean of |<x_i, x_j>| over all pairs i < j and over the batch (R_l of arXiv 2202.07052, section
+    4.2). A map that is zero has cosine 0 with every other. Computed in float32 or wider, at the
+    process's precision of matrix products.
     """
     with torch.autocast(maps.device.type, enabled=False):
         rows = maps.flatten(2).to(torch.promote_types(maps.dtype, torch.float32))
@@ -52,7 +52,7 @@ def channel_cosine(maps: Tensor) -> Tensor:
 
 
 def _has_pairs(output: Any, dimensions: int) -> bool:
-    """Whether an output is (batch, channels, *size) with two channels and two pixels at least."""
+    """Tell whether an output is (batch, channels, *size) with two or more channels and pixels."""
     return (
         isinstance(output, Tensor)
         and output.is_floating_point()
@@ -64,7 +64,7 @@ def _has_pairs(output: Any, dimensions: int) -> bool:
 
 
 class Representations:
-    """What `watch_representations` has seen: of each layer one scalar, on the model's device."""
+    """Measurements of `watch_representations`: one scalar a layer, on the model's device."""
 
     def __init__(self, samples: int, learning_only: bool) -> None:
         if samples < 1:
@@ -73,16 +73,21 @@ class Representations:
         self.learning_only = learning_only
         self.measured: dict[str, Tensor] = {}
 
-    def see(self, name: str, dimensions: int, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Hook: measure a module's output, unless it was called before or has nothing to compare."""
+    def measure(
+        self, name: str, dimensions: int, module: nn.Module, inputs: Any, output: Any
+    ) -> None:
+        """Measure a module's output at its first call; a forward hook, but for the first two arguments.
+
+        Outputs that are not (batch, channels, *size) with `dimensions` dimensions are ignored.
+        """
         if name in self.measured or not _has_pairs(output, dimensions):
             return
         if output.requires_grad or not self.learning_only:
-            # at once: what follows may work in place
+            # at once, since the next layer may work in place
             self.measured[name] = channel_cosine(output.detach()[: self.samples])
 
     def cosines(self) -> dict[str, float]:
-        """Mean absolute cosine by the name of the module; waits for the device once."""
+        """Mean absolute cosine by name of the module. Synchronises with the device once."""
         if not self.measured:
             return {}
         device = next(iter(self.measured.values())).device
@@ -91,9 +96,9 @@ class Representations:
 
 
 def _watched_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, int]]:
-    """(name, module, dimensions of its output) of convolutions and of activations."""
+    """(name, module, dimensions of its output) of every convolution and activation."""
     for name, module in model.named_modules():
-        name = name.replace("_orig_mod.", "")  # what torch.compile puts around a module
+        name = name.replace("_orig_mod.", "")  # torch.compile's wrapper
         if isinstance(module, _ConvNd):
             yield name, module, len(module.kernel_size) + 2
         elif isinstance(module, ACTIVATIONS):
@@ -101,8 +106,8 @@ def _watched_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, int]]:
 
 
 def _uncompiled() -> contextlib.AbstractContextManager[Any]:
-    """Compiled modules run as they are written; compiled code passes by hooks that came later."""
-    # slow to import; not imported, nothing is compiled
+    """Context in which compiled modules run eagerly: compiled code ignores hooks added later."""
+    # If dynamo, which is slow to import, is not imported, nothing is compiled.
     loaded = "torch._dynamo" in sys.modules
     return torch.compiler.set_stance("force_eager") if loaded else contextlib.nullcontext()
 
@@ -111,23 +116,23 @@ def _uncompiled() -> contextlib.AbstractContextManager[Any]:
 def watch_representations(
     model: nn.Module, samples: int = 10, *, learning_only: bool = False
 ) -> Iterator[Representations]:
-    """Measure how alike the channels of each layer's output are, in what runs within.
+    """Measure the similarity of the channels of each layer's output, for what runs inside the context.
 
         with watch_representations(model) as watched:
             model(images)
         watched.cosines()  # {"layer1.0.conv1": 0.31, ...}
 
-    The outputs are those of convolutions, (batch, channels, *size), before norm and activation, and
-    those (batch, channels, height, width) of activations that are modules (`ACTIVATIONS`), which
-    the paper's figure 8 shows. Outputs of one channel or one pixel have nothing to compare and are
-    left out, and so are dense layers. Of a module that is called more than once, the first call.
+    Measured are the outputs of convolutions, (batch, channels, *size), before norm and activation, and
+    the outputs (batch, channels, height, width) of activation modules (`ACTIVATIONS`), which figure 8
+    of arXiv 2202.07052 shows. Dense layers, and outputs with one channel or one pixel, are left out.
+    If a module is called more than once, the first call counts.
 
-    Hooks are there only within. What torch.compile has compiled runs uncompiled within.
+    Forward hooks are removed at the end. Modules that torch.compile has compiled run eagerly inside.
 
     Args:
-        model: any; nothing that it computes changes.
-        samples: first images of the batch that are measured; the paper's authors take ten.
-        learning_only: leave out outputs that no gradient reaches, such as a frozen backbone's.
+        model: any module; its results do not change.
+        samples: number of images that are measured, the first of the batch; the paper's authors take 10.
+        learning_only: leave out outputs that need no gradient, such as those of a frozen backbone.
 
     Raises:
         ValueError: `samples` is less than 1.
@@ -135,7 +140,7 @@ def watch_representations(
     watched = Representations(samples, learning_only)
     with contextlib.ExitStack() as stack:
         for name, module, dimensions in _watched_modules(model):
-            hook = partial(watched.see, name, dimensions)
+            hook = partial(watched.measure, name, dimensions)
             stack.callback(module.register_forward_hook(hook).remove)
         stack.enter_context(_uncompiled())
         yield watched

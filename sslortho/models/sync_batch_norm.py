@@ -1,16 +1,19 @@
 """Batch norm over the batch of all ranks, on any device.
 
-torch's own SyncBatchNorm refuses CPU tensors; this module does the same sums with collectives that
-every backend has. On CUDA `convert_sync_batch_norm` takes torch's, which is faster.
+torch's own SyncBatchNorm refuses CPU tensors; this module computes the same sums with collectives that
+every backend has. On CUDA `convert_sync_batch_norm` takes torch's, which is faster. timm takes seconds
+to import, so it is imported where a module is converted.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+if TYPE_CHECKING:
+    from timm.layers.norm_act import BatchNormAct2d
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -32,11 +35,14 @@ def _several_ranks() -> bool:
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch norm whose training statistics are those of all ranks' batches together.
+    """Batch norm over the batches of all ranks together.
 
-    Input (batch, channels, ...) on any device; ranks may differ in batch size, not in the rest.
-    Parameters, buffers and state dict are those of torch's batch norms. On one rank, or in
-    evaluation mode, exactly torch's batch norm.
+    Maps (batch, channels, ...) to the same shape, on any device. Batch sizes may differ between ranks,
+    the other dimensions may not. Parameters, buffers and state dict have the names of torch's batch
+    norms. On one rank, and in evaluation mode, the result is exactly torch's.
+
+    Raises:
+        ValueError: the input has fewer than two dimensions.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -56,7 +62,7 @@ class SyncBatchNorm(_BatchNorm):
         total = sums[-1].detach()
         mean = sums[:-1] / total
         centred = x - mean.view(shape)
-        # The second pass is one more message, and spares the cancellation of E[x^2] - E[x]^2.
+        # A second all-reduce, since E[x^2] - E[x]^2 in one pass loses digits to cancellation.
         squares = _SumOverRanks.apply(centred.square().sum(dims))
         assert isinstance(squares, Tensor)
         variance = squares / total
@@ -84,9 +90,9 @@ class SyncBatchNorm(_BatchNorm):
 
 
 class SyncBatchNormAct(SyncBatchNorm):
-    """timm's `BatchNormAct2d` over all ranks: a batch norm that ends in dropout and activation."""
+    """Batch norm over all ranks with the dropout and activation of timm's `BatchNormAct2d`."""
 
-    def __init__(self, fused: BatchNormAct2d) -> None:
+    def __init__(self, fused: "BatchNormAct2d") -> None:
         super().__init__(*_arguments(fused))  # pyright: ignore[reportArgumentType]
         self.drop: nn.Module = fused.drop  # pyright: ignore[reportAttributeAccessIssue]
         self.act: nn.Module = fused.act  # pyright: ignore[reportAttributeAccessIssue]
@@ -102,9 +108,11 @@ def _arguments(norm: _BatchNorm) -> tuple[Any, ...]:
 def convert_sync_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
     """Replace every batch norm inside `module` by one over all ranks, keeping parameters and buffers.
 
-    torch's on CUDA (by timm, which knows its own fused norms), ours elsewhere. Returns the module,
-    another one if it is itself a batch norm.
+    On CUDA the new ones are torch's, placed by timm, which knows its own fused norms; elsewhere they
+    are ours. Returns `module`, changed in place, or its replacement if it is itself a batch norm.
     """
+    from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
+
     if device.type == "cuda":
         return convert_sync_batchnorm(module)
     if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm):

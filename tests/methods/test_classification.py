@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sslortho.models import linear_classifier
 from sslortho.methods import Classification
+from sslortho.models import linear_classifier
 
 
 def backbone():

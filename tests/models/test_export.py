@@ -196,7 +196,7 @@ def test_onnx_says_what_it_is(onnx_file):
 
 
 def test_an_impossible_size_is_told(tmp_path):
-    with pytest.raises(ValueError, match="crop_size=32 is no size for a VisionTransformer"):
+    with pytest.raises(ValueError, match="crop_size=32 does not fit a VisionTransformer"):
         export_backbone(restored("timm:vit_tiny_patch16_224"), "onnx", tmp_path / "x.onnx", 32)
     assert list(tmp_path.iterdir()) == []
 

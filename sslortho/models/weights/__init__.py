@@ -1,1 +1,24 @@
-"""Weights of ours and of others, read without running anything, into a backbone, checked."""
+"""Files of weights, ours and others': read without running anything in them, loaded and checked."""
+
+from sslortho.models.weights.file import BackboneInfo, WeightsFile, read_weights, write_backbone
+from sslortho.models.weights.restore import (
+    LoadReport,
+    RestoredBackbone,
+    choose_architecture,
+    load_backbone,
+    recognise,
+    restore_backbone,
+)
+
+__all__ = [
+    "BackboneInfo",
+    "LoadReport",
+    "RestoredBackbone",
+    "WeightsFile",
+    "choose_architecture",
+    "load_backbone",
+    "read_weights",
+    "recognise",
+    "restore_backbone",
+    "write_backbone",
+]

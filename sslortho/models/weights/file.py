@@ -1,4 +1,4 @@
-"""Files of weights: ours written, anyone's read."""
+"""Files of weights: writing our own, reading anyone's."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,17 +17,17 @@ from sslortho.models.weights.torch_file import load_torch_file
 KINDS = "a run folder, or a file of weights (.safetensors, .pt, .pth, .ckpt, ...)"
 
 MOST_DICTIONARIES = 100_000
-"""In a checkpoint. Dictionaries that name the next one over and over can be searched for ever."""
+"""Most dictionaries that a checkpoint may hold. Some that hold each other would be searched for ever."""
 
 MOST_CROP_SIZE = 8192
-"""Pixels; a file that says more is damaged, or wants memory for its views."""
+"""Largest believable side of the views, in pixels. A damaged or hostile file may say anything."""
 
 Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneInfo:
-    """How a backbone was pretrained, kept in the metadata of its safetensors file."""
+    """Facts about a backbone's pretraining, in the metadata of its safetensors file."""
 
     backbone: str
     """Its name for `create_backbone`."""
@@ -36,20 +36,21 @@ class BackboneInfo:
     crop_size: int
     """Side of the views in pixels."""
     mean: Triple
-    """Subtracted from each channel, of values from 0 to 1."""
+    """Mean of each channel, for values from 0 to 1; the normalisation subtracts it."""
     std: Triple
-    """Divides each channel."""
+    """Standard deviation of each channel; the normalisation divides by it."""
 
     def to_metadata(self) -> dict[str, str]:
-        """Every field as a string: numbers as JSON."""
+        """Fields as strings, numbers as JSON; `from_metadata` is the inverse."""
         values = asdict(self).items()
         return {k: value if isinstance(value, str) else json.dumps(value) for k, value in values}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> "BackboneInfo | None":
-        """The inverse; None if it does not say all of it, as the files of others.
+        """Read the fields from metadata; None unless all are there, as in files that are not ours.
 
-        Raises ValueError for what cannot be read.
+        Raises:
+            ValueError: a value is malformed, or the crop size is out of range.
         """
         names = [f.name for f in fields(cls)]
         if not all(name in metadata for name in names):
@@ -76,15 +77,15 @@ def write_backbone(backbone: nn.Module, path: Path, info: BackboneInfo | None = 
     """Write a backbone's state dict as safetensors, under the names of the plain network.
 
     Args:
-        backbone: on any device, in any memory format.
-        path: replaced once the new file is whole.
-        info: into the file's metadata.
+        backbone: network on any device, in any memory format.
+        path: the file; an old one is replaced once the new one is whole.
+        info: facts for the file's metadata.
     """
     state = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in backbone.state_dict().items()
     }
-    # timm and transformers ask for "format"
+    # timm and transformers require "format"
     content = save(state, {"format": "pt", **(info.to_metadata() if info else {})})
     with atomic_file(path) as file:
         file.write(content)
@@ -92,20 +93,20 @@ def write_backbone(backbone: nn.Module, path: Path, info: BackboneInfo | None = 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsFile:
-    """Tensors by name, and what the file says of them."""
+    """Content of a file of weights: tensors by name, and what the file says about them."""
 
     path: Path
-    """The file itself."""
+    """Path of the file; in a run folder, that of its backbone.safetensors."""
     state: dict[str, Tensor] = field(repr=False)
-    """On the CPU. Where a file holds several state dicts, each under its name in the file."""
+    """Tensors on the CPU. If a file holds several state dicts, names begin with the place of each."""
     info: BackboneInfo | None = None
-    """How they were pretrained, if we wrote the file."""
+    """Facts about the pretraining; None unless we wrote the file."""
     inside: str = ""
-    """Where in the file the one state dict lies: "model", "state_dict", ..."""
+    """Place in the file of the only state dict: "model", "state_dict", ..."""
     lightning: bool = False
-    """Whether it is a checkpoint of Lightning."""
+    """The file is a checkpoint of Lightning."""
     left_out: tuple[str, ...] = ()
-    """Classes in the file that torch does not allow, whose objects were not made."""
+    """Classes in the file that torch refuses; stand-ins took the place of their objects."""
 
 
 def _find_dictionaries(
@@ -120,13 +121,14 @@ def _find_dictionaries(
 
 
 def find_state_dicts(content: Any) -> dict[str, dict[str, Tensor]]:
-    """The state dicts in a checkpoint, by their dotted place in it.
+    """Find the state dicts in a checkpoint, by their dotted place in it.
 
-    One is a dictionary with a tensor of two dimensions or more, wherever it lies: generators' states
-    and figures have fewer. Optimizers' (with "param_groups") do not count, nor does what lies more than
-    eight dictionaries deep.
+    A state dict is a dictionary with a tensor of two or more dimensions; the states of generators and
+    stored figures have fewer. Optimizers' state dicts (with "param_groups") are left out, and so is
+    everything more than eight dictionaries deep.
 
-    Raises ValueError if there are more than MOST_DICTIONARIES.
+    Raises:
+        ValueError: there are more than MOST_DICTIONARIES dictionaries.
     """
     found: dict[str, dict[str, Tensor]] = {}
     for count, (place, named) in enumerate(_find_dictionaries(content, "", depth=8), start=1):
@@ -139,15 +141,15 @@ def find_state_dicts(content: Any) -> dict[str, dict[str, Tensor]]:
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
-    # torch's messages are a page long, and advise to give up safety
+    # torch's messages are a page long, and advise loading unsafely
     lines = str(error).split("WeightsUnpickler error:")[-1].splitlines()
     advice = ("weights_only", "torch.load")
     lines = [line.strip() for line in lines if not any(word in line for word in advice)]
     reason = next((line for line in lines if line), "")
     return ValueError(
         f"backbone_from={str(path)!r} cannot be read as weights ({type(error).__name__}: "
-        f"{reason[:200]}); it may be damaged or incomplete, or no file of weights. A checkpoint with "
-        "code in it is never run: write torch.save(model.state_dict(), ...) where it is from"
+        f"{reason[:200]}); it may be damaged or incomplete, or no file of weights. Code in a "
+        "checkpoint is never run: write torch.save(model.state_dict(), ...) where it comes from"
     )
 
 
@@ -174,7 +176,7 @@ def _read_safetensors(path: Path) -> WeightsFile:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         info = BackboneInfo.from_metadata(metadata)
-    except Exception as error:  # safetensors has an error of its own
+    except Exception as error:  # safetensors raises a class of its own
         raise _unreadable(path, error) from error
     if not state:
         raise ValueError(f"backbone_from={str(path)!r} holds no tensors; give {KINDS}")
@@ -185,7 +187,7 @@ def _read_torch(path: Path) -> WeightsFile:
     try:
         content, left_out = load_torch_file(path)
         found = find_state_dicts(content)
-    except Exception as error:  # torch raises half a dozen kinds for a damaged file
+    except Exception as error:  # torch raises half a dozen classes for damaged files
         raise _unreadable(path, error) from error
     if not found:
         keys = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
@@ -214,7 +216,7 @@ def _file_of_run(folder: Path) -> Path:
         return path
     if (folder / "summary.json").exists():
         raise ValueError(
-            f"backbone_from={str(folder)!r} is the run of an evaluation, which wrote no backbone; give "
+            f"backbone_from={str(folder)!r} is the run of an evaluation, which writes no backbone; give "
             "the one that it evaluated (backbone_from in its config.yaml)"
         )
     checkpoints = sorted((folder / "checkpoints").glob("step-*.pt"))
@@ -228,19 +230,19 @@ def _file_of_run(folder: Path) -> Path:
 
 
 def read_weights(path: Path | str) -> WeightsFile:
-    """The tensors of a file, on the CPU, and what it says of them.
-
-    Args:
-        path: a run folder of ours (its backbone.safetensors), a .safetensors file, or a file of
-            torch.save, by whatever name. Nothing that a file holds is ever run.
+    """Read the tensors of a file, on the CPU, and what it says about them.
 
     State dicts are found wherever they lie in a checkpoint: at its top, under "state_dict", "model",
-    "task" (our checkpoints), ... One alone goes by its own names. Several ("student" and "teacher",
-    "model" and "model_ema") are all kept, each under its place: "teacher.backbone.conv1.weight"; see
-    `load_backbone` for which is taken.
+    "task" (our checkpoints), ... A single one keeps its own names. If there are several ("student" and
+    "teacher", "model" and "model_ema"), the names begin with their places:
+    "teacher.backbone.conv1.weight"; `load_backbone` says which is taken.
+
+    Args:
+        path: a run folder (its backbone.safetensors is read), a .safetensors file, or a file of
+            torch.save with any name. Nothing in a file is ever run.
 
     Raises:
-        ValueError: there is no such file, or no weights are in it.
+        ValueError: the file does not exist, cannot be read, or holds no weights.
     """
     path = Path(path).expanduser()
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""Where in a file's tensors a network lies: under which prefix, by which names."""
+"""Matching of a network with the tensors of a file: under which prefix, by which names."""
 
 import functools
 import re
@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from torch import Size, Tensor, nn
 
 HEADS = frozenset({"fc", "head", "heads", "classifier", "head_dist", "last_linear"})
-"""Modules after the features; a network without a classifier may leave over parts of its own."""
+"""Top-level modules after the features. A file may hold them although the backbone lacks them."""
 
 COPIES = frozenset({"momentum", "teacher", "target", "ema", "key", "k", "ma", "shadow"})
-"""Words in the name of a network that follows another by a moving average: "momentum_backbone",
-"encoder_k" of MoCo, "model_ema"."""
+"""Words that name a moving average of another network: "momentum_backbone", "encoder_k" of MoCo,
+"model_ema"."""
 
 OPTIONAL = "num_batches_tracked"
-"""Batch norm's counter, which files before torch 0.4.1 lack and evaluation does not use."""
+"""Counter of batch norm. Files before torch 0.4.1 lack it, and evaluation does not use it."""
 
 
 @dataclass(frozen=True)
@@ -25,31 +25,31 @@ class Blueprint:
 
     shapes: dict[str, Size]
     children: tuple[str, ...]
-    """Of the network itself, in order."""
+    """Names of the network's own children, in order."""
 
     @classmethod
     def of(cls, network: nn.Module) -> "Blueprint":
-        """That of a network, which may lie on the meta device."""
+        """Blueprint of a network, which may lie on the meta device."""
         shapes = {name: value.shape for name, value in network.state_dict().items()}
         return cls(shapes, tuple(name for name, _ in network.named_children()))
 
     @functools.cached_property
     def required(self) -> list[str]:
-        """Names that weights must have."""
+        """Names of the tensors that a file must hold."""
         return [name for name in self.shapes if not name.endswith(OPTIONAL)]
 
     @functools.cached_property
     def spellings(self) -> list[dict[str, str]]:
-        """Names of the tensors in a file (after the prefix): the network's own, and by number.
+        """Maps from the network's names to a file's (after the prefix): equal, or children by number.
 
-        `nn.Sequential(*list(network.children())[:-1])`, lightly's habit, numbers the children.
+        `nn.Sequential(*list(network.children())[:-1])`, common with lightly, numbers the children.
         """
         own = {name: name for name in self.shapes}
         number = {child: str(i) for i, child in enumerate(self.children)}
         numbered: dict[str, str] = {}
         for name in self.shapes:
             child, _, rest = name.partition(".")
-            if child not in number:  # a tensor of the network itself has no place in a Sequential
+            if child not in number:  # a Sequential cannot hold a tensor of the network itself
                 return [own]
             numbered[name] = f"{number[child]}.{rest}"
         return [own] if numbered == own else [own, numbered]
@@ -57,32 +57,32 @@ class Blueprint:
 
 @dataclass(frozen=True)
 class Fit:
-    """A network beside the tensors under one prefix."""
+    """Comparison of a network with the tensors under one prefix."""
 
     prefix: str
     """Empty, or with a dot at its end."""
     names: dict[str, str]
     """The network's names to the file's, where both name and shape fit."""
     missing: list[str] = field(default_factory=list)
-    """Names of the network that are not there."""
+    """Names of the network that the file lacks."""
     misshapen: dict[str, tuple[Size, Size]] = field(default_factory=dict)
-    """Names of the network to the shapes (there, here) where they differ."""
+    """Names of the network to two shapes that differ: in the file, in the network."""
     surplus: list[str] = field(default_factory=list)
-    """Names of the file inside the network's own modules that the network lacks: a larger one's."""
+    """Names of the file, inside the network's modules, that the network lacks: those of a larger one."""
 
     @property
     def complete(self) -> bool:
-        """Whether the tensors are this network's."""
+        """True if the tensors are those of this network."""
         return not (self.missing or self.misshapen or self.surplus)
 
     @property
     def numbered(self) -> bool:
-        """Whether children go by number in the file."""
+        """True if the file names the children by number."""
         return any(self.prefix + ours != theirs for ours, theirs in self.names.items())
 
     @property
     def of_a_copy(self) -> bool:
-        """Whether its name is that of a moving average of another network."""
+        """True if the prefix names a moving average of another network (`COPIES`)."""
         return not COPIES.isdisjoint(re.split(r"[._]", self.prefix.lower()))
 
 
@@ -115,12 +115,12 @@ def _fit(
 def complete_fits(
     blueprint: Blueprint, state: Mapping[str, Tensor], prefix: str | None = None
 ) -> list[Fit]:
-    """Every place where a network lies whole.
+    """Find every prefix under which all tensors of a network lie, and none of a larger one.
 
     Args:
-        blueprint: of the network.
+        blueprint: names and shapes of the network's tensors.
         state: the file's tensors by name.
-        prefix: the only one to look under; None for all.
+        prefix: the only prefix to look under; None for all.
     """
     fits: list[Fit] = []
     for spelling in blueprint.spellings:
@@ -140,13 +140,13 @@ def complete_fits(
 def closest_fit(
     blueprint: Blueprint, state: Mapping[str, Tensor], prefix: str | None = None, most: int = 8
 ) -> Fit:
-    """Where the most of a network's tensors lie, for an error to tell what is wrong.
+    """Find the prefix under which most of a network's tensors lie, for the message of an error.
 
     Args:
-        blueprint: of the network.
+        blueprint: names and shapes of the network's tensors.
         state: the file's tensors by name.
-        prefix: the only one to look under; None for all.
-        most: prefixes tried for each spelling, those with the most names.
+        prefix: the only prefix to look under; None for all.
+        most: number of prefixes to compare for each spelling, those with the most names.
     """
     fits: list[Fit] = []
     for spelling in blueprint.spellings:

@@ -1,4 +1,4 @@
-"""Weights of a file into a backbone: found under whatever prefix, checked, loaded; and recognised."""
+"""Loading of a file's weights into a backbone, and recognition of the backbone that they are of."""
 
 import functools
 from collections import Counter
@@ -7,30 +7,29 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from sslortho.models.backbones import BACKBONES, TORCHVISION, Stem, create_backbone
-from sslortho.models.weights.matching import OPTIONAL, Blueprint, Fit, closest_fit, complete_fits
 from sslortho.models.weights.file import BackboneInfo, WeightsFile
+from sslortho.models.weights.matching import OPTIONAL, Blueprint, Fit, closest_fit, complete_fits
 
 _STEMS_TOLD_APART: dict[Stem, tuple[str, ...]] = {"stock": BACKBONES, "small": TORCHVISION}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
-    """What was loaded from where; printed, it says so."""
+    """Report of `load_backbone`; `str` of it is what the user is told."""
 
     file: str
-    """Name of the file, and where in it."""
+    """Name of the file, and the place of the weights in it."""
     prefix: str
-    """What the names of the tensors began with."""
+    """Beginning of the tensors' names in the file."""
     matched: int
-    """Tensors loaded."""
+    """Number of tensors loaded."""
     unused: dict[str, int] = field(default_factory=dict)
-    """Modules of the file that were not needed, with their number of tensors."""
+    """Modules of the file that were not used, with their number of tensors."""
     notes: tuple[str, ...] = ()
-    """What the user should know."""
+    """Remarks for the user."""
 
     def __str__(self) -> str:
         under = f" under {self.prefix!r}" if self.prefix else ""
@@ -46,13 +45,13 @@ class RestoredBackbone:
     network: nn.Module
     """In evaluation mode, on the CPU."""
     name: str
-    """For `create_backbone`."""
+    """Its name for `create_backbone`."""
     stem: Stem
-    """For `create_backbone`; "stock" where a network has no other."""
+    """Its stem for `create_backbone`; "stock" where a network has no other."""
     info: BackboneInfo | None
-    """How it was pretrained, where the file says."""
+    """How it was pretrained; None if the file does not say."""
     report: LoadReport
-    """Which tensors it has."""
+    """Which tensors were loaded."""
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:
@@ -72,14 +71,15 @@ def _blueprint(name: str, stem: Stem) -> Blueprint:
 
 
 def recognise(weights: WeightsFile, prefix: str | None = None) -> list[tuple[str, Stem]]:
-    """Names and stems among BACKBONES whose tensors these are, all of them and no more but a head.
+    """Recognise weights: names and stems among BACKBONES whose tensors the file holds.
 
-    One as a rule; none for timm's and for others; several if the file holds several networks. The stem
-    "solo_learn" has the tensors of "small", and is never named.
+    It must hold all of them, and none of a larger network; a head may be there. The result is usually
+    one pair. It is empty for timm's and other networks, and holds several pairs if the file holds
+    several networks. The stem "solo_learn" has the same tensors as "small" and is never returned.
 
     Args:
-        weights: of `read_weights`.
-        prefix: look under this one only.
+        weights: result of `read_weights`.
+        prefix: the only prefix to look under; None for all.
     """
     known: list[tuple[str, Stem]] = [
         (name, stem) for stem, names in _STEMS_TOLD_APART.items() for name in names
@@ -90,7 +90,7 @@ def recognise(weights: WeightsFile, prefix: str | None = None) -> list[tuple[str
 
 def _hint(weights: WeightsFile, wanted: Blueprint, prefix: str | None) -> str:
     elsewhere = [repr(fit.prefix) for fit in complete_fits(wanted, weights.state)]
-    if elsewhere:  # not under the prefix that was given, then
+    if elsewhere:  # then not under the prefix that was given
         return f"they fit under {' and '.join(elsewhere)}, if weights_prefix says so"
     if known := recognise(weights, prefix):
         names = " or ".join(f"backbone={name!r}, stem={stem!r}" for name, stem in known)
@@ -125,13 +125,15 @@ def _same(one: Fit, other: Fit, state: dict[str, Tensor]) -> bool:
 
 
 def _choose(weights: WeightsFile, fits: list[Fit]) -> tuple[Fit, list[str]]:
-    """One of several complete fits, and a note why."""
+    """Choose one of several complete fits; the second result is a note that says why."""
     different: list[Fit] = []
     for fit in sorted(fits, key=lambda fit: fit.of_a_copy):
-        if not any(_same(fit, other, weights.state) for other in different):  # another name of it
+        if not any(
+            _same(fit, other, weights.state) for other in different
+        ):  # else the same weights
             different.append(fit)
     ours = [fit for fit in different if weights.inside == "task" and fit.prefix == "backbone."]
-    if ours:  # what a task calls so is what it exports
+    if ours:  # `Task.backbone` is what a run exports
         return ours[0], []
     if len(different) == 1:
         return different[0], []
@@ -154,14 +156,14 @@ def _check_finite(weights: WeightsFile, values: dict[str, Tensor]) -> None:
     if bad:
         raise ValueError(
             f"backbone_from={str(weights.path)!r} has weights that are not finite: {_some(bad)}; "
-            "its training has diverged, take an earlier checkpoint"
+            "its training has diverged, give an earlier checkpoint"
         )
 
 
 def _unused(state: dict[str, Tensor], fit: Fit) -> dict[str, int]:
-    """Tensors that were left over, counted by module: those beside the backbone, and those within."""
+    """Count the tensors that were not loaded, by module."""
     used = set(fit.names.values())
-    beside = fit.prefix.split(".")[:-2]  # "module." of "module.backbone."
+    beside = fit.prefix.split(".")[:-2]  # ["module"] of "module.backbone."
     groups: Counter[str] = Counter()
     for name in state:
         if name not in used:
@@ -175,6 +177,8 @@ def _unused(state: dict[str, Tensor], fit: Fit) -> dict[str, int]:
 
 
 def _may_be_solo_learns(network: nn.Module, weights: WeightsFile, fit: Fit) -> bool:
+    import torchvision  # slow to import
+
     return (
         weights.lightning
         and not fit.numbered
@@ -188,21 +192,21 @@ def _may_be_solo_learns(network: nn.Module, weights: WeightsFile, fit: Fit) -> b
 def load_backbone(
     backbone: nn.Module, weights: WeightsFile, prefix: str | None = None
 ) -> LoadReport:
-    """Put the weights of a file into a backbone: all of its tensors, and none of another shape.
+    """Load the weights of a file into a backbone: all of its tensors, each with its own shape.
 
-    They are found by their names under any prefix: "" (torchvision's, timm's), "backbone.",
-    "encoder." (solo-learn's), "module.backbone." (facebookresearch/barlowtwins'), ...; also where the
-    children go by number, as in lightly's `nn.Sequential(*list(resnet.children())[:-1])`. Batch norm's
-    `num_batches_tracked` may be missing. Where several networks fit, one is taken only if all others
-    are moving averages of it by their names (momentum, teacher, target, ema, key).
+    The tensors are found by name under any prefix: "" (torchvision, timm), "backbone.", "encoder."
+    (solo-learn), "module.backbone." (facebookresearch/barlowtwins), ... Children may be numbered, as in
+    lightly's `nn.Sequential(*list(resnet.children())[:-1])`. Batch norm's `num_batches_tracked` may be
+    missing. If several networks fit, one is taken only if all others are moving averages of it by
+    their names (momentum, teacher, target, ema, key).
 
     Args:
-        backbone: of `create_backbone`, or any network that names its tensors as the file does.
-        weights: of `read_weights`.
-        prefix: take the network under this one; its dot at the end may be left out.
+        backbone: result of `create_backbone`, or any network that names its tensors as the file does.
+        weights: result of `read_weights`.
+        prefix: the only prefix to look under; its final dot may be left out. None for all.
 
     Raises:
-        ValueError: the weights are of another network, of a larger one, of several, or not finite.
+        ValueError: the weights are those of another network, a larger one or several, or not finite.
     """
     prefix, blueprint = _normalised(prefix), Blueprint.of(backbone)
     fits = complete_fits(blueprint, weights.state, prefix)
@@ -231,10 +235,10 @@ def choose_architecture(
     stem: Stem | None = None,
     prefix: str | None = None,
 ) -> tuple[str, Stem]:
-    """Name and stem of the network that weights are of: as given, as the file says, or recognised.
+    """Name and stem of the network that the weights are of: as given, as the file says, or recognised.
 
     Raises:
-        ValueError: they are of none that is known, or of several; a stem for a network without.
+        ValueError: the weights fit no known network, or several; the network does not have the stem.
     """
     known = (weights.info.backbone, weights.info.stem) if weights.info else None
     if known is None or backbone not in (None, known[0]):
@@ -263,16 +267,16 @@ def restore_backbone(
     stem: Stem | None = None,
     prefix: str | None = None,
 ) -> RestoredBackbone:
-    """A network with the weights of a file.
+    """Create the network that a file's weights are of, and load them.
 
     Args:
-        weights: of `read_weights`.
-        backbone: name for `create_backbone`. None: what the file says, else as `recognise`d.
-        stem: for `create_backbone`. None: likewise.
+        weights: result of `read_weights`.
+        backbone: name for `create_backbone`. None: as the file says, else as `recognise` finds.
+        stem: stem for `create_backbone`. None: the same.
         prefix: see `load_backbone`.
 
     Raises:
-        ValueError: as `choose_architecture`, `create_backbone` and `load_backbone`.
+        ValueError: see `choose_architecture`, `create_backbone` and `load_backbone`.
     """
     name, chosen = choose_architecture(weights, backbone, stem, prefix)
     network = create_backbone(name, chosen)

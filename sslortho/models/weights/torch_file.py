@@ -1,9 +1,9 @@
-"""Reading torch files of other projects without running what they hold.
+"""Reading of torch files without running what they hold.
 
 A checkpoint of Lightning, or of a script that stored its arguments, names classes that torch's
 `weights_only` refuses: omegaconf's DictConfig, pathlib's paths, argparse.Namespace. The tensors beside
-them need none of those. Each class is replaced by a stand-in that takes what it is given and does
-nothing, so nothing of the file's choosing is ever imported or called.
+them need none of these. So each refused class is replaced by a stand-in, which accepts what the file
+gives it and does nothing: no code of the file's choosing is ever imported or called.
 """
 
 import io
@@ -18,13 +18,11 @@ from typing import Any
 import torch
 
 LEGACY_PICKLES = 4
-"""Files written before torch 1.6 are pickles in a row: magic number, version, system, content."""
-
-_MARK = object()
+"""Pickles in a row at the start of a file from before torch 1.6: magic number, version, system, content."""
 
 
 class Inert:
-    """In place of any class or function: takes all arguments and any state, and forgets them."""
+    """Stand-in for a class or function: accepts any arguments and any state, and keeps nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -33,71 +31,49 @@ class Inert:
         pass
 
 
-class InertMapping(Inert):
-    """In place of a class whose objects are given items by key: makes a plain dictionary."""
+class InertDict(Inert):
+    """Stand-in for a subclass of dict. torch fills none but its own dictionaries, so it makes one."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        return OrderedDict()  # and not dict: torch restores attributes of this one too
+        return OrderedDict()  # not dict: torch restores attributes of an OrderedDict too
 
 
 class InertList(Inert):
-    """In place of a class whose objects are appended to: makes a plain list."""
+    """Stand-in for a class whose objects are appended to. torch appends to lists, so it makes one."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         return []
 
 
-_ON_AN_OBJECT = {
-    "NEWOBJ": None,
-    "REDUCE": None,
-    "BUILD": None,
-    "SETITEM": InertMapping,
-    "SETITEMS": InertMapping,
-    "APPEND": InertList,
-    "APPENDS": InertList,
+CONTAINERS: dict[str, type[Inert]] = {
+    "addict.addict.Dict": InertDict,
+    "box.box.Box": InertDict,
+    "collections.defaultdict": InertDict,
+    "collections.deque": InertList,
+    "detectron2.config.config.CfgNode": InertDict,
+    "easydict.EasyDict": InertDict,
+    "fvcore.common.config.CfgNode": InertDict,
+    "lightning.fabric.utilities.data.AttributeDict": InertDict,
+    "lightning.pytorch.utilities.parsing.AttributeDict": InertDict,
+    "lightning_fabric.utilities.data.AttributeDict": InertDict,
+    "mmcv.utils.config.ConfigDict": InertDict,
+    "mmengine.config.config.ConfigDict": InertDict,
+    "munch.Munch": InertDict,
+    "pytorch_lightning.utilities.parsing.AttributeDict": InertDict,
+    "yacs.config.CfgNode": InertDict,
 }
-"""Operations that change the object beneath their operands, and what that object must then be."""
+"""Classes whose objects torch fills itself, item by item. Objects of any other class are given
+arguments and a state alone, for which `Inert` is enough."""
 
 
-def _pop_operands(stack: list[Any], operands: list[Any]) -> None:
-    if pickletools.markobject in operands:
-        while stack.pop() is not _MARK:
-            pass
-        operands = operands[: operands.index(pickletools.markobject)]
-    if operands:
-        del stack[-len(operands) :]
-
-
-def _kinds_in_use(content: bytes) -> dict[str, type[Inert]]:
-    """What objects must be that are given items, by the "module.name" of their class.
-
-    The pickle is followed step by step with nothing but those names in it.
-    """
-    kinds: dict[str, type[Inert]] = {}
-    stack: list[Any] = []
-    memo: dict[Any, Any] = {}
-    for operation, argument, _ in pickletools.genops(content):
-        name, operands = operation.name, operation.stack_before
-        if name == "GLOBAL":
-            stack.append(str(argument).replace(" ", "."))
-        elif name == "MARK":
-            stack.append(_MARK)
-        elif name in ("BINPUT", "LONG_BINPUT"):
-            memo[argument] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
-        elif name in _ON_AN_OBJECT:  # an object goes by the name of its class
-            _pop_operands(stack, operands[1:])
-            if (kind := _ON_AN_OBJECT[name]) and stack[-1]:
-                kinds[stack[-1]] = kind
-        else:
-            _pop_operands(stack, operands)
-            stack += [None] * len(operation.stack_after)
-    return kinds
+def _create_stand_in(name: str) -> type[Inert]:
+    """Class that is called like the one in the file, so torch's errors name that one."""
+    module, _, own_name = name.rpartition(".")
+    return type(own_name, (CONTAINERS.get(name, Inert),), {"__module__": module})
 
 
 def _check_stored(path: Path) -> None:
-    """Raise ValueError if what torch reads is compressed: it never writes so, and a little may hold a lot."""
+    """Raise ValueError if the file is compressed: torch never does that, and a bomb would."""
     with zipfile.ZipFile(path) as archive:
         for record in archive.infolist():
             read = record.filename.endswith("/data.pkl") or "/data/" in record.filename
@@ -107,45 +83,49 @@ def _check_stored(path: Path) -> None:
                 )
 
 
-def _pickle_of(path: Path, zipped: bool) -> bytes:
-    """The pickle with a file's content, without its tensors."""
+def _find_refused(path: Path, zipped: bool) -> list[str]:
+    """Names of the classes and functions in a file that torch does not allow."""
     if zipped:
-        with zipfile.ZipFile(path) as archive:
-            # archive/data.pkl, whatever the archive's name
-            names = [name for name in archive.namelist() if name.split("/", 1)[-1] == "data.pkl"]
-            return archive.read(names[0])
-    with path.open("rb") as file:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    newer = io.BytesIO()  # torch lists those of zipped files only, so the pickle is zipped
+    with path.open("rb") as file, zipfile.ZipFile(newer, "w") as archive:
         start = 0
         for _ in range(LEGACY_PICKLES):
             start = file.tell()
-            for _ in pickletools.genops(file):
+            for _ in pickletools.genops(file):  # to the end of this pickle
                 pass
         length = file.tell() - start
         file.seek(start)
-        return file.read(length)
-
-
-def _stand_ins(content: bytes) -> dict[str, type[Inert]]:
-    """A stand-in for every class in a pickle that torch does not allow."""
-    # torch tells them of its newer files alone, so an older one's pickle is put into such
-    newer = io.BytesIO()
-    with zipfile.ZipFile(newer, "w") as archive:
-        archive.writestr("archive/data.pkl", content)
+        archive.writestr("archive/data.pkl", file.read(length))
         archive.writestr("archive/version", "3")
     newer.seek(0)
-    refused = torch.serialization.get_unsafe_globals_in_checkpoint(newer)
-    kinds = _kinds_in_use(content)
-    return {name: kinds.get(name, Inert) for name in refused}
+    return torch.serialization.get_unsafe_globals_in_checkpoint(newer)
+
+
+def _load_with_stand_ins(path: Path, stand_ins: dict[str, type[Inert]], **options: Any) -> Any:
+    try:
+        with torch.serialization.safe_globals([(cls, name) for name, cls in stand_ins.items()]):
+            return torch.load(path, weights_only=True, **options)
+    except pickle.UnpicklingError as error:
+        for name, cls in stand_ins.items():
+            if str(cls) in str(error):
+                raise ValueError(
+                    f"it holds a {name}, a kind of dictionary or list that is not known here"
+                ) from error
+        raise
 
 
 def load_torch_file(path: Path) -> tuple[Any, tuple[str, ...]]:
-    """The content of a file of torch.save on the CPU, and which classes were replaced by stand-ins.
+    """Load a file of torch.save on the CPU. The second result names the classes that were replaced.
 
-    Only ever by `weights_only=True`: torch builds tensors and plain containers, stand-ins the rest.
-    Tensors of files since torch 1.6 are mapped, so what is not used is not read either.
+    Always by `weights_only=True`: torch makes tensors and plain containers, stand-ins take the place of
+    everything else. Tensors of files since torch 1.6 are mapped into memory, so only those that are
+    used are read.
 
-    Raises ValueError for compressed content, else whatever torch raises for a file that is none, is
-    damaged, or calls into the system.
+    Raises:
+        ValueError: the content is compressed, or a dictionary or list is of a class not in CONTAINERS.
+        Exception: whatever torch raises for a file that is damaged, is not one of torch.save, or calls
+            into the system.
     """
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
@@ -153,12 +133,11 @@ def load_torch_file(path: Path) -> tuple[Any, tuple[str, ...]]:
         _check_stored(path)
     options: dict[str, Any] = {"map_location": "cpu", "mmap": zipped}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Detected pickle protocol")  # fails below, then
+        warnings.filterwarnings("ignore", "Detected pickle protocol")  # the load fails anyway
         try:
             return torch.load(path, weights_only=True, **options), ()
         except pickle.UnpicklingError:
-            stand_ins = _stand_ins(_pickle_of(path, zipped))
+            stand_ins = {name: _create_stand_in(name) for name in _find_refused(path, zipped)}
             if not stand_ins:
                 raise
-        with torch.serialization.safe_globals([(kind, name) for name, kind in stand_ins.items()]):
-            return torch.load(path, weights_only=True, **options), tuple(sorted(stand_ins))
+        return _load_with_stand_ins(path, stand_ins, **options), tuple(sorted(stand_ins))

@@ -2,9 +2,15 @@
 
 import argparse
 import collections
+import dataclasses
+import functools
+import itertools
 import os
 import pickle
+import re
 import subprocess
+import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -23,7 +29,7 @@ from sslortho.models import (
     restore_backbone,
 )
 from sslortho.models.cifar_resnet import BasicCNN
-from sslortho.models.weights.torch_file import load_torch_file
+from sslortho.models.weights.torch_file import CONTAINERS, InertDict, load_torch_file
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +111,28 @@ def test_no_such_note_where_solo_learn_cannot_have_written():
 
 
 class Settings(dict):
-    """As easydict, yacs and addict make them: a dictionary with attributes."""
+    """Settings of a project's own: a dictionary with attributes."""
 
     __getattr__ = dict.__getitem__
 
 
-def other_objects():
-    settings = Settings(lr=0.1, nested=Settings(a=[1, 2]))
+@dataclasses.dataclass
+class Options:
+    lr: float = 0.1
+
+
+def known_settings(monkeypatch, name: str) -> type:
+    """A class like Settings under the name of one that many projects use."""
+    module, _, own_name = name.rpartition(".")
+    cls = type(own_name, (Settings,), {"__module__": module})
+    for parent in itertools.accumulate(module.split("."), lambda a, b: f"{a}.{b}"):
+        monkeypatch.setitem(sys.modules, parent, types.ModuleType(parent))
+    monkeypatch.setattr(sys.modules[module], own_name, cls, raising=False)
+    return cls
+
+
+def other_objects(cls):
+    settings = cls(lr=0.1, nested=cls(a=[1, 2]))
     settings.__dict__["frozen"] = True
     return {
         "args": argparse.Namespace(out=Path("/tmp/x"), sizes=[1, 2]),
@@ -121,20 +142,50 @@ def other_objects():
         "defaults": collections.defaultdict(list, a=[1]),
         "queue": collections.deque([1, 2, 3], maxlen=5),
         "bound": settings.get,
-        "class": Settings,
+        "class": cls,
+        "partial": functools.partial(torch.optim.SGD, lr=0.1),
+        "options": Options(),
+        Path("key"): 1,
     }
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_any_object_beside_the_weights(tmp_path, zipped):
+def test_any_object_beside_the_weights(tmp_path, monkeypatch, zipped):
     network = trained(BasicCNN())
-    content = {**other_objects(), "state_dict": network.state_dict()}
+    objects = other_objects(known_settings(monkeypatch, "easydict.EasyDict"))
+    content = {**objects, "state_dict": network.state_dict()}
     torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
     check(BasicCNN(), tmp_path / "x.pth", network)
     left_out = read_weights(tmp_path / "x.pth").left_out
-    assert {"argparse.Namespace", "collections.deque", f"{__name__}.Settings"} <= set(left_out)
+    expected = {"argparse.Namespace", "collections.deque", "easydict.EasyDict"}
+    assert {*expected, f"{__name__}.Options", "functools.partial"} <= set(left_out)
     allowed = [f"{a}.{b}" for a, b in (("collections", "OrderedDict"), ("torch", "FloatStorage"))]
     assert not {*allowed, "torch._utils._rebuild_tensor_v2"} & set(left_out)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in CONTAINERS.items() if kind is InertDict])
+def test_settings_of_known_packages(tmp_path, monkeypatch, name):
+    network = trained(BasicCNN())
+    cls = collections.defaultdict if name.startswith("coll") else known_settings(monkeypatch, name)
+    settings = cls()
+    settings["lr"] = 0.1
+    content = {"hyper_parameters": settings, "state_dict": network.state_dict()}
+    check(BasicCNN(), saved(tmp_path / "x.ckpt", content), network)
+
+
+class Names(list):
+    pass
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("thing", [Settings(lr=0.1), Names(["a", "b"])], ids=["dict", "list"])
+def test_a_container_of_an_unknown_class_is_named(tmp_path, thing, zipped):
+    content = {"config": thing, "state_dict": BasicCNN().state_dict()}
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    name = f"{__name__}.{type(thing).__name__}"
+    message = rf"it holds a {re.escape(name)}, a kind of .*write torch\.save\(model\.state_dict\(\)"
+    with pytest.raises(ValueError, match=message):
+        read_weights(tmp_path / "x.pth")
 
 
 def test_stand_ins_are_forgotten_after(tmp_path):
@@ -166,7 +217,7 @@ class Malicious:
         (lambda path: Malicious(eval, f"open({str(path)!r}, 'w').close()"), None),
         (lambda path: Malicious(exec, f"open({str(path)!r}, 'w').close()"), None),
         (lambda path: Malicious(subprocess.call, ["touch", str(path)]), None),
-        (lambda path: Malicious(path.touch), "unrecognized function .*Inert object"),
+        (lambda path: Malicious(path.touch), "unrecognized function .*getattr object"),
     ],
     ids=["os.system", "os.mkdir", "eval", "exec", "subprocess", "method"],
 )
