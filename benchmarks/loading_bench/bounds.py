@@ -96,10 +96,10 @@ def compile_decoder() -> Callable[..., None]:
     require_ffcv()
     from ffcv.pipeline.compiler import Compiler
 
-    from sslortho.data.ffcv import operation
+    from sslortho.data.ffcv import decoders
 
-    create, destroy = operation._create, operation._destroy
-    decompress = Compiler.compile(operation.decode_jpeg)
+    create, destroy = decoders._create, decoders._destroy
+    decompress = Compiler.compile(decoders.decode_jpeg)
 
     @njit(nogil=True)
     def decode_jpegs(jpegs, ends, sides, pixels, starts, first, last):

@@ -9,8 +9,8 @@ from sslortho.augment import ViewRenderer
 from sslortho.data import (
     Batch,
     EpochOrder,
-    FileSource,
     ImageFiles,
+    PixelSource,
     Source,
     TensorLoader,
     ViewLoader,
@@ -34,7 +34,7 @@ def _create_batches(work: Workload, source: Source) -> Pipeline:
 
 def create_ours_folder(work: Workload) -> Pipeline:
     files = ImageFiles(work.paths, torch.full((len(work.paths),), -1), ())
-    return _create_batches(work, FileSource(files.select(work.places(FAST_PASSES))))
+    return _create_batches(work, PixelSource(files.select(work.places(FAST_PASSES))))
 
 
 def create_ours_beton(work: Workload) -> Pipeline:
@@ -48,5 +48,5 @@ def create_ours_tensor(work: Workload) -> Pipeline:
     renderer = ViewRenderer(work.specs, seed=0, channels_last=True)
     data = work.array.select(work.places(FAST_PASSES))
     order = EpochOrder(len(data), work.batch_size)
-    loader = TensorLoader(data, renderer, order, torch.device("cpu"))
+    loader = TensorLoader(data.images, data.labels, renderer, order, torch.device("cpu"))
     return Batches(loader, _get_views, work.specs[0].crop_size)

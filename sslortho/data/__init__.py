@@ -1,13 +1,12 @@
-"""Data sets, and the loaders that turn them into finished batches."""
+"""Image sets by name or from files, and the loaders that turn them into finished batches."""
 
 from sslortho.data.batches import Batch, EpochOrder, EvaluationLoader, PageOrder, TrainLoader
-from sslortho.data.datasets import DATASETS, balanced_subset, load_split
-from sslortho.data.ffcv.extra import require_ffcv
-from sslortho.data.file_source import FileSource
-from sslortho.data.held_out import hold_out
-from sslortho.data.image_sets import BetonImages, ImageArray, ImageFiles, ImageSet
-from sslortho.data.named_subset import named_subset
+from sslortho.data.datasets import DATASETS, load_split
+from sslortho.data.ffcv import BetonImages, require_ffcv
+from sslortho.data.image_sets import ImageArray, ImageFiles, ImageSet
+from sslortho.data.pixel_source import PixelSource
 from sslortho.data.prefetch import available_cores
+from sslortho.data.subsets import balanced_subset, hold_out, named_subset
 from sslortho.data.tensor_loader import TensorEvaluationLoader, TensorLoader
 from sslortho.data.view_loader import EvaluationViewLoader, Source, ViewLoader
 
@@ -18,11 +17,11 @@ __all__ = [
     "EpochOrder",
     "EvaluationLoader",
     "EvaluationViewLoader",
-    "FileSource",
     "ImageArray",
     "ImageFiles",
     "ImageSet",
     "PageOrder",
+    "PixelSource",
     "Source",
     "TensorEvaluationLoader",
     "TensorLoader",

@@ -1,4 +1,4 @@
-"""What every loader yields and obeys."""
+"""Batches, the protocols of the loaders that yield them, and the order of the samples."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,8 +15,9 @@ from sslortho.augment.draws import check_seed
 class Batch:
     """Finished, normalised views on the device.
 
-    views: float32 tensors (batch, 3, height, width), one a view; labels: int64 (batch,), -1 where
-    the data has none.
+    Attributes:
+        views: a float32 tensor (batch, 3, height, width) for each view.
+        labels: int64 (batch,); -1 for an image without a label.
     """
 
     views: tuple[Tensor, ...]
@@ -24,22 +25,22 @@ class Batch:
 
 
 class TrainLoader(Protocol):
-    """One rank's share of each epoch's batches, in an order that is the same on every rank."""
+    """One rank's share of each epoch's batches, in one order for all ranks."""
 
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Batch]: ...
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """The next iteration is of this epoch, from this batch on."""
+        """Let the next iteration be of this epoch, from batch `start_step` on."""
         ...
 
 
 class EvaluationLoader(Protocol):
     """One rank's share of a data set, each sample once over all ranks, in order.
 
-    The batches are the same on any number of ranks (see `evaluation_batches`), so what is computed
-    of one is too, to the last bit. None is larger than a rank's first; a rank may have none.
+    The batches are the same on any number of ranks (see `evaluation_batches`), and so is what is
+    computed of a batch, to the last bit. A rank's first batch is its largest. A rank may have none.
     """
 
     def __len__(self) -> int: ...
@@ -49,17 +50,17 @@ class EvaluationLoader(Protocol):
 
 @dataclass(frozen=True)
 class EpochOrder:
-    """Which samples make up which batch, as a pure function of (seed, epoch, step, rank).
+    """Samples of each batch, as a pure function of (seed, epoch, step, rank).
 
-    Each epoch is a permutation cut into batches of `batch_size` over all ranks; a remainder smaller
-    than a batch is dropped (another one each epoch). Each batch is cut into equal parts for the
+    Each epoch is a permutation cut into batches of `batch_size` over all ranks. A remainder smaller
+    than a batch is dropped; it is another one each epoch. Each batch is cut into equal parts for the
     ranks, so the samples of a step are the same on any number of ranks.
 
     Args:
         size: samples in the data set.
-        batch_size: samples a step over all ranks together.
-        seed: of the permutations.
-        rank, world_size: which part is ours.
+        batch_size: samples of a step over all ranks together.
+        seed: of the permutations, 0 to 2**32 - 1.
+        rank, world_size: number of this rank, from 0, and of all ranks.
 
     Raises:
         ValueError: a batch larger than the data, or one that does not divide among the ranks.
@@ -90,12 +91,12 @@ class EpochOrder:
         return self.size // self.batch_size
 
     def permutation(self, epoch: int) -> NDArray[np.int64]:
-        """All sample indices in the order of one epoch."""
+        """All sample indices in the order of one epoch, (size,)."""
         key = np.array([self.seed, epoch], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(key=key)).permutation(self.size)
 
     def steps(self, epoch: int, start_step: int = 0) -> Iterator[NDArray[np.int64]]:
-        """Our part of each batch of an epoch, from `start_step` on."""
+        """This rank's part of each batch of an epoch, from batch `start_step` on."""
         permutation = self.permutation(epoch)
         share = self.batch_size // self.world_size
         for step in range(start_step, len(self)):
@@ -105,15 +106,16 @@ class EpochOrder:
 
 @dataclass(frozen=True, eq=False)
 class PageOrder(EpochOrder):
-    """An order that reads a file's pages once or twice an epoch, for data larger than memory.
+    """Order that reads each page of a file once or twice an epoch, for data larger than memory.
 
     The samples are shuffled by page and within each page, and the result is cut into `batch_size`
-    equal runs. A batch takes the next sample of every run, and a rank has runs of its own: so it
-    needs few pages at a time (one a run), no two ranks read the same page but at the ends of runs,
-    and the samples of a step are still the same on any number of ranks.
+    equal runs. A batch takes the next sample of every run, and each rank has runs of its own. So a
+    rank needs few pages at a time, one for each of its runs, and two ranks read the same page only at
+    the ends of runs. The samples of a step are still the same on any number of ranks.
 
     Args:
-        pages: of each sample, (size,).
+        size, batch_size, seed, rank, world_size: see `EpochOrder`, also for what raises.
+        pages: page of each sample, (size,).
     """
 
     pages: NDArray[np.int64] = field(kw_only=True)
@@ -124,7 +126,7 @@ class PageOrder(EpochOrder):
             raise ValueError(f"pages={len(self.pages)} must be one for each of {self.size} samples")
 
     def permutation(self, epoch: int) -> NDArray[np.int64]:
-        """All samples but the remainder, batch after batch."""
+        """All samples except the remainder, batch after batch."""
         key = np.array([self.seed, epoch], dtype=np.uint64)
         generator = np.random.Generator(np.random.Philox(key=key))
         _, page = np.unique(self.pages, return_inverse=True)
@@ -135,15 +137,17 @@ class PageOrder(EpochOrder):
 
 
 def rank_share(size: int, rank: int, world_size: int) -> range:
-    """A contiguous part of range(size), all parts together covering it once."""
+    """This rank's contiguous part of range(size); the parts of all ranks cover it once."""
     return range(rank * size // world_size, (rank + 1) * size // world_size)
 
 
 def evaluation_batches(size: int, batch_size: int, rank: int, world_size: int) -> list[range]:
-    """This rank's batches of consecutive samples, when all of a data set is read once in order.
+    """This rank's batches of consecutive samples, for reading a data set once and in order.
 
-    The data set is cut into batches first, the last one perhaps short, and whole batches are dealt:
-    which samples share a batch does not depend on the number of ranks.
+    The data set is cut into batches first, the last one perhaps short. Then whole batches are dealt to
+    the ranks, so which samples share a batch does not depend on the number of ranks.
+
+    Raises ValueError for a batch size below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be 1 or more")

@@ -1,4 +1,4 @@
-"""Files below a folder, reached through no symbolic link that leads out of the data set."""
+"""Files below a folder; symbolic links that lead out of the data set are refused."""
 
 import os
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 class Links:
-    """Which symbolic links in a data set may be followed: those that stay in it, or all."""
+    """Rule for symbolic links in a data set: follow those that stay in it, or all."""
 
     def __init__(self, data_dir: Path, follow: bool) -> None:
         self.root = os.path.realpath(data_dir)
         self.follow = follow
 
     def check(self, path: str) -> str:
-        """Where a link leads. ValueError if nowhere, or out of the data set."""
+        """Real path of a link's target. Raises ValueError if it is missing, or outside of the data set."""
         target = os.path.realpath(path)
         if not Path(target).exists():
             raise ValueError(f"{path} is a link to {target}, which does not exist; remove it")
@@ -26,35 +26,35 @@ class Links:
         return target
 
     def check_folder(self, path: Path) -> None:
-        """The same of a folder, if it is a link."""
+        """`check` a folder, if it is a link."""
         if path.is_symlink():
             self.check(str(path))
 
 
 def _visible(folder: str | Path) -> list[os.DirEntry[str]]:
-    """What a folder holds but for hidden names, sorted."""
+    """Entries of a folder, sorted; hidden ones are left out."""
     with os.scandir(folder) as entries:
         return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
 
 
 def list_folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, and links to such, sorted; hidden ones do not count."""
+    """Names of the folders in a folder, and of links to folders, sorted; without hidden ones."""
     return [entry.name for entry in _visible(folder) if entry.is_dir()]
 
 
 def list_files(folder: Path) -> list[str]:
-    """Names of the regular files in a folder, and links to such, sorted; hidden ones do not count."""
+    """Names of the files in a folder, and of links to files, sorted; without hidden ones."""
     return [entry.name for entry in _visible(folder) if entry.is_file()]
 
 
 def walk_files(folder: Path, links: Links) -> Iterator[str]:
-    """Paths of the files below a folder, sorted, its own before those of folders in it.
+    """Yield the paths of the files below a folder, sorted, its own before those of folders in it.
 
-    Hidden files and folders do not count. Kinds are those that listing a folder tells: a million files
-    are not looked at one by one.
+    Hidden files and folders are left out. Listing a folder tells files from folders, so a million
+    files need no look-up each.
 
-    Raises ValueError for a link that is not followed, one to a folder that it lies in, and a pipe,
-    socket or device, which might never end.
+    Raises ValueError for a link that is not followed, a link to a folder above it, and a pipe, socket
+    or device, since reading these might never end.
     """
     real_folder = os.path.realpath(folder)
     waiting = [(str(folder), real_folder, frozenset({real_folder}))]
@@ -76,6 +76,6 @@ def walk_files(folder: Path, links: Links) -> Iterator[str]:
                 yield entry.path
             else:
                 raise ValueError(
-                    f"{entry.path} is no regular file, but a pipe or device; remove it"
+                    f"{entry.path} is not a regular file but a pipe or device; remove it"
                 )
         waiting += reversed(folders)

@@ -1,100 +1,27 @@
-"""Folders of image files: found, checked, decoded; what is wrong is named before training."""
+"""Folders of image files: found and checked, so that what is wrong is named before training."""
 
-import contextlib
 import os
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
-from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch import Tensor
 
+from sslortho.data.decoding import read_image, read_size
 from sslortho.data.folder_walk import Links, list_files, list_folders, walk_files
-from sslortho.data.image_sets import ImageArray, ImageFiles, ImageSet, Split
+from sslortho.data.image_sets import SMALL_SIDE, ImageArray, ImageFiles, ImageSet, Split
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
 
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-"""What is read, whatever a file's name: PIL has 40 more, and for EPS it starts Ghostscript."""
-
-SMALL_SIDE = 96
-"""Folders of images that are all of one size up to this many pixels are read into memory."""
-
 HEADERS_CHECKED = 100_000
-"""Up to so many files every header is read before training starts, beyond it one a class."""
-
-
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            yield image
-    except MemoryError:
-        raise
-    except Exception as error:  # PIL raises a dozen kinds for a damaged file
-        raise ValueError(
-            f"{path} cannot be read as an image ({error}); remove or replace it"
-        ) from error
-
-
-def read_image(path: str) -> Image.Image:
-    """Decode a file to RGB; ValueError with its path if it cannot be.
-
-    What it holds counts, not its suffix: one of FORMATS. Alpha is dropped, 16 bits are scaled to 8, of
-    an animation the first image counts. A rotation in
-    EXIF is not applied, as torchvision's ImageFolder does not. PIL's limit on pixels holds: it warns of
-    more than Image.MAX_IMAGE_PIXELS and refuses more than twice as many.
-    """
-    with _opened(path) as image:
-        if image.mode.startswith("I"):  # PIL's own conversion would cut off at 255
-            scaled = (np.asarray(image).astype(np.float32) / 257).round().clip(0, 255)
-            return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
-        if image.mode == "F":
-            raise ValueError(f"{path} holds floating-point pixels of unknown range; convert it")
-        if image.mode == "P" and "transparency" in image.info:
-            return image.convert("RGBA").convert("RGB")
-        return image.convert("RGB")
-
-
-JPEG_START = b"\xff\xd8\xff"
-
-
-def _holds_plain_jpeg(data: bytes) -> bool:
-    """Whether simplejpeg decodes it as PIL would, and it is not too large for PIL."""
-    if not data.startswith(JPEG_START):
-        return False
-    height, width, colours, _ = decode_jpeg_header(data)
-    most = Image.MAX_IMAGE_PIXELS  # beyond it PIL warns, beyond twice it refuses
-    return colours in ("YCbCr", "RGB", "Gray") and (
-        most is None or int(height) * int(width) <= most
-    )
-
-
-def read_pixels(path: str) -> NDArray[np.uint8]:
-    """`read_image` as (height, width, 3); of JPEGs a third faster, and equal to PIL."""
-    try:
-        data = Path(path).read_bytes()
-        if _holds_plain_jpeg(data):
-            return decode_jpeg(data, "RGB")
-    except (OSError, ValueError):
-        pass  # PIL's word counts: it reads some such files, and says what is wrong with others
-    return np.array(read_image(path))
-
-
-def read_size(path: str) -> tuple[int, int]:
-    """(width, height) from a file's header; ValueError with its path if there is none."""
-    with _opened(path) as image:
-        return image.size
+"""Files up to which every header is read before training starts; beyond it one of each class."""
 
 
 def _list_images(folder: Path, links: Links) -> list[str]:
-    """All images below a folder, sorted; hidden files and folders do not count."""
+    """Paths of all images below a folder, sorted; hidden files and folders are left out."""
     found, other = [], []
     for path in walk_files(folder, links):
         is_image = os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
@@ -125,13 +52,21 @@ def scan_folder(
     test_folders: tuple[str, ...] = ("test", "val"),
     follow_links: bool = False,
 ) -> ImageFiles | None:
-    """`train/<class>/*` or `test|val/<class>/*`; without class folders the labels are -1.
+    """Find the images of `train/<class>/*` or `test|val/<class>/*`.
 
-    Of test_folders the first that is there counts. Symbolic links that lead out of data_dir are
-    followed only if follow_links says so.
+    Args:
+        data_dir: folder that holds train/.
+        split: "train" or "test".
+        test_folders: names of the test folder; the first that exists is taken.
+        follow_links: whether symbolic links may lead out of data_dir.
 
-    None where there is no test or val. Raises ValueError for a missing folder, one without images,
-    an empty class, test classes other than the training ones, and links that are not followed.
+    Returns:
+        The files, in sorted order; labels are -1 if there are no class folders. None if there is no
+        test folder.
+
+    Raises:
+        ValueError: a missing folder, one without images, an empty class, test classes other than the
+            training ones, a link that is not followed.
     """
     folder = train = _train_folder(data_dir)
     links = Links(data_dir, follow_links)
@@ -185,9 +120,10 @@ def _check_same_classes(train: Path, test: Path) -> None:
 
 
 def check_headers(files: ImageFiles) -> list[tuple[int, int]]:
-    """Read image headers so that a broken file is known before training; returns their sizes.
+    """Read image headers, so that a broken file is known before training.
 
-    Every file of a small set, the first of each class of a large one.
+    Every file of a set of up to HEADERS_CHECKED, the first of each class of a larger one. Returns
+    their (width, height) in pixels. Raises ValueError, naming the file, if it is not an image.
     """
     paths = list(files.paths)
     if len(paths) > HEADERS_CHECKED:
@@ -198,7 +134,10 @@ def check_headers(files: ImageFiles) -> list[tuple[int, int]]:
 
 
 def read_into_memory(files: ImageFiles) -> ImageArray:
-    """Decode files that are all of one size."""
+    """Decode files that are all of one size.
+
+    Raises ValueError, naming the file, if one cannot be decoded or is of another size.
+    """
 
     def decode(path: str) -> Tensor:
         return torch.from_numpy(np.asarray(read_image(path)).copy()).permute(2, 0, 1)
@@ -222,14 +161,22 @@ def read_into_memory(files: ImageFiles) -> ImageArray:
     return ImageArray(images, files.labels, files.classes)
 
 
-def folder(
+def load_folder(
     data_dir: Path,
     split: Split,
     loader: Literal["auto", "tensor", "files"],
     test_folders: tuple[str, ...] = ("test", "val"),
     follow_links: bool = False,
 ) -> ImageSet | None:
-    """An image folder; small images of one size are read into memory (unless `loader` says)."""
+    """Images of a folder; read into memory if all are small and of one size.
+
+    Args:
+        data_dir, split, test_folders, follow_links: see `scan_folder`, also for what raises.
+        loader: "tensor" reads them into memory, "files" leaves them on the disk, whatever their size.
+
+    Returns:
+        The images; None if there is no test folder.
+    """
     files = scan_folder(data_dir, split, test_folders, follow_links)
     if files is None:
         return None

@@ -1,35 +1,218 @@
-"""The forms that a data set takes: small images in memory, paths of files, or a beton."""
+"""Image sets: labelled images of any origin, which know themselves how they are read and loaded.
 
+A new origin of images is one subclass of `ImageSet`: `open`, `sizes`, `select` and `__len__`. Its images
+are then decoded one by one; `open_source` is for an origin that is read faster otherwise.
+"""
+
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sslortho.augment import EvaluationRenderer, ViewRenderer
+from sslortho.data.batches import EpochOrder, EvaluationLoader
+from sslortho.data.decoding import read_pixels, read_size
+from sslortho.data.pixel_source import PixelSource
+from sslortho.data.tensor_loader import TensorEvaluationLoader, TensorLoader
+from sslortho.data.view_loader import EvaluationViewLoader, Indices, Source, ViewLoader
+
 Split = Literal["train", "test"]
+
+Cache = Literal["os", "process"]
+"""How a beton is read; see `ffcv.source.BetonSource`. Other image sets ignore it."""
+
+SMALL_SIDE = 96
+"""Images with sides of up to this many pixels are small: a folder of them, all of one size, is read
+into memory, and their evaluation view is the whole image."""
+
+
+class ImageSet(ABC):
+    """Labelled images, uint8 with three channels, in a fixed order."""
+
+    in_memory: ClassVar[bool] = False
+    """Whether the images are all of one size and lie in memory, decoded."""
+    labels: Tensor
+    """int64 (n,); -1 for an image without a label."""
+    classes: tuple[str, ...]
+    """Names of the classes, by label; empty if they have none."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def select(self, indices: Tensor) -> "ImageSet":
+        """Image set of these samples alone, in this order; indices int64 (m,)."""
+
+    @abstractmethod
+    def open(self, index: int) -> NDArray[np.uint8]:
+        """Pixels of one image, (height, width, 3), contiguous.
+
+        Several threads may call it at a time. Raises ValueError, naming the image, if it cannot be
+        decoded.
+        """
+
+    @abstractmethod
+    def sizes(self, indices: Indices) -> tuple[Indices, Indices]:
+        """Heights and widths in pixels of these samples, both int64 (m,)."""
+
+    @property
+    def first_size(self) -> tuple[int, int]:
+        """Height and width of the first image, in pixels."""
+        heights, widths = self.sizes(np.zeros(1, np.int64))
+        return int(heights[0]), int(widths[0])
+
+    @property
+    def holds_small_images(self) -> bool:
+        """Whether images are as small as CIFAR's, or in memory.
+
+        Then their evaluation view is the whole image. The first image decides for all.
+        """
+        return self.in_memory or max(self.first_size) <= SMALL_SIDE
+
+    def file_of(self, index: int) -> str | None:
+        """Path of the image file of one sample; None if it has no file of its own."""
+        return None
+
+    def file_names(self) -> list[str] | None:
+        """Names, without folders, of the files that the images are or were; None if there are none.
+
+        Raises ValueError if they should be known and are not.
+        """
+        return None
+
+    @cached_property
+    def _sources(self) -> dict[Cache, Source]:
+        return {}
+
+    def open_source(self, cache: Cache) -> Source:
+        """A new source of the images for a loader; see `source`."""
+        return PixelSource(self)
+
+    def source(self, cache: Cache = "os") -> Source:
+        """Source of the images for a loader, kept: training and evaluation read the same set."""
+        if cache not in self._sources:
+            self._sources[cache] = self.open_source(cache)
+        return self._sources[cache]
+
+    def epoch_order(
+        self, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, cache: Cache = "os"
+    ) -> EpochOrder:
+        """Order of the samples in training, for images that are read with this cache.
+
+        Args:
+            batch_size, seed, rank, world_size: see `EpochOrder`, also for what raises.
+            cache: see `Cache`.
+        """
+        return EpochOrder(len(self), batch_size, seed, rank, world_size)
+
+    def create_train_loader(
+        self,
+        renderer: ViewRenderer,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        workers: int,
+        rank: int = 0,
+        world_size: int = 1,
+        cache: Cache = "os",
+    ) -> "ViewLoader | TensorLoader":
+        """Random views of the images: this rank's share of each epoch's batches.
+
+        Args:
+            renderer: makes the views.
+            batch_size, seed, rank, world_size: see `EpochOrder`.
+            device: where views are delivered.
+            workers: threads that decode and render, 0 for none; images in memory need none.
+            cache: see `Cache`.
+
+        Raises ValueError as `EpochOrder`, and for images in memory that are too small for a view.
+        """
+        order = self.epoch_order(batch_size, seed, rank, world_size, cache)
+        return ViewLoader(self.source(cache), renderer, order, device, workers)
+
+    def create_evaluation_loader(
+        self,
+        renderer: EvaluationRenderer,
+        *,
+        batch_size: int,
+        device: torch.device,
+        workers: int,
+        rank: int = 0,
+        world_size: int = 1,
+        cache: Cache = "os",
+    ) -> EvaluationLoader:
+        """The evaluation view of each image once over all ranks, in order: this rank's batches.
+
+        Args: as for `create_train_loader`; batch_size is that of one rank.
+        """
+        source = self.source(cache)
+        return EvaluationViewLoader(source, renderer, batch_size, device, workers, rank, world_size)
 
 
 @dataclass(frozen=True, eq=False)
-class ImageArray:
+class ImageArray(ImageSet):
     """Images of one size in memory: uint8 (n, 3, height, width), labels int64 (n,) or -1."""
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
 
+    in_memory: ClassVar[bool] = True
+
     def __len__(self) -> int:
         return len(self.images)
 
     def select(self, indices: Tensor) -> "ImageArray":
-        """The data set of these samples alone."""
         return ImageArray(self.images[indices], self.labels[indices], self.classes)
+
+    def open(self, index: int) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(self.images[index].permute(1, 2, 0).numpy())
+
+    def sizes(self, indices: Indices) -> tuple[Indices, Indices]:
+        height, width = (np.full(len(indices), s, np.int64) for s in self.images.shape[2:])
+        return height, width
+
+    def create_train_loader(
+        self,
+        renderer: ViewRenderer,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        workers: int,
+        rank: int = 0,
+        world_size: int = 1,
+        cache: Cache = "os",
+    ) -> TensorLoader:
+        order = self.epoch_order(batch_size, seed, rank, world_size)
+        return TensorLoader(self.images, self.labels, renderer, order, device)
+
+    def create_evaluation_loader(
+        self,
+        renderer: EvaluationRenderer,
+        *,
+        batch_size: int,
+        device: torch.device,
+        workers: int,
+        rank: int = 0,
+        world_size: int = 1,
+        cache: Cache = "os",
+    ) -> TensorEvaluationLoader:
+        return TensorEvaluationLoader(
+            self.images, self.labels, renderer, batch_size, device, rank, world_size
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class ImageFiles:
-    """Paths of image files of any size, labels int64 (n,) or -1."""
+class ImageFiles(ImageSet):
+    """Image files of any size, by their paths; labels int64 (n,) or -1."""
 
     paths: tuple[str, ...]
     labels: Tensor
@@ -39,31 +222,20 @@ class ImageFiles:
         return len(self.paths)
 
     def select(self, indices: Tensor) -> "ImageFiles":
-        """The data set of these samples alone."""
         paths = tuple(self.paths[i] for i in indices.tolist())
         return ImageFiles(paths, self.labels[indices], self.classes)
 
+    def open(self, index: int) -> NDArray[np.uint8]:
+        return read_pixels(self.paths[index])
 
-@dataclass(frozen=True, eq=False)
-class BetonImages:
-    """Samples of a .beton file, labels int64 (n,) or -1."""
+    def sizes(self, indices: Indices) -> tuple[Indices, Indices]:
+        """From the files' headers. Raises ValueError, naming the file, if it is not an image."""
+        found = [read_size(self.paths[i]) for i in indices]
+        widths, heights = np.array(found, np.int64).reshape(-1, 2).T
+        return heights, widths
 
-    path: Path
-    places: NDArray[np.int64]
-    """(n,): which samples of the file."""
-    pages: NDArray[np.int64]
-    """(n,): the page of the file that a sample's bytes lie in."""
-    labels: Tensor
-    classes: tuple[str, ...]
+    def file_of(self, index: int) -> str:
+        return self.paths[index]
 
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def select(self, indices: Tensor) -> "BetonImages":
-        """The data set of these samples alone."""
-        chosen = indices.numpy()
-        labels = self.labels[indices]
-        return BetonImages(self.path, self.places[chosen], self.pages[chosen], labels, self.classes)
-
-
-ImageSet = ImageArray | ImageFiles | BetonImages
+    def file_names(self) -> list[str]:
+        return [Path(path).name for path in self.paths]

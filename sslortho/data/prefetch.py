@@ -1,4 +1,4 @@
-"""Threads that make batches ahead of the one that trains."""
+"""Threads that make batches ahead of need, and the memory for these batches."""
 
 import contextlib
 import os
@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 AHEAD = 3
-"""Batches under way or finished beyond the one that is in use."""
+"""Batches that are being made, or finished, beyond the one in use."""
 
 PART = 4
-"""Samples that a thread takes at a time: few, so that no thread waits long for another's last."""
+"""Samples that a thread takes at a time; few, so that no thread waits long for another's last part."""
 
 Result = TypeVar("Result")
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -31,18 +31,18 @@ def available_cores() -> int:
 
 @dataclass
 class Job(Generic[Result]):
-    """A batch to be made."""
+    """A batch that threads make in parts."""
 
     size: int
-    """Samples."""
+    """Number of samples."""
     fill: Callable[[int, int], None]
-    """Makes the samples from the first to before the second number; called by several threads."""
+    """fill(first, last) makes samples first to last - 1; called by several threads."""
     finish: Callable[[], Result]
-    """Called when all are made, by the thread that wants the batch."""
+    """Makes the batch of the finished samples; called by the thread that takes the batch."""
     parts: list[Future[None]] = field(default_factory=list)
 
     def wait(self) -> None:
-        """Until all samples are made; raises what making them raised."""
+        """Wait until all samples are made; raises what `fill` raised."""
         for part in self.parts:
             part.result()
 
@@ -50,16 +50,15 @@ class Job(Generic[Result]):
 def run_ahead(
     jobs: Generator[Job[Result], None, None], threads: int, ahead: int = AHEAD
 ) -> Iterator[Result]:
-    """Results of the jobs, in order.
+    """Yield the results of the jobs, in order, and work ahead meanwhile.
 
-    The threads go on from one job to the next without waiting for its last part, so a slow sample
-    holds up nobody. What a job raises is raised where its result was due. With no threads everything
-    is done in the calling one.
+    The threads go on to the next job without waiting for the last part of the one before, so one slow
+    sample does not hold up the others. An error in a job is raised in the place of its result.
 
     Args:
-        jobs: advanced by one thread that is neither the caller's nor one of the workers'.
-        threads: 0 or more.
-        ahead: jobs beyond the one whose result is wanted, 1 or more.
+        jobs: advanced by one thread of its own.
+        threads: number of workers; with 0 the calling thread does everything.
+        ahead: jobs to start beyond the one whose result is due, 1 or more.
     """
     if threads == 0:
         with contextlib.closing(jobs):
@@ -93,10 +92,10 @@ def run_ahead(
 
 
 class Buffers:
-    """Memory for the batches of one iteration, used again as soon as nobody holds a tensor over it.
+    """Memory for the batches of one iteration, reused once no tensor over it is left.
 
     Fresh memory for every batch costs a page fault for every 4 KB, a tenth of the time that filling
-    it takes. For a GPU the memory is pinned; then torch's own allocator does the same.
+    it takes. Pinned memory, for a GPU, is reused by torch's own allocator.
     """
 
     def __init__(self, pinned: bool) -> None:
@@ -104,7 +103,7 @@ class Buffers:
         self.kept: list[tuple[np.ndarray, torch.dtype, weakref.ref[np.ndarray]]] = []
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Uninitialised memory that is ours alone."""
+        """Uninitialised memory that no other tensor shares."""
         if self.pinned:
             return torch.empty(shape, dtype=dtype, pin_memory=True)
         for place, (memory, its_dtype, handed_out) in enumerate(self.kept):

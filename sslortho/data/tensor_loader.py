@@ -1,4 +1,4 @@
-"""Loaders for images that lie in memory, on the device that trains."""
+"""Loaders for images of one size that lie in memory, on the device that trains."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +10,12 @@ from torch import Tensor
 
 from sslortho.augment import EvaluationRenderer, ViewRenderer
 from sslortho.augment.cpu.compiled import kernel
-from sslortho.augment.renderer import as_images
 from sslortho.augment.cpu.view_kernel import render_views
+from sslortho.augment.renderer import as_images
 from sslortho.data.batches import Batch, EpochOrder, evaluation_batches
-from sslortho.data.image_sets import ImageArray
 
 LEAST = 16
-"""Samples that are worth a thread's start."""
+"""Least samples for which starting a thread pays."""
 
 
 @kernel
@@ -32,9 +31,16 @@ def render_on_cpu(
     renderer: ViewRenderer,
     epoch: int,
 ) -> tuple[Tensor, ...]:
-    """All views of these samples, by the kernels of `view_kernel` on torch's number of threads.
+    """Render all views of some samples with the CPU kernels, on torch's number of threads.
 
-    images (n, height, width, 3), indices (batch,), to a float32 (batch, 3, size, size) for each view.
+    Args:
+        images: (n, height, width, 3).
+        indices: (batch,), the samples.
+        renderer: makes the views.
+        epoch: of the draws.
+
+    Returns:
+        float32 (batch, 3, size, size) for each view.
     """
     draws, last = renderer.draw(indices, epoch), renderer.channels_last
     threads = max(1, min(torch.get_num_threads(), len(indices) // LEAST))
@@ -61,29 +67,35 @@ def render_on_cpu(
 
 
 class TensorLoader:
-    """Random views of in-memory images: the whole data set lives on the device.
+    """Random views of images in memory; the whole data set is kept on the device.
 
     Crop, flip and photometry are done there: on a CPU by the fused kernels, on a GPU by batched
     products and one compiled graph. Every batch is full, see `EpochOrder`.
 
     Args:
-        data: the images.
+        images: uint8 (n, 3, height, width).
+        labels: int64 (n,).
         renderer: makes the views.
-        order: which samples when.
-        device: where the images live and views are rendered.
+        order: samples of each batch.
+        device: where the images are kept and the views are rendered.
 
     Raises:
         ValueError: the images are too small for a view.
     """
 
     def __init__(
-        self, data: ImageArray, renderer: ViewRenderer, order: EpochOrder, device: torch.device
+        self,
+        images: Tensor,
+        labels: Tensor,
+        renderer: ViewRenderer,
+        order: EpochOrder,
+        device: torch.device,
     ) -> None:
-        renderer.check_size(*data.images.shape[2:])
-        self.images = data.images.to(device)
+        renderer.check_size(*images.shape[2:])
+        self.images = images.to(device)
         if device.type == "cpu":  # the kernels read whole pixels
             self.images = self.images.contiguous(memory_format=torch.channels_last)
-        self.labels = data.labels.to(device)
+        self.labels = labels.to(device)
         self.renderer = renderer
         self.order = order
         self.device = device
@@ -94,7 +106,7 @@ class TensorLoader:
         return len(self.order)
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """The next iteration is of this epoch, from this batch on."""
+        """Let the next iteration be of this epoch, from batch `start_step` on."""
         self.epoch, self.start_step = epoch, start_step
 
     def __iter__(self) -> Iterator[Batch]:
@@ -110,24 +122,33 @@ class TensorLoader:
 
 
 class TensorEvaluationLoader:
-    """The evaluation view of this rank's batches of in-memory images, in order.
+    """The evaluation view of this rank's batches of images in memory, in order.
 
     Nothing is dropped: the last batch of the data may be smaller. A rank may get no batch.
+
+    Args:
+        images: uint8 (n, 3, height, width), those of all ranks.
+        labels: int64 (n,).
+        renderer: makes the view.
+        batch_size: images of a batch.
+        device: where this rank's images are kept and the view is rendered.
+        rank, world_size: see `evaluation_batches`.
     """
 
     def __init__(
         self,
-        data: ImageArray,
+        images: Tensor,
+        labels: Tensor,
         renderer: EvaluationRenderer,
         batch_size: int,
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        batches = evaluation_batches(len(data), batch_size, rank, world_size)
+        batches = evaluation_batches(len(images), batch_size, rank, world_size)
         share = slice(batches[0].start, batches[-1].stop) if batches else slice(0, 0)
-        self.images = data.images[share].to(device)
-        self.labels = data.labels[share].to(device)
+        self.images = images[share].to(device)
+        self.labels = labels[share].to(device)
         self.renderer = renderer
         self.batch_size = batch_size
 

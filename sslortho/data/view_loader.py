@@ -1,7 +1,8 @@
-"""Loaders for images that are decoded one by one, whatever they are read from.
+"""Loaders for images that are decoded one by one, from any source.
 
-One decode an image and step, all views cut out of it, by threads that hold no lock. On a CPU they also
-do the photometry, and write finished views; for a GPU they write crops, and it does the rest.
+Threads decode each image once a step and cut all views out of it, without holding the GIL. On a CPU
+they also do the photometry and write finished views. For a GPU they write crops, and the GPU does the
+photometry.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslortho.augment.renderer import Draws, Renderer, as_images
+from sslortho.augment.renderer import Draws, Renderer, ViewRenderer, as_images
 from sslortho.data.batches import Batch, EpochOrder, evaluation_batches
 from sslortho.data.prefetch import Buffers, Job, run_ahead
 
@@ -22,24 +23,36 @@ Indices = NDArray[np.int64]
 
 
 class Reading(Protocol):
-    """An open source of images, while a sequence of batches is read from it."""
+    """A source of images, open while a sequence of batches is read from it."""
 
     def prepare(self, step: int, previous: Job[Batch] | None) -> None:
-        """Make ready for batch `step`; `previous` is the one before, perhaps still being made."""
+        """Prepare for batch `step`; `previous` is the batch before, perhaps still being made."""
         ...
 
     def crop(
         self, indices: Indices, draws: Draws, out: NDArray[np.uint8], first: int, last: int
     ) -> None:
-        """Fill out[first:last] of (batch, sum of 3 * size * size) with the samples' views as pixels."""
+        """Write the crops of samples `first` to `last` - 1.
+
+        Args:
+            indices: (batch,), samples of the batch.
+            draws: of the batch.
+            out: (batch, sum of 3 * size * size over the views); rows first to last - 1 are filled.
+            first, last: places in the batch.
+
+        Raises ValueError, naming the image, if one cannot be decoded.
+        """
         ...
 
     def render(
         self, indices: Indices, draws: Draws, out: NDArray[np.float32], first: int, last: int
     ) -> None:
-        """Finished views of samples first to last - 1: rows of each view's (batch, 3 * size * size).
+        """Write the finished views of samples `first` to `last` - 1.
 
-        out: (sum of batch * 3 * size * size,), one view after the other.
+        Args:
+            indices, draws, first, last: as for `crop`, also for what raises.
+            out: (sum of batch * 3 * size * size over the views,): for each view (batch, 3 * size *
+                size), one after the other; of each the rows first to last - 1 are filled.
         """
         ...
 
@@ -55,12 +68,12 @@ class Source(Protocol):
     def open(
         self, batches: Sequence[Indices], renderer: Renderer
     ) -> AbstractContextManager[Reading]:
-        """For these batches, in this order."""
+        """A reading of these batches, in this order."""
         ...
 
 
 class _Loader:
-    """Makes batches of given samples."""
+    """Batches of given samples, made ahead by threads."""
 
     def __init__(
         self, source: Source, renderer: Renderer, device: torch.device, workers: int
@@ -115,14 +128,14 @@ class _Loader:
 
 
 class ViewLoader(_Loader):
-    """Random views of a source's images, of any number and sizes.
+    """Random views of a source's images; any number of views, of any sizes.
 
-    Every batch is full: what remains of an epoch is dropped, see `EpochOrder`.
+    Every batch is full: the remainder of an epoch is dropped, see `EpochOrder`.
 
     Args:
         source: images and labels.
         renderer: makes the views.
-        order: which samples when.
+        order: samples of each batch.
         device: where views are delivered.
         workers: threads that decode and render; 0 for none.
     """
@@ -130,12 +143,13 @@ class ViewLoader(_Loader):
     def __init__(
         self,
         source: Source,
-        renderer: Renderer,
+        renderer: ViewRenderer,
         order: EpochOrder,
         device: torch.device,
         workers: int,
     ) -> None:
         super().__init__(source, renderer, device, workers)
+        self.renderer: ViewRenderer = renderer
         self.order = order
         self.epoch = 0
         self.start_step = 0
@@ -144,7 +158,7 @@ class ViewLoader(_Loader):
         return len(self.order)
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """The next iteration is of this epoch, from this batch on."""
+        """Let the next iteration be of this epoch, from batch `start_step` on."""
         self.epoch, self.start_step = epoch, start_step
 
     def __iter__(self) -> Iterator[Batch]:
@@ -156,6 +170,14 @@ class EvaluationViewLoader(_Loader):
     """The evaluation view of this rank's batches of a source's images, in order.
 
     Nothing is dropped: the last batch of the data may be smaller. A rank may get no batch.
+
+    Args:
+        source: images and labels, those of all ranks.
+        renderer: makes the view.
+        batch_size: images of a batch.
+        device: where views are delivered.
+        workers: threads that decode and render; 0 for none.
+        rank, world_size: see `evaluation_batches`.
     """
 
     def __init__(

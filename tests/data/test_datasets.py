@@ -8,15 +8,7 @@ import torchvision
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from sslortho.data import (
-    ImageArray,
-    ImageFiles,
-    balanced_subset,
-    datasets,
-    image_folder,
-    load_split,
-)
-from sslortho.data.image_folder import read_image
+from sslortho.data import ImageArray, ImageFiles, datasets, load_split
 
 
 def pixels(seed: int, height: int = 8, width: int = 8) -> np.ndarray:
@@ -27,14 +19,6 @@ def write(path: Path, seed: int = 0, height: int = 8, width: int = 8) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels(seed, height, width)).save(path)
     return str(path)
-
-
-def write_classes(root: Path, split: str = "train", names: str = "ab", count: int = 2) -> list[str]:
-    return [
-        write(root / split / name / f"{i}.png", seed=10 * label + i)
-        for label, name in enumerate(names)
-        for i in range(count)
-    ]
 
 
 # digits
@@ -77,287 +61,7 @@ def test_the_digits_splits_are_disjoint_and_have_every_class():
     assert set(train.labels.tolist()) == set(test.labels.tolist()) == set(range(10))
 
 
-# folders: what is found
-
-
-def test_a_folder_gives_sorted_classes_and_the_exact_pixels(tmp_path):
-    for label, name in enumerate(["ant", "Bee", "cat"]):
-        for i in range(3):
-            write(tmp_path / "train" / name / f"{i}.png", seed=10 * label + i, height=6, width=9)
-    data = load_split("folder", tmp_path, "train")
-    assert isinstance(data, ImageArray)
-    assert data.classes == ("Bee", "ant", "cat")
-    assert data.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert data.labels.dtype == torch.int64
-    for image, seed in zip(data.images, [10, 11, 12, 0, 1, 2, 20, 21, 22], strict=True):
-        np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), pixels(seed, 6, 9))
-
-
-@pytest.mark.parametrize("name", ["test", "val"])
-def test_test_and_val_folders_are_the_test_split(tmp_path, name):
-    write_classes(tmp_path)
-    write(tmp_path / name / "a" / "x.png", seed=77)
-    write(tmp_path / name / "b" / "y.png", seed=78)
-    data = load_split("folder", str(tmp_path), "test")
-    assert data.labels.tolist() == [0, 1]
-    np.testing.assert_array_equal(data.images[1].permute(1, 2, 0).numpy(), pixels(78))
-
-
-def test_a_folder_test_goes_before_val(tmp_path):
-    write_classes(tmp_path)
-    write_classes(tmp_path, "val", count=3)
-    paths = write_classes(tmp_path, "test", count=1)
-    assert load_split("folder", tmp_path, "test", "files").paths == tuple(paths)
-
-
-def test_a_folder_without_test_has_no_test_split(tmp_path):
-    write_classes(tmp_path)
-    assert load_split("folder", tmp_path, "test") is None
-
-
-def test_images_in_nested_folders_belong_to_their_class(tmp_path):
-    deep = write(tmp_path / "train" / "a" / "2020" / "may" / "x.png")
-    flat = write(tmp_path / "train" / "a" / "y.png")
-    other = write(tmp_path / "train" / "b" / "2020" / "x.png")
-    data = load_split("folder", tmp_path, "train", "files")
-    assert dict(zip(data.paths, data.labels.tolist(), strict=True)) == {deep: 0, flat: 0, other: 1}
-
-
-def test_images_without_class_folders_have_label_minus_one(tmp_path):
-    paths = [write(tmp_path / "train" / f"{i}.png", seed=i) for i in range(3)]
-    write(tmp_path / "test" / "x.png")
-    data = load_split("folder", tmp_path, "train", "files")
-    assert data.paths == tuple(paths)
-    assert data.labels.tolist() == [-1, -1, -1]
-    assert data.classes == ()
-    assert load_split("folder", tmp_path, "test").labels.tolist() == [-1]
-
-
-@pytest.mark.parametrize("link", ["train", "train/a", "train/a/deep", "train/a/x.png"])
-def test_links_out_of_the_data_set_are_followed_when_told(tmp_path, link):
-    image = Path(write_classes(tmp_path / "elsewhere", names="a")[0])
-    target = {"train": image.parent.parent, "train/a/x.png": image}.get(link, image.parent)
-    if link in ("train/a/deep", "train/a/x.png"):
-        write_classes(tmp_path / "data", names="a")
-    (tmp_path / "data" / link).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "data" / link).symlink_to(target)
-    with pytest.raises(ValueError, match=f"{link} is a link that leads out of .*--follow_links"):
-        load_split("folder", tmp_path / "data", "train")
-    found = load_split("folder", tmp_path / "data", "train", follow_links=True)
-    assert len(found) == {"train/a/deep": 4, "train/a/x.png": 3}.get(link, 2)
-
-
-def test_links_within_the_data_set_are_followed(tmp_path):
-    paths = write_classes(tmp_path, names="a")
-    (tmp_path / "train" / "b").symlink_to(tmp_path / "train" / "a")
-    (tmp_path / "train" / "a" / "again.png").symlink_to(paths[0])
-    assert load_split("folder", tmp_path, "train").labels.tolist() == [0, 0, 0, 1, 1, 1]
-
-
-def test_links_in_a_circle_and_to_nowhere_are_named(tmp_path):
-    write_classes(tmp_path, names="a")
-    circle = tmp_path / "train" / "a" / "round"
-    circle.symlink_to(tmp_path / "train" / "a")
-    with pytest.raises(ValueError, match="round is a link to a folder that it lies in"):
-        load_split("folder", tmp_path, "train")
-    circle.unlink()
-    (tmp_path / "train" / "a" / "gone.png").symlink_to(tmp_path / "nothing.png")
-    with pytest.raises(ValueError, match=r"gone\.png is a link to .*nothing\.png, which does not"):
-        load_split("folder", tmp_path, "train")
-
-
-def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    write_classes(tmp_path / "pictures")
-    assert len(load_split("folder", "~/pictures", "train")) == 4
-
-
-def test_hidden_files_and_folders_are_left_out_without_a_word(tmp_path):
-    paths = write_classes(tmp_path)
-    write(tmp_path / "train" / "a" / ".thumbnail.png")
-    write(tmp_path / "train" / "a" / ".cache" / "x.png")
-    write(tmp_path / "train" / ".trash" / "x.png")
-    write(tmp_path / "train" / "._a.png")  # macOS writes such beside what it copies
-    (tmp_path / "train" / "b" / ".DS_Store").touch()
-    write_classes(tmp_path, "test")
-    data = load_split("folder", tmp_path, "train", "files")
-    assert data.paths == tuple(paths)
-    assert data.classes == ("a", "b")
-    assert load_split("folder", tmp_path, "test").classes == ("a", "b")
-
-
-def test_files_without_an_image_suffix_are_left_out_with_a_warning(tmp_path):
-    paths = write_classes(tmp_path)
-    (tmp_path / "train" / "a" / "notes.txt").write_text("x")
-    (tmp_path / "train" / "a" / "sizes.csv").write_text("x")
-    with pytest.warns(UserWarning, match=r"2 files in .*train/a .*notes\.txt"):
-        data = load_split("folder", tmp_path, "train", "files")
-    assert data.paths == tuple(paths)
-
-
-def test_images_beside_the_class_folders_are_not_dropped_in_silence(tmp_path):
-    write_classes(tmp_path)
-    write(tmp_path / "train" / "loose.png")
-    with pytest.warns(UserWarning, match=r"loose\.png"):
-        assert len(load_split("folder", tmp_path, "train")) == 4
-
-
-def test_a_class_folder_whose_name_ends_like_an_image_is_no_loose_image(tmp_path):
-    write(tmp_path / "train" / "scan.tif" / "x.png")
-    assert load_split("folder", tmp_path, "train").classes == ("scan.tif",)
-
-
-@pytest.mark.parametrize(
-    "suffix", ["PNG", "Jpg", "JPEG", "bmp", "ppm", "tif", "TIFF", "webp", "gif"]
-)
-def test_suffixes_of_images_in_any_case(tmp_path, suffix):
-    path = write(tmp_path / "train" / "a" / f"x.{suffix}")
-    assert load_split("folder", tmp_path, "train", "files").paths == (path,)
-
-
-# folders: memory or files
-
-
-@pytest.mark.parametrize(
-    ("sizes", "loader", "kind"),
-    [
-        ([(8, 8), (8, 8)], "auto", ImageArray),
-        ([(96, 60), (96, 60)], "auto", ImageArray),
-        ([(97, 60), (97, 60)], "auto", ImageFiles),
-        ([(60, 97), (60, 97)], "auto", ImageFiles),
-        ([(8, 8), (8, 9)], "auto", ImageFiles),
-        ([(8, 9), (9, 8)], "auto", ImageFiles),
-        ([(8, 8), (8, 8)], "files", ImageFiles),
-        ([(97, 60), (97, 60)], "tensor", ImageArray),
-    ],
-)
-def test_small_images_of_one_size_are_read_into_memory(tmp_path, sizes, loader, kind):
-    for i, (height, width) in enumerate(sizes):
-        write(tmp_path / "train" / "ab"[i] / "x.png", i, height, width)
-    data = load_split("folder", tmp_path, "train", loader)
-    assert type(data) is kind
-    assert data.labels.tolist() == [0, 1]
-    assert data.classes == ("a", "b")
-    if kind is ImageArray:
-        assert data.images.shape[2:] == sizes[0]
-        np.testing.assert_array_equal(data.images[1].permute(1, 2, 0), pixels(1, *sizes[1]))
-    else:
-        assert [Path(path).parent.name for path in data.paths] == ["a", "b"]
-
-
-def test_many_images_land_in_their_own_places(tmp_path):
-    """More than one chunk of the thread pool."""
-    for i in range(300):
-        image = Image.new("RGB", (2, 2), (i % 256, i // 256, 7))
-        (tmp_path / "train").mkdir(exist_ok=True)
-        image.save(tmp_path / "train" / f"{i:03}.png")
-    data = load_split("folder", tmp_path, "train")
-    numbers = data.images[:, 0, 1, 1].long() + 256 * data.images[:, 1, 1, 1].long()
-    assert numbers.tolist() == list(range(300))
-
-
-def test_a_huge_folder_stays_on_disk_and_only_the_first_of_each_class_is_checked(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(image_folder, "HEADERS_CHECKED", 3)
-    paths = write_classes(tmp_path)
-    Path(paths[1]).write_bytes(b"")
-    assert load_split("folder", tmp_path, "train").paths == tuple(paths)
-    Path(paths[2]).write_bytes(b"")
-    with pytest.raises(ValueError, match=r"train/b/0\.png"):
-        load_split("folder", tmp_path, "train")
-
-
-# folders: errors
-
-
-def test_a_folder_that_does_not_exist(tmp_path):
-    with pytest.raises(ValueError, match=r"data_dir='.*nowhere' is no folder"):
-        load_split("folder", tmp_path / "nowhere", "train")
-
-
-def test_a_folder_that_is_a_file(tmp_path):
-    (tmp_path / "data.zip").touch()
-    with pytest.raises(ValueError, match=r"data_dir='.*data\.zip' is no folder"):
-        load_split("folder", tmp_path / "data.zip", "train")
-
-
-@pytest.mark.parametrize(("names", "holds"), [(["cats", "dogs"], "cats, dogs"), ([], "nothing")])
-def test_a_folder_without_train_says_what_it_holds(tmp_path, names, holds):
-    for name in names:
-        (tmp_path / name).mkdir()
-    with pytest.raises(ValueError, match=rf"no folder train/ \(it holds {holds}\)"):
-        load_split("folder", tmp_path, "train")
-
-
-def test_a_test_split_without_train_is_refused(tmp_path):
-    write_classes(tmp_path, "test")
-    with pytest.raises(ValueError, match="train"):
-        load_split("folder", tmp_path, "test")
-
-
-def test_train_without_images(tmp_path):
-    (tmp_path / "train").mkdir()
-    with pytest.raises(ValueError, match=r"train holds no images .*\.jpg"):
-        load_split("folder", tmp_path, "train")
-
-
-def test_an_empty_class(tmp_path):
-    write_classes(tmp_path)
-    (tmp_path / "train" / "zebra" / "empty").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"class folder .*train/zebra holds no images"):
-        load_split("folder", tmp_path, "train")
-
-
-@pytest.mark.parametrize("names", ["a", "abc", "ax"])
-def test_test_classes_other_than_the_training_ones(tmp_path, names):
-    write_classes(tmp_path)
-    write_classes(tmp_path, "test", names)
-    odd = {"a": "b", "abc": "c", "ax": "b"}[names]
-    with pytest.raises(ValueError, match=rf"same classes \({odd} is in one alone\)"):
-        load_split("folder", tmp_path, "test")
-
-
-def test_unlabelled_test_images_beside_labelled_training_ones(tmp_path):
-    write_classes(tmp_path)
-    write(tmp_path / "test" / "x.png")
-    with pytest.raises(ValueError, match="same classes"):
-        load_split("folder", tmp_path, "test")
-
-
-def test_labelled_test_images_beside_unlabelled_training_ones_keep_their_labels(tmp_path):
-    write(tmp_path / "train" / "x.png")
-    write_classes(tmp_path, "test", count=1)
-    data = load_split("folder", tmp_path, "test")
-    assert data.labels.tolist() == [0, 1]
-    assert data.classes == ("a", "b")
-
-
-@pytest.mark.parametrize("loader", ["auto", "files", "tensor"])
-@pytest.mark.parametrize("content", [b"", b"not an image at all", b"\x89PNG\r\n\x1a\n\x00\x00"])
-def test_a_broken_image_is_named_before_training(tmp_path, loader, content):
-    paths = write_classes(tmp_path)
-    Path(paths[3]).write_bytes(content)
-    with pytest.raises(ValueError, match=r"train/b/1\.png cannot be read.*remove or replace"):
-        load_split("folder", tmp_path, "train", loader)
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp", "tif", "gif"])
-def test_an_image_cut_short_is_named_when_it_is_decoded(tmp_path, suffix):
-    path = Path(write(tmp_path / f"x.{suffix}", height=40, width=40))
-    whole = path.read_bytes()
-    assert read_image(str(path)).size == (40, 40)
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=rf"x\.{suffix} cannot be read"):
-        read_image(str(path))
-
-
-def test_images_of_different_sizes_cannot_be_forced_into_memory(tmp_path):
-    write(tmp_path / "train" / "a" / "0.png", height=8, width=8)
-    write(tmp_path / "train" / "a" / "1.png", height=7, width=9)
-    message = r"1\.png is 9 x 7 pixels and .*0\.png 8 x 8; .*--loader files"
-    with pytest.raises(ValueError, match=message):
-        load_split("folder", tmp_path, "train", "tensor")
+# names
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "folder", "imagenet"])
@@ -370,67 +74,13 @@ def test_data_dir_is_needed(name):
     ("name", "hint"), [("digit", "digits"), ("cifar_10", "cifar10"), ("Folder", "folder")]
 )
 def test_an_unknown_data_set_names_the_nearest(name, hint):
-    with pytest.raises(ValueError, match=rf"data='{name}' .*did you mean '{hint}'"):
+    with pytest.raises(ValueError, match=rf"data='{name}' .*did you mean {hint}\?"):
         load_split(name, None, "train")
 
 
 def test_an_unknown_data_set_near_to_nothing_lists_them_all():
     with pytest.raises(ValueError, match=r"digits, cifar10, cifar100, folder, beton, imagenet$"):
         load_split("xyzzy", None, "train")
-
-
-# colour modes
-
-
-def test_grayscale_becomes_three_equal_channels(tmp_path):
-    grey = pixels(0)[..., 0]
-    Image.fromarray(grey).save(tmp_path / "x.png")
-    result = np.asarray(read_image(str(tmp_path / "x.png")))
-    np.testing.assert_array_equal(result, np.repeat(grey[..., None], 3, axis=2))
-
-
-def test_one_bit_becomes_black_and_white(tmp_path):
-    bits = pixels(0)[..., 0] > 128
-    Image.fromarray(bits).save(tmp_path / "x.png")
-    result = np.asarray(read_image(str(tmp_path / "x.png")))
-    np.testing.assert_array_equal(result, np.repeat(255 * bits[..., None], 3, axis=2))
-
-
-def test_alpha_is_dropped(tmp_path):
-    rgba = np.concatenate([pixels(0), pixels(1)[..., :1]], axis=2)
-    Image.fromarray(rgba).save(tmp_path / "x.png")
-    np.testing.assert_array_equal(np.asarray(read_image(str(tmp_path / "x.png"))), rgba[..., :3])
-
-
-@pytest.mark.parametrize("options", [{}, {"transparency": 0}, {"transparency": bytes(range(64))}])
-def test_palette_becomes_its_colours(tmp_path, options):
-    image = Image.frombytes("P", (8, 8), bytes(range(64)))
-    image.putpalette(pixels(2).ravel().tolist())
-    image.save(tmp_path / "x.png", **options)
-    np.testing.assert_array_equal(np.asarray(read_image(str(tmp_path / "x.png"))), pixels(2))
-
-
-def test_cmyk_becomes_rgb(tmp_path):
-    cmyk = np.concatenate([255 - pixels(0), np.zeros((8, 8, 1), np.uint8)], axis=2)
-    Image.frombytes("CMYK", (8, 8), cmyk.tobytes()).save(tmp_path / "x.tif")
-    np.testing.assert_array_equal(np.asarray(read_image(str(tmp_path / "x.tif"))), pixels(0))
-
-
-def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path):
-    deep = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
-    Image.fromarray(deep).save(tmp_path / "x.png")
-    result = np.asarray(read_image(str(tmp_path / "x.png")))[..., 0]
-    assert np.abs(result - deep / 257).max() <= 1
-
-
-def test_a_folder_of_mixed_modes_is_read_as_rgb(tmp_path):
-    grey = pixels(0)[..., 0]
-    (tmp_path / "train").mkdir()
-    Image.fromarray(pixels(1)).save(tmp_path / "train" / "0.png")
-    Image.fromarray(grey).save(tmp_path / "train" / "1.png")
-    data = load_split("folder", tmp_path, "train")
-    assert data.images.shape == (2, 3, 8, 8)
-    np.testing.assert_array_equal(data.images[1].numpy(), np.stack([grey] * 3))
 
 
 # ImageNet
@@ -467,7 +117,7 @@ def test_imagenet_without_val_has_no_test_split(tmp_path):
 def test_imagenet_prefers_betons(tmp_path, monkeypatch):
     write_imagenet(tmp_path)
     calls = []
-    monkeypatch.setattr(datasets, "beton", lambda *args: calls.append(args))
+    monkeypatch.setattr(datasets, "load_beton", lambda *args: calls.append(args))
     (tmp_path / "val.beton").touch()
     assert len(load_split("imagenet", tmp_path, "train")) == 6
     (tmp_path / "train.beton").touch()
@@ -536,66 +186,3 @@ def test_cifar_that_cannot_be_downloaded_says_where_to_put_it(
         load_split(name, tmp_path, "train")
     assert str(tmp_path) in str(caught.value)
     assert caught.value.__cause__ is error
-
-
-# balanced subsets
-
-
-def labelled(counts: list[int]) -> ImageArray:
-    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    images = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
-    return ImageArray(images, labels, tuple(str(i) for i in range(len(counts))))
-
-
-@pytest.mark.parametrize("size", [1, 3, 4, 25, 30, 40])
-def test_a_subset_is_balanced_and_keeps_images_with_their_labels(size):
-    data = labelled([10, 20, 50, 10])
-    subset = balanced_subset(data, size, seed=0)
-    assert len(subset) == size
-    counts = torch.bincount(subset.labels, minlength=4)
-    assert counts.max() - counts.min() <= 1
-    chosen = subset.images[:, 0, 0, 0].long()
-    assert (chosen.diff() > 0).all()  # each once, in the order of the data
-    assert torch.equal(subset.labels, data.labels[chosen])
-    assert subset.classes == data.classes
-
-
-def test_a_subset_is_a_function_of_its_seed():
-    data = labelled([30, 30])
-    first, again, other = (balanced_subset(data, 20, seed).images for seed in (0, 0, 1))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
-def test_every_sample_can_be_chosen():
-    data = labelled([6, 6])
-    chosen = [balanced_subset(data, 2, seed).images[:, 0, 0, 0] for seed in range(100)]
-    assert torch.cat(chosen).unique().tolist() == list(range(12))
-
-
-def test_a_subset_of_files_keeps_paths_with_their_labels():
-    paths = tuple(f"{label}/{i}.jpg" for label in range(3) for i in range(5))
-    data = ImageFiles(paths, torch.arange(3).repeat_interleave(5), ("0", "1", "2"))
-    subset = balanced_subset(data, 7, seed=3)
-    assert isinstance(subset, ImageFiles)
-    assert len(set(subset.paths)) == 7
-    assert [int(path[0]) for path in subset.paths] == subset.labels.tolist()
-    assert sorted(torch.bincount(subset.labels).tolist()) == [2, 2, 3]
-
-
-def test_a_subset_of_unlabelled_images_is_any_of_them():
-    data = ImageFiles(tuple("abcdef"), torch.full((6,), -1), ())
-    subset = balanced_subset(data, 4, seed=0)
-    assert len(set(subset.paths)) == 4
-    assert subset.labels.tolist() == [-1] * 4
-
-
-@pytest.mark.parametrize("size", [-1, 0, 91])
-def test_a_subset_size_out_of_range(size):
-    with pytest.raises(ValueError, match=rf"subset={size} must be from 1 to the 90 images"):
-        balanced_subset(labelled([10, 20, 50, 10]), size, seed=0)
-
-
-def test_a_subset_that_a_class_is_too_small_for():
-    with pytest.raises(ValueError, match=r"subset=44 wants 11 images of each class.*has 10"):
-        balanced_subset(labelled([10, 20, 50, 10]), 44, seed=0)

@@ -14,9 +14,9 @@ from sslortho.augment import VIEWS, EvaluationRenderer, EvaluationSpec, ViewRend
 from sslortho.data import (
     EpochOrder,
     EvaluationViewLoader,
-    FileSource,
     ImageArray,
     ImageFiles,
+    PixelSource,
     TensorEvaluationLoader,
     TensorLoader,
     ViewLoader,
@@ -75,6 +75,11 @@ def as_array(pictures: list[np.ndarray]) -> ImageArray:
     return ImageArray(images, labels, ())
 
 
+def as_tensors(pictures: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    data = as_array(pictures)
+    return data.images, data.labels
+
+
 def as_files(folder: Path, pictures: list[np.ndarray]) -> ImageFiles:
     paths = []
     for i, pixels in enumerate(pictures):
@@ -92,8 +97,8 @@ def make_loader(tmp_path):
         renderer = ViewRenderer(specs, seed=SEED)
         order = EpochOrder(SIZE, BATCH, SEED, rank, world_size)
         if kind == "tensor":
-            return TensorLoader(as_array(pictures), renderer, order, CPU)
-        return ViewLoader(FileSource(as_files(tmp_path, pictures)), renderer, order, CPU, workers)
+            return TensorLoader(*as_tensors(pictures), renderer, order, CPU)
+        return ViewLoader(PixelSource(as_files(tmp_path, pictures)), renderer, order, CPU, workers)
 
     return make
 
@@ -203,8 +208,8 @@ def test_workers_change_no_bit_over_epochs_and_broken_off_iterations(make_loader
 def test_files_and_tensors_are_cropped_by_the_same_boxes(tmp_path, spec):
     pictures = [smooth_picture(i, 40, 56) for i in range(12)]
     renderer, order = ViewRenderer((spec, spec), seed=SEED), EpochOrder(12, 12, SEED)
-    from_files = ViewLoader(FileSource(as_files(tmp_path, pictures)), renderer, order, CPU, 0)
-    in_memory = TensorLoader(as_array(pictures), renderer, order, CPU)
+    from_files = ViewLoader(PixelSource(as_files(tmp_path, pictures)), renderer, order, CPU, 0)
+    in_memory = TensorLoader(*as_tensors(pictures), renderer, order, CPU)
     for epoch in (0, 1):
         ((*ours, labels),) = collect(from_files, epoch)
         ((*theirs, their_labels),) = collect(in_memory, epoch)
@@ -232,7 +237,7 @@ def test_files_of_different_sizes_are_cropped_as_torchvision_does(tmp_path, fini
     data, count = as_files(tmp_path, pictures), len(sizes)
     crop_sizes = (SIDE, 9, 21, SIDE)
     renderer = ViewRenderer(tuple(replace(CROPS, crop_size=s) for s in crop_sizes), seed=SEED)
-    loader = ViewLoader(FileSource(data), renderer, EpochOrder(count, count, SEED), CPU, 0)
+    loader = ViewLoader(PixelSource(data), renderer, EpochOrder(count, count, SEED), CPU, 0)
     loader.on_cpu = finished
     ((*views, labels),) = collect(loader, 5)
     assert [tuple(view.shape) for view in views] == [(count, 3, s, s) for s in crop_sizes]
@@ -255,8 +260,8 @@ def test_padded_crops_of_files_and_tensors_are_the_devices_to_the_pixel(tmp_path
     renderer, order = ViewRenderer(specs, seed=SEED), EpochOrder(12, 12, SEED)
     data = as_array(pictures)
     loaders = (
-        ViewLoader(FileSource(as_files(tmp_path, pictures)), renderer, order, CPU, 0),
-        TensorLoader(data, renderer, order, CPU),
+        ViewLoader(PixelSource(as_files(tmp_path, pictures)), renderer, order, CPU, 0),
+        TensorLoader(data.images, data.labels, renderer, order, CPU),
     )
     (indices,) = order.steps(2)
     theirs = renderer.render(data.images[torch.from_numpy(indices)], indices, 2)
@@ -271,8 +276,8 @@ def test_images_too_small_for_their_padding_are_refused_before_training(tmp_path
     pictures = [picture(i, 8, 30) for i in range(4)]
     renderer = ViewRenderer((replace(PLAIN, crop_padding=3),), seed=SEED)
     with pytest.raises(ValueError, match=rf"crop_padding=3 needs images of {SIDE - 6} x"):
-        TensorLoader(as_array(pictures), renderer, EpochOrder(4, 2), CPU)
-    source = FileSource(as_files(tmp_path, pictures))
+        TensorLoader(*as_tensors(pictures), renderer, EpochOrder(4, 2), CPU)
+    source = PixelSource(as_files(tmp_path, pictures))
     with pytest.raises(ValueError, match="smaller than crop_size even with crop_padding"):
         next(iter(ViewLoader(source, renderer, EpochOrder(4, 2), CPU, 0)))
 
@@ -283,7 +288,7 @@ def test_crops_that_are_finished_on_the_device_are_the_same_views(tmp_path, spec
     """The way that a GPU takes, with the CPU in its place."""
     pictures = [smooth_picture(i, 40, 56) for i in range(12)]
     renderer = ViewRenderer(specs, seed=SEED, channels_last=channels_last)
-    source = FileSource(as_files(tmp_path, pictures))
+    source = PixelSource(as_files(tmp_path, pictures))
     direct = ViewLoader(source, renderer, EpochOrder(12, 6, SEED), CPU, 2)
     by_way_of_crops = ViewLoader(source, renderer, EpochOrder(12, 6, SEED), CPU, 2)
     by_way_of_crops.on_cpu = False
@@ -328,7 +333,7 @@ def run_until_error(loader) -> tuple[int, str]:
 def test_a_file_that_breaks_during_training_is_named(tmp_path, workers, damage):
     data = as_files(tmp_path, [picture(i) for i in range(SIZE)])
     order = EpochOrder(SIZE, BATCH, SEED)
-    loader = ViewLoader(FileSource(data), ViewRenderer(RANDOM), order, CPU, workers)
+    loader = ViewLoader(PixelSource(data), ViewRenderer(RANDOM), order, CPU, workers)
     victim = Path(data.paths[list(order.steps(0))[2][1]])
     if damage == "removed":
         victim.unlink()
@@ -345,9 +350,9 @@ def test_a_file_that_breaks_during_training_is_named(tmp_path, workers, damage):
 def make_evaluation(kind: str, folder: Path, pictures, batch_size=4, workers=0, **ranks):
     renderer = EvaluationRenderer(EVALUATION)
     if kind == "tensor":
-        return TensorEvaluationLoader(as_array(pictures), renderer, batch_size, CPU, **ranks)
+        return TensorEvaluationLoader(*as_tensors(pictures), renderer, batch_size, CPU, **ranks)
     data = as_files(folder, pictures)
-    return EvaluationViewLoader(FileSource(data), renderer, batch_size, CPU, workers, **ranks)
+    return EvaluationViewLoader(PixelSource(data), renderer, batch_size, CPU, workers, **ranks)
 
 
 @KINDS
@@ -414,7 +419,7 @@ def test_evaluation_of_files_is_torchvisions_resize_and_crop(tmp_path, resize, c
     pictures = [picture(i, *size) for i, size in enumerate(SIZES)]
     data = as_files(tmp_path, pictures)
     spec = EvaluationSpec(crop_size=crop_size, resize=resize, **GREY_LEVELS)
-    (batch,) = EvaluationViewLoader(FileSource(data), EvaluationRenderer(spec), len(SIZES), CPU, 0)
+    (batch,) = EvaluationViewLoader(PixelSource(data), EvaluationRenderer(spec), len(SIZES), CPU, 0)
     reference = transforms.Compose(
         [
             transforms.Resize(resize, InterpolationMode.BICUBIC, antialias=True),
@@ -429,8 +434,8 @@ def test_evaluation_of_files_is_torchvisions_resize_and_crop(tmp_path, resize, c
 def test_evaluation_of_files_and_tensors_agrees(tmp_path, resize, crop_size):
     pictures = [smooth_picture(i, 40, 57) for i in range(3)]
     renderer = EvaluationRenderer(EvaluationSpec(crop_size=crop_size, resize=resize, **GREY_LEVELS))
-    (files,) = EvaluationViewLoader(FileSource(as_files(tmp_path, pictures)), renderer, 3, CPU, 0)
-    (tensors,) = TensorEvaluationLoader(as_array(pictures), renderer, 3, CPU)
+    (files,) = EvaluationViewLoader(PixelSource(as_files(tmp_path, pictures)), renderer, 3, CPU, 0)
+    (tensors,) = TensorEvaluationLoader(*as_tensors(pictures), renderer, 3, CPU)
     assert torch.equal(files.labels, tensors.labels)
     assert (files.views[0] - tensors.views[0]).abs().max() < 1.01
 

@@ -12,11 +12,12 @@ from PIL import EpsImagePlugin, Image
 from torchvision.datasets.folder import pil_loader
 
 from sslortho.augment import VIEWS, ViewRenderer
-from sslortho.data import EpochOrder, FileSource, ViewLoader
+from sslortho.data import EpochOrder, PixelSource, ViewLoader
+from sslortho.data.decoding import read_pixels
 from sslortho.data.ffcv.beton import read_beton
-from sslortho.data.ffcv.names import read_names
+from sslortho.data.ffcv.manifest import read_names
 from sslortho.data.ffcv.writer import write_beton
-from sslortho.data.image_folder import check_headers, read_into_memory, read_pixels, scan_folder
+from sslortho.data.image_folder import check_headers, read_into_memory, scan_folder
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 40, 4), dtype=np.uint8)
 SMOOTH = Image.fromarray(NOISE[..., :3]).resize((8, 6)).resize((64, 48), Image.Resampling.BICUBIC)
@@ -136,7 +137,7 @@ RENDERER = ViewRenderer(VIEWS["barlow_twins_small"](16), seed=0)
 
 def load(files, workers):
     order = EpochOrder(len(files), len(files))
-    loader = ViewLoader(FileSource(files), RENDERER, order, torch.device("cpu"), workers)
+    loader = ViewLoader(PixelSource(files), RENDERER, order, torch.device("cpu"), workers)
     (batch,) = loader
     return batch.views
 
@@ -299,11 +300,11 @@ def test_what_is_no_file_is_named_and_not_waited_for(tmp_path):
     folder_with(tmp_path, "good.png", PNG)
     pipe = tmp_path / "train" / "pipe.jpg"
     os.mkfifo(pipe)
-    with pytest.raises(ValueError, match=r"pipe\.jpg is no regular file"):
+    with pytest.raises(ValueError, match=r"pipe\.jpg is not a regular file"):
         scan_folder(tmp_path, "train")
     (tmp_path / "train" / "a").mkdir()
     pipe.rename(tmp_path / "train" / "a" / "pipe.jpg")
-    with pytest.raises(ValueError, match=r"a/pipe\.jpg is no regular file"):
+    with pytest.raises(ValueError, match=r"a/pipe\.jpg is not a regular file"):
         scan_folder(tmp_path, "train")
 
 

@@ -1,9 +1,10 @@
-"""The .beton format (FFCV's, version 2): its layout as numpy types, and a reader that trusts nothing.
+"""The .beton format (FFCV's, version 2): its layout as numpy types, and a reader that checks all of it.
 
-    header | field descriptors | metadata, a record a sample | pages of bytes | allocation table
+    header | field descriptors | metadata, a record for each sample | pages of bytes | allocation table
 
-A record holds numbers themselves, and of what is longer where its bytes begin. How many there are,
-only the allocation table says. No sample's bytes cross a page, so a reader may fetch whole pages.
+A record holds numbers themselves, and for longer values a pointer to their first byte. Only the
+allocation table says how many bytes follow. No sample's bytes cross a page, so a reader may fetch whole
+pages.
 """
 
 import os
@@ -18,13 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 VERSION = 2
-"""Of the format, the only one that FFCV's releases read (ffcv/types.py)."""
+"""Version of the format, the only one that FFCV's releases read (ffcv/types.py)."""
 
 MIN_PAGE_SIZE, MAX_PAGE_SIZE = 1 << 21, 1 << 31
-"""Bytes, a power of two: 2 MiB, a huge page, to what the header's 32 bits hold (ffcv/writer.py)."""
+"""Bytes, powers of two: 2 MiB (a huge page), and the largest that fits the header's 32 bits
+(ffcv/writer.py)."""
 
 JPG, RAW = 0, 1
-"""Modes of an image: JPEG bytes, or pixels (height, width, 3)."""
+"""Modes of an image: JPEG bytes, and pixels (height, width, 3)."""
 
 HEADER = np.dtype(
     [
@@ -53,21 +55,24 @@ FIELD_TYPES: dict[int, tuple[str, np.dtype]] = {
     5: ("JSONField", BYTES),
     6: ("TorchTensorField", np.dtype("<u8")),
 }
-"""What a record holds of each of FFCV's fields, by the id in its descriptor."""
+"""Name of each of FFCV's fields and its part of a record, by the id in the field's descriptor."""
 
 
 def record_type(type_ids: Sequence[int]) -> np.dtype:
-    """The metadata of a sample: members f0, f1, ... for its fields, aligned as a C struct is."""
+    """Type of a sample's record: members f0, f1, ... for its fields, aligned like a C struct."""
     return np.dtype([("", FIELD_TYPES[i][1]) for i in type_ids], align=True)
 
 
 @dataclass(frozen=True)
 class BetonFile:
-    """What a .beton says of its samples, found to be sound.
+    """Checked metadata of a .beton.
 
-    path: the file. page_size: bytes, a power of two. images: IMAGE records (n,). sizes: uint64 (n,),
-    bytes of each image from its data_ptr on, all of them within the file and within one page.
-    labels: int64 (n,).
+    Attributes:
+        path: the file.
+        page_size: bytes, a power of two.
+        images: IMAGE records (n,).
+        sizes: uint64 (n,), bytes of each image from its data_ptr on; all within the file and one page.
+        labels: int64 (n,).
     """
 
     path: Path
@@ -81,17 +86,17 @@ class BetonFile:
 
 
 def read_beton(path: Path) -> BetonFile:
-    """Read all but the images' bytes of a .beton that has fields "image" and "label".
+    """Read and check everything in a .beton except the images' bytes.
 
-    The file may be `write_beton`'s or of FFCV's own DatasetWriter, with more fields in any order.
-    What JPEG bytes decode to is not looked at, but their size is limited as PIL limits that of files: a
-    warning beyond Image.MAX_IMAGE_PIXELS, an error beyond twice as many. Pixels are not: the file
-    itself is as large.
+    The file needs fields "image" and "label". It may be `write_beton`'s, or written by FFCV's own
+    DatasetWriter, with more fields in any order. JPEGs are not decoded, but their stated size is limited
+    as PIL limits it in files: a warning beyond Image.MAX_IMAGE_PIXELS, an error beyond twice as many.
+    Raw pixels need no limit: the file itself is as large.
 
     Raises:
-        ValueError: naming the file, if reading an image could fail or leave the file: it is missing,
-            no beton, of another version, unfinished, cut short, damaged, empty or lacks a field;
-            if a JPEG in it is too large.
+        ValueError: naming the file, if reading an image could fail or go beyond the file: it is missing,
+            not a beton, of another version, unfinished, cut short, damaged, empty, or lacks a field;
+            or a JPEG in it is too large.
     """
     path = Path(path)
     if not path.is_file():
@@ -105,7 +110,7 @@ def read_beton(path: Path) -> BetonFile:
 
 
 class _DamageError(Exception):
-    """What is wrong with a file, to be said after its name."""
+    """A fault of a file; the message follows the file's name."""
 
 
 def _read(path: Path, file: IO[bytes], file_size: int) -> BetonFile:
@@ -138,13 +143,13 @@ def _read_array(file: IO[bytes], offset: int, dtype: np.dtype, count: int) -> ND
 
 def _read_header(file: IO[bytes], file_size: int) -> np.void:
     if file_size < HEADER.itemsize:
-        raise _DamageError(f"is no beton: it has {file_size} bytes, a header {HEADER.itemsize}")
+        raise _DamageError(f"is not a beton: it has {file_size} bytes, a header {HEADER.itemsize}")
     header = _read_array(file, 0, HEADER, 1)[0]
     page_size, fields = int(header["page_size"]), int(header["num_fields"])
     # the format has no signature; what any version must hold tells other files apart
     is_power = page_size & (page_size - 1) == 0
     if not (is_power and MIN_PAGE_SIZE <= page_size <= MAX_PAGE_SIZE and fields):
-        raise _DamageError("is no beton: its header makes no sense")
+        raise _DamageError("is not a beton: its header makes no sense")
     if header["version"] != VERSION:
         raise _DamageError(
             f"is a beton of version {header['version']}, and version {VERSION} is wanted"
@@ -157,7 +162,9 @@ def _read_header(file: IO[bytes], file_size: int) -> np.void:
             f"{header['alloc_table_ptr']}"
         )
     if HEADER.itemsize + fields * FIELD.itemsize > header["alloc_table_ptr"]:
-        raise _DamageError(f"is no beton: {fields} field descriptors do not fit before its table")
+        raise _DamageError(
+            f"is not a beton: {fields} field descriptors do not fit before its table"
+        )
     return header
 
 
@@ -176,7 +183,7 @@ def _read_fields(file: IO[bytes], count: int) -> list[tuple[str, int]]:
 
 
 def _member(fields: Sequence[tuple[str, int]], name: str, type_id: int) -> str:
-    """Under which name a record holds a field."""
+    """Name of a field's member in a record."""
     wanted = FIELD_TYPES[type_id][0]
     found = [i for i, field in enumerate(fields) if field[0] == name]
     if len(found) != 1:
@@ -190,14 +197,14 @@ def _member(fields: Sequence[tuple[str, int]], name: str, type_id: int) -> str:
 
 
 def _read_table(file: IO[bytes], start: int, end: int, file_size: int) -> NDArray[np.void]:
-    """The allocation table at `end`, all of whose entries lie from `start` to `end`.
+    """Read the allocation table at `end`, and check that its entries lie from `start` to `end`.
 
-    But for those of no bytes: FFCV may put one before the data.
+    Empty entries may lie elsewhere: FFCV may put one before the data.
     """
     count, rest = divmod(file_size - end, ALLOCATION.itemsize)
     if rest or count == 0:
         raise _DamageError(
-            f"is cut short: of its allocation table there are {file_size - end} bytes, no multiple "
+            f"is cut short: its allocation table has {file_size - end} bytes, which must be a multiple "
             f"of {ALLOCATION.itemsize}"
         )
     table = _read_array(file, end, ALLOCATION, count)
@@ -215,9 +222,9 @@ def _read_table(file: IO[bytes], start: int, end: int, file_size: int) -> NDArra
 
 
 def _look_up_sizes(ptrs: NDArray[np.uint64], table: NDArray[np.void]) -> NDArray[np.uint64]:
-    """How many bytes were allocated at each pointer."""
+    """Number of bytes allocated at each pointer."""
     ptr, size = table["ptr"].copy(), table["size"].copy()
-    if not (ptr[1:] > ptr[:-1]).all():  # FFCV's, by the timing of its processes
+    if not (ptr[1:] > ptr[:-1]).all():  # FFCV's processes write it as they finish
         order = np.lexsort((size, ptr))  # after an empty allocation comes the one at the same place
         ptr, size = ptr[order], size[order]
     place = np.searchsorted(ptr, ptrs, side="right").astype(np.int64) - 1
@@ -252,7 +259,7 @@ def _check_images(images: NDArray[np.void], sizes: NDArray[np.uint64], page_size
 
 
 def _check_pixels(path: Path, images: NDArray[np.void]) -> None:
-    """PIL's limits, before anybody takes memory for the largest image."""
+    """Apply PIL's limits, before memory is taken for the largest image."""
     most = Image.MAX_IMAGE_PIXELS
     pixels = images["width"].astype(np.int64) * images["height"]
     pixels[images["mode"] == RAW] = 0

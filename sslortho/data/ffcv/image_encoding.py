@@ -1,4 +1,4 @@
-"""One image, from a file or from memory, as the bytes that a .beton stores."""
+"""Encoding of one image, from a file or from memory, to the bytes that a .beton stores."""
 
 import contextlib
 import hashlib
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from sslortho.data.decoding import FORMATS, read_image
 from sslortho.data.ffcv.beton import JPG, RAW
-from sslortho.data.image_folder import FORMATS, read_image
 
 QUALITY = 90
-"""Of JPEGs that are encoded here, where none is asked for; as FFCV's RGBImageField."""
+"""Default quality of JPEGs that are encoded here; that of FFCV's RGBImageField."""
 
 SMART_THRESHOLD = 4.0
-"""Raw bytes per JPEG byte up to which smart mode stores pixels: 4 times the disk at the most."""
+"""Raw bytes per JPEG byte up to which smart mode stores pixels, at most 4 times the disk."""
 
 MAX_SIDE = np.iinfo(np.uint16).max
-"""Pixels, by the format's 16 bits."""
+"""Pixels; the format has 16 bits for each side."""
 
 MAX_JPEG_SIDE = 65_500
 """Pixels; libjpeg's JPEG_MAX_DIMENSION (jmorecfg.h)."""
@@ -40,14 +40,15 @@ Mode = Literal["raw", "jpg", "smart"]
 
 @dataclass(frozen=True)
 class ImageEncoding:
-    """How images are stored.
+    """Form in which images are stored.
 
-    mode: raw for pixels; jpg for JPEG bytes; smart for pixels where these take at most
-        smart_threshold times the JPEG's bytes, JPEG bytes elsewhere.
-    max_resolution: what the longer side is reduced to where it is longer, in pixels.
-    quality: of JPEGs, 1 to 100. None: a JPEG that needs no resizing keeps its own bytes, other
-        images are encoded with 90.
-    smart_threshold: None for 4.
+    Args:
+        mode: raw for pixels; jpg for JPEG bytes; smart for pixels if these take at most
+            smart_threshold times the JPEG's bytes, else JPEG bytes.
+        max_resolution: pixels; a longer side beyond this is reduced to it.
+        quality: of JPEGs, 1 to 100. None: a JPEG that needs no resizing keeps its own bytes, other
+            images are encoded with 90.
+        smart_threshold: see mode; None for 4.
 
     Raises:
         ValueError: a value out of range, or one that has no effect on the mode.
@@ -75,22 +76,26 @@ class ImageEncoding:
             )
 
     def prefers_pixels(self, width: int, height: int, jpeg_bytes: int) -> bool:
-        """Whether pixels are stored, of an image whose JPEG takes so many bytes."""
+        """Whether an image is stored as pixels, given the bytes of its JPEG."""
         threshold = SMART_THRESHOLD if self.smart_threshold is None else self.smart_threshold
         return self.mode == "smart" and 3 * width * height <= threshold * jpeg_bytes
 
     def keeps_jpegs(self, size: tuple[int, int]) -> bool:
-        """Whether a JPEG of this (width, height) stays what it is, or becomes its exact pixels."""
+        """Whether a JPEG of this (width, height) keeps its own bytes, or becomes its exact pixels."""
         fits = self.max_resolution is None or max(size) <= self.max_resolution
         return fits and self.quality is None and self.mode != "raw"
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """What a beton stores: mode RAW or JPG, pixels of each side, bytes.
+    """An image as a beton stores it.
 
-    kept: the bytes are the source file's own. digest: SHA-256 of the source's bytes, or of pixels
-    (height, width, 3) that were in memory.
+    Attributes:
+        mode: RAW or JPG.
+        width, height: pixels.
+        content: the stored bytes.
+        kept: the bytes are the source file's own.
+        digest: SHA-256 of the source file's bytes, or of the pixels (height, width, 3) in memory.
     """
 
     mode: int
@@ -102,7 +107,7 @@ class EncodedImage:
 
 
 class BrokenImageError(ValueError):
-    """A file that cannot be read, or that does not decode to the end."""
+    """An image file that cannot be read, or does not decode to its end."""
 
 
 def encode_file(path: str, encoding: ImageEncoding) -> EncodedImage:
@@ -117,8 +122,8 @@ def encode_file(path: str, encoding: ImageEncoding) -> EncodedImage:
         digest = hashlib.sha256(source).digest()
         may_keep = encoding.keeps_jpegs(image.size) and is_plain_jpeg(image, source)
         if may_keep and not encoding.prefers_pixels(width, height, len(source)):
-            # to find out whether it is whole; at 1/8 of its size all entropy-coded data is read
-            # as well, in a third of the time
+            # decoded to find out whether it is whole; at 1/8 of its size all entropy-coded data is
+            # read too, in a third of the time
             image.draft(image.mode, (1, 1))
             image.load()
             return EncodedImage(JPG, width, height, source, True, digest)
@@ -130,9 +135,9 @@ def encode_file(path: str, encoding: ImageEncoding) -> EncodedImage:
 
 
 def encode_pixels(pixels: NDArray[np.uint8], name: str, encoding: ImageEncoding) -> EncodedImage:
-    """Encode an image in memory, uint8 (height, width, 3); `name` is for what goes wrong.
+    """Encode an image in memory, uint8 (height, width, 3).
 
-    Raises ValueError if it is too large.
+    Raises ValueError if it is too large; the message calls it `name`.
     """
     pixels = np.ascontiguousarray(pixels)
     digest = hashlib.sha256(pixels.data).digest()
@@ -156,7 +161,7 @@ def _naming(path: str) -> Iterator[None]:
 def is_plain_jpeg(image: Image.Image, content: bytes) -> bool:
     """Whether every libjpeg decodes this to RGB: one or three components, Huffman, usual sampling.
 
-    The rest are CMYK, arithmetic, lossless and other rare kinds. (PIL opens none but of 8 bits.)
+    CMYK, arithmetic, lossless and other rare kinds are not plain. PIL opens only those of 8 bits.
     """
     if not isinstance(image, JpegImageFile) or image.layers not in (1, 3):
         return False
@@ -166,11 +171,11 @@ def is_plain_jpeg(image: Image.Image, content: bytes) -> bool:
 
 
 def _frame_marker(content: bytes) -> int:
-    """Second byte of a JPEG's first start-of-frame marker, 0 if there is none."""
+    """Second byte of a JPEG's first start-of-frame marker; 0 if there is none."""
     position = 2
     while position + 4 <= len(content):
         marker = content[position + 1]
-        if content[position] != 0xFF or marker == 0xFF:  # libjpeg passes over what is no marker
+        if content[position] != 0xFF or marker == 0xFF:  # libjpeg skips bytes between markers
             position += 1
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # tables and extensions
             return marker

@@ -1,7 +1,8 @@
-"""Pages of a beton in memory of our own, read ahead of need.
+"""Cache of a beton's pages, read ahead of need.
 
-In the place of FFCV's, whose threads die of a read error while the loader waits for them for ever, which
-takes a short read for a whole page, and which keeps a page from its first use in an epoch to its last.
+It replaces FFCV's process cache, which has three faults: a read error kills its threads while the loader
+waits for ever, a short read counts as a whole page, and a page is kept from its first use in an epoch to
+its last.
 """
 
 import os
@@ -14,20 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 READERS = 8
-"""Threads that wait for the disk: as many requests as keep one busy."""
+"""Threads that read; 8 requests at a time keep a disk busy."""
 
 AHEAD = 3
-"""Batches whose pages are read before they are due."""
+"""Batches, beyond the current one, whose pages are read."""
 
 
 class PageCache:
-    """For a sequence of batches, in order; used as a context, with FFCV's name for each step.
+    """Pages for a sequence of batches, in order; a context manager.
+
+    `start_batch` has the name and meaning of that of FFCV's contexts.
 
     Args:
         path: of the file.
         page_size: bytes.
-        pages: the pages that each batch needs.
-        pointers, sizes: where each image begins in the file, rising, and its bytes.
+        pages: int64 arrays, the pages that each batch needs.
+        pointers: uint64 (n,), first byte of each image in the file, rising.
+        sizes: uint64 (n,), bytes of each image.
     """
 
     def __init__(
@@ -48,7 +52,7 @@ class PageCache:
         last = max((max(batch) for batch in self.due if batch), default=0)
         self.slot_of_page = np.zeros(last + 1, np.uint32)
         self.state = (self.memory, pointers, sizes, self.slot_of_page)
-        """What FFCV's compiled reader of a process cache is given."""
+        """Arguments of FFCV's compiled reader of a process cache."""
 
     def _near(self, step: int) -> frozenset[int]:
         return frozenset().union(*self.due[step : step + AHEAD + 1])
@@ -64,9 +68,9 @@ class PageCache:
         os.close(self.file)
 
     def start_batch(self, step: int) -> None:
-        """Wait for this batch's pages, and begin to read those of the next ones.
+        """Wait for this batch's pages, and start to read those of the next ones.
 
-        Earlier batches must be finished with: their pages make room. Raises OSError if a page cannot
+        Earlier batches must be finished: their pages are overwritten. Raises OSError if a page cannot
         be read.
         """
         near = self._near(step)

@@ -1,8 +1,8 @@
-"""A .beton file as a source for `ViewLoader`. Imported through `require_ffcv`, since FFCV is an extra."""
+"""A .beton file as a source for `ViewLoader`, through FFCV. Import it with `require_ffcv`."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from ffcv.memory_managers import OSCacheManager, ProcessCacheManager
@@ -14,33 +14,32 @@ from torch import Tensor
 
 from sslortho.augment.renderer import Draws, Renderer
 from sslortho.data.batches import Batch, EpochOrder
-from sslortho.data.ffcv.operation import MultiCropDecoder, MultiViewDecoder
-from sslortho.data.image_sets import BetonImages
+from sslortho.data.ffcv.decoders import MultiCropDecoder, MultiViewDecoder
+from sslortho.data.ffcv.images import BetonImages
 from sslortho.data.ffcv.page_cache import PageCache
+from sslortho.data.image_sets import Cache
 from sslortho.data.prefetch import Job
 from sslortho.data.view_loader import Indices
 
-Cache = Literal["os", "process"]
-
 
 class ShardedOrder(TraversalOrder):
-    """`EpochOrder` as a traversal order of FFCV: this rank's samples of an epoch.
+    """`EpochOrder` as a traversal order for FFCV's own loader: this rank's samples of an epoch.
 
-    For `ffcv.Loader(order=ShardedOrder(order), batch_size=...)` with the rank's share of the batch:
-    nothing is lost among ranks but the remainder of a batch, nothing doubled. FFCV's distributed
-    orders pad the ranks' shares to equal length with samples that then occur twice.
+    Give `ffcv.Loader(order=ShardedOrder(order), batch_size=...)` the rank's share of the batch. Then no
+    sample occurs twice over all ranks, and only the remainder of a batch is dropped. FFCV's own
+    distributed orders pad the ranks' shares to equal length with samples that occur twice.
     """
 
     def __init__(self, order: EpochOrder) -> None:
         self.order = order
 
     def __call__(self, loader: Any) -> "ShardedOrder":
-        """FFCV 1.0.2 takes an instance and calls it with the loader."""
+        """Bind to a loader: FFCV 1.0.2 takes an instance and calls it."""
         super().__init__(loader)
         return self
 
     def sample_order(self, epoch: int) -> NDArray[np.int64]:
-        """Samples of the loader's file, batch after batch."""
+        """Indices of the samples in the loader's file, batch after batch."""
         return np.asarray(self.indices)[np.concatenate(list(self.order.steps(epoch)))]
 
 
@@ -52,7 +51,7 @@ class _BetonReading:
         self.render_code, self.crop_code = source.compile(renderer)
 
     def prepare(self, step: int, previous: Job[Batch] | None) -> None:
-        """With a process cache: fetch the pages of this batch, where those of earlier ones were."""
+        """For a process cache: fetch the pages of this batch into the memory of earlier ones."""
         if self.source.cache == "process" and previous is not None:
             previous.wait()
         self.context.start_batch(step)
@@ -90,10 +89,10 @@ class BetonSource:
     """Images of a beton, read and decoded by FFCV.
 
     Args:
-        data: the file, checked, and which of its samples.
-        cache: "os" maps the file into memory, which is fastest where it fits into it and shares it
-            among the ranks of a machine. "process" reads whole pages ahead, for data larger than
-            memory or on slow disks; give it an order of `PageOrder`.
+        data: the file, checked, and the samples to read.
+        cache: "os" maps the file into memory: fastest if it fits, and shared among the ranks of a
+            machine. "process" reads whole pages ahead, for data larger than memory and for slow
+            disks; it needs an order that is a `PageOrder`.
     """
 
     def __init__(self, data: BetonImages, cache: Cache = "os") -> None:
@@ -120,7 +119,7 @@ class BetonSource:
 
     def compile(self, renderer: Renderer) -> tuple[Any, Any]:
         """Functions for finished views and for crops; each is compiled when it is first called."""
-        # how FFCV's cache is read depends on the size of its pages
+        # the compiled reader of FFCV's cache has the page size in it
         key = (self.cache, self.manager.reader.page_size, renderer.channels_last)
         if key not in _compiled:
             read = self.manager.compile_reader()
@@ -137,8 +136,11 @@ class BetonSource:
 
     @contextlib.contextmanager
     def open(self, batches: Sequence[Indices], renderer: Renderer) -> Iterator[_BetonReading]:
-        """For these batches, in this order."""
-        if self.data.path.stat().st_size != self.file_size:  # a memory map of it would be fatal
+        """A reading of these batches, in this order.
+
+        Raises OSError if the file has changed since it was opened.
+        """
+        if self.data.path.stat().st_size != self.file_size:  # a memory map would crash the process
             raise OSError(f"{self.data.path} has changed since it was opened; start again")
         with self._context(batches) as context:
             yield _BetonReading(self, context, renderer)

@@ -1,38 +1,21 @@
-"""Writes a data set as a .beton: threads encode, one writer lays out, in the order of the data.
+"""Writing an image set as a .beton: threads encode, one writer lays the images out in their order.
 
 The file is the same byte for byte whatever the number of threads.
 """
 
 import contextlib
-import hashlib
-import json
 import warnings
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
 from sslortho.atomic import atomic_file, find_partials
-from sslortho.data.ffcv.beton import (
-    ALLOCATION,
-    FIELD,
-    HEADER,
-    IMAGE_FIELD,
-    INT_FIELD,
-    MAX_PAGE_SIZE,
-    MIN_PAGE_SIZE,
-    RAW,
-    VERSION,
-    record_type,
-)
-from sslortho.data.ffcv.names import names_path, write_names
+from sslortho.data.ffcv.beton import MAX_PAGE_SIZE, MIN_PAGE_SIZE
 from sslortho.data.ffcv.image_encoding import (
     BrokenImageError,
     EncodedImage,
@@ -41,17 +24,17 @@ from sslortho.data.ffcv.image_encoding import (
     encode_file,
     encode_pixels,
 )
-from sslortho.data.image_sets import BetonImages, ImageArray, ImageFiles, ImageSet
+from sslortho.data.ffcv.images import BetonImages
+from sslortho.data.ffcv.layout import BetonLayout
+from sslortho.data.ffcv.manifest import manifest_path, names_path, write_manifest, write_names
+from sslortho.data.image_sets import ImageSet
 from sslortho.data.prefetch import available_cores
-from sslortho.version import __version__
 
 PAGE_SIZE = 1 << 23
 """8 MiB; as FFCV's DatasetWriter."""
 
 LOOK_AHEAD = 4
-"""Images in the making for each thread: enough for one slow image not to stop the others."""
-
-FIELDS = {"image": IMAGE_FIELD, "label": INT_FIELD}
+"""Images under way for each thread: enough that one slow image does not stop the others."""
 
 Encode = Callable[[int], EncodedImage]
 
@@ -72,27 +55,28 @@ def write_beton(
     progress: bool = False,
     before_each: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """Write images and labels, and beside them a manifest (`train.beton.json`) and, of image files,
-    their names (`train.beton.names`).
+    """Write images and labels; beside them a manifest and, for image files, a list of their names.
 
-    Both appear whole or not at all. FFCV reads the file too: fields "image" and "label".
+    For `train.beton` these are `train.beton.json` and `train.beton.names`. Each file appears whole or
+    not at all. FFCV itself reads the beton too: its fields are "image" and "label".
 
     Args:
         data: the images, in the order in which they are stored.
         path: of the file, in an existing folder.
         mode, max_resolution, quality, smart_threshold: see ImageEncoding.
-        page_size: bytes, a power of two from 2 MiB to 2 GiB; what an image takes at the most.
-        workers: threads that encode. Default: one a core.
+        page_size: bytes, a power of two from 2 MiB to 2 GiB; largest size of an encoded image.
+        workers: threads that encode. Default: one for each core.
         skip_broken: leave out image files that cannot be decoded, and list them in the manifest.
         overwrite: replace an existing file.
-        source: what the manifest says of where the data came from.
+        source: origin of the data, for the manifest.
         progress: show a bar with images per second.
-        before_each: called before each image; what it raises ends the writing, and nothing is left.
+        before_each: called before each image; an error from it ends the writing, and nothing is left.
 
     Returns:
-        The manifest. `count` images, of which `raw` pixels, `jpg` encoded here, `kept` with their
-        file's own JPEG bytes; `skipped` paths; `bytes` of the file; `source_sha256` over the
-        SHA-256 of each written source's bytes and its label (int64, little-endian), in order.
+        The manifest. `count` is the number of images: `raw` as pixels, `jpg` encoded here, `kept` with
+        their file's own JPEG bytes. `skipped` are paths, `bytes` is the size of the file, and
+        `source_sha256` is over the SHA-256 of each written source's bytes and its label (int64,
+        little-endian), in order.
 
     Raises:
         ValueError: an option out of range or without effect, an existing file, no images, a broken
@@ -106,7 +90,7 @@ def write_beton(
     images = _encode_in_order(encode, len(data), workers, skip_broken)
     bar = tqdm(images, total=len(data), unit="image", disable=not progress, smoothing=0.1)
     with atomic_file(path) as file, contextlib.closing(images), contextlib.closing(bar):
-        layout = _Layout(file, data, page_size)
+        layout = BetonLayout(file, data, page_size)
         for i, image in enumerate(bar):
             before_each()
             layout.add(i, image)
@@ -122,15 +106,24 @@ def write_beton(
         "smart_threshold": smart_threshold,
         "page_size": page_size,
     }
-    if isinstance(data, ImageFiles):
-        skipped = set(layout.skipped)
-        write_names(path, (file for file in data.paths if file not in skipped))
-    return _write_manifest(path, data, layout, settings)
+    files, skipped = [data.file_of(i) for i in range(len(data))], set(layout.skipped)
+    names = [file for file in files if file is not None and file not in skipped]
+    if names:
+        write_names(path, names)
+    return write_manifest(path, _describe(data, layout, settings))
 
 
-def manifest_path(path: Path) -> Path:
-    """Where the manifest of a .beton lies."""
-    return path.with_name(path.name + ".json")
+def _describe(data: ImageSet, layout: BetonLayout, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of the manifest."""
+    return {
+        "count": layout.count,
+        "bytes": layout.position,
+        **layout.stored,
+        "classes": list(data.classes),
+        "skipped": layout.skipped,
+        "settings": dict(settings),
+        "source_sha256": layout.hash.hexdigest(),
+    }
 
 
 def _check(
@@ -145,14 +138,14 @@ def _check(
         raise ValueError(f"page_size={page_size} must be a power of two from 2 MiB to 2 GiB")
     if workers < 1:
         raise ValueError(f"workers={workers} must be 1 or more")
-    if isinstance(data, BetonImages):
+    if isinstance(data, BetonImages):  # its images have been encoded once already
         raise ValueError(
             f"the data is in a beton already, {data.path}; give its source to change it"
         )
     if len(data) == 0:
         raise ValueError("the data has no images; there is nothing to write")
-    if isinstance(data, ImageArray) and encoding.max_resolution is not None:
-        height, width = data.images.shape[2:]
+    if data.in_memory and encoding.max_resolution is not None:
+        height, width = data.first_size
         if encoding.max_resolution >= max(height, width):
             raise ValueError(
                 f"max_resolution={encoding.max_resolution} has no effect on images of "
@@ -167,24 +160,28 @@ def _check(
 def _warn_of_leftovers(path: Path) -> None:
     for leftover in find_partials(path):
         warnings.warn(
-            f"{leftover} ({leftover.stat().st_size / 1e6:.0f} MB) is what a killed process left, or "
-            "another one is writing it now; if none is, remove it",
+            f"{leftover} ({leftover.stat().st_size / 1e6:.0f} MB) was left by a killed process, or another "
+            "process is writing it now; if none is, remove it",
             stacklevel=3,
         )
 
 
 def _encoder(data: ImageSet, encoding: ImageEncoding) -> Encode:
-    if isinstance(data, ImageFiles):
-        return lambda i: encode_file(data.paths[i], encoding)
-    assert isinstance(data, ImageArray)
-    return lambda i: encode_pixels(data.images[i].permute(1, 2, 0).numpy(), f"image {i}", encoding)
+    def encode(index: int) -> EncodedImage:
+        path = data.file_of(index)
+        if path is None:
+            return encode_pixels(data.open(index), f"image {index}", encoding)
+        return encode_file(path, encoding)
+
+    return encode
 
 
 def _encode_in_order(
     encode: Encode, count: int, workers: int, skip_broken: bool
 ) -> Generator[EncodedImage | None, None, None]:
-    """Encode 0 to count - 1 in threads, a bounded number ahead; None for what is skipped."""
-    Image.init()  # PIL's own, at the first rare format, can make other threads take theirs for broken
+    """Encode samples 0 to count - 1 in threads, a bounded number ahead; None for a skipped one."""
+    # PIL itself calls this at the first rare format, when other threads' files can seem broken
+    Image.init()
     pending: deque[Future[EncodedImage]] = deque()
     pool = ThreadPoolExecutor(workers)
 
@@ -207,98 +204,3 @@ def _encode_in_order(
             yield next_done()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-class _Layout:
-    """Puts images into a file, one after the other, none across a page."""
-
-    def __init__(self, file: IO[bytes], data: ImageSet, page_size: int) -> None:
-        self.file = file
-        self.data = data
-        self.page_size = page_size
-        self.metadata = np.zeros(len(data), record_type(list(FIELDS.values())))
-        self.allocations = np.zeros(len(data), ALLOCATION)
-        self.count = 0
-        self.skipped: list[str] = []
-        self.stored = Counter(raw=0, jpg=0, kept=0)
-        self.hash = hashlib.sha256()
-        self.labels = data.labels.numpy().astype("<i8")
-        self.metadata_start = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
-        self.position = self.metadata_start + self.metadata.nbytes
-        self._skip_to(-(-self.position // page_size) * page_size)
-
-    def _skip_to(self, position: int) -> None:
-        self.position = self.file.seek(position)  # what is skipped reads as zeros
-
-    def add(self, index: int, image: EncodedImage | None) -> None:
-        """The image of the data's sample `index`, or None for one that is left out."""
-        if image is None:
-            assert isinstance(self.data, ImageFiles)  # no other can be broken
-            self.skipped.append(self.data.paths[index])
-            return
-        size = len(image.content)
-        if size > self.page_size:
-            self._refuse(index, image)
-        left_in_page = -self.position % self.page_size or self.page_size
-        if size > left_in_page:
-            self._skip_to(self.position + left_in_page)
-        record = (image.mode, image.width, image.height, self.position)
-        self.metadata[self.count] = (record, self.labels[index])
-        self.allocations[self.count] = (self.count, self.position, size)
-        self.file.write(image.content)
-        self.position += size
-        self.count += 1
-        self.stored["kept" if image.kept else "raw" if image.mode == RAW else "jpg"] += 1
-        self.hash.update(image.digest + self.labels[index].tobytes())
-
-    def _refuse(self, index: int, image: EncodedImage) -> None:
-        name = self.data.paths[index] if isinstance(self.data, ImageFiles) else f"image {index}"
-        needed = max(1 << (len(image.content) - 1).bit_length(), MIN_PAGE_SIZE) >> 20
-        raise ValueError(
-            f"{name} takes {len(image.content) / 2**20:.1f} MiB ({image.width} x {image.height} "
-            f"pixels), a page {self.page_size >> 20} MiB; give --page_size {needed} (MiB), or a "
-            "smaller --max_resolution"
-        )
-
-    def finish(self) -> None:
-        """The allocation table, the metadata, and last the header that makes the file a beton."""
-        if self.count == 0:
-            raise ValueError(f"all {len(self.data)} images are broken, {self.skipped[0]} first")
-        self._skip_to(-(-self.position // 8) * 8)
-        table = self.position
-        self.position += self.file.write(self.allocations[: self.count].tobytes())
-        self.file.seek(HEADER.itemsize)
-        self.file.write(_field_descriptors().tobytes())
-        self.file.write(self.metadata[: self.count].tobytes())
-        self.file.flush()
-        self.file.seek(0)
-        header = (VERSION, len(FIELDS), self.page_size, self.count, table)
-        self.file.write(np.array(header, HEADER).tobytes())
-        self.file.flush()
-
-
-def _field_descriptors() -> NDArray[np.void]:
-    descriptors = np.zeros(len(FIELDS), FIELD)
-    for descriptor, (name, type_id) in zip(descriptors, FIELDS.items(), strict=True):
-        descriptor["type_id"] = type_id
-        descriptor["name"][: len(name)] = np.frombuffer(name.encode("ascii"), np.uint8)
-    return descriptors
-
-
-def _write_manifest(
-    path: Path, data: ImageSet, layout: _Layout, settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    manifest = {
-        "count": layout.count,
-        "bytes": layout.position,
-        **layout.stored,
-        "classes": list(data.classes),
-        "skipped": layout.skipped,
-        "settings": dict(settings),
-        "source_sha256": layout.hash.hexdigest(),
-        "sslortho": __version__,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-    with atomic_file(manifest_path(path)) as file:
-        file.write((json.dumps(manifest, indent=2) + "\n").encode())
-    return manifest

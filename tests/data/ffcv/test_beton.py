@@ -95,11 +95,14 @@ def test_what_it_returns_can_be_kept_and_written_to(damaged):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no beton: it has 0 bytes"),
-        (bytes(23), "is no beton: it has 23 bytes"),
-        (bytes(5000), "is no beton: its header makes no sense"),
-        (b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01" * 99, "is no beton: its header"),
-        (b"These are not the bytes that you are looking for." * 99, "is no beton: its header"),
+        (b"", "is not a beton: it has 0 bytes"),
+        (bytes(23), "is not a beton: it has 23 bytes"),
+        (bytes(5000), "is not a beton: its header makes no sense"),
+        (
+            b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01" * 99,
+            "is not a beton: its header",
+        ),
+        (b"These are not the bytes that you are looking for." * 99, "is not a beton: its header"),
     ],
 )
 def test_another_file(tmp_path, content, message):
@@ -138,13 +141,13 @@ def test_an_interrupted_write(damaged):
 
 @pytest.mark.parametrize("page_size", [0, 1, MIB, 3 * MIB, 2**32 - 1])
 def test_a_page_size_that_none_writes(damaged, page_size):
-    with pytest.raises(ValueError, match=r"damaged\.beton is no beton"):
+    with pytest.raises(ValueError, match=r"damaged\.beton is not a beton"):
         damaged((*PAGE_SIZE, page_size))
 
 
 @pytest.mark.parametrize("fields", [0, 65535])
 def test_numbers_of_fields_that_cannot_be(damaged, fields):
-    with pytest.raises(ValueError, match=r"damaged\.beton is no beton"):
+    with pytest.raises(ValueError, match=r"damaged\.beton is not a beton"):
         damaged((*NUM_FIELDS, fields))
 
 

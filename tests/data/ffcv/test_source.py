@@ -17,17 +17,17 @@ from sslortho.augment.cpu.view_kernel import crop_views
 from sslortho.data import (
     EpochOrder,
     EvaluationViewLoader,
-    FileSource,
     ImageFiles,
     PageOrder,
+    PixelSource,
     ViewLoader,
     balanced_subset,
     load_split,
     require_ffcv,
 )
 from sslortho.data.ffcv.beton import JPG, read_beton
-from sslortho.data.ffcv.writer import write_beton
 from sslortho.data.ffcv.page_cache import AHEAD, PageCache
+from sslortho.data.ffcv.writer import write_beton
 
 CPU = torch.device("cpu")
 COUNT, BATCH, SEED, SIDE = 40, 12, 3, 24
@@ -109,7 +109,7 @@ def test_views_are_bit_for_bit_those_of_the_files(data, mode, cache):
     if mode == "jpg":
         assert (read_beton(folder / "train.beton").images["mode"] == JPG).all()
     for epoch in (0, 5):
-        expected = collect(loader(FileSource(files)), epoch)
+        expected = collect(loader(PixelSource(files)), epoch)
         assert_same(collect(loader(beton(folder, cache)), epoch), expected)
 
 
@@ -118,7 +118,7 @@ def test_evaluation_views_are_those_of_the_files_in_order(data, cache):
     files, folder = data["raw"]
     for rank in range(3):
         ours = EvaluationViewLoader(beton(folder, cache), EVALUATION, 6, CPU, 2, rank, 3)
-        theirs = EvaluationViewLoader(FileSource(files), EVALUATION, 6, CPU, 0, rank, 3)
+        theirs = EvaluationViewLoader(PixelSource(files), EVALUATION, 6, CPU, 0, rank, 3)
         assert_same(collect(ours), collect(theirs))
     whole = EvaluationViewLoader(beton(folder, cache), EVALUATION, 16, CPU, 2)
     assert [len(batch.labels) for batch in whole] == [16, 16, 8]  # nothing is dropped
@@ -129,7 +129,7 @@ def test_evaluation_views_are_those_of_the_files_in_order(data, cache):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_views_of_different_sizes_are_those_of_the_files(data, cache, workers):
     files, folder = data["raw"]
-    expected = collect(loader(FileSource(files), MIXED, 0), 1)
+    expected = collect(loader(PixelSource(files), MIXED, 0), 1)
     assert tuple(view.shape[2] for view in expected[0][:-1]) == SIZES
     assert_same(collect(loader(beton(folder, cache), MIXED, workers), 1), expected)
 
@@ -140,7 +140,7 @@ def test_one_view_for_supervised_training(data, renderer):
     files, folder = data["raw"]
     ours = collect(loader(beton(folder), renderer))
     assert [len(batch) for batch in ours] == [2] * 3
-    assert_same(ours, collect(loader(FileSource(files), renderer)))
+    assert_same(ours, collect(loader(PixelSource(files), renderer)))
 
 
 @with_ffcv
@@ -155,7 +155,7 @@ def test_a_smart_file_holds_both_kinds_and_reads_as_written(data):
     modes = read_beton(folder / "train.beton").images["mode"]
     assert 0 < (modes == JPG).sum() < COUNT
     ours = collect(loader(beton(folder)))
-    theirs = collect(loader(FileSource(files)))
+    theirs = collect(loader(PixelSource(files)))
     raw = modes != JPG
     for step, indices in enumerate(EpochOrder(COUNT, BATCH, SEED).steps(0)):
         for a, b in zip(ours[step][:2], theirs[step][:2], strict=True):
@@ -232,7 +232,7 @@ def test_a_page_order_is_read_by_a_process_cache(data):
     order = PageOrder(COUNT, BATCH, SEED, pages=images.pages)
     ours = ViewLoader(beton(folder, "process"), RENDERER, order, CPU, 2)
     assert_same(
-        collect(ours, 3), collect(ViewLoader(FileSource(files), RENDERER, order, CPU, 2), 3)
+        collect(ours, 3), collect(ViewLoader(PixelSource(files), RENDERER, order, CPU, 2), 3)
     )
 
 
@@ -244,7 +244,7 @@ def test_a_subset_is_of_those_images(data):
     order = EpochOrder(16, 8, SEED)
     assert_same(
         collect(ViewLoader(source, RENDERER, order, CPU, 2)),
-        collect(ViewLoader(FileSource(theirs), RENDERER, order, CPU, 2)),
+        collect(ViewLoader(PixelSource(theirs), RENDERER, order, CPU, 2)),
     )
 
 
@@ -349,7 +349,7 @@ def test_a_jpeg_that_libjpeg_warns_of_is_read_as_pil_reads_it(data, tmp_path):
     order = EpochOrder(BATCH, BATCH, SEED)
     assert_same(
         collect(ViewLoader(beton(tmp_path), RENDERER, order, CPU, 1)),
-        collect(ViewLoader(FileSource(files), RENDERER, order, CPU, 1)),
+        collect(ViewLoader(PixelSource(files), RENDERER, order, CPU, 1)),
     )
 
 
@@ -374,9 +374,9 @@ def test_classes_come_from_the_manifest(data):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"count": 40}', "is no manifest of a beton"),
-        ("[]", "is no manifest of a beton"),
-        ('{"count": 40, "cla', "is no manifest of a beton"),
+        ('{"count": 40}', "is not the manifest of a beton"),
+        ("[]", "is not the manifest of a beton"),
+        ('{"count": 40, "cla', "is not the manifest of a beton"),
         ('{"count": 39, "classes": []}', "is of a beton of 39 images"),
     ],
 )
@@ -410,7 +410,7 @@ def test_ffcvs_empty_fields_do_not_stand_in_for_images(data, tmp_path, ffcv):
         samples
     )
     for cache in ("os", "process"):
-        assert_same(collect(loader(beton(tmp_path, cache))), collect(loader(FileSource(files))))
+        assert_same(collect(loader(beton(tmp_path, cache))), collect(loader(PixelSource(files))))
 
 
 def test_ffcvs_own_files_are_read(data, tmp_path, ffcv):
@@ -426,7 +426,7 @@ def test_ffcvs_own_files_are_read(data, tmp_path, ffcv):
     DatasetWriter(str(tmp_path / "train.beton"), fields, num_workers=1).from_indexed_dataset(
         samples
     )
-    assert_same(collect(loader(beton(tmp_path))), collect(loader(FileSource(files))))
+    assert_same(collect(loader(beton(tmp_path))), collect(loader(PixelSource(files))))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])

@@ -17,11 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
-from sslortho.data import ImageArray, ImageFiles, beton_writer
+from sslortho.data import BetonImages, ImageArray, ImageFiles
+from sslortho.data.ffcv import writer
 from sslortho.data.ffcv.beton import JPG, RAW, read_beton
-from sslortho.data.ffcv.writer import manifest_path, write_beton
 from sslortho.data.ffcv.image_encoding import ImageEncoding, encode_file, is_plain_jpeg
-from sslortho.data.image_sets import BetonImages
+from sslortho.data.ffcv.manifest import manifest_path
+from sslortho.data.ffcv.writer import write_beton
 from sslortho.version import __version__
 
 MIB = 1 << 20
@@ -551,9 +552,9 @@ def test_an_exception_leaves_what_was_there(out, monkeypatch, error, where):
         return original(*arguments)
 
     owner, name = {
-        "encode": (beton_writer, "encode_pixels"),
-        "layout": (beton_writer._Layout, "add"),
-        "finish": (beton_writer._Layout, "finish"),
+        "encode": (writer, "encode_pixels"),
+        "layout": (writer.BetonLayout, "add"),
+        "finish": (writer.BetonLayout, "finish"),
     }[where]
     original = getattr(owner, name)
     monkeypatch.setattr(owner, name, fail)
@@ -572,10 +573,10 @@ def test_a_failure_stops_the_work_soon(out, monkeypatch):
         encoded.append(name)
         raise RuntimeError("stop")
 
-    monkeypatch.setattr(beton_writer, "encode_pixels", encode)
+    monkeypatch.setattr(writer, "encode_pixels", encode)
     with pytest.raises(RuntimeError, match="stop"):
         write_beton(in_memory(200, 4, 4), out, workers=2)
-    assert len(encoded) <= 2 * beton_writer.LOOK_AHEAD
+    assert len(encoded) <= 2 * writer.LOOK_AHEAD
 
 
 def test_the_old_manifest_never_stands_beside_a_new_file(out, monkeypatch):
@@ -584,7 +585,7 @@ def test_the_old_manifest_never_stands_beside_a_new_file(out, monkeypatch):
     def fail(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(beton_writer, "_write_manifest", fail)
+    monkeypatch.setattr(writer, "write_manifest", fail)
     with pytest.raises(KeyboardInterrupt):
         write_beton(in_memory(3, 8, 8), out, overwrite=True)
     assert len(read_beton(out)) == 3
@@ -595,14 +596,15 @@ SLOW = """
 import sys, time
 from pathlib import Path
 import torch
-from sslortho.data import ImageArray, beton_writer
-encode = beton_writer.encode_pixels
+from sslortho.data import ImageArray
+from sslortho.data.ffcv import writer
+encode = writer.encode_pixels
 def slowly(*arguments):
     time.sleep(0.02)
     return encode(*arguments)
-beton_writer.encode_pixels = slowly
+writer.encode_pixels = slowly
 data = ImageArray(torch.zeros(5000, 3, 200, 200, dtype=torch.uint8), torch.zeros(5000).long(), ())
-beton_writer.write_beton(data, Path(sys.argv[1]), mode="raw", workers=2)
+writer.write_beton(data, Path(sys.argv[1]), mode="raw", workers=2)
 """
 
 
@@ -617,7 +619,7 @@ def test_a_killed_write_leaves_no_file_that_loads_and_a_new_one_succeeds(out):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert list(out.parent.iterdir()) == [partial]
-    with pytest.raises(ValueError, match="is no beton"):
+    with pytest.raises(ValueError, match="is not a beton"):
         read_beton(partial)
     with pytest.warns(UserWarning, match=rf"\.train\.beton\.{process.pid}\.partial .*remove it"):
         write_beton(in_memory(3, 8, 8), out)

@@ -1,8 +1,8 @@
-"""Operations for FFCV pipelines that decode an image once for all its views.
+"""Decoders for FFCV pipelines: one decoding of an image for all its views.
 
-FFCV's own crop decoders decode it once for each. These are compiled by FFCV's compiler and called by
-`beton_source`, which fills the memory that they ask for with the draws of each batch, and adds what
-concerns all of its samples. (FFCV's own loader cannot: it fills no memory.)
+FFCV's own crop decoders decode an image once for each view. These are compiled by FFCV's compiler and
+called by `source`, which fills the memory that they ask for with the draws of each batch, and adds what
+is common to all samples. FFCV's own loader cannot call them: it does not fill such memory.
 """
 
 import ctypes
@@ -21,11 +21,11 @@ from ffcv.pipeline.state import State
 from numpy.typing import NDArray
 
 from sslortho.augment.cpu.geometry_kernel import GEOMETRY_DRAWS
-from sslortho.augment.reference.photometric import PARAMETERS
 from sslortho.augment.cpu.view_kernel import crop_views, render_views
+from sslortho.augment.reference.photometric import PARAMETERS
 
-# FFCV's library is linked with libjpeg-turbo; its own imdecode asks for the fast, inexact DCT, which
-# saves 3 % of the time and is up to 6 grey levels off
+# FFCV's library is linked with libjpeg-turbo, which is called directly: FFCV's own imdecode asks for the
+# fast, inexact DCT, which saves 3 % of the time and is up to 6 grey levels off
 _turbo = ctypes.CDLL(ffcv._libffcv.__file__)
 _create = _turbo.tjInitDecompress
 _create.argtypes, _create.restype = [], ctypes.c_void_p
@@ -49,13 +49,15 @@ JPG = IMAGE_MODES["jpg"]
 def decode_jpeg(
     handle: int, data: NDArray[np.uint8], out: NDArray[np.uint8], height: int, width: int
 ) -> bool:
-    """JPEG bytes into the first height * width * 3 values of `out`; whether that went well.
+    """Decode JPEG bytes into the first height * width * 3 values of `out`; returns whether it worked.
 
-    What libjpeg only warns of, such as a few bytes too many, is no failure, as with PIL.
+    A mere warning of libjpeg, such as a few bytes too many, is not a failure, as with PIL.
 
     Args:
         handle: of a decompressor.
-        height, width: what the JPEG's own header must say.
+        data: (n,), the bytes.
+        out: (height * width * 3 or more,).
+        height, width: pixels; the JPEG's own header must say the same.
     """
     said = np.zeros(4, np.int32)  # width, height, subsampling, colour space
     at = said.ctypes.data
@@ -71,11 +73,11 @@ def decode_jpeg(
     return done == 0 or _error_code(handle) != _FATAL
 
 
-class _OneDecode(Operation):
-    """What the two operations share.
+class _ViewDecoder(Operation):
+    """Base of the two decoders.
 
-    All that differs from one set of views to another comes as memory, so that one compilation, which
-    takes seconds, serves training and evaluation.
+    Everything that differs from one set of views to another is passed as memory, so that one
+    compilation, which takes seconds, serves training and evaluation.
 
     Args:
         crop_sizes: side of each view in pixels.
@@ -87,7 +89,7 @@ class _OneDecode(Operation):
         self.values = sum(3 * size * size for size in crop_sizes)
 
     def _decoder(self) -> Callable[..., Any]:
-        """(metadata, storage, handle, memory) to pixels (h, w, 3); of height 0 if broken."""
+        """Compiled: (record, storage, handle, memory) to pixels (h, w, 3), of height 0 if broken."""
         read: Any = self.memory_read
         jpg = JPG
         decompress = Compiler.compile(decode_jpeg)
@@ -113,15 +115,14 @@ class _OneDecode(Operation):
 
     @abstractmethod
     def _maker(self) -> Callable[..., None]:
-        """(image, uniforms, parameters, settings, out, place in out) to None."""
+        """Function (image, uniforms, parameters, settings, out, place in out) that writes the views."""
 
     def generate_code(self) -> Callable[..., Any]:
-        """(batch_indices, memory, metadata, storage) to the first array of memory.
+        """Function (batch_indices, memory, metadata, storage) that fills and returns memory[0].
 
-        memory: output, uniforms, parameters and broken as declared, where the loader has filled
-        uniforms and parameters, and broken is 1 afterwards for images that cannot be decoded; then
-        the settings of the views, the place in these arrays of the first of the samples, and the
-        bytes of the largest image.
+        The items of memory: output, uniforms, parameters and broken, as declared; the settings of the
+        views; the place in these arrays of the first sample; the bytes of the largest image. The
+        caller fills uniforms and parameters. broken is set to 1 for images that cannot be decoded.
         """
         decode, make = self._decoder(), Compiler.compile(self._maker())
 
@@ -140,13 +141,13 @@ class _OneDecode(Operation):
         return run
 
 
-class MultiCropDecoder(_OneDecode):
-    """Decode once, crop and flip every view: uint8 (batch, sum of 3 * size * size), in pixels."""
+class MultiCropDecoder(_ViewDecoder):
+    """Decode once, crop and flip every view: uint8 (batch, sum of 3 * size * size over the views)."""
 
     def declare_state_and_memory(
         self, previous_state: State
     ) -> tuple[State, tuple[AllocationQuery, ...]]:
-        """What FFCV asks of an operation: what it makes, and the memory for each sample."""
+        """Output and the memory for each sample; FFCV calls this."""
         shape, dtype = (self.values,), np.dtype("u1")
         state = State(jit_mode=True, device=torch.device("cpu"), shape=shape, dtype=dtype)
         return state, self._queries(AllocationQuery(shape, dtype))
@@ -158,10 +159,14 @@ class MultiCropDecoder(_OneDecode):
         return crop
 
 
-class MultiViewDecoder(_OneDecode):
-    """Decode once, and make every view to the end: float32, one view's whole batch after the other's.
+class MultiViewDecoder(_ViewDecoder):
+    """Decode once and finish every view: float32, for each view (batch, 3 * size * size).
 
-    Views come before the batch, since each is to be contiguous: (batch, 3 * size * size).
+    The views lie one after the other in memory, so that the batch of each is contiguous.
+
+    Args:
+        crop_sizes: side of each view in pixels.
+        channels_last: memory format of the views.
     """
 
     def __init__(self, crop_sizes: tuple[int, ...], channels_last: bool) -> None:
@@ -171,7 +176,7 @@ class MultiViewDecoder(_OneDecode):
     def declare_state_and_memory(
         self, previous_state: State
     ) -> tuple[State, tuple[AllocationQuery, ...]]:
-        """What FFCV asks of an operation: what it makes, and the memory for each sample."""
+        """Output and the memory for each sample; FFCV calls this."""
         shape, dtype = (self.values,), np.dtype("f4")
         state = State(jit_mode=True, device=torch.device("cpu"), shape=shape, dtype=dtype)
         return state, self._queries(AllocationQuery(shape, dtype))

@@ -1,24 +1,38 @@
-"""Image files as a source for `ViewLoader`."""
+"""Image sets that decode one image at a time, as a source for `ViewLoader`."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslortho.augment.renderer import Draws, Renderer
 from sslortho.augment.cpu.view_kernel import crop_views, render_views
+from sslortho.augment.renderer import Draws, Renderer
 from sslortho.data.batches import Batch
-from sslortho.data.image_folder import read_pixels
-from sslortho.data.image_sets import ImageFiles
 from sslortho.data.prefetch import Job
 from sslortho.data.view_loader import Indices
 
 
-class _FileReading:
-    def __init__(self, paths: tuple[str, ...], renderer: Renderer) -> None:
-        self.paths = paths
+class DecodedImages(Protocol):
+    """Labelled images that are decoded one by one; every image set is such."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 (n,)."""
+        ...
+
+    def open(self, index: int) -> NDArray[np.uint8]:
+        """Pixels (height, width, 3), contiguous; called by several threads at a time."""
+        ...
+
+
+class _PixelReading:
+    """Views cut out of the pixels of one image after another."""
+
+    def __init__(self, data: DecodedImages, renderer: Renderer) -> None:
+        self.data = data
         self.settings = renderer.settings
         self.channels_last = renderer.channels_last
 
@@ -29,22 +43,22 @@ class _FileReading:
         self, indices: Indices, draws: Draws, out: NDArray[np.uint8], first: int, last: int
     ) -> None:
         for i in range(first, last):
-            pixels = read_pixels(self.paths[indices[i]])
+            pixels = self.data.open(int(indices[i]))
             crop_views(pixels, draws.uniforms[i], self.settings, out[i].reshape(1, 1, -1))
 
     def render(
         self, indices: Indices, draws: Draws, out: NDArray[np.float32], first: int, last: int
     ) -> None:
         for i in range(first, last):
-            pixels = read_pixels(self.paths[indices[i]])
+            pixels = self.data.open(int(indices[i]))
             uniforms, parameters = draws.uniforms[i], draws.parameters[i]
             render_views(pixels, uniforms, parameters, self.settings, self.channels_last, out, i)
 
 
-class FileSource:
-    """Image files, decoded by simplejpeg or PIL."""
+class PixelSource:
+    """Source that decodes each image with the image set's own `open`."""
 
-    def __init__(self, data: ImageFiles) -> None:
+    def __init__(self, data: DecodedImages) -> None:
         self.data = data
 
     @property
@@ -53,6 +67,6 @@ class FileSource:
         return self.data.labels
 
     @contextlib.contextmanager
-    def open(self, batches: Sequence[Indices], renderer: Renderer) -> Iterator[_FileReading]:
-        """Nothing needs opening beforehand."""
-        yield _FileReading(self.data.paths, renderer)
+    def open(self, batches: Sequence[Indices], renderer: Renderer) -> Iterator[_PixelReading]:
+        """A reading of these batches; nothing needs opening beforehand."""
+        yield _PixelReading(self.data, renderer)

@@ -1,0 +1,163 @@
+"""Images of a .beton as an image set. FFCV, an extra, is imported only when a loader is made."""
+
+import importlib
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from simplejpeg import decode_jpeg
+from torch import Tensor
+
+from sslortho.data.batches import EpochOrder, PageOrder
+from sslortho.data.ffcv.beton import RAW, BetonFile, read_beton
+from sslortho.data.ffcv.manifest import read_classes, read_names
+from sslortho.data.image_sets import Cache, ImageSet, Split
+from sslortho.data.view_loader import Indices, Source
+
+MOST_CLASSES = 1 << 20
+"""Most classes of a beton without a manifest. A classifier has an output for each; ImageNet-22k has
+21,841."""
+
+
+def require_ffcv() -> ModuleType:
+    """The module `sslortho.data.ffcv.source`, which needs FFCV.
+
+    Raises ValueError, saying how to install it, if FFCV is missing or does not load.
+    """
+    threads = torch.get_num_threads()
+    try:
+        with warnings.catch_warnings():
+            # they are about FFCV's use of other libraries, which users cannot change
+            warnings.simplefilter("ignore")
+            importlib.import_module("ffcv.loader")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ValueError(
+            f"data='beton' needs FFCV ({error}): apt-get install build-essential pkg-config "
+            "libturbojpeg0-dev libopencv-dev, then pip install 'sslortho[ffcv]'; or read the image "
+            "files themselves with --data folder"
+        ) from error
+    finally:
+        torch.set_num_threads(threads)  # importing FFCV leaves torch one thread
+    return importlib.import_module("sslortho.data.ffcv.source")
+
+
+@dataclass(frozen=True, eq=False)
+class BetonImages(ImageSet):
+    """Samples of a .beton file; labels int64 (n,) or -1."""
+
+    path: Path
+    places: NDArray[np.int64]
+    """(n,): places of the samples in the file."""
+    pages: NDArray[np.int64]
+    """(n,): page of the file that holds a sample's bytes."""
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def select(self, indices: Tensor) -> "BetonImages":
+        chosen = indices.numpy()
+        labels = self.labels[indices]
+        return BetonImages(self.path, self.places[chosen], self.pages[chosen], labels, self.classes)
+
+    @cached_property
+    def _file(self) -> BetonFile:
+        return read_beton(self.path)
+
+    def open(self, index: int) -> NDArray[np.uint8]:
+        """Without FFCV; a loader reads by `open_source`."""
+        place = int(self.places[index])
+        record, size = self._file.images[place], int(self._file.sizes[place])
+        with self.path.open("rb") as file:
+            file.seek(int(record["data_ptr"]))
+            content = file.read(size)
+        height, width = int(record["height"]), int(record["width"])
+        try:
+            if record["mode"] == RAW:
+                pixels = np.frombuffer(content, np.uint8)[: height * width * 3]
+                return pixels.reshape(height, width, 3).copy()  # writable
+            return decode_jpeg(content, "RGB")
+        except ValueError as error:
+            raise ValueError(
+                f"image {place} of {self.path} cannot be decoded; write the file again with "
+                "scripts/write_beton.py"
+            ) from error
+
+    def sizes(self, indices: Indices) -> tuple[Indices, Indices]:
+        """From the file's metadata. Raises ValueError as `read_beton`."""
+        images = read_beton(self.path).images[self.places[indices]]  # not kept: 40 MB for ImageNet
+        return images["height"].astype(np.int64), images["width"].astype(np.int64)
+
+    def file_names(self) -> list[str]:
+        names = read_names(self.path, len(read_beton(self.path)))
+        return [names[place] for place in self.places]
+
+    def open_source(self, cache: Cache) -> Source:
+        return require_ffcv().BetonSource(self, cache)
+
+    def epoch_order(
+        self, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, cache: Cache = "os"
+    ) -> EpochOrder:
+        """A `PageOrder` for cache "process", which reads whole pages."""
+        if cache == "process":
+            return PageOrder(len(self), batch_size, seed, rank, world_size, pages=self.pages)
+        return super().epoch_order(batch_size, seed, rank, world_size, cache)
+
+
+def _check_labels(path: Path, labels: NDArray[Any], classes: tuple[str, ...]) -> None:
+    most = len(classes) or MOST_CLASSES
+    i = int(labels.argmax())
+    if labels[i] >= most:
+        raise ValueError(
+            f"{path}: image {i} has the label {labels[i]}, and there are at most {most} classes; write "
+            "it again with scripts/write_beton.py"
+        )
+
+
+def _check_same_classes(test: Path, classes: tuple[str, ...], train: Path) -> None:
+    ours = read_classes(train, len(read_beton(train)))
+    if classes and ours and classes != ours:
+        different = sorted(set(classes).symmetric_difference(ours))
+        raise ValueError(
+            f"{test} and {train} do not have the same classes ({', '.join(different[:3])} in one "
+            "alone); labels would not match"
+        )
+
+
+def load_beton(data_dir: Path, split: Split) -> BetonImages | None:
+    """Images of `data_dir/train.beton`, or for split "test" of `val.beton` or `test.beton`.
+
+    None if there is no test file. Raises ValueError, naming the file, if the training file is missing,
+    FFCV is missing, a file or its manifest is damaged, or training and test classes differ.
+    """
+    names = ("train",) if split == "train" else ("val", "test")
+    found = [path for name in names if (path := data_dir / f"{name}.beton").is_file()]
+    if not found:
+        if split == "test":
+            return None
+        raise ValueError(
+            f"data_dir={str(data_dir)!r} holds no train.beton; write one with "
+            f"python scripts/write_beton.py --split train --out {data_dir / 'train.beton'} ..."
+        )
+    require_ffcv()
+    path = found[0]
+    file = read_beton(path)
+    classes = read_classes(path, len(file))
+    train = data_dir / "train.beton"
+    if split == "test" and train.is_file():
+        _check_same_classes(path, classes, train)
+    _check_labels(path, file.labels, classes)
+    return BetonImages(
+        path=path,
+        places=np.arange(len(file)),
+        pages=(file.images["data_ptr"] // file.page_size).astype(np.int64),
+        labels=torch.from_numpy(file.labels.astype(np.int64)),
+        classes=classes,
+    )
