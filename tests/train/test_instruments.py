@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from sslortho.data import Batch
-from sslortho.data.datasets import digits
+from sslortho.data.datasets import load_digits
 from sslortho.methods import Classification
 from sslortho.methods.barlow_twins import BarlowTwins, BarlowTwinsOptions
 from sslortho.models.cifar_resnet import BasicCNN
@@ -33,7 +33,7 @@ class Digits:
     """The same few batches every epoch; calls `at_batch[epoch, batch]` before that batch."""
 
     def __init__(self, at_batch=None):
-        data = digits("train")
+        data = load_digits("train")
         self.images = data.images[: BATCH * BATCHES].float() / 255
         self.labels = data.labels[: BATCH * BATCHES]
         self.at_batch = at_batch or {}

@@ -253,7 +253,7 @@ def test_a_copy_cut_short_anywhere(sound, tmp_path):
     for length in sorted(lengths, reverse=True):
         path.write_bytes(sound[: table + 96])
         os.truncate(path, length)
-        with pytest.raises(ValueError, match=r"cut\.beton is (no beton|cut short|damaged)"):
+        with pytest.raises(ValueError, match=r"cut\.beton is (not a beton|cut short|damaged)"):
             read_beton(path)
 
 
