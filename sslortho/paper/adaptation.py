@@ -1,26 +1,28 @@
-"""An experiment on other terms than the paper's: fewer cells, epochs or images, other data."""
+"""An experiment changed from the paper's: fewer cells, epochs or images, other data."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sslortho.paper.grid import Cell, Experiment, Table, nearest
-
-TRAINING_IMAGES = {"digits": 1437, "cifar10": 50_000, "cifar100": 50_000}
-"""How many there are, where that is known beforehand."""
+from sslortho.options import nearest
+from sslortho.paper.grid import Cell, Experiment, Table
+from sslortho.runs.several.jobs import TRAINING_IMAGES
 
 SMALL_IMAGES = 32
-"""Side in pixels of the images of these data sets."""
+"""Largest side in pixels of the images of the data sets in TRAINING_IMAGES."""
 
 LEAST_STEPS = 8
-"""Steps of an epoch below which a batch is made smaller: one or two steps would train nothing."""
+"""Steps of an epoch below which the batch is made smaller: one or two steps would train nothing."""
 
 
 def select_cells(experiment: Experiment, only: Sequence[str]) -> Experiment:
-    """The cells of these rows and columns; of an axis that no key names, all.
+    """The experiment with the cells of these rows and columns only.
 
-    Raises ValueError for a key that is neither, naming the nearest, and where no cell is left.
+    Args:
+        experiment: to choose from.
+        only: keys of rows and columns. An axis that no key names is kept whole.
+
+    Raises ValueError for a key that is neither a row nor a column, and if no cell is left.
     """
     rows = [key for key in only if key in experiment.rows]
     columns = [key for key in only if key in experiment.columns]
@@ -28,7 +30,7 @@ def select_cells(experiment: Experiment, only: Sequence[str]) -> Experiment:
         if key not in rows and key not in columns:
             known = [*experiment.rows, *experiment.columns]
             raise ValueError(
-                f"only: {key!r} is no row or column of {experiment.name}{nearest(key, known)}; "
+                f"only: {key!r} is not a row or column of {experiment.name}{nearest(key, known)}; "
                 f"they are {', '.join(known)}"
             )
     cells = [
@@ -42,7 +44,7 @@ def select_cells(experiment: Experiment, only: Sequence[str]) -> Experiment:
 
 
 def _with_cells(experiment: Experiment, cells: Sequence[Cell]) -> Experiment:
-    """The experiment of these cells alone, as if the others had never been there."""
+    """The experiment with these cells only; tables and plots lose what belongs to the others."""
     names = {cell.name for cell in cells}
     tables = [
         Table(t.title, t.figure, {name: f for name, f in t.paper.items() if name in names})
@@ -64,7 +66,7 @@ def _with_cells(experiment: Experiment, cells: Sequence[Cell]) -> Experiment:
 
 
 def _with_epochs(options: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-    """So many epochs, with what happens at an epoch moved in proportion."""
+    """Options for another number of epochs; milestones and warm-up move in proportion."""
     share = epochs / options["epochs"]
     moved: dict[str, Any] = {"epochs": epochs}
     if "milestones" in options:
@@ -75,7 +77,7 @@ def _with_epochs(options: Mapping[str, Any], epochs: int) -> dict[str, Any]:
 
 
 def _with_data(options: Mapping[str, Any], data: str) -> dict[str, Any]:
-    """Views that suit other data than the paper's."""
+    """Options with views that suit other data than the paper's."""
     changed: dict[str, Any] = {"views": "auto"} if "views" in options else {}
     if data in TRAINING_IMAGES and options.get("crop_size", 0) > SMALL_IMAGES:
         changed["crop_size"] = SMALL_IMAGES
@@ -83,7 +85,7 @@ def _with_data(options: Mapping[str, Any], data: str) -> dict[str, Any]:
 
 
 def _with_images(options: Mapping[str, Any], images: int) -> dict[str, Any]:
-    """A batch of which an epoch of `images` has LEAST_STEPS, and a record four times an epoch."""
+    """Options for this many images: an epoch has at least LEAST_STEPS steps and four records."""
     trained = round(images * (1 - options.get("validation", 0)))
     batch_size = options["batch_size"]
     if trained // batch_size < LEAST_STEPS:
@@ -96,22 +98,17 @@ def _with_images(options: Mapping[str, Any], images: int) -> dict[str, Any]:
     return {**options, **changed}
 
 
-def fit_subset(data: str, subset: int | None) -> int | None:
-    """So many images, or None, which is all, where there are not so many."""
-    return None if subset is None or subset > TRAINING_IMAGES.get(data, math.inf) else subset
-
-
 def adapt(
     experiment: Experiment,
     data: str | None = None,
     epochs: int | None = None,
     subset: int | None = None,
 ) -> Experiment:
-    """The experiment on other terms than the paper's; None leaves one as it is.
+    """The experiment on other data, for other epochs or with fewer images; None changes nothing.
 
     Milestones and warm-up move with the epochs. Other data have views "auto", and small images no
-    large crops. Where the images are so few that an epoch would have less than LEAST_STEPS, the
-    batch is lowered to a power of two.
+    large crops. If an epoch of so few images would have fewer than LEAST_STEPS steps, the batch is
+    lowered to a power of two.
     """
     data = data or experiment.data
     known = [number for number in (subset, TRAINING_IMAGES.get(data)) if number is not None]
@@ -130,7 +127,7 @@ def adapt(
 
 
 def differing_settings(paper: Experiment, ours: Experiment, *ignored: str) -> dict[str, Any]:
-    """Options of our cells that the paper's do not have so: the value, or values, by name."""
+    """Options in which our cells differ from the paper's: name to our value, or list of values."""
     found: dict[str, list[Any]] = {}
     for theirs, cell in zip(paper.cells, ours.cells, strict=True):
         for name, value in cell.options.items():

@@ -1,18 +1,16 @@
-"""In what our runs of an experiment differ from the paper's."""
+"""Section of a report: how our runs of an experiment differ from the paper's."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sslortho.runs.comparison import NOT_COMPARED, identity
 from sslortho.paper.found_runs import CellRuns
 from sslortho.paper.grid import Experiment
-from sslortho.runs.tables import escape
-
-NO_OPTIONS = NOT_COMPARED | {"seed", "data_dir"}
-"""Of a run, what may differ from the paper's."""
+from sslortho.recipes.run_options import ignored_options
+from sslortho.runs.markdown import escape
+from sslortho.runs.several.comparison import identity
 
 ABSENT = "its default"
-"""In place of a value that the experiment leaves to the script."""
+"""In place of a value that the experiment leaves at the command's default."""
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -24,7 +22,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _names(cells: Iterable[str], all_cells: Sequence[str], most: int = 4) -> str:
-    """Of some cells; nothing if they are all."""
+    """Names of some cells in brackets; empty if they are all."""
     cells = list(dict.fromkeys(cells))
     if len(cells) == len(all_cells):
         return ""
@@ -35,6 +33,7 @@ def _names(cells: Iterable[str], all_cells: Sequence[str], most: int = 4) -> str
 def _differing_options(
     experiment: Experiment, states: Sequence[CellRuns], asked: Mapping[str, Any]
 ) -> list[str]:
+    free = {*ignored_options(), "seed", "data_dir"}
     found: dict[tuple[str, str, str], list[str]] = {}
     for state in states:
         paper = {"data": experiment.data, "subset": None, **state.cell.options}
@@ -42,7 +41,7 @@ def _differing_options(
             extra = {name: ABSENT for name in asked if name not in paper and name in run.config}
             for name, value in {**paper, **extra}.items():
                 ours = run.config.get(name)
-                if name not in NO_OPTIONS and not _same(ours, value):
+                if name not in free and not _same(ours, value):
                     key = (
                         name,
                         show_option(ours),
@@ -57,7 +56,7 @@ def _differing_options(
 
 
 def show_option(value: Any) -> str:
-    """The value of an option in words."""
+    """Value of an option in words."""
     if value is None or isinstance(value, bool):
         return {None: "none", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
@@ -66,9 +65,9 @@ def show_option(value: Any) -> str:
 
 
 def _mixed(states: Sequence[CellRuns]) -> Iterator[str]:
-    """Of cells whose runs differ in more than the seed: their mean is of different things."""
+    """Lines about cells whose runs differ in more than the seed, so that their mean is no result."""
     for state in states:
-        options = [identity(run.config) for run in state.finished]
+        options = [identity(run.config, ignored_options()) for run in state.finished]
         names = dict.fromkeys(name for option in options for name in option)
         differing = [name for name in names if len({option.get(name) for option in options}) > 1]
         if differing:
@@ -79,9 +78,12 @@ def _mixed(states: Sequence[CellRuns]) -> Iterator[str]:
 def report_differences(
     experiment: Experiment, states: Sequence[CellRuns], asked: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Lines of the section: the options, of which cells, and the number of seeds.
+    """Lines of the section: options that differ, in which cells, and the number of seeds.
 
-    asked: options that override the experiment's.
+    Args:
+        experiment: the paper's.
+        states: our runs, by cell.
+        asked: options that override the experiment's.
     """
     yield from ("## What differs from the paper", "")
     counts = [len(state.finished) for state in states]

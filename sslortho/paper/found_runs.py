@@ -1,6 +1,5 @@
-"""How the runs of an experiment stand, told from their folders and logs."""
+"""Runs of an experiment as they are found on disk: finished, under way, stopped or failed."""
 
-import fcntl
 import json
 import re
 from collections import defaultdict
@@ -9,39 +8,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sslortho.runs.comparison import Run, Statistic, statistic
 from sslortho.paper.grid import Cell, Experiment
-from sslortho.paper.plots import Read, find_by_seed, is_number
-from sslortho.runs.tables import escape
-
-LOG_LINES, LOG_BYTES, LOG_WIDTH = 5, 1 << 16, 300
-"""Of a failed run's log: the last lines shown, the bytes they are looked for in, and their length."""
-
-STOPPED = "the same command resumes"
-"""What a run says at last that was asked to stop (train/run_folder.py)."""
+from sslortho.paper.run_records import Read, find_by_seed, is_number
+from sslortho.runs.lock import is_held
+from sslortho.runs.markdown import escape
+from sslortho.runs.several.comparison import Run, Statistic, statistic
+from sslortho.runs.status import read_status
 
 
 @dataclass(frozen=True)
 class CellRuns:
-    """How the runs of a cell stand."""
+    """Runs of a cell by their state."""
 
     cell: Cell
     finished: Sequence[Run]
-    """Those that diverged too."""
+    """Includes those that diverged."""
     under_way: Sequence[Path]
-    """Their folders."""
+    """Folders of those that run now."""
     stopped: Sequence[Path]
-    """Folders of those that a signal stopped; they can be resumed."""
+    """Folders of those that a signal stopped; they can resume."""
     failed: Sequence[Path]
-    """Logs of those that ended otherwise without a summary."""
+    """Logs of those that ended in any other way; a run that was started by hand has none."""
 
     @property
     def diverged(self) -> int:
-        """How many of the finished."""
+        """Number of finished runs that diverged."""
         return sum(run.summary.get("diverged") is True for run in self.finished)
 
     def figure(self, name: str) -> Statistic | None:
-        """Of the finished that have it."""
+        """Mean and error over the finished runs that have the figure and did not diverge."""
         values = [run.summary.get(name) for run in self.finished if not run.summary.get("diverged")]
         numbers = [float(value) for value in values if is_number(value)]
         return statistic(numbers) if numbers else None
@@ -58,44 +53,21 @@ def _read_summary(folder: Path) -> dict[str, Any] | None:
     return {**summary, "config": config if isinstance(config, dict) else {}}
 
 
-def last_lines(log: Path) -> list[str]:
-    """Of a log; a progress bar is a line each time it is drawn."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - LOG_BYTES))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return []
-    lines = [line.rstrip()[:LOG_WIDTH] for line in text.splitlines()]
-    return [line for line in lines if line][-LOG_LINES:]
-
-
-def is_held(log: Path) -> bool:
-    """Whether a run is writing this log: the runner has it locked for as long as the run lives."""
-    try:
-        with log.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _standing(folder: Path | None, log: Path | None) -> str:
-    """What has become of a run that has no summary."""
-    if log is None:
-        files = ("config.yaml", "metrics.jsonl")
-        begun = folder is not None and any((folder / name).exists() for name in files)
-        return "under_way" if begun else "not_begun"
-    if is_held(log):
+def _find_state(folder: Path | None, log: Path | None) -> str:
+    """State of a run without a summary, by its status.json and by the log that it keeps locked."""
+    status = read_status(folder) if folder is not None else None
+    state = status.state if status is not None else None
+    if state == "running" or (log is not None and is_held(log)):
         return "under_way"
-    stopped = folder is not None and any(STOPPED in line for line in last_lines(log))
-    return "stopped" if stopped else "failed"
+    if state == "stopped":
+        return "stopped"
+    files = ("config.yaml", "metrics.jsonl")
+    begun = folder is not None and any((folder / name).exists() for name in files)
+    return "failed" if begun or log is not None or state is not None else "not_begun"
 
 
 def find_runs(experiment: Experiment, out: Path) -> list[CellRuns]:
-    """How the runs of each cell stand in out/runs and out/logs."""
+    """Find the runs of each cell in out/runs and out/logs."""
     states = []
     for cell in experiment.cells:
         folders = find_by_seed(out / "runs", cell)
@@ -106,15 +78,17 @@ def find_runs(experiment: Experiment, out: Path) -> list[CellRuns]:
             if folder and (summary := _read_summary(folder)) is not None:
                 found["finished"].append(Run(str(folder), summary))
                 continue
-            standing = _standing(folder, log)
-            found[standing].append(log if standing == "failed" else folder or out)
+            state = _find_state(folder, log)
+            name = f"{cell.name}-s{seed}"
+            path = out / "logs" / f"{name}.log" if state == "failed" else out / "runs" / name
+            found[state].append(path)
         names = ("finished", "under_way", "stopped", "failed")
         states.append(CellRuns(cell, *(found[name] for name in names)))
     return states
 
 
 def count_states(states: Sequence[CellRuns], seeds: int) -> str:
-    """In words, of all runs; `seeds` of each cell are wanted."""
+    """Number of runs in each state, in words; each cell should have `seeds` runs."""
     kinds = ("finished", "under_way", "stopped", "failed")
     counts = {kind: sum(len(getattr(state, kind)) for state in states) for kind in kinds}
     total = sum(max(seeds, sum(len(getattr(state, kind)) for kind in kinds)) for state in states)
@@ -129,14 +103,14 @@ def count_states(states: Sequence[CellRuns], seeds: int) -> str:
 def by_row(
     experiment: Experiment, states: Sequence[CellRuns]
 ) -> Iterator[tuple[str, list[CellRuns]]]:
-    """Label and cells of each row that has any."""
+    """Label and cells of each row that has any cell."""
     for row, label in experiment.rows.items():
         if found := [state for state in states if state.cell.row == row]:
             yield escape(label), found
 
 
 def tell_progress(folder: Path, cell: Cell, read: Read) -> tuple[int, str]:
-    """Finished epochs of a run under way, and in words."""
+    """Number of finished epochs of a run, as a number and in words."""
     records = read(folder)
     epoch = int(records[-1]["epoch"]) if records else 0
     try:

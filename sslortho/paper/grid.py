@@ -1,7 +1,6 @@
 """An experiment of the paper: a grid of runs, the paper's figures of them, and what to draw."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +10,14 @@ PaperFigure = tuple[float | None, float | None]
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of the grid."""
+    """One cell of the grid."""
 
     row: str
     """Key of its row, such as basic_cnn."""
     column: str
     """Key of its column, such as orth_sgd."""
     options: Mapping[str, Any]
-    """All options of the script but seed, out, data, data_dir and subset."""
+    """All options of the command but seed, out, data, data_dir and subset."""
 
     @property
     def name(self) -> str:
@@ -34,7 +33,7 @@ class Table:
     figure: str
     """Key of summary.json."""
     paper: Mapping[str, PaperFigure]
-    """Cell's name to what the paper reports; cells that it says nothing of are not there."""
+    """Name of a cell to the paper's figure; cells without one are left out."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,12 @@ class Plot:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Runs of every cell with several seeds, and what the paper says of them."""
+    """Runs of every cell with several seeds, and the paper's figures of them."""
 
     name: str
     title: str
-    script: str
-    """supervised.py or pretrain.py."""
+    command: str
+    """supervised or pretrain."""
     seeds: int
     rows: Mapping[str, str]
     """Key to the label shown, in order."""
@@ -72,9 +71,3 @@ class Experiment:
     notes: tuple[str, ...]
     data: str = "cifar10"
     """The paper's data set."""
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A hint at the name that was meant, to be put after a message; empty if none is near."""
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f" (did you mean {near[0]}?)" if near else ""

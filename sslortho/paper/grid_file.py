@@ -1,4 +1,4 @@
-"""How an experiment is written down: `configs/paper/*.yaml`, and `read_experiment`, which reads one."""
+"""Experiments from files: the YAML of `configs/paper/`."""
 
 import re
 from collections import Counter
@@ -8,14 +8,16 @@ from typing import Any
 
 import yaml
 
-from sslortho.paper.grid import Cell, Experiment, PaperFigure, Plot, Table, nearest
+from sslortho.options import nearest
+from sslortho.paper.grid import Cell, Experiment, PaperFigure, Plot, Table
+from sslortho.recipes.run_options import RUN_OPTIONS
 
-NOT_OPTIONS = frozenset({"seed", "out", "data", "data_dir", "subset"})
-"""Options of the scripts that are chosen when runs are started."""
+CHOSEN_AT_START = frozenset({"seed", "out", "data", "data_dir", "subset"})
+"""Options that runs get when they are started; a cell must not have them."""
 
 
 class _NoDuplicates(yaml.SafeLoader):
-    """YAML whose mappings name nothing twice, where PyYAML keeps the last in silence."""
+    """YAML loader that refuses a key given twice, where PyYAML keeps the last in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         mapping: dict[Any, Any] = {}
@@ -70,7 +72,7 @@ def _read_axis(
 
 
 def _resolve(where: str, value: Any, options: Mapping[str, Any]) -> Any:
-    """The value of an option, with $NAME replaced by the value of option NAME."""
+    """Value of an option, with $NAME replaced by the value of option NAME."""
     if isinstance(value, list):
         return [_resolve(where, item, options) for item in value]
     if not isinstance(value, str) or not value.startswith("$"):
@@ -83,7 +85,7 @@ def _resolve(where: str, value: Any, options: Mapping[str, Any]) -> Any:
 def _merge(
     where: str, base: Mapping[str, Any], row: Mapping[str, Any], column: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Options of a cell: the column's before the row's before the base's; null takes one away."""
+    """Options of a cell: the column's override the row's, these the base's; null removes one."""
     below = {**base, **row}
     merged = {**below, **{name: _resolve(where, v, below) for name, v in column.items()}}
     return {name: value for name, value in merged.items() if value is not None}
@@ -103,8 +105,8 @@ def _read_cells(path: Path, content: Mapping[str, Any]) -> tuple[Cell, ...]:
     left_out = content.get("leave_out", [])
     _check_names(f"{path}: leave_out", left_out, [cell.name for cell in cells], "cell")
     for cell in cells:
-        for name in NOT_OPTIONS & set(cell.options):
-            raise ValueError(f"{path}: {name} is no option of a cell; runs get theirs when started")
+        for name in CHOSEN_AT_START & set(cell.options):
+            raise ValueError(f"{path}: {name} is not an option of a cell; runs get it when started")
     return tuple(cell for cell in cells if cell.name not in left_out)
 
 
@@ -112,14 +114,14 @@ def _check_names(where: str, given: Iterable[str], known: Iterable[str], kind: s
     known = list(known)
     for name in given:
         if name not in known:
-            raise ValueError(f"{where}: {name!r} is no {kind}{nearest(name, known)}")
+            raise ValueError(f"{where}: {name!r} is not a {kind}{nearest(name, known)}")
 
 
 NUMBER = r"(\d+(?:\.\d+)?)"
 
 
 def parse_figure(text: Any) -> PaperFigure:
-    """A figure as the files write it: "73.60 ± 0.19", 61.9 or diverged.
+    """Mean and error from the text of a file: "73.60 ± 0.19", 61.9 or diverged.
 
     Raises ValueError for anything else.
     """
@@ -173,27 +175,39 @@ def _read_plot(path: Path, entry: Mapping[str, Any], cells: Sequence[Cell]) -> P
 
 
 def _check_distinct(where: str, key: str, values: Iterable[str]) -> None:
-    """Raise ValueError where two would be written to one file."""
+    """Raise ValueError for two values that would be written to one file."""
     for value, count in Counter(values).items():
         if count > 1:
             raise ValueError(f"{where}: {count} have {key}={value!r}, which names a file; keep one")
 
 
-KEYS = ("title", "script", "data", "seeds", "options_from", "options", "rows", "columns", "leave_out",
-        "tables", "plots", "notes")  # fmt: skip
+KEYS = ("title", "command", "script", "data", "seeds", "options_from", "options", "rows", "columns",
+        "leave_out", "tables", "plots", "notes")  # fmt: skip
+
+
+def _read_command(path: Path, content: Mapping[str, Any]) -> str:
+    if "command" in content and "script" in content:
+        raise ValueError(f"{path}: give command, without script, its older form")
+    command = str(content.get("command", content.get("script", "supervised"))).removesuffix(".py")
+    if command not in RUN_OPTIONS:
+        raise ValueError(
+            f"{path}: command={command!r} must be one of {', '.join(RUN_OPTIONS)}"
+            f"{nearest(command, RUN_OPTIONS)}"
+        )
+    return command
 
 
 def read_experiment(path: Path) -> Experiment:
-    """An experiment from a file such as configs/paper/table3.yaml, which has these keys.
+    """Read an experiment from a file such as configs/paper/table3.yaml, with the keys of KEYS.
 
-    Options of a cell are those of `options_from` (a file of options, beside this one), `options`, its
-    row and its column, the later before the earlier; null takes one away, and $NAME in a column is the
-    value that NAME has without the column. Rows and columns have a `label`; cells of `leave_out`
-    are not run. A row of a table's `paper` has a figure for each column, as `parse_figure` reads it,
-    or null. A plot is of all cells in its `rows` and `columns`; all of them if it names none.
+    Options of a cell come from `options_from` (a file of options, beside this one), `options`, its row
+    and its column; later ones override earlier ones. null removes an option; $NAME in a column is the
+    value that NAME has without the column. Rows and columns have a `label`; cells of `leave_out` are
+    not run. A row of a table's `paper` has a figure for each column, as `parse_figure` reads it, or
+    null. A plot shows the cells in its `rows` and `columns`, by default all. `command` is that of
+    `sslortho`; files of older versions name its script (`script: supervised.py`).
 
-    Raises:
-        ValueError: naming the file, the place in it and what is wrong.
+    Raises ValueError that names the file, the place in it and the mistake.
     """
     content = _load(path)
     _check_keys(str(path), content, KEYS, "title rows columns")
@@ -210,7 +224,7 @@ def read_experiment(path: Path) -> Experiment:
     return Experiment(
         name=path.stem,
         title=content["title"],
-        script=content.get("script", "supervised.py"),
+        command=_read_command(path, content),
         seeds=seeds,
         rows=rows,
         columns=columns,

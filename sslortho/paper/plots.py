@@ -1,25 +1,25 @@
-"""Curves of an experiment's cells: the mean over the seeds, and its standard error."""
+"""Plots of an experiment: curves of its cells, the mean over the seeds and its standard error."""
 
-import json
-import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
-from sslortho.runs.comparison import statistic
-from sslortho.paper.grid import Cell, Experiment, Plot
 from sslortho.evaluate.figures import COLOURS, GREY, MARKERS, new_figure, plain_text, save_figure
-
-Record = Mapping[str, Any]
-Read = Callable[[Path], Sequence[Record]]
-
-EVALUATIONS = {"accuracy": ("val_top1", "top1"), "evaluation_loss": ("val_loss", "test_loss")}
-"""Quantity to its names in metrics.jsonl: of held-out images, and of the test images."""
+from sslortho.paper.grid import Cell, Experiment, Plot
+from sslortho.paper.run_records import (
+    EVALUATIONS,
+    Read,
+    find_by_seed,
+    read_records,
+    recorded_name,
+    run_points,
+)
+from sslortho.runs.several.comparison import statistic
 
 LABELS = {
     "val_top1": "validation top-1 (%)",
@@ -36,99 +36,38 @@ LAYER_LABELS = {
     "tiny_gradients": "parameters with a gradient of at most 1e-4",
     "zero_gradients": "parameters without a gradient",
 }
-"""Of quantities that are followed by the name of a layer."""
+"""Labels of quantities whose names end with that of a layer."""
 
 COUNTS = re.compile(r"^(zero|tiny)_gradients")
 WINDOW = 50
-"""Steps of a running mean; of arXiv 2202.07052, figure 9, batches."""
+"""Width of the running mean in steps, as figure 9 of arXiv 2202.07052 has it in batches."""
 
 LOG_RATIO = 30
-"""Largest loss to smallest, from which a linear axis hides one end."""
+"""Ratio of the largest to the smallest loss above which a linear axis would hide one end."""
 
 SOLID = ("-", (0, (9, 1.5)), (0, (7, 1, 1, 1)))
 BROKEN = ("--", ":", "-.", (0, (1, 3)))
 EVERY = 3
-"""Step through COLOURS: it reaches all ten, neighbours contrast, and the faint yellow comes late."""
+"""Step through COLOURS: reaches all ten, makes neighbours contrast, and takes the faint yellow late."""
 MOST_INSIDE = 5
-"""Entries of a legend that leave room for the curves."""
+"""Most entries of a legend that leave room for the curves; else the legend stands outside."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A cell's curve: at each `x` the mean of `counts` seeds; `stderr` is 0 where there is one."""
+    """Curve of a cell: at each `x` the mean of `counts` seeds; `stderr` is 0 for one seed."""
 
     cell: Cell
     name: str
-    """In metrics.jsonl."""
+    """Name of the quantity in metrics.jsonl."""
     x: Sequence[float]
     mean: Sequence[float]
     stderr: Sequence[float]
     counts: Sequence[int]
 
 
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether it can be drawn and averaged."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def read_records(folder: Path) -> list[Record]:
-    """Of a run's metrics.jsonl; lines that a crash cut short are left out, a missing file is empty."""
-    try:
-        lines = (folder / "metrics.jsonl").read_bytes().decode(errors="replace").splitlines()
-    except OSError:
-        return []
-    records = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and all(is_number(record.get(n)) for n in ("step", "epoch")):
-            records.append(record)
-    return records
-
-
-def find_by_seed(folder: Path, cell: Cell, suffix: str = "") -> dict[int, Path]:
-    """Seed to what is called after a run of this cell: the runs' folders, or files with a suffix."""
-    pattern = re.compile(re.escape(cell.name) + r"-s(\d+)" + re.escape(suffix))
-    paths = folder.iterdir() if folder.is_dir() else ()
-    found = ((pattern.fullmatch(path.name), path) for path in paths)
-    return dict(sorted((int(match[1]), path) for match, path in found if match))
-
-
-def recorded_name(records: Sequence[Record], quantity: str) -> str:
-    """What a quantity is called in these records."""
-    held_out, tested = EVALUATIONS.get(quantity, (quantity, quantity))
-    return held_out if any(held_out in record for record in records) else tested
-
-
-def run_points(records: Sequence[Record], name: str, x: str) -> dict[float, float]:
-    """Values of one run by `x`, "epoch" or "step".
-
-    By epochs, an evaluation stands at the number of finished epochs, and the training records of an
-    epoch, weighted by the steps that each is of, at its end: those of the first at 1.
-    """
-    points: dict[float, float] = {}
-    sums: dict[int, tuple[float, int]] = {}
-    last = 0
-    for record in records:
-        if name not in record:
-            continue
-        step, epoch, value = int(record["step"]), record["epoch"], record[name]
-        training = "loss" in record  # of every training record, and of no evaluation
-        steps, last = max(1, step - last), step
-        if not is_number(value):
-            continue
-        if x == "step" or not training:
-            points[step if x == "step" else epoch] = value
-        else:
-            total, weight = sums.get(epoch, (0.0, 0))
-            sums[epoch] = total + value * steps, weight + steps
-    return points | {epoch + 1: total / weight for epoch, (total, weight) in sums.items()}
-
-
 def mean_line(cell: Cell, name: str, runs: Iterable[Mapping[float, float]]) -> Line:
-    """Mean over the runs that have a value, at each x that any has."""
+    """Mean over the runs that have a value, at each x that any of them has."""
     values: dict[float, list[float]] = defaultdict(list)
     for points in runs:
         for x, value in points.items():
@@ -142,13 +81,13 @@ def mean_line(cell: Cell, name: str, runs: Iterable[Mapping[float, float]]) -> L
 def plot_lines(
     experiment: Experiment, plot: Plot, runs: Path, read: Read = read_records
 ) -> list[Line]:
-    """The curves of a plot, of the cells that have any value yet.
+    """Curves of a plot, for the cells that have any value yet.
 
     Args:
-        experiment: which the plot is of.
-        plot: what to draw.
+        experiment: that the plot belongs to.
+        plot: cells and quantity.
         runs: folder of the runs.
-        read: run folder to its records.
+        read: from a run folder to its records.
     """
     lines = []
     for cell in experiment.cells:
@@ -167,7 +106,7 @@ def plot_lines(
 def running_mean(
     steps: Sequence[float], values: Sequence[float], window: float = WINDOW
 ) -> np.ndarray:
-    """Mean over window / 2 steps on either side of each value, or as many as there are on both.
+    """Mean over window / 2 steps on either side of each value; near an end over fewer, on both sides.
 
     Args:
         steps: rising.
@@ -194,8 +133,9 @@ def _styles(columns: Iterable[str]) -> dict[str, Any]:
     return styles
 
 
-class _Looks:
-    """How each cell is drawn: by colour its row, and by dashes its column; by both if of one row."""
+class _Styles:
+    """Line styles of the cells: the colour is that of the row (of the column where there is one row),
+    the dashes are those of the column."""
 
     def __init__(self, experiment: Experiment, lines: Sequence[Line]) -> None:
         self.rows = [r for r in experiment.rows if any(line.cell.row == r for line in lines)]
@@ -205,7 +145,7 @@ class _Looks:
         self.dashes = _styles(experiment.columns)
 
     def of(self, row: str, column: str) -> dict[str, Any]:
-        """Keywords of matplotlib; the same in every plot of the experiment with as many rows."""
+        """Keywords of matplotlib for a cell; the same in every plot of the experiment."""
         place = list(self.experiment.rows if self.by_row else self.experiment.columns)
         i = place.index(row if self.by_row else column)
         marker = MARKERS[(i // len(COLOURS) - 1) % len(MARKERS)] if i >= len(COLOURS) else None
@@ -213,7 +153,7 @@ class _Looks:
         return {"color": colour, "marker": marker, "linestyle": self.dashes[column]}
 
     def legend(self) -> list[tuple[dict[str, Any], str]]:
-        """Looks and labels: rows and columns apart, rather than each with each."""
+        """Styles and labels: rows and columns apart, not every combination."""
         rows, columns = self.experiment.rows, self.experiment.columns
         if not self.by_row:
             return [(self.of(self.rows[0], c), columns[c]) for c in self.columns]
@@ -222,16 +162,16 @@ class _Looks:
         return keys + [({**grey, "linestyle": self.dashes[c]}, columns[c]) for c in self.columns]
 
 
-def _draw_line(axis: Any, line: Line, look: dict[str, Any], counts: bool) -> None:
+def _draw_line(axis: Any, line: Line, style: dict[str, Any], counts: bool) -> None:
     x, mean, stderr = (np.asarray(v, dtype=float) for v in (line.x, line.mean, line.stderr))
-    colour = look["color"]
+    colour = style["color"]
     if counts:
         axis.scatter(x, mean, s=4, color=colour, alpha=0.35, linewidths=0, rasterized=True)
-        axis.plot(x, running_mean(line.x, line.mean), linewidth=1.6, **look)
+        axis.plot(x, running_mean(line.x, line.mean), linewidth=1.6, **style)
         return
     if len(x) == 1:
-        look = {**look, "marker": look["marker"] or "o"}
-    axis.plot(x, mean, linewidth=1.4, markevery=max(1, len(x) // 10), markersize=4, **look)
+        style = {**style, "marker": style["marker"] or "o"}
+    axis.plot(x, mean, linewidth=1.4, markevery=max(1, len(x) // 10), markersize=4, **style)
     if max(line.counts) > 1:
         axis.fill_between(x, mean - stderr, mean + stderr, color=colour, alpha=0.15, linewidth=0)
 
@@ -241,11 +181,11 @@ def _needs_logarithm(plot: Plot, lines: Sequence[Line]) -> bool:
     return "loss" in plot.quantity and min(values) > 0 and max(values) > LOG_RATIO * min(values)
 
 
-def _add_legend(axis: Any, looks: _Looks) -> None:
+def _add_legend(axis: Any, styles: _Styles) -> None:
     from matplotlib.lines import Line2D
 
-    entries = looks.legend()
-    handles = [Line2D([], [], label=plain_text(label, 40), **look) for look, label in entries]
+    entries = styles.legend()
+    handles = [Line2D([], [], label=plain_text(label, 40), **style) for style, label in entries]
     outside = len(handles) > MOST_INSIDE
     place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if outside else {"loc": "best"}
     axis.legend(handles=handles, fontsize="small", handlelength=3, **place)
@@ -261,25 +201,25 @@ def _label(lines: Sequence[Line], quantity: str) -> str:
 
 
 def draw_plot(path: Path, experiment: Experiment, plot: Plot, lines: Sequence[Line]) -> None:
-    """A picture of curves, 1 or more: a colour for each row (or column, of one row), orth_* solid.
+    """Draw one or more curves; those of orth_* are solid.
 
-    Counts of gradients by step are points with their running mean. Losses have a logarithmic axis
-    where they span more than a factor of LOG_RATIO.
+    Counts of gradients by step are points with their running mean. Losses that span more than a factor
+    of LOG_RATIO have a logarithmic axis.
     """
     counts = plot.x == "step" and bool(COUNTS.match(plot.quantity))
-    looks = _Looks(experiment, lines)
-    figure = new_figure(9 if len(looks.legend()) > MOST_INSIDE else 7.5, 5)
+    styles = _Styles(experiment, lines)
+    figure = new_figure(9 if len(styles.legend()) > MOST_INSIDE else 7.5, 5)
     axis = figure.subplots()
     for line in lines:
-        _draw_line(axis, line, looks.of(line.cell.row, line.cell.column), counts)
+        _draw_line(axis, line, styles.of(line.cell.row, line.cell.column), counts)
     if _needs_logarithm(plot, lines):
         axis.set_yscale("log")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xlabel(plot.x)
     axis.set_ylabel(plain_text(_label(lines, plot.quantity), 60))
     rows = {line.cell.row for line in lines}
-    network = f", {experiment.rows[rows.pop()]}" if len(rows) == 1 < len(looks.legend()) else ""
+    network = f", {experiment.rows[rows.pop()]}" if len(rows) == 1 < len(styles.legend()) else ""
     axis.set_title(plain_text(plot.title + network, 90), fontsize="medium")
     axis.grid(alpha=0.3)
-    _add_legend(axis, looks)
+    _add_legend(axis, styles)
     save_figure(figure, path)

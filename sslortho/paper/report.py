@@ -1,8 +1,7 @@
-"""report.md of an experiment: our figures beside the paper's, from whatever runs there are by now."""
+"""report.md of an experiment: our figures beside the paper's, from the runs that there are by now."""
 
 import functools
 import json
-import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,20 +11,21 @@ from typing import Any
 from urllib.parse import quote
 
 from sslortho.atomic import atomic_file
-from sslortho.paper.found_runs import CellRuns, by_row, count_states, find_runs, last_lines
-from sslortho.paper.grid import Experiment
+from sslortho.options import facts
 from sslortho.paper.differences import report_differences, show_option
-from sslortho.paper.tables import report_tables
-from sslortho.paper.plots import Read, draw_plot, is_number, plot_lines, read_records
+from sslortho.paper.found_runs import CellRuns, by_row, count_states, find_runs
+from sslortho.paper.grid import Experiment
+from sslortho.paper.plots import draw_plot, plot_lines
+from sslortho.paper.reproduce.options import ReproduceOptions
+from sslortho.paper.run_records import Read, is_number, read_records
 from sslortho.paper.speed_up import report_speed_up
-from sslortho.runs.tables import escape, table_lines
-
-WHERE = frozenset({"out", "data_dir", "threads"})
-"""What can be asked for that changes no result."""
+from sslortho.paper.tables import report_tables
+from sslortho.runs.markdown import code_lines, escape, table_lines
+from sslortho.runs.several.jobs import last_lines
 
 
 def _multiple(state: CellRuns) -> str:
-    """Bytes of parameters, gradients and the optimizer's state over those of the parameters."""
+    """Memory of parameters, gradients and optimizer state, as a multiple of that of the parameters."""
     for run in state.finished:
         size, buffers = (run.summary.get(n) for n in ("parameter_bytes", "optimizer_state_bytes"))
         if is_number(size) and size and is_number(buffers):
@@ -49,7 +49,7 @@ def _memory(experiment: Experiment, states: Sequence[CellRuns]) -> Iterator[str]
     columns = [[escape(label), *texts] for label, texts in
                zip(experiment.columns.values(), zip(*groups, strict=True), strict=True)]  # fmt: skip
     yield from ("## Memory", "")
-    yield from table_lines([["", *labels], *columns], left=1)
+    yield from table_lines([["", *labels], *columns])
     yield from (
         "",
         "n: the bytes of the parameters; these, their gradients and the optimizer's state.",
@@ -79,57 +79,49 @@ def _failures(states: Sequence[CellRuns]) -> Iterator[str]:
         yield from ("## Failed runs", "")
     for log in logs:
         lines = last_lines(log)
-        longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
-        fence = "`" * max(3, longest + 1)
-        yield from (f"{log.stem}, end of logs/{log.name}:", "", f"{fence}text", *lines, fence, "")
+        yield from (f"{log.stem}, end of logs/{log.name}:", "")
+        yield from (*code_lines("\n".join(lines), "text"), "")
 
 
 def _command(experiment: Experiment, asked: Mapping[str, Any]) -> str:
-    words = ["python", "scripts/reproduce.py", experiment.name]
+    words = ["sslortho", "reproduce", experiment.name]
     for name, value in asked.items():
         plain = isinstance(value, list | tuple)
         words += [f"--{name}", json.dumps(value) if plain else show_option(value)]
     return shlex.join(words)
 
 
-def _from_repository(command: str, script: str) -> str:
-    """As it would be typed in the repository, wherever the script was when the run was started."""
+def _as_typed(command: str, name: str) -> str:
+    """A run's command as a user would type it, whether a script or the package was started.
+
+    Args:
+        command: from its summary, such as "python -m sslortho supervised --lr 1".
+        name: of the command, such as "supervised".
+    """
     try:
         words = shlex.split(command)
     except ValueError:
         return command
-    if len(words) > 1 and PurePath(words[1]).name == script:
-        words[1] = f"scripts/{script}"
+    if words[1:4] == ["-m", "sslortho", name]:
+        return shlex.join(["sslortho", *words[3:]])
+    if len(words) > 1 and PurePath(words[1]).name == f"{name}.py":
+        return shlex.join(["sslortho", name, *words[2:]])
     return shlex.join(words)
 
 
 def _commands(
     experiment: Experiment, states: Sequence[CellRuns], asked: Mapping[str, Any]
 ) -> Iterator[str]:
-    yield from (
-        "## Commands",
-        "",
-        "All of it:",
-        "",
-        "```bash",
-        _command(experiment, asked),
-        "```",
-        "",
-    )
+    all_runs = code_lines(_command(experiment, asked), "bash")
+    yield from ("## Commands", "", "All of it:", "", *all_runs, "")
     commands = [run.summary.get("command") for state in states for run in state.finished]
     if command := next((c for c in commands if isinstance(c, str)), None):
-        yield from (
-            "One run:",
-            "",
-            "```bash",
-            _from_repository(command, experiment.script),
-            "```",
-            "",
-        )
+        one_run = code_lines(_as_typed(command, experiment.command), "bash")
+        yield from ("One run:", "", *one_run, "")
 
 
-def _whence(states: Sequence[CellRuns]) -> Iterator[str]:
-    """Hardware and versions of the finished runs, each with its number of runs if they differ."""
+def _origin(states: Sequence[CellRuns]) -> Iterator[str]:
+    """Hardware and versions of the finished runs, with the number of runs of each if they differ."""
     for name in ("hardware", "versions"):
         values = [run.summary.get(name) for state in states for run in state.finished]
         texts = Counter(
@@ -144,19 +136,21 @@ def _whence(states: Sequence[CellRuns]) -> Iterator[str]:
 def write_report(experiment: Experiment, out: Path, asked: Mapping[str, Any]) -> Path:
     """Write out/report.md, a CSV for each table and a PNG for each plot; returns the report's path.
 
-    Works at any time, whatever runs are finished, under way, failed or half written.
+    Works at any time, whatever the state of the runs.
 
     Args:
-        experiment: what the paper did.
-        out: its folder; runs are in out/runs, logs in out/logs. Made if need be.
-        asked: options that override the experiment's, by the names of reproduce.py.
+        experiment: the paper's.
+        out: folder of our runs (out/runs) and their logs (out/logs). Made if need be.
+        asked: options of `reproduce` that override the experiment's.
     """
     out.mkdir(parents=True, exist_ok=True)
     read = functools.cache(read_records)
     states = find_runs(experiment, out)
     seeds = asked.get("seeds")
     seeds = seeds if isinstance(seeds, int) else experiment.seeds
-    overrides = ", ".join(f"{n} {show_option(v)}" for n, v in asked.items() if n not in WHERE)
+    known = facts(ReproduceOptions)
+    changes = [n for n in asked if n not in known or known[n].affects_result]
+    overrides = ", ".join(f"{name} {show_option(asked[name])}" for name in changes)
     lines = [
         f"# {escape(experiment.title)}",
         "",
@@ -164,7 +158,7 @@ def write_report(experiment: Experiment, out: Path, asked: Mapping[str, Any]) ->
         "",
         f"- written: {datetime.now(timezone.utc).isoformat(sep=' ', timespec='minutes')}",
         *([f"- asked for: {escape(overrides)}"] if overrides else []),
-        *_whence(states),
+        *_origin(states),
         "",
         *report_tables(experiment, states, out, read),
         *report_speed_up(experiment, states, read),

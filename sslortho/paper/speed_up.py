@@ -1,18 +1,18 @@
-"""The paper's claim: in how few epochs orthogonalised gradients reach what plain ones end at."""
+"""Section of a report: epochs in which orthogonalised gradients reach the final accuracy of plain ones."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from sslortho.runs.comparison import statistic
 from sslortho.paper.found_runs import CellRuns, by_row
 from sslortho.paper.grid import Experiment
-from sslortho.paper.plots import Read, recorded_name, run_points
-from sslortho.runs.tables import escape, table_lines
+from sslortho.paper.run_records import Read, recorded_name, run_points
+from sslortho.runs.markdown import escape, table_lines
+from sslortho.runs.several.comparison import statistic
 
 
 def _accuracy_curves(state: CellRuns, read: Read) -> tuple[str, list[dict[float, float]]]:
-    """Name, and epoch to accuracy, of the finished runs that did not diverge."""
+    """Name of the accuracy, and epoch to accuracy for each finished run that did not diverge."""
     curves, name = [], ""
     for run in state.finished:
         records = read(Path(run.folder))
@@ -24,12 +24,12 @@ def _accuracy_curves(state: CellRuns, read: Read) -> tuple[str, list[dict[float,
 
 
 def epochs_to_reach(curve: Mapping[float, float], target: float) -> float | None:
-    """The first epoch whose accuracy is `target` or above; None if there is none."""
+    """First epoch whose accuracy is at least `target`; None if there is none."""
     return min((epoch for epoch, value in curve.items() if value >= target), default=None)
 
 
 def _reached_text(reached: Sequence[float | None], total: float) -> tuple[str, str]:
-    """Epochs, and their share of all."""
+    """Mean number of epochs, and its share of the total, in words."""
     epochs = [epoch for epoch in reached if epoch is not None]
     if not epochs:
         return "not reached", "-"
@@ -40,7 +40,7 @@ def _reached_text(reached: Sequence[float | None], total: float) -> tuple[str, s
 
 
 def _largest_gap(curves: Iterable[Mapping[float, float]]) -> float:
-    """Epochs between two evaluations."""
+    """Largest number of epochs between two evaluations."""
     epochs = map(sorted, curves)
     return max((b - a for found in epochs for a, b in pairwise(found)), default=0)
 
@@ -48,7 +48,7 @@ def _largest_gap(curves: Iterable[Mapping[float, float]]) -> float:
 def report_speed_up(
     experiment: Experiment, states: Sequence[CellRuns], read: Read
 ) -> Iterator[str]:
-    """Lines of the section, from finished runs; none without a row that has both optimizers."""
+    """Lines of the section, from finished runs; empty unless some row has both optimizers."""
     lines, names, gap = [], set(), 0.0
     for label, found in by_row(experiment, states):
         pair = {state.cell.column: _accuracy_curves(state, read) for state in found}
@@ -68,6 +68,6 @@ def report_speed_up(
     images = " of held-out images" if names == {"val_top1"} else ""
     every = f", every {gap:g} epochs" if gap > 1 else ""
     yield from (f"## Epochs that {orth_sgd} took to reach the final accuracy of {sgd}", "")
-    yield from table_lines(list(zip(header, *lines, strict=True)), left=1)
+    yield from table_lines(list(zip(header, *lines, strict=True)))
     yield from ("", f"Mean over the seeds, from the evaluations{images} on the way{every}. The paper: it "
                 "\"can take less than 5% of the number of epochs\" (section 4.4).", "")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Tables of our figures beside the paper's, as Markdown and as CSV."""
+"""Section of a report: our figures beside the paper's, as Markdown and as CSV."""
 
 import csv
 import io
@@ -7,22 +7,23 @@ from pathlib import Path
 from urllib.parse import quote
 
 from sslortho.atomic import atomic_file
-from sslortho.runs.comparison import Statistic
 from sslortho.paper.found_runs import CellRuns, by_row, tell_progress
 from sslortho.paper.grid import Cell, Experiment, Table
-from sslortho.paper.plots import Read
-from sslortho.runs.tables import ACCURACY, best_shown, escape, table_lines
+from sslortho.paper.run_records import Read
+from sslortho.runs.markdown import escape, table_lines
+from sslortho.runs.several.comparison import Statistic
+from sslortho.runs.several.comparison_tables import ACCURACY, best_shown
 
 MOST_SIDE_BY_SIDE = 3
-"""Columns of an experiment that have room for the paper's beside them; of more, they are below."""
+"""Most columns of an experiment that leave room for the paper's beside them; else these are below."""
 
 HEADER = ("row", "column", "mean", "stderr", "n", "finished", "diverged", "failed", "paper_mean",
           "paper_stderr")  # fmt: skip
-"""Of a table as CSV."""
+"""First line of a table as CSV."""
 
 
 def _decimals(figure: str) -> int:
-    """As the paper gives them."""
+    """Decimal places, as many as in the paper."""
     return 2 if ACCURACY.search(figure) else 4
 
 
@@ -41,9 +42,9 @@ def _paper_text(table: Table, cell: Cell) -> str:
 
 
 def _clear_best(figure: str, cells: Mapping[str, Statistic]) -> str | None:
-    """The cell whose mean is best by more than the standard errors; None if no lead is so clear.
+    """Cell whose mean leads each other one by more than both standard errors; None if there is none.
 
-    A mean over more or fewer seeds than the others is not told apart from theirs.
+    Means over different numbers of seeds are never told apart.
     """
     best = best_shown(figure, [repr(cell.mean) for cell in cells.values()])
     for name, cell in cells.items():
@@ -80,7 +81,7 @@ def _our_text(state: CellRuns, figure: str, seeds: int, bold: bool, read: Read) 
 def _table_row(
     experiment: Experiment, table: Table, states: Sequence[CellRuns], read: Read
 ) -> dict[str, tuple[str, str]]:
-    """Column to our text and the paper's, of the cells of one row."""
+    """Column to our text and the paper's, for the cells of one row."""
     found = {state.cell.column: state.figure(table.figure) for state in states}
     best = _clear_best(table.figure, {column: figure for column, figure in found.items() if figure})
     return {
@@ -95,7 +96,7 @@ def _table_row(
 def _lay_out(
     experiment: Experiment, table: Table, states: Sequence[CellRuns], read: Read
 ) -> list[str]:
-    """The lines of a table: the paper's figures beside ours, or below where there are many columns."""
+    """Lines of a table: the paper's figures beside ours, or below ours if there are many columns."""
     found = list(by_row(experiment, states))
     labels = [label for label, _ in found]
     rows = [_table_row(experiment, table, cells, read) for _, cells in found]
@@ -108,13 +109,13 @@ def _lay_out(
         for column in shown:
             texts = [text for cells in rows for text in cells.get(column, none)]
             columns += [[escape(experiment.columns[column]), *texts]]
-        return table_lines(columns, left=2)
+        return table_lines(columns, right=[i > 1 for i in range(len(columns))])
     columns = [["", *labels]]
     for column in shown:
         ours, paper = zip(*(cells.get(column, none) for cells in rows), strict=True)
         columns += [[escape(experiment.columns[column]), *ours]]
         columns += [["paper", *paper]] if column in papers else []
-    return table_lines(columns, left=1)
+    return table_lines(columns)
 
 
 def _write_csv(path: Path, table: Table, states: Sequence[CellRuns]) -> None:
@@ -135,7 +136,7 @@ def _write_csv(path: Path, table: Table, states: Sequence[CellRuns]) -> None:
 def report_tables(
     experiment: Experiment, states: Sequence[CellRuns], out: Path, read: Read
 ) -> Iterator[str]:
-    """Lines of the section; writes out/FIGURE.csv of each table."""
+    """Lines of the section; writes each table to out/FIGURE.csv too."""
     for table in experiment.tables:
         path = out / f"{table.figure}.csv"
         _write_csv(path, table, states)

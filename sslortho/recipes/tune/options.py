@@ -1,10 +1,9 @@
-"""What tune.py can be told: all that supervised training can, and what is searched."""
+"""Options of `tune`: those of `supervised`, and what is searched."""
 
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from sslortho.runs.config_file import MAY_CHANGE
+from sslortho.options import facts, option
 from sslortho.recipes.supervised.options import SupervisedOptions
 
 SEARCHED = ("lr", "momentum", "weight_decay")
@@ -15,23 +14,26 @@ class TuneOptions(SupervisedOptions):
     """Bayesian search (Optuna's TPE) for the rate, momentum and weight decay of supervised training, by
     the accuracy on held-out training images. The test images are never looked at."""
 
-    trials: int = 30
-    """Runs in all, beside those that fail; a larger number goes on with a search that has ended."""
-    search: str = "lr,momentum,weight_decay"
+    command: ClassVar[str] = "tune"
+
+    trials: int = option(30, group="optimisation", may_change=True, affects_result=False)
+    """Number of complete trials; those that fail do not count. A larger number continues a search that
+    has ended."""
+    search: str = option("lr,momentum,weight_decay", group="optimisation")
     """Comma-separated: which of the three are searched; the others stay as given. Momentum is beta1 for
     adam: of betas, if given, beta2 counts."""
-    lr_range: tuple[float, float] = (1e-3, 1.0)
-    """Lowest and highest rate, searched on a logarithmic scale."""
-    momentum_range: tuple[float, float] = (0.0, 0.99)
+    lr_range: tuple[float, float] = option((1e-3, 1.0), group="optimisation")
+    """Lowest and highest learning rate, searched on a logarithmic scale."""
+    momentum_range: tuple[float, float] = option((0.0, 0.99), group="optimisation")
     """Lowest and highest momentum."""
-    weight_decay_range: tuple[float, float] = (1e-6, 1e-1)
+    weight_decay_range: tuple[float, float] = option((1e-6, 1e-1), group="optimisation")
     """Lowest and highest weight decay, searched on a logarithmic scale."""
-    decay_all: bool = False
+    decay_all: bool = option(False, group="optimisation")
     """Biases and norms decay as the weights do."""
-    objective: Literal["val_top1", "val_loss"] = "val_top1"
-    """What decides, of the last epoch."""
-    jobs: int | None = None
-    """Trials at a time. Default: one a GPU; one on a CPU."""
+    objective: Literal["val_top1", "val_loss"] = option("val_top1", group="optimisation")
+    """Figure of the last epoch that decides."""
+    jobs: int | None = option(None, group="hardware", may_change=True, affects_result=False)
+    """Trials at a time. Default: one for each GPU; one on a CPU."""
     validation: float | None = 0.1
     """Share of the training images held out, balanced over the classes and chosen by seed."""
     test: bool = False
@@ -72,7 +74,7 @@ class TuneOptions(SupervisedOptions):
         return getattr(self, name) != type(self).__dataclass_fields__[name].default
 
     def _is_idle(self, name: str) -> bool:
-        """Whether a range is given of what is not searched."""
+        """Whether a range is given for a hyperparameter that is not searched."""
         return name not in self.searched and self._is_given(f"{name}_range")
 
     @property
@@ -81,20 +83,27 @@ class TuneOptions(SupervisedOptions):
         return tuple(name.strip() for name in self.search.split(",") if name.strip())
 
     @property
-    def fixed(self) -> dict[str, Any]:
-        """Options of every trial."""
+    def shared(self) -> dict[str, Any]:
+        """Options that all trials share, without those that are None."""
         names = [f.name for f in fields(SupervisedOptions) if f.name not in ("out", "debug")]
         values = {name: getattr(self, name) for name in names if name not in self.searched}
         return {name: value for name, value in values.items() if value is not None}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Whatever a trial's result depends on, beside what is searched; None where nothing is given."""
-        names = [f.name for f in fields(SupervisedOptions) if f.name not in MAY_CHANGE]
-        values = {name: getattr(self, name) for name in names if name not in self.searched}
+        """Settings that a search must keep to be continued: the trials' results depend on them.
+
+        Not the folder of the data, which may move.
+        """
+        counting = [
+            name
+            for name, fact in facts(SupervisedOptions).items()
+            if fact.affects_result and not fact.may_change and name != "data_dir"
+        ]
+        values = {name: getattr(self, name) for name in counting if name not in self.searched}
         return {**values, "decay_all": self.decay_all, "objective": self.objective}
 
     @property
-    def run_folder(self) -> Path:
-        """Where the search lives."""
-        return Path(self.out or f"runs/tune-{self.data}-{self.backbone_slug}-{self.optim}")
+    def default_folder(self) -> str:
+        backbone = self.backbone.replace(":", "-").replace("/", "-")
+        return f"runs/tune-{self.data}-{backbone}-{self.optim}"

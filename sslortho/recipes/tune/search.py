@@ -1,4 +1,4 @@
-"""Bayesian search for hyperparameters: trials that outlive the process, by Optuna."""
+"""Bayesian search by Optuna, kept on disk so that it survives its process."""
 
 import contextlib
 import fcntl
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslortho.atomic import atomic_file
 from sslortho.evaluate.figures import new_figure, save_figure
+from sslortho.runs.markdown import code_lines, escape, table_lines
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -22,7 +23,7 @@ STARTUP_TRIALS = 10
 
 @dataclass(frozen=True)
 class Range:
-    """What a hyperparameter is searched in."""
+    """Values in which a hyperparameter is searched."""
 
     name: str
     low: float
@@ -32,7 +33,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial that is to be run, or to be gone on with."""
+    """A trial to run, or to continue."""
 
     number: int
     values: Mapping[str, float]
@@ -49,9 +50,9 @@ def _require_optuna() -> Any:
 
 @contextlib.contextmanager
 def hold_search(folder: Path) -> Iterator[None]:
-    """Have the search of this folder, made if need be, to ourselves.
+    """Lock the search of a folder, made if need be, while the block runs.
 
-    Raises ValueError if another process has it.
+    Raises ValueError if another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "study.lock").open("ab") as lock:
@@ -59,27 +60,27 @@ def hold_search(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"out={str(folder)!r}: another tune.py is searching there; wait for it, stop it, or give "
+                f"out={str(folder)!r}: another search is at work there; wait for it, stop it, or give "
                 "another --out"
             ) from None
         yield
 
 
 class Search:
-    """A search that is kept in `folder/study.log`, so a process that is killed loses no trial. One
-    process at a time: `hold_search`.
+    """A search kept in `folder/study.log`, so that a killed process loses no trial.
 
-    Sampler: multivariate TPE (Bergstra et al., NeurIPS 2011; arXiv 2304.11127).
+    Only one process at a time may use it: see `hold_search`. The sampler is multivariate TPE (Bergstra
+    et al., NeurIPS 2011; arXiv 2304.11127).
 
     Args:
         folder: made if need be.
-        ranges: what is searched.
-        maximise: whether more of the objective is better.
+        ranges: of each hyperparameter that is searched.
+        maximise: whether a larger objective is better.
         seed: of the sampler.
-        settings: plain values that all trials share and that bear on the objective.
+        settings: plain values that all trials share and that affect the objective.
 
-    Raises ValueError if the folder holds a search of other ranges or settings. A setting that one of
-    the two does not know is not compared.
+    Raises ValueError if the folder holds a search of other ranges or settings. A setting that only one
+    of the two knows is not compared.
     """
 
     def __init__(
@@ -110,11 +111,11 @@ class Search:
         self._check_same(folder, "settings", ours, ours.keys() & self._stored("settings").keys())
         self._fail_undrawn()
         self.study.sampler = optuna.samplers.TPESampler(
-            # not the numbers that a session before this one has drawn
+            # not the numbers that an earlier session has drawn
             seed=seed + len(self.study.trials),
             n_startup_trials=STARTUP_TRIALS,
             multivariate=True,
-            constant_liar=True,  # trials at work at the same time keep apart
+            constant_liar=True,  # trials that run at the same time keep apart
         )
 
     def _stored(self, kind: str) -> dict[str, Any]:
@@ -135,7 +136,7 @@ class Search:
             )
 
     def _fail_undrawn(self) -> None:
-        """Give up trials whose process was killed before it had drawn all their values."""
+        """Give up trials whose process was killed before all their values were drawn."""
         from optuna.trial import TrialState
 
         for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
@@ -143,21 +144,21 @@ class Search:
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
     def open_trials(self) -> list[Trial]:
-        """Those that were begun and not ended, by this process or one before it."""
+        """Trials begun and not ended, by this process or an earlier one."""
         from optuna.trial import TrialState
 
         begun = self.study.get_trials(states=(TrialState.RUNNING,))
         return [Trial(trial.number, trial.params) for trial in begun]
 
     def draw(self) -> Trial:
-        """A new one."""
+        """Draw the values of a new trial."""
         trial, values = self.study.ask(), {}
         for r in self.ranges:
             values[r.name] = trial.suggest_float(r.name, r.low, r.high, log=r.log)
         return Trial(trial.number, values)
 
     def tell(self, trial: Trial, value: float | None) -> None:
-        """How a trial ended: its objective, `worst` if it diverged, None if it failed."""
+        """Record the objective of a trial: `worst` if it diverged, None if it failed."""
         from optuna.trial import TrialState
 
         if value is None:
@@ -167,17 +168,17 @@ class Search:
 
     @property
     def worst(self) -> float:
-        """The objective of a trial that diverged."""
+        """Objective of a trial that diverged."""
         return 0.0 if self.maximise else math.inf
 
     @property
     def completed(self) -> int:
-        """How many have an objective; so have those that diverged, and not those that failed."""
+        """Number of trials that have an objective: they may have diverged, but did not fail."""
         return len(self._completed())
 
     @property
     def failed(self) -> int:
-        """How many have none."""
+        """Number of trials that failed."""
         from optuna.trial import TrialState
 
         return len(self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
@@ -188,14 +189,14 @@ class Search:
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
     def ranking(self) -> list["FrozenTrial"]:
-        """Those that have an objective and did not diverge, the best first."""
+        """Trials that have an objective and did not diverge, the best first."""
         good = [t for t in self._completed() if t.value is not None and t.value != self.worst]
         sign = -1 if self.maximise else 1
         return sorted(good, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
 
 
 def draw_search(search: Search, objective: str, path: Path) -> None:
-    """A panel for each hyperparameter: the objective of every trial that is ranked, later ones darker."""
+    """Draw the objective of every ranked trial against each hyperparameter; later trials are darker."""
     from matplotlib.ticker import NullFormatter
 
     done = sorted(search.ranking(), key=lambda trial: trial.number)
@@ -210,7 +211,7 @@ def draw_search(search: Search, objective: str, path: Path) -> None:
         )
         axis.set_xscale("log" if searched.log else "linear")
         if searched.log:
-            axis.xaxis.set_minor_formatter(NullFormatter())  # they would lie on each other
+            axis.xaxis.set_minor_formatter(NullFormatter())  # minor labels would overlap
         axis.set_xlabel(searched.name)
         axis.grid(alpha=0.3)
     panels[0].set_ylabel(f"{objective} (%)" if objective.endswith("top1") else objective)
@@ -218,9 +219,19 @@ def draw_search(search: Search, objective: str, path: Path) -> None:
 
 
 def write_search(search: Search, objective: str, folder: Path, command: str) -> Path:
-    """report.md, which shows a search.png; returns its path."""
+    """Write report.md, which shows a search.png; returns its path.
+
+    Args:
+        search: with its trials.
+        objective: its name.
+        folder: of the search.
+        command: command line that continues it.
+    """
     ranking = search.ranking()
     names = [r.name for r in search.ranges]
+    columns = [["trial", *(str(trial.number) for trial in ranking)]]
+    columns += [[escape(n), *(f"{trial.params[n]:.4g}" for trial in ranking)] for n in names]
+    columns += [[escape(objective), *(f"{trial.value:.5g}" for trial in ranking)]]
     lines = [
         "# Search for hyperparameters",
         "",
@@ -228,15 +239,11 @@ def write_search(search: Search, objective: str, folder: Path, command: str) -> 
         f"{search.failed} failed. The objective is {objective}, of training images that were held out; "
         "test images were not looked at.",
         "",
-        f"| trial | {' | '.join(names)} | {objective} |",
-        f"|------:|{'|'.join('---:' for _ in names)}|---:|",
+        *table_lines(columns, right=[True] * len(columns)),
     ]
-    for trial in ranking:
-        values = " | ".join(f"{trial.params[name]:.4g}" for name in names)
-        lines.append(f"| {trial.number} | {values} | {trial.value:.5g} |")
     if ranking:
         lines += ["", "![objective of every trial, later ones darker](search.png)"]
-    lines += ["", "## Command", "", "```bash", command, "```", ""]
+    lines += ["", "## Command", "", *code_lines(command, "bash"), ""]
     path = folder / "report.md"
     with atomic_file(path) as file:
         file.write("\n".join(lines).encode())

@@ -1,4 +1,4 @@
-"""The runs of an experiment, each a process of its own, several at a time."""
+"""Jobs run as processes of their own, several at a time."""
 
 import contextlib
 import fcntl
@@ -7,7 +7,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,73 +14,28 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import IO, Any, Literal
 
-from sslortho.runs.jobs import Job
+from sslortho.runs.several.jobs import Job
+from sslortho.runs.several.places import job_environment
+from sslortho.runs.status import read_status
 
 POLL = 0.1
 """Seconds between two looks at the processes."""
 
 LOCK_WAIT = 1.0
-"""Seconds to try for a log that something else has locked: a report does for an instant."""
+"""Seconds to wait for a log that something else has locked: a report locks it for an instant."""
 
-TOLD_LINES = 12
+SHOWN_LINES = 12
 """Lines of a log that are shown when its run fails."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 Ending = Literal["finished", "failed", "stopped", "busy"]
-"""Of a job: it has a summary (if it diverged too); none; none, since a signal stopped it; or another
-process has it in hand."""
-
-
-def visible_gpus() -> list[str]:
-    """Names of the GPUs for CUDA_VISIBLE_DEVICES; none on a machine without."""
-    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        names = [name.strip() for name in chosen.split(",")]
-        return [] if "-1" in names else [name for name in names if name]
-    try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    lines = [line for line in done.stdout.splitlines() if line.startswith("GPU ")]
-    return [str(i) for i in range(len(lines))]
-
-
-def choose_places(jobs: int | None, gpus_per_run: int = 1) -> list[str | None]:
-    """The GPUs, names with commas, or None, of each of the runs at a time.
-
-    Where `jobs` is None, as many as there are GPUs for, on a CPU one. Raises ValueError for more GPUs a
-    run than there are.
-    """
-    gpus = visible_gpus()
-    if not gpus and gpus_per_run == 1:
-        return [None] * (jobs or 1)
-    if len(gpus) < gpus_per_run:
-        raise ValueError(f"gpus_per_run={gpus_per_run}, but {len(gpus)} GPUs are there; lower it")
-    starts = range(0, len(gpus) - gpus_per_run + 1, gpus_per_run)
-    groups = [",".join(gpus[start : start + gpus_per_run]) for start in starts]
-    return [groups[i % len(groups)] for i in range(jobs or len(groups))]
-
-
-def launcher(processes: int) -> list[str]:
-    """What stands between `python` and a script that runs as so many processes."""
-    if processes == 1:
-        return []
-    return ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-
-
-def _environment(gpu: str | None, places: int) -> dict[str, str]:
-    """Of a run that has these GPUs, or none, and a share of the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    environment = {"TQDM_MININTERVAL": "30", **os.environ}  # a log needs no ten bars a second
-    if places > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // places)))
-    if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = gpu
-    return environment
+"""How a job ended. finished: it has a summary, even if it diverged. stopped: it has none, since we were
+asked to stop. busy: another process runs it. failed: anything else."""
 
 
 def _lock(log: IO[bytes]) -> bool:
-    """Have it to ourselves; whether that was to be had within LOCK_WAIT."""
+    """Lock a log; False if another process keeps it locked for LOCK_WAIT."""
     last = time.monotonic() + LOCK_WAIT
     while True:
         try:
@@ -96,7 +50,7 @@ def _lock(log: IO[bytes]) -> bool:
 
 @dataclass
 class _Running:
-    """A job under way."""
+    """A job that runs now."""
 
     job: Job
     process: subprocess.Popen[bytes]
@@ -105,38 +59,39 @@ class _Running:
     log_start: int
 
     def log_tail(self) -> str:
-        """The last lines of what this process has written."""
+        """The last lines that this process has written."""
         text = self.job.log.read_bytes()[self.log_start :].decode(errors="replace")
         lines = [line for line in text.replace("\r", "\n").split("\n") if line.strip()]
-        return "\n".join(f"  | {line}" for line in lines[-TOLD_LINES:])
+        return "\n".join(f"  | {line}" for line in lines[-SHOWN_LINES:])
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the runs went."""
+    """How the jobs ended."""
 
     failed: tuple[str, ...] = ()
-    """Names of those that ended without a summary."""
+    """Names of those that failed."""
     busy: tuple[str, ...] = ()
-    """Names of those that another process has in hand."""
+    """Names of those that another process runs."""
     signal: int | None = None
-    """What stopped them, if one did."""
+    """Number of the signal that stopped them all, if one did."""
 
 
 def _ignore(job: Job, ending: Ending) -> None:
     pass
 
 
-class Runner:
+class JobRunner:
     """Runs jobs, as many at a time as there are places; a failure does not stop the others.
 
-    SIGTERM, SIGUSR1, SIGHUP (a terminal that is closed) or Ctrl-C starts no more, passes SIGTERM on to
-    the runs, which save what they have, and waits for them. A second one but SIGHUP kills them.
+    At SIGTERM, SIGUSR1, SIGHUP (a closed terminal) or Ctrl-C it starts no more jobs, passes SIGTERM on
+    to the runs, which save what they have, and waits for them. A second signal kills them, unless it
+    is SIGHUP.
 
     Args:
-        places: the GPUs of each job at work, names with commas, or None. A job with several runs as
-            a process for each.
-        say: what to do with a line of progress.
+        places: GPUs of each job that runs at the same time, names with commas; None for no choice. A
+            job with several GPUs runs as a process for each.
+        say: called with each line of progress.
     """
 
     def __init__(self, places: Sequence[str | None], say: Callable[[str], None] = print) -> None:
@@ -152,12 +107,12 @@ class Runner:
     def run(
         self, jobs: Iterable[Job | None], ended: Callable[[Job, Ending], None] = _ignore
     ) -> Outcome:
-        """Start what is not finished, in order, and wait for it.
+        """Run the jobs that are not finished, in order, and wait for them.
 
         Args:
-            jobs: the next is taken when a place becomes free. None: there is none now, and it is
-                asked for again.
-            ended: called for each job that ends, or has ended already.
+            jobs: the next is taken when a place becomes free. None: there is none at the moment; the
+                iterator is asked again later.
+            ended: called for each job that ends, or is finished already.
         """
         if isinstance(jobs, Sequence):
             self.left = sum(job is not None and not job.finished for job in jobs)
@@ -194,7 +149,7 @@ class Runner:
         return True
 
     def _stop(self) -> None:
-        """Let the runs that an error of our own leaves behind save what they have."""
+        """Let runs that an error of ours leaves behind save what they have."""
         self._send(signal.SIGTERM)
         for run in self.running.values():
             run.process.wait()
@@ -202,17 +157,17 @@ class Runner:
         self.running.clear()
 
     def _listen(self) -> dict[int, Any]:
-        """Handle signals; what handled them before."""
+        """Handle signals; returns the handlers of before."""
         if threading.current_thread() is not threading.main_thread():
             return {}
-        # nohup has it ignored
+        # nohup ignores it
         ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
         numbers = [number for number in SIGNALS if number not in ignored]
         return {number: signal.signal(number, self._handle) for number in numbers}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         first = self.signal in (None, signal.SIGHUP)
-        # the end of a session sends SIGHUP and SIGTERM together: that is one wish
+        # the end of a session sends SIGHUP and SIGTERM together, which is one request
         self._send(signal.SIGTERM if first or number == signal.SIGHUP else signal.SIGKILL)
         self.signal = number if first else self.signal
 
@@ -221,7 +176,7 @@ class Runner:
             self.say(line)
 
     def _count_down(self, line: str, more: str = "") -> None:
-        """Tell of a job that is over, and how many are left where that is known."""
+        """Tell that a job has ended, and how many are left where that is known."""
         if self.left is not None:
             self.left -= 1
             line += f"; {self.left} left"
@@ -236,24 +191,31 @@ class Runner:
                 else:
                     run.process.send_signal(number)
 
-    def _start(self, job: Job, place: int) -> None:
+    def _open_log(self, job: Job) -> IO[bytes] | None:
+        """The job's log, locked; None if another process runs the job, or has finished it."""
         job.log.parent.mkdir(parents=True, exist_ok=True)
         log = job.log.open("ab")
-        # held by the run for as long as it lives, even if we do not: no two write one folder
-        if not _lock(log):
-            log.close()
+        # the run inherits the lock and holds it even if we end: no two runs write one folder
+        held = _lock(log)
+        if held and not job.finished:
+            return log
+        log.close()
+        if held:  # the process that held the log until now has finished it
+            self._count_down(f"finished: {job.name}, by another process")
+            self.ended(job, "finished")
+        else:
             self.busy.append(job.name)
             self._count_down(f"busy: {job.name} is being run by another process")
             self.ended(job, "busy")
-            return
-        if job.finished:  # by whoever held it until now
-            log.close()
-            self._count_down(f"finished: {job.name}, by another process")
-            self.ended(job, "finished")
+        return None
+
+    def _start(self, job: Job, place: int) -> None:
+        log = self._open_log(job)
+        if log is None:
             return
         gpu = self.places[place]
         processes = len(gpu.split(",")) if gpu is not None else 1
-        command = [sys.executable, *launcher(processes), str(job.script), *job.arguments]
+        command = job.command_line(processes)
         start = log.tell()
         log.write(f"$ {shlex.join(command)}\n".encode())
         log.flush()
@@ -262,7 +224,7 @@ class Runner:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(gpu, len(self.places)),
+            env=job_environment(gpu, len(self.places)),
             start_new_session=True,  # a terminal's Ctrl-C comes to them once, from us
         )
         self.running[place] = _Running(job, process, log, time.monotonic(), start)
@@ -291,4 +253,6 @@ class Runner:
     def _ending(self, job: Job) -> Ending:
         if job.finished:
             return "finished"
-        return "failed" if self.signal is None else "stopped"
+        status = read_status(job.folder)
+        failed_itself = status is not None and status.state == "failed"
+        return "failed" if self.signal is None or failed_itself else "stopped"

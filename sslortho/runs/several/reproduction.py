@@ -1,9 +1,9 @@
-"""A finished run once more: its command, and the two compared number by number."""
+"""A finished run and its repetition: the command that repeats it, and both compared bit by bit."""
 
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,59 +12,63 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sslortho.runs.runner import launcher
-
-SCRIPTS = {
-    "PretrainOptions": "pretrain.py",
-    "SupervisedOptions": "supervised.py",
-    "LinearEvalOptions": "linear_eval.py",
-    "KnnEvalOptions": "knn_eval.py",
-}
-"""Kind of a run, as its config.yaml says in its first line, to the script that makes such."""
+from sslortho.runs.config_file import read_command
+from sslortho.runs.several.jobs import PROGRAM, TORCHRUN
 
 WEIGHTS = ("backbone.safetensors", "classifier.safetensors")
 
 CLOCK = frozenset({"images_per_second", "seconds_this_session"})
-"""What no two runs have in common."""
+"""Figures that are never the same in two runs."""
 
 GPU_LAUNCHER = (
     "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--main_process_port", "0",
     "--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes",
 )  # fmt: skip
-"""With all that a user's default configuration of Accelerate could change; precision is the script's."""
+"""Names all that a user's default configuration of Accelerate could change; the command itself chooses
+the precision."""
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Bytes of a number to an integer that takes as many."""
+"""Bytes of a number to the integer type of that size."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run folder says of a run that came to its end."""
+    """Content of the folder of a finished run."""
 
     folder: Path
-    kind: str
+    command: str
+    """Command of `sslortho` that made it, such as "pretrain"."""
     summary: dict[str, Any]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Ranks, threads, device, ...: see `train.provenance`."""
+        """Ranks, threads, device, ...: see `runs.provenance.settings`."""
         return self.summary["settings"]
 
 
-def read_finished(folder: Path) -> FinishedRun:
-    """A finished run. Raises ValueError for a folder that holds none, or one of an older version."""
+def read_finished(folder: Path, commands: Collection[str]) -> FinishedRun:
+    """Read a finished run.
+
+    Args:
+        folder: of the run.
+        commands: those whose runs can be repeated.
+
+    Raises ValueError for a folder without such a run, and for a run of an older version.
+    """
     config, summary = folder / "config.yaml", folder / "summary.json"
     if not folder.is_dir():
-        raise ValueError(f"run={str(folder)!r} is no folder; give the folder of a finished run")
+        raise ValueError(f"run={str(folder)!r} is not a folder; give the folder of a finished run")
     if not config.is_file():
         raise ValueError(f"run={str(folder)!r} holds no config.yaml; give the folder of a run")
     if not summary.is_file():
         raise ValueError(f"run={str(folder)!r} is not finished; resume it by its own command first")
-    kind = config.read_text().split("\n", 1)[0].removeprefix("# ")
-    if kind not in SCRIPTS:
+    text = config.read_text()
+    command = read_command(text)
+    if command is None or command not in commands:
+        kind = command or text.split("\n", 1)[0].removeprefix("# ")
         raise ValueError(
             f"run={str(folder)!r} is of an unknown kind ({kind[:40]!r}); known are those of "
-            + ", ".join(SCRIPTS.values())
+            + ", ".join(commands)
         )
     try:
         content = json.loads(summary.read_text())
@@ -77,29 +81,30 @@ def read_finished(folder: Path) -> FinishedRun:
             f"run={str(folder)!r} was made by an older version, which did not write down how many "
             f"ranks and threads it had; run its command by hand: {content.get('command', '')}"
         )
-    return FinishedRun(folder, kind, content)
+    return FinishedRun(folder, command, content)
 
 
-def build_options(run: FinishedRun, out: Path) -> list[str]:
-    """The run's options and threads, for another folder."""
+def build_arguments(run: FinishedRun, out: Path) -> list[str]:
+    """Arguments of the run's command that repeat it in another folder, on as many threads."""
     config, threads = str(run.folder.resolve() / "config.yaml"), str(run.settings["threads"])
     return ["--config", config, "--threads", threads, "--out", str(out.resolve())]
 
 
-def build_command(run: FinishedRun, scripts: Path, out: Path) -> list[str]:
-    """The run's script with its options, ranks (all on this machine) and threads, for another folder."""
+def build_command_line(run: FinishedRun, out: Path) -> list[str]:
+    """Program and arguments that repeat a run in another folder, with all ranks on this machine."""
     ranks = run.settings["ranks"]
     on_gpus = ranks > 1 and run.settings["device"] == "cuda"
-    launch = [*GPU_LAUNCHER, str(ranks)] if on_gpus else launcher(ranks)
-    return [sys.executable, *launch, str(scripts / SCRIPTS[run.kind]), *build_options(run, out)]
+    launcher = GPU_LAUNCHER if on_gpus else TORCHRUN
+    launch = [*launcher, str(ranks)] if ranks > 1 else []
+    return [sys.executable, *launch, *PROGRAM, run.command, *build_arguments(run, out)]
 
 
 def describe_changes(run: FinishedRun, now: dict[str, Any]) -> list[str]:
-    """How versions, commit, machine and settings of now differ from the run's; one a line.
+    """Lines that say what differs today in versions, commit, machine and settings.
 
     Args:
-        run: that was made then.
-        now: the same keys as in its summary, as far as known.
+        run: made in the past.
+        now: today's values by the keys of its summary, as far as they are known.
     """
     lines = []
     for name in ("git_commit", "host", "versions", "settings"):
@@ -115,24 +120,25 @@ def describe_changes(run: FinishedRun, now: dict[str, Any]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One thing that two runs have."""
+class BitComparison:
+    """Comparison of one file of two runs."""
 
     what: str
+    """Name of the file."""
     numbers: int
-    """Of the run that has more of them."""
+    """Numbers in it, in the run that has more."""
     different: int
-    """Numbers that are not the same bits; missing ones count."""
+    """Numbers whose bits differ; missing ones count."""
     largest: float
-    """Largest difference, as a share of the largest number beside it; inf if something is missing."""
+    """Largest difference, as a share of the largest number of its tensor; inf if one is missing."""
 
     def passes(self, tolerance: float) -> bool:
-        """Whether all numbers are the same bits or, for a tolerance above 0, as near as that."""
+        """Whether all numbers are the same bits or, for a tolerance above 0, differ by no more."""
         return not self.different or (tolerance > 0 and self.largest <= tolerance)
 
 
 def _same_bits(first: Tensor, second: Tensor) -> Tensor:
-    """bool, of the shape of both, which have one dtype."""
+    """Whether each number has the same bits: bool, of the shape of both. They have one dtype."""
     if first.is_floating_point():
         whole = INTEGERS[first.element_size()]
         return first.contiguous().view(whole) == second.contiguous().view(whole)
@@ -140,9 +146,9 @@ def _same_bits(first: Tensor, second: Tensor) -> Tensor:
 
 
 def largest_difference(first: Tensor, second: Tensor) -> float:
-    """Of two tensors of one shape, as a share of the largest finite number of both.
+    """Largest difference of two tensors of one shape, as a share of the largest finite number of both.
 
-    inf where one has a number that is not finite, and the other another there.
+    inf if one has a non-finite number where the other has a different one.
     """
     ours, theirs = first.double(), second.double()
     equal = (ours == theirs) | (ours.isnan() & theirs.isnan())
@@ -155,8 +161,10 @@ def largest_difference(first: Tensor, second: Tensor) -> float:
     return float(gaps.max() / both[both.isfinite()].abs().max())
 
 
-def compare_tensors(what: str, pairs: Iterable[tuple[Tensor | None, Tensor | None]]) -> Comparison:
-    """Tensors of two runs, pair by pair; None for one that a run lacks."""
+def compare_tensors(
+    what: str, pairs: Iterable[tuple[Tensor | None, Tensor | None]]
+) -> BitComparison:
+    """Compare tensors of two runs pair by pair; None stands for one that a run lacks."""
     numbers = different = 0
     largest = 0.0
     for first, second in pairs:
@@ -172,7 +180,7 @@ def compare_tensors(what: str, pairs: Iterable[tuple[Tensor | None, Tensor | Non
         different += unlike
         if unlike:
             largest = max(largest, largest_difference(first, second))
-    return Comparison(what, numbers, different, largest)
+    return BitComparison(what, numbers, different, largest)
 
 
 def _aligned(
@@ -182,7 +190,7 @@ def _aligned(
 
 
 def _numbers(record: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a record that no clock has told; null is NaN."""
+    """Numbers of a record, without those that a clock gave; null is NaN."""
     return {
         name: math.nan if value is None else float(value)
         for name, value in record.items()
@@ -191,9 +199,9 @@ def _numbers(record: dict[str, Any]) -> dict[str, float]:
 
 
 def _columns(path: Path) -> dict[str, Tensor]:
-    """Of metrics.jsonl: every field with its numbers, in their order.
+    """Fields of metrics.jsonl with their numbers, in order.
 
-    Records with other fields are other columns, so that a value in another record is seen.
+    Records with other fields make other columns, so that a value that moved to another record shows.
     """
     columns: dict[tuple[str, str], list[float]] = {}
     if path.exists():
@@ -218,8 +226,8 @@ def _weights(path: Path) -> dict[str, Tensor]:
     return load_file(path) if path.exists() else {}
 
 
-def compare_finished(first: Path, second: Path) -> list[Comparison]:
-    """Weights, records and figures of two finished runs; what neither has is left out."""
+def compare_finished(first: Path, second: Path) -> list[BitComparison]:
+    """Compare weights, records and figures of two finished runs; a file that both lack is left out."""
     kinds = [(name, _weights) for name in WEIGHTS]
     kinds += [("metrics.jsonl", _columns), ("summary.json", _figures)]
     return [

@@ -1,56 +1,52 @@
-"""Runs that differ in their seed alone, as one row of a table: mean and standard error of figures.
+"""Runs that differ only in their seed, as one row of a table: mean and standard error of figures.
 
-Runs are of one row where their options agree but for `seed` and NOT_COMPARED. `data_dir` counts
-where it says what the data are (folder, beton). An option that a run lacks counts as null, so a run
-from before an option was there goes with those that leave it at null.
+Two runs belong to one row if their options agree, except for `seed` and those that do not affect the
+result. `data_dir` counts where it says what the data are (folder, beton). A missing option counts as
+null, so a run of a version that did not have an option yet goes with those that leave it at null.
 
-`backbone_from` counts by what it names. If that run's folder was there to read (Run.origin), two
-backbones are the same where their own runs differ in the seed alone, whatever they are called. If
-not, where their paths differ only in a number after a dash at the end of a component, such as
-`runs/orth_lars-s0` and `-s1`, or `runs/a-0/backbone.safetensors` and `runs/a-1/...`. Whether such a
-number is a seed a name does not say, hence a note.
+`backbone_from` counts by what it names. If the options of that run are known (`Run.origin`), two
+backbones are the same if their own runs differ only in the seed, whatever they are called. If not,
+they are the same if their paths differ only in a number after a dash at the end of a component, such
+as `runs/orth_lars-s0` and `-s1`, or `runs/a-0/backbone.safetensors` and `runs/a-1/...`. A name does
+not say whether such a number is a seed, hence a note.
 """
 
-import difflib
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-NOT_COMPARED = frozenset({"out", "workers", "threads", "trackers", "log_every", "log_gradients", "log_layers",
-                          "evaluate_every", "checkpoint_every", "keep_last", "max_bad_steps",
-                          "pictures", "debug"})  # fmt: skip
-"""Options that say where and how a run ran, not what it was. Those that change rounding or speed
-(compile, share, ...) are not among them: too few here split a row, which is seen, too many merge two
-in silence."""
+from sslortho.options import nearest
 
 SELF_CONTAINED = frozenset({"digits", "cifar10", "cifar100"})
-"""Data that are the same wherever they lie."""
+"""Data sets that are the same in whatever folder they lie."""
 
 NO_FIGURES = frozenset({"steps", "epochs", "seconds_this_session"})
-"""Numbers of a summary that say nothing about what was learned. What is no number is no figure."""
+"""Numbers of a summary that say nothing about what was learned. Non-numeric values are never figures."""
 
 FIRST = ("top1", "top5", "linear_top1", "linear_top5", "knn_top1", "knn_top5", "loss")
-"""Order of the figures; others follow as they come, and those that are no results last."""
+"""Order of the figures; others follow as they come, NO_RESULTS last."""
 
 NO_RESULTS = ("untrained_", "best_")
-"""How figures begin of the untrained network, and of the epoch chosen on the test images."""
+"""Prefixes of figures of the untrained network, and of the epoch chosen on the test images."""
 
 SEED = re.compile(r"(?<=-)(s?)(\d+)(?=/|$)")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: `folder` as it is to be called, `summary` its summary.json (figures, and options
-    under "config"), `origin` the options of the run that gave its backbone, where they are known."""
+    """A finished run."""
 
     folder: str
+    """As it is to be called."""
     summary: Mapping[str, Any]
+    """Content of summary.json: figures, and options under "config"."""
     origin: Mapping[str, Any] | None = None
+    """Options of the run that its backbone comes from, if they are known."""
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -60,30 +56,34 @@ class Run:
 
 @dataclass(frozen=True)
 class Statistic:
-    """Of `count` values: mean, and standard error s / sqrt(count), with count - 1 in s; None for one."""
+    """Mean of several values and its standard error."""
 
     mean: float
     stderr: float | None
+    """s / sqrt(count), with count - 1 in s; None for one value."""
     count: int
 
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that belong together: what tells them from the other rows, and their figures."""
+    """Runs that belong together."""
 
     labels: Mapping[str, Any]
+    """Options that tell the row from the others."""
     runs: Sequence[Run]
     figures: Mapping[str, Statistic]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table: the names of its label columns and figures, its rows, and what to know about it."""
+    """A table of runs."""
 
     columns: Sequence[str]
+    """Names of the label columns."""
     figures: Sequence[str]
     rows: Sequence[Row]
     notes: Sequence[str]
+    """Remarks on rows whose runs may not belong together."""
 
 
 def _canonical(value: Any) -> str:
@@ -91,51 +91,64 @@ def _canonical(value: Any) -> str:
     return json.dumps(float(value) if number else value, sort_keys=True)
 
 
-def identity(config: Mapping[str, Any], origin: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """What a run is, whatever its seed: its options that count, as text."""
-    skipped = NOT_COMPARED | {"seed"}
+def identity(
+    config: Mapping[str, Any], ignored: Set[str], origin: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """Options that count, whatever the seed, as text: equal for runs of one row.
+
+    Args:
+        config: options of a run.
+        ignored: options that do not affect the result.
+        origin: options of the run that its backbone comes from, if they are known.
+    """
+    skipped = {*ignored, "seed"}
     if config.get("data") in SELF_CONTAINED:
-        skipped |= {"data_dir"}
+        skipped.add("data_dir")
     kept = {n: _canonical(v) for n, v in config.items() if v is not None and n not in skipped}
     if "backbone_from" in kept:
         if origin is None:
             kept["backbone_from"] = SEED.sub("", str(PurePath(config["backbone_from"])))
         else:
-            kept["backbone_from"] = json.dumps(identity(origin), sort_keys=True)
+            kept["backbone_from"] = json.dumps(identity(origin, ignored), sort_keys=True)
     return kept
 
 
-def _identity(run: Run) -> dict[str, str]:
-    return identity(run.config, run.origin)
-
-
 def _seeds(run: Run) -> tuple[Any, Any]:
-    """Its own seed, and that of its backbone's run, as far as it is known."""
+    """Its own seed, and that of the run that its backbone comes from (its path if unknown)."""
     if run.origin is not None:
         return run.config.get("seed"), run.origin.get("seed")
     return run.config.get("seed"), run.config.get("backbone_from")
 
 
-def _group(runs: Sequence[Run], by: Sequence[str] | None) -> list[list[Run]]:
-    groups: dict[Any, list[Run]] = {}
-    for run in runs:
-        compared = _identity(run)
+@dataclass(frozen=True)
+class _Compared:
+    """A run with its identity."""
+
+    run: Run
+    identity: Mapping[str, str]
+
+
+def _group(runs: Sequence[_Compared], by: Sequence[str] | None) -> list[list[_Compared]]:
+    groups: dict[Any, list[_Compared]] = {}
+    for compared in runs:
+        key = compared.identity
         if by is not None:
-            compared = {n: compared.get(n, _canonical(run.config.get(n))) for n in by}
-        groups.setdefault(frozenset(compared.items()), []).append(run)
+            config = compared.run.config
+            key = {name: key.get(name, _canonical(config.get(name))) for name in by}
+        groups.setdefault(frozenset(key.items()), []).append(compared)
     return list(groups.values())
 
 
-def _label_columns(groups: Sequence[Sequence[Run]]) -> list[str]:
+def _label_columns(groups: Sequence[Sequence[_Compared]]) -> list[str]:
     """Options, in their order, in which two groups that both have them differ."""
     firsts = [group[0] for group in groups]
-    options = dict.fromkeys(name for run in firsts for name in run.config)
-    values = {n: {_identity(run).get(n) for run in firsts if n in run.config} for n in options}
+    options = dict.fromkeys(name for first in firsts for name in first.run.config)
+    values = {n: {f.identity.get(n) for f in firsts if n in f.run.config} for n in options}
     return [name for name in options if len(values[name]) > 1]
 
 
 def _one_name(names: Iterable[str]) -> str:
-    """One name for those of several runs: with a star in place of the seed if they differ in no more."""
+    """One name for several runs: with a star in place of the seed if they differ in nothing else."""
     distinct = list(dict.fromkeys(names))
     starred = {SEED.sub(r"\1*", name) for name in distinct}
     if len(distinct) == 1:
@@ -157,7 +170,7 @@ def _labels(group: Sequence[Run], columns: Iterable[str]) -> dict[str, Any]:
 
 
 def statistic(values: Sequence[float]) -> Statistic:
-    """Of one value or more, all finite."""
+    """Mean and standard error of one or more finite values."""
     count = len(values)
     mean = math.fsum(values) / count
     if count == 1:
@@ -188,22 +201,21 @@ def _check_names(kind: str, wanted: Iterable[str], known: Iterable[str]) -> None
     known = list(dict.fromkeys(known))
     for name in wanted:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else f": {', '.join(known)}"
+            hint = nearest(name, known) or f": {', '.join(known)}"
             raise ValueError(f"{kind}={name!r} is none of what these runs have{hint}")
 
 
-def _notes(group: Sequence[Run]) -> list[str]:
-    """What may be wrong with one row."""
-    notes, folders = [], ", ".join(run.folder for run in group)
-    options = [_identity(run) for run in group]
+def _notes(group: Sequence[_Compared]) -> list[str]:
+    """Doubts about one row."""
+    runs, options = [c.run for c in group], [c.identity for c in group]
+    notes, folders = [], ", ".join(run.folder for run in runs)
     different = [n for n in dict.fromkeys(n for o in options for n in o)
                  if len({o.get(n) for o in options}) > 1]  # fmt: skip
     if different:
         notes.append(f"the runs of one row differ in {', '.join(different)}: {folders}")
-    if max(Counter(map(_seeds, group)).values()) > 1:
+    if max(Counter(map(_seeds, runs)).values()) > 1:
         notes.append(f"one row has a seed more than once: {folders}")
-    paths = dict.fromkeys(str(r.config.get("backbone_from")) for r in group if r.origin is None)
+    paths = dict.fromkeys(str(r.config.get("backbone_from")) for r in runs if r.origin is None)
     if len(paths) > 1 and "backbone_from" not in different:
         notes.append(f"the number at the end was taken for a seed, unseen: {', '.join(paths)}")
     return notes
@@ -218,27 +230,34 @@ def _sort_key(row: Row) -> list[tuple[int, float, str]]:
 
 
 def compare_runs(
-    runs: Sequence[Run], figures: Sequence[str] | None = None, by: Sequence[str] | None = None
+    runs: Sequence[Run],
+    figures: Sequence[str] | None = None,
+    by: Sequence[str] | None = None,
+    *,
+    ignored: Set[str],
 ) -> Comparison:
-    """A row for the runs that differ in their seed alone.
+    """A table with a row for the runs that differ only in their seed.
 
     Args:
-        runs: 1 or more, of any kinds.
-        figures: names of summary.json; default all that any run has.
-        by: options; then runs are of one row where they agree in these, and these are the labels.
-            By default the labels are the options in which rows differ, and the folders' names if
-            those do not tell the rows apart.
+        runs: 1 or more, of any commands.
+        figures: names in summary.json. Default: all that any run has.
+        by: options; runs that agree in these make a row, and these are the labels. Default: the
+            labels are the options in which rows differ, and the folders' names if those do not tell
+            the rows apart.
+        ignored: options that do not affect the result.
 
     Raises:
-        ValueError: for no runs, or a figure or option that none of them has.
+        ValueError: there are no runs, or none has one of the figures or options.
     """
     if not runs:
         raise ValueError("no finished run to compare")
     _check_names("by", by or (), (name for run in runs for name in run.config))
     known = (name for run in runs for name, value in run.summary.items() if _number(value))
     _check_names("figures", figures or (), known)
-    groups = _group(runs, by)
-    columns = _label_columns(groups) if by is None else list(by)
+    identities = [_Compared(run, identity(run.config, ignored, run.origin)) for run in runs]
+    compared = _group(identities, by)
+    groups = [[member.run for member in group] for group in compared]
+    columns = _label_columns(compared) if by is None else list(by)
     labels = [_labels(group, columns) for group in groups]
     if not columns or (by is None and len(set(map(str, labels))) < len(groups)):
         columns.append("run")
@@ -249,5 +268,5 @@ def compare_runs(
         Row(label, group, _statistics(group, names))
         for label, group in zip(labels, groups, strict=True)
     ]
-    notes = [note for group in groups for note in _notes(group)]
+    notes = [note for group in compared for note in _notes(group)]
     return Comparison(columns, names, sorted(rows, key=_sort_key), notes)

@@ -1,13 +1,7 @@
-"""Rerun a finished run and compare: `python scripts/reproduce_run.py runs/x`.
-
-The same script with the same options, ranks and threads, in another folder; then weights, records and
-figures, number by number. Exit code 0 if all are the same bits (or within --tolerance), 1 if not. The
-same command resumes a rerun that was cut short.
-"""
+"""Rerun of a finished run: started, and compared with the run."""
 
 import json
 import math
-import os
 import shlex
 import signal
 import socket
@@ -22,36 +16,31 @@ from typing import Any
 import torch
 
 from sslortho.atomic import atomic_file
-from sslortho.recipes.linear_eval.options import KnnEvalOptions, LinearEvalOptions
-from sslortho.recipes.pretrain.options import PretrainOptions
-from sslortho.recipes.rerun_options import ReproduceRunOptions
-from sslortho.recipes.supervised.options import SupervisedOptions
+from sslortho.recipes.command_line import parse_options
+from sslortho.recipes.reproduce_run.options import ReproduceRunOptions
+from sslortho.recipes.run_options import RUN_OPTIONS
 from sslortho.runs.config_file import check_same_run
-from sslortho.recipes.command_line import parse_config, user_errors
-from sslortho.runs.rerun import (
-    Comparison,
+from sslortho.runs.provenance import git_commit, machine, versions
+from sslortho.runs.several.jobs import child_environment
+from sslortho.runs.several.reproduction import (
+    BitComparison,
     FinishedRun,
-    build_command,
-    build_options,
+    build_arguments,
+    build_command_line,
     compare_finished,
     describe_changes,
     read_finished,
 )
-from sslortho.runs.provenance import git_commit, machine, versions
-
-KINDS = {
-    kind.__name__: kind
-    for kind in (PretrainOptions, SupervisedOptions, LinearEvalOptions, KnnEvalOptions)
-}
 
 
-def check_rerun(run: FinishedRun, out: Path) -> None:
-    """Raise ValueError for a rerun that cannot be, before anything is started."""
+def check_rerun(run: FinishedRun, out: Path, program: str) -> None:
+    """Raise ValueError for a rerun that is not possible, before anything is started."""
     if out.resolve() == run.folder.resolve():
         raise ValueError(f"out={str(out)!r} is the run itself; give another --out")
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={str(out)!r} is a file; give another --out")
-    check_same_run(parse_config(KINDS[run.kind], build_options(run, out)), out)
+    options = parse_options(RUN_OPTIONS[run.command], build_arguments(run, out), program)
+    check_same_run(options, out)
     ranks, gpus = run.settings["ranks"], torch.cuda.device_count()
     if run.settings["device"] == "cuda" and 0 < gpus < ranks:
         raise ValueError(
@@ -61,7 +50,7 @@ def check_rerun(run: FinishedRun, out: Path) -> None:
 
 
 def find_changes(run: FinishedRun) -> list[str]:
-    """What is no longer as it was when the run was made."""
+    """Lines that say what has changed since the run was made."""
     device = run.settings["device"]
     here = device if torch.cuda.is_available() else "cpu"  # a run of a CPU stays on one
     now: dict[str, Any] = {
@@ -70,14 +59,14 @@ def find_changes(run: FinishedRun) -> list[str]:
         "versions": versions(),
         "settings": {**machine(), "machines": 1, "device": here},
     }
-    if device == "cpu":  # a GPU that has nothing to do
+    if device == "cpu":  # a GPU that the run does not use
         del now["settings"]["gpu"]
     return describe_changes(run, now)
 
 
 @contextmanager
 def _passing_on(process: Popen[bytes]) -> Iterator[None]:
-    """Signals go to the rerun, which saves before it ends; a terminal's Ctrl-C is there already."""
+    """Pass signals on to the rerun, which saves before it ends; a terminal sends it Ctrl-C itself."""
 
     def pass_on(number: int, _: Any) -> None:
         if number != signal.SIGINT:
@@ -92,15 +81,15 @@ def _passing_on(process: Popen[bytes]) -> Iterator[None]:
 
 
 def rerun(run: FinishedRun, command: list[str], out: Path) -> None:
-    """Run it, its output on ours.
+    """Start the command and wait; its output goes where ours goes.
 
-    Raises ValueError if it does not come to its end; exits with 2 if it said itself that it cannot.
+    Raises ValueError if it does not finish; exits with 2 if it reported a user's mistake itself.
     """
-    environment = dict(os.environ)
-    if run.settings["device"] == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
     directory = Path(run.summary["directory"])  # paths in its options may be relative to it
     place = directory if directory.is_dir() else None
+    environment = child_environment(place)
+    if run.settings["device"] == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     process = Popen(command, cwd=place, env=environment)
     with _passing_on(process):
         code = process.wait()
@@ -108,15 +97,15 @@ def rerun(run: FinishedRun, command: list[str], out: Path) -> None:
         sys.exit(2)
     if not (
         out / "summary.json"
-    ).exists():  # one that diverged has a code of its own, and a summary
+    ).exists():  # one that diverged has an exit code of 1, and a summary
         raise ValueError(
             f"the rerun ended with exit code {code} and is not finished; its own words are above, and "
             "the same command resumes it"
         )
 
 
-def tell(comparisons: list[Comparison], tolerance: float) -> None:
-    """A line for each thing compared."""
+def tell(comparisons: list[BitComparison], tolerance: float) -> None:
+    """Print a line for each file compared."""
     print(f"\n{'what':24} {'numbers':>10} {'different':>10} {'largest':>9}")
     for compared in comparisons:
         if not compared.different:
@@ -127,48 +116,43 @@ def tell(comparisons: list[Comparison], tolerance: float) -> None:
         print(f"{compared.what:24} {compared.numbers:10} {compared.different:10} {verdict:>9}")
 
 
-def reproduce(folder: Path, config: ReproduceRunOptions) -> bool:
-    """Rerun, compare, write reproduction.json; whether the run was reproduced."""
-    run = read_finished(folder)
+def _write_result(path: Path, comparisons: list[BitComparison], result: dict[str, Any]) -> None:
+    compared = [asdict(c) | {"equal": not c.different} for c in comparisons]
+    for entry in compared:  # JSON has no infinity
+        entry["largest"] = entry["largest"] if math.isfinite(entry["largest"]) else None
+    with atomic_file(path) as file:
+        file.write((json.dumps({**result, "compared": compared}, indent=2) + "\n").encode())
+
+
+def reproduce(folder: Path, options: ReproduceRunOptions, program: str) -> bool:
+    """Rerun, compare, write reproduction.json; whether the run was reproduced.
+
+    Args:
+        folder: of a finished run.
+        options: folder of the rerun, and tolerance.
+        program: name for messages.
+
+    Raises ValueError if there is nothing to rerun, or the rerun does not finish.
+    """
+    run = read_finished(folder, RUN_OPTIONS)
     beside = folder.resolve().with_name(f"{folder.resolve().name}-reproduced")
-    out = Path(config.out).expanduser() if config.out else beside
-    check_rerun(run, out)
+    out = Path(options.out) if options.out else beside
+    check_rerun(run, out, program)
     changes = find_changes(run)
-    command = build_command(run, Path(__file__).resolve().parent, out)
+    command = build_command_line(run, out)
     for change in changes:
         print(change)
     print(shlex.join(command), flush=True)
     rerun(run, command, out)
     comparisons = compare_finished(folder, out)
-    tell(comparisons, config.tolerance)
-    reproduced = all(compared.passes(config.tolerance) for compared in comparisons)
-    told = [asdict(c) | {"equal": not c.different} for c in comparisons]
-    for compared in told:  # JSON has no infinity
-        compared["largest"] = compared["largest"] if math.isfinite(compared["largest"]) else None
+    tell(comparisons, options.tolerance)
+    reproduced = all(compared.passes(options.tolerance) for compared in comparisons)
     result = {
         "run": str(folder),
         "reproduced": reproduced,
-        "tolerance": config.tolerance,
-        "compared": told,
+        "tolerance": options.tolerance,
         "changes": changes,
         "command": shlex.join(command),
     }
-    with atomic_file(out / "reproduction.json") as file:
-        file.write((json.dumps(result, indent=2) + "\n").encode())
+    _write_result(out / "reproduction.json", comparisons, result)
     return reproduced
-
-
-def main() -> None:
-    folder, *options = sys.argv[1:] or ["--help"]
-    if folder in ("--help", "-h"):
-        print("usage: reproduce_run.py RUN [options]\n")
-        options = ["--help"]
-    with user_errors("--debug" in options):
-        if folder.startswith("-") and options != ["--help"]:
-            raise ValueError(f"the folder of a run comes first, before {folder}")
-        reproduced = reproduce(Path(folder), parse_config(ReproduceRunOptions, options))
-    sys.exit(0 if reproduced else 1)
-
-
-if __name__ == "__main__":
-    main()
