@@ -1,1 +1,16 @@
-"""Linear evaluation and fine-tuning."""
+"""Linear evaluation or fine-tuning of a backbone: options and a run in a run folder."""
+
+from collections.abc import Sequence
+
+from sslortho.recipes.linear_eval.options import LinearEvalOptions
+
+
+def main(arguments: Sequence[str], program: str) -> int:
+    """The command `linear_eval`; the exit code."""
+    from sslortho.recipes.command import call_run
+    from sslortho.recipes.command_line import parse_options
+
+    options = parse_options(LinearEvalOptions, arguments, program)
+    from sslortho.recipes.linear_eval.run import run  # torch and all: not for --help
+
+    return call_run(run, options, program)

@@ -16,10 +16,8 @@ from sslortho.recipes.data import (
     build_evaluation_loader,
     build_train_loader,
     evaluation_views,
-    first_size,
-    holds_small_images,
 )
-from sslortho.recipes.labelled_data import (
+from sslortho.recipes.data import (
     LabelledData,
     choose_training_images,
     load_labelled_data,
@@ -82,8 +80,8 @@ class Evaluation:
 def _build_evaluation(config: BackboneOptions, accelerator: Accelerator) -> Evaluation:
     with accelerator.local_main_process_first():  # the others find what it downloaded
         data = choose_training_images(config, load_labelled_data(config))
-    small = holds_small_images(data.train)
-    subject = load_subject(config, min(first_size(data.train)) if small else LARGE_CROP)
+    small = data.train.holds_small_images
+    subject = load_subject(config, min(data.train.first_size) if small else LARGE_CROP)
     info = subject.info
     dim = feature_dim(subject.backbone, info.crop_size)
     view = ViewSpec(crop_size=info.crop_size, blur_p=0.0, mean=info.mean, std=info.std)

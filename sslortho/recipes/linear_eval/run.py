@@ -19,11 +19,11 @@ from sslortho.evaluate import (
     HELD_OUT,
     AccuracyCounts,
     LogisticRegression,
-    ReportPicture,
-    ReportTable,
+    Picture,
+    Table,
     Selection,
     extract_features,
-    find_looks,
+    inspect_features,
     local_features,
     select_l2,
 )
@@ -91,8 +91,8 @@ def _course(run: ClassifierTraining, folder: Path, result: FitResult) -> dict[st
             "steps": result.step,
         },
         "pictures": [
-            ReportPicture(folder / "curves.png", "Training loss and test accuracy against steps."),
-            ReportPicture(folder / "views.png", "Training views of a few images."),
+            Picture(folder / "curves.png", "Training loss and test accuracy against steps."),
+            Picture(folder / "views.png", "Training views of a few images."),
         ],
     }
 
@@ -134,14 +134,14 @@ def run_fast_probe(
         write_classifier(probe.as_linear(), folder / "classifier.safetensors")
     looks = None
     if config.pictures:
-        looks = find_looks(test, truth, probe.predict(test), features.split(512), config.seed)
+        looks = inspect_features(test, truth, probe.predict(test), features.split(512), config.seed)
     details = {"l2": l2, "iterations": probe.iterations, "converged": probe.converged}
     tables = []
     if selection is not None:
         details["l2_at_edge"] = selection.at_edge
         header = ("l2", "held-out top-1 (%)", "held-out loss", "converged")
         rows = [(t.l2, t.top1, t.loss, t.converged) for t in selection.trials]
-        tables = [ReportTable("Choice of l2", header, rows)]
+        tables = [Table("Choice of l2", header, rows)]
     return conclude(
         run,
         folder,

@@ -19,11 +19,9 @@ from sslortho.recipes.backbone import SMALL_CROP, Subject, resolve_stem
 from sslortho.recipes.data import (
     build_evaluation_loader,
     build_train_loader,
-    first_size,
-    holds_small_images,
 )
 from sslortho.recipes.linear_eval.resolve import LARGE_CROP, ClassifierTraining
-from sslortho.recipes.labelled_data import LabelledData, check_classes, load_labelled_data
+from sslortho.recipes.data import LabelledData, check_classes, load_labelled_data
 from sslortho.recipes.training import Training, cosine_schedule, multi_step_schedule, place_model
 from sslortho.recipes.optimizer import check_optimizer, optimizer_over
 from sslortho.recipes.process import join_ranks
@@ -59,7 +57,7 @@ def native_crop(config: SupervisedOptions, data: ImageSet) -> int:
     """Side of the views in pixels: as configured, or the images' own where they are small."""
     if config.crop_size is not None:
         return config.crop_size
-    return min(first_size(data)) if holds_small_images(data) else LARGE_CROP
+    return min(data.first_size) if data.holds_small_images else LARGE_CROP
 
 
 def choose_view(config: SupervisedOptions, data: ImageSet, crop_size: int) -> str:
@@ -68,7 +66,7 @@ def choose_view(config: SupervisedOptions, data: ImageSet, crop_size: int) -> st
         return config.views
     if config.data == "digits":
         return "supervised_digits"
-    whole = holds_small_images(data) and first_size(data) == (crop_size, crop_size)
+    whole = data.holds_small_images and data.first_size == (crop_size, crop_size)
     return "supervised_small" if whole else "supervised"
 
 
@@ -175,7 +173,7 @@ def build_supervised(config: SupervisedOptions) -> Supervised:
         initial_classifier(config.backbone, dim, outputs),
         label_smoothing=config.label_smoothing,
     )
-    spec = evaluation_spec(view, holds_small_images(data.train))
+    spec = evaluation_spec(view, data.train.holds_small_images)
 
     def evaluation_loader(images: ImageSet) -> EvaluationLoader:
         return build_evaluation_loader(config, images, spec, accelerator)

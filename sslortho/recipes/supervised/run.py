@@ -15,9 +15,9 @@ from sslortho.recipes.evaluation_report import conclude, look_at
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.runs.config_file import check_same_run, to_yaml
 from sslortho.recipes.command_line import parse_config, user_errors
-from sslortho.evaluate import NonFiniteScoresError, ReportPicture
+from sslortho.evaluate import NonFiniteScoresError, Picture
 from sslortho.models import write_backbone, write_classifier
-from sslortho.optim.memory import state_bytes
+from sslortho.optim.monitor import state_bytes
 from sslortho.train import NonFiniteError, RankLostError
 from sslortho.train.records import Record, draw_curves, read_metrics
 from sslortho.runs.folder import exit_after_signal, finished_summary, prepare_folder
@@ -120,8 +120,8 @@ def finish(
         started=started,
         status={"diverged": diverged},
         pictures=[
-            ReportPicture(folder / "curves.png", "Training loss and accuracy against steps."),
-            ReportPicture(folder / "views.png", "Training views of a few images."),
+            Picture(folder / "curves.png", "Training loss and accuracy against steps."),
+            Picture(folder / "views.png", "Training views of a few images."),
         ],
         **(look_at(run) if config.pictures and config.test and not diverged else {}),
     )

@@ -18,7 +18,7 @@ from sslortho.runs.config_file import check_same_run, to_yaml
 from sslortho.recipes.command_line import parse_config, user_errors
 from sslortho.evaluate import (
     NeighbourSearch,
-    choose_looks,
+    inspect_neighbours,
     extract_features,
     feature_batches,
     knn_accuracy,
@@ -44,7 +44,7 @@ def evaluate(
     looks = None
     if config.pictures:
         predictions = vote(similarities, voters, classes, temperature).argmax(dim=1)
-        looks = choose_looks(test, labels, predictions, similarities, neighbours, config.seed)
+        looks = inspect_neighbours(test, labels, predictions, similarities, neighbours, config.seed)
     return conclude(
         run,
         folder,
