@@ -1,4 +1,4 @@
-"""How often a classifier is right, counted exactly over any number of ranks."""
+"""Accuracy of a classifier, counted exactly over any number of ranks."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from sslortho.data import EvaluationLoader
 from sslortho.evaluate.features import exchange_device, gather_rows, max_over_ranks, sum_over_ranks
 
 BLOCK = 2**23
-"""Scores at a time."""
+"""Number of scores that are handled at a time."""
 
 Classify = Callable[[Tensor], Tensor]
 """Images (batch, 3, height, width) to scores (batch, classes)."""
@@ -22,9 +22,16 @@ class NonFiniteScoresError(ValueError):
 
 
 def true_class_rank(scores: Tensor, labels: Tensor) -> Tensor:
-    """How many classes come before the true one, int64 (batch,), in scores (batch, classes).
+    """Number of classes that come before the true one.
 
-    Those of a higher score, and of the same score and a lower index: a tie never flatters.
+    These are the classes of a higher score, or of the same score and a lower index.
+
+    Args:
+        scores: (batch, classes).
+        labels: int64 (batch,), the true classes.
+
+    Returns:
+        int64 (batch,).
     """
     true = scores.gather(1, labels.unsqueeze(1))
     lower_index = torch.arange(scores.shape[1], device=scores.device) < labels.unsqueeze(1)
@@ -32,26 +39,33 @@ def true_class_rank(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 class AccuracyCounts:
-    """Correct classifications so far, of this rank.
+    """Counts of this rank's correct classifications so far.
 
-    Adding does not wait for the device; what is wrong with the scores or labels shows when the
-    figures are asked for.
+    `add` does not wait for the device. Wrong scores or labels raise only when the figures are read.
 
     Args:
-        logits: whether scores are logits, whose cross-entropy is wanted too.
+        logits: whether the scores are logits, to measure their cross-entropy too.
     """
 
     def __init__(self, logits: bool = False) -> None:
         self.logits = logits
         self.counts: Tensor | None = None
-        """int64: correct at 1, correct at 5, total, scores not finite, wrong labels."""
+        """int64 (5,): correct at 1, correct at 5, total, rows with non-finite scores, wrong labels."""
         self.extremes: Tensor | None = None
-        """int64: minus the lowest label, the highest, classes."""
+        """int64 (3,): minus the lowest label, the highest label, number of classes."""
         self.losses: list[Tensor] = []
+        """Sums of cross-entropies, float64 (), one for each block that was added."""
 
     @torch.no_grad()
     def add(self, scores: Tensor, labels: Tensor) -> None:
-        """Scores (batch, classes), the true classes int64 (batch,)."""
+        """Count a batch.
+
+        Args:
+            scores: real (batch, classes).
+            labels: int64 (batch,), the true classes.
+
+        Raises ValueError for other shapes or types.
+        """
         if scores.ndim != 2 or not scores.shape[1] or labels.shape != scores.shape[:1]:
             raise ValueError(
                 f"scores of shape {tuple(scores.shape)} and labels of shape {tuple(labels.shape)} do "
@@ -88,7 +102,7 @@ class AccuracyCounts:
             self.losses.append(functional.cross_entropy(scores.double(), known, reduction="sum"))
 
     def reduce(self) -> "AccuracyCounts":
-        """The counts of all ranks together; every rank must call, also one that added nothing."""
+        """Counts of all ranks together. Every rank must call, also one that added nothing."""
         device = exchange_device() if self.counts is None else self.counts.device
         zeros = torch.zeros(5, dtype=torch.int64, device=device)
         least = torch.full((3,), torch.iinfo(torch.int64).min, device=device)
@@ -105,7 +119,7 @@ class AccuracyCounts:
         counts = [0] * 5 if self.counts is None else self.counts.tolist()
         top1, top5, total, bad_scores, bad_labels = counts
         if not total or self.extremes is None:
-            raise ValueError("no images were classified; there is no accuracy of none")
+            raise ValueError("no images were classified, so there is no accuracy")
         if bad_labels:
             lowest, highest, classes = self.extremes.tolist()
             raise ValueError(
@@ -120,17 +134,20 @@ class AccuracyCounts:
         return top1, top5, total
 
     def percentages(self) -> dict[str, float]:
-        """{"top1", "top5"}: of the images, those whose class has the best score, or one of five.
+        """{"top1", "top5"}: percentage of images whose class has the best score, or one of the best five.
 
         Raises:
             NonFiniteScoresError: scores that are not finite.
-            ValueError: labels that are no class, or no images.
+            ValueError: labels that are not classes of the scores, or no images.
         """
         top1, top5, total = self._checked()
         return {"top1": 100 * top1 / total, "top5": 100 * top5 / total}
 
     def mean_loss(self) -> float:
-        """Mean cross-entropy; the same to the last bit on any number of ranks. Raises as above."""
+        """Mean cross-entropy, the same to the last bit on any number of ranks.
+
+        Raises as `percentages`. Needs `logits`.
+        """
         assert self.logits
         _, _, total = self._checked()
         return math.fsum(torch.stack(self.losses).tolist()) / total
@@ -142,7 +159,7 @@ def evaluate_classifier(classify: Classify, loader: EvaluationLoader) -> dict[st
     Every rank must call. Modules stay in the mode that they are in.
 
     Args:
-        classify: images to logits.
+        classify: images (batch, 3, height, width) to logits (batch, classes).
         loader: evaluation views of the test set.
 
     Raises:

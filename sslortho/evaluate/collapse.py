@@ -1,4 +1,4 @@
-"""Has the representation collapsed? Two measures that need no labels."""
+"""Measures of collapse of a representation; they need no labels."""
 
 import torch
 from torch import Tensor
@@ -11,8 +11,8 @@ def _check(features: Tensor) -> None:
     check_features(features)
     if not features.numel() or not torch.isfinite(features).all():
         raise ValueError(
-            f"features of shape {tuple(features.shape)} are none, or are not all finite; their spread "
-            "cannot be measured"
+            f"features of shape {tuple(features.shape)} must be at least one, all finite, to measure "
+            "their spread"
         )
 
 
@@ -20,7 +20,7 @@ def rankme(features: Tensor) -> float:
     """Effective rank of features (n, dim): from 1 (collapsed) to min(n, dim).
 
     The exponential of the entropy of the normalised singular values (RankMe, arXiv 2210.02885,
-    equation 1; its epsilon 1e-7). Raises ValueError for features that are none, or not finite.
+    equation 1; its epsilon 1e-7). Raises ValueError for no features, and for non-finite ones.
     """
     _check(features)
     singular_values = torch.linalg.svdvals(features.double())
@@ -29,10 +29,10 @@ def rankme(features: Tensor) -> float:
 
 
 def feature_std(features: Tensor) -> float:
-    """Mean over dimensions of the deviation of L2-normalised features, times sqrt(dim).
+    """Standard deviation of L2-normalised features (n, dim), its mean over dimensions, times sqrt(dim).
 
-    Near 1 where features spread over the sphere, 0 where they all coincide (arXiv 2011.10566,
-    section 4.1). Raises ValueError as `rankme`.
+    Near 1 if features spread over the sphere, 0 if they all coincide (arXiv 2011.10566, section 4.1).
+    Raises ValueError as `rankme`.
     """
     _check(features)
     normalised = functional.normalize(features.double(), dim=1)

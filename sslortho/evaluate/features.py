@@ -1,4 +1,4 @@
-"""Features of a whole data set, and what ranks exchange about them."""
+"""Features of a whole data set, and the exchange of tensors between ranks."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,26 +14,26 @@ Context = Callable[[], AbstractContextManager[Any]]
 
 
 def world_size() -> int:
-    """Ranks that evaluate together; 1 without a process group."""
+    """Number of ranks that evaluate together; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Add up in place; the same bits on every rank."""
+    """Sum over ranks, in place; the same bits on every rank."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
 def max_over_ranks(values: Tensor) -> Tensor:
-    """Elementwise, in place."""
+    """Elementwise maximum over ranks, in place."""
     if world_size() > 1:
         dist.all_reduce(values, dist.ReduceOp.MAX)
     return values
 
 
 def rows_before(count: int, device: torch.device) -> int:
-    """Rows on the ranks before this one, each of which calls with how many it has."""
+    """Number of rows on the ranks before this one. Every rank calls with the `count` of its rows."""
     if world_size() == 1:
         return 0
     counts = torch.zeros(world_size(), dtype=torch.int64, device=device)
@@ -42,14 +42,14 @@ def rows_before(count: int, device: torch.device) -> int:
 
 
 def exchange_device() -> torch.device:
-    """Where tensors lie that a rank without data brings to an exchange."""
+    """Device of the tensors that a rank without data brings to an exchange."""
     if world_size() > 1 and torch.cuda.is_available() and dist.get_backend() != "gloo":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
 
 
 def gather_rows(local: Tensor) -> Tensor:
-    """Concatenate (n, ...) of all ranks in rank order; n may differ between ranks."""
+    """Concatenate the tensors (n, ...) of all ranks in rank order; n may differ between ranks."""
     if world_size() == 1:
         return local
     shape = torch.tensor(local.shape, device=local.device)
@@ -68,7 +68,7 @@ def gather_rows(local: Tensor) -> Tensor:
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Every part in evaluation mode, and afterwards in the mode that it was in."""
+    """Put every part of a module in evaluation mode; restore each part's mode afterwards."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -115,16 +115,16 @@ def feature_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Features float32 (batch, dim) and labels int64 (batch,) of this rank's images, batch by batch.
 
-    While it runs the backbone is in evaluation mode, so its statistics stay untouched; when it ends,
-    breaks off or is dropped, each part is back in the mode that it was in.
+    Meanwhile the backbone is in evaluation mode, so its statistics stay as they are. However the
+    iteration ends, each part is then back in the mode that it was in.
 
     Args:
         backbone: images (batch, 3, height, width) to (batch, dim).
         loader: evaluation views.
-        autocast: makes the context that the backbone runs in (`accelerator.autocast`, say).
+        autocast: makes the context that the backbone runs in, such as `accelerator.autocast`.
 
     Raises:
-        ValueError: output of another shape, or not finite.
+        ValueError: features of another shape, or not finite.
     """
     with evaluation_mode(backbone):
         for batch in loader:
@@ -141,12 +141,12 @@ def local_features(
 ) -> tuple[Tensor, Tensor]:
     """Features float32 (n, dim) and labels int64 (n,) of this rank's share, in order.
 
-    See `feature_batches`. The features are written where they stay: no second copy at any time. A
-    share without images gives (0, 0).
+    The features are written into one tensor; there is never a second copy. A share without images
+    gives features (0, 0).
 
     Args:
-        backbone, loader, autocast: see there.
-        each: called with every batch of features as it comes.
+        backbone, loader, autocast: see `feature_batches`, also for what raises.
+        each: called with every batch of features.
     """
     features, labels, count = None, [], 0
     for batch, batch_labels in feature_batches(backbone, loader, autocast):
@@ -168,7 +168,7 @@ def extract_features(
 ) -> tuple[Tensor, Tensor]:
     """Features float32 (n, dim) and labels int64 (n,) of all ranks' shares, in order, on every rank.
 
-    See `local_features`.
+    See `feature_batches` for the arguments and what raises. Every rank must call.
     """
     features, labels = local_features(backbone, loader, autocast)
     return gather_rows(features), gather_rows(labels)

@@ -1,4 +1,4 @@
-"""The evaluation of pretraining: kNN on the way, everything at the end."""
+"""Evaluation of a pretraining: kNN during training, all measures at the end."""
 
 from dataclasses import dataclass
 
@@ -26,15 +26,15 @@ def accuracy(predictions: Tensor, labels: Tensor) -> float:
 class FrozenEvaluation:
     """Figures of a frozen backbone on a training and a test set.
 
-    Every rank must call; each extracts its share, and all get the same figures. Every rank holds
-    the features of the test set; of the training set only its own share, and that for the linear
-    probe alone.
+    Every rank must call; each extracts its share, and all get the same figures. Every rank holds all
+    features of the test set. It holds its own share of the training set only for the linear probe.
 
     Args:
         train: evaluation views of the training set.
-        test: of the test set; None leaves only the measures that need no labels.
-        knn_k, knn_temperature: see `NeighbourSearch`, `vote`.
-        linear_probe: whether `final` fits one.
+        test: evaluation views of the test set; None leaves only the measures that need no labels.
+        knn_k: neighbours, see `NeighbourSearch`.
+        knn_temperature: see `vote`.
+        linear_probe: whether `final` fits a linear probe.
     """
 
     train: EvaluationLoader
@@ -44,7 +44,7 @@ class FrozenEvaluation:
     linear_probe: bool = True
 
     def online(self, backbone: nn.Module) -> dict[str, float]:
-        """{"knn_top1": percentage}, cheap enough for every few epochs; empty without labels."""
+        """{"knn_top1": percentage}, cheap enough for every few epochs; empty without a test set."""
         if self.test is None:
             return {}
         test, test_labels = extract_features(backbone, self.test)
@@ -70,7 +70,10 @@ class FrozenEvaluation:
         return {"knn_top1": figures["top1"]}
 
     def final(self, backbone: nn.Module) -> dict[str, float]:
-        """kNN, the linear probe, and the collapse measures (of the test set where there is one)."""
+        """{"knn_top1", "linear_top1"} in percent, and "rankme" and "feature_std" of the test features.
+
+        Without a test set only the latter two, of the training features.
+        """
         if self.test is None:
             unlabelled, _ = extract_features(backbone, self.train)
             return {"rankme": rankme(unlabelled), "feature_std": feature_std(unlabelled)}

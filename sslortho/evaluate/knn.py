@@ -17,16 +17,16 @@ PRESETS: dict[str, tuple[int, float]] = {
     # best"; arXiv 1805.01978 has 200 and 0.07
     "dino": (20, 0.07),
 }
-"""k and temperature by the name of who publishes with them."""
+"""k and temperature, by the code base that publishes with them."""
 
 BLOCK = 2**22
-"""Similarities at a time: 16 MiB of them."""
+"""Number of similarities at a time, 16 MiB."""
 
 BANK_BATCH = 512
-"""Of `knn_predict`: rows of the bank at a time."""
+"""Rows of the bank that `knn_predict` adds at a time."""
 
 LOWER = 2**32 - 1
-"""The lower half of a key."""
+"""Mask of the lower half of a key."""
 
 
 def _flip(bits: Tensor) -> Tensor:
@@ -35,35 +35,39 @@ def _flip(bits: Tensor) -> Tensor:
 
 
 def to_keys(similarities: Tensor, indices: Tensor) -> Tensor:
-    """int64 keys whose order is: the higher similarity first, then the lower index.
+    """int64 keys; the larger key has the higher similarity, or the same and the lower index.
 
-    float32 similarities, not nan, above; LOWER - index below, so that adding ranks' offsets to the
-    index is a subtraction from the key.
+    The upper half holds the similarity (float32, not nan), the lower half LOWER - index. So an offset
+    is added to the index by subtracting it from the key.
     """
     ordered = _flip((similarities + 0.0).view(torch.int32))  # -0.0 + 0.0 is 0.0
     return (ordered.long() << 32) | (LOWER - indices)
 
 
 def from_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Similarities float32 and indices int64 of `to_keys`."""
+    """Similarities float32 and indices int64 of keys; the inverse of `to_keys`."""
     return _flip((keys >> 32).int()).view(torch.float32), LOWER - (keys & LOWER)
 
 
 EMPTY = int(to_keys(torch.tensor(-torch.inf), torch.tensor(0)))
-"""Below every key of a similarity."""
+"""Key of an empty place; below the keys of all finite similarities."""
 
 
 class NeighbourSearch:
-    """The k most similar rows (by cosine) of a bank that is never held, for each query.
+    """Search for the k most similar rows (by cosine) of a bank, for each query; the bank is not kept.
 
-    The bank is added batch by batch, each rank adding its own part: by `result`, the bank is what
-    rank 0 has added, then rank 1, and so on. Equal similarities go by the lower index. The result is
-    the same to the last bit on any number of ranks if the batches are, as a loader's are. Products
-    are float32, on a GPU as exact as `torch.set_float32_matmul_precision` has them.
+    The bank is added batch by batch, and each rank adds its own part. For `result` the bank is the rows
+    of rank 0, then those of rank 1, and so on. Among equal similarities the lower index comes first.
+    The result is the same to the last bit on any number of ranks if the batches are the same, as those
+    of an evaluation loader are. Products are float32, on a GPU as exact as
+    `torch.set_float32_matmul_precision` says.
 
     Args:
         queries: (m, dim), the same on every rank.
         k: neighbours, 1 or more.
+
+    Raises:
+        ValueError: k below 1, queries of another shape or not finite.
     """
 
     def __init__(self, queries: Tensor, k: int) -> None:
@@ -78,7 +82,7 @@ class NeighbourSearch:
 
     @torch.no_grad()
     def add(self, features: Tensor) -> None:
-        """This rank's next rows of the bank, (batch, dim)."""
+        """Add this rank's next rows of the bank, (batch, dim). Raises ValueError for another shape."""
         check_features(features)
         if features.shape[1] != self.queries.shape[1]:
             raise ValueError(
@@ -94,8 +98,8 @@ class NeighbourSearch:
         self.count += len(features)
 
     def _merge(self, keys: Tensor, similarities: Tensor) -> None:
-        # few are above the worst that is kept, so only those are sorted in; an equal one comes later
-        # in the bank, and loses
+        # few are above the worst that is kept, so only those are merged; an equal one comes later in
+        # the bank, and is dropped
         worst, _ = from_keys(keys.amin(dim=1, keepdim=True))
         row, column = (similarities > worst).nonzero(as_tuple=True)
         if not len(row):
@@ -115,10 +119,11 @@ class NeighbourSearch:
         A bank of fewer than k rows gives all of them.
 
         Args:
-            gather_distributed: of all ranks' parts, and every rank must call; or of ours alone.
+            gather_distributed: whether the bank is all ranks' parts, and then every rank must call, or
+                this rank's part alone.
 
         Raises:
-            ValueError: nothing was added, or what was is not finite.
+            ValueError: nothing was added, or features that are not finite.
         """
         totals = torch.stack([torch.full_like(self.bad, self.count), self.bad])
         before, ranks = 0, 1
@@ -128,7 +133,7 @@ class NeighbourSearch:
         total, bad = totals.tolist()
         _check_finite(bad)
         if not total:
-            raise ValueError("the bank is empty: there are no neighbours to find")
+            raise ValueError("the bank is empty: add features before asking for neighbours")
         keys = self.keys - before
         rows = max(1, BLOCK // (keys.shape[1] * ranks))
         k = min(keys.shape[1], total)
@@ -154,14 +159,17 @@ def _gather_columns(keys: Tensor) -> Tensor:
 def vote(similarities: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
     """Scores float64 (m, classes): each neighbour votes for its class with exp(cosine / temperature).
 
-    Relative to the nearest neighbour's vote, so that a low temperature does not overflow; the order
-    of the classes is the same.
+    The votes are divided by that of the nearest neighbour, so that a low temperature does not
+    overflow; the order of the classes stays the same.
 
     Args:
         similarities: (m, k), nearest first.
-        labels: int64 (m, k), of the neighbours.
-        classes: labels are from 0 to classes - 1.
+        labels: int64 (m, k), the neighbours' classes.
+        classes: number of classes; labels are from 0 to classes - 1.
         temperature: above 0.
+
+    Raises:
+        ValueError: a temperature out of range, other shapes or types, labels out of range.
     """
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature={temperature} must be above 0, and finite")
@@ -188,14 +196,15 @@ def vote(similarities: Tensor, labels: Tensor, classes: int, temperature: float)
 def knn_accuracy(
     similarities: Tensor, neighbours: Tensor, labels: Tensor, classes: int, temperature: float
 ) -> dict[str, float]:
-    """{"top1", "top5"}: percentages of the queries whose class wins the vote, or is among five.
+    """{"top1", "top5"}: percentage of queries whose class wins the vote, or is among the best five.
 
-    See `vote`; the scores of all queries are never held at once.
+    The scores of all queries are never held at once.
 
     Args:
-        similarities, neighbours: (m, k), the latter the neighbours' labels.
-        labels: int64 (m,), the queries'.
-        classes, temperature: see there.
+        similarities: (m, k), nearest first.
+        neighbours: int64 (m, k), the neighbours' classes.
+        labels: int64 (m,), the queries' classes.
+        classes, temperature: see `vote`, also for what raises.
     """
     if classes < 1 or len(similarities) != len(labels):
         raise ValueError(
@@ -215,16 +224,20 @@ def knn_predict(
 ) -> Tensor:
     """Class of each query by a vote of its k nearest neighbours, weighted exp(cosine / temperature).
 
-    Of tensors at hand: ranks exchange nothing. See `NeighbourSearch` for a bank that is not.
+    For features in memory; ranks exchange nothing. `NeighbourSearch` is for a bank in batches.
 
     Args:
-        bank: (n, dim) features with `labels` (n,), int64 from 0.
+        bank: (n, dim), features.
+        labels: int64 (n,), their classes, from 0.
         queries: (m, dim).
-        k: neighbours; all of the bank where it holds fewer.
+        k: neighbours; all of the bank if it holds fewer.
         temperature: above 0.
 
     Returns:
         int64 (m,).
+
+    Raises:
+        ValueError: as `NeighbourSearch` and `vote`.
     """
     if not k >= 1 or not 0 < temperature < math.inf:
         raise ValueError(f"k={k} must be 1 or more and temperature={temperature} above 0")

@@ -1,4 +1,4 @@
-"""The choice of a linear probe's l2, on training images that are held out for it."""
+"""Selection of a linear probe's l2, on training images that are held out for it."""
 
 import warnings
 from collections.abc import Sequence
@@ -14,9 +14,8 @@ from sslortho.evaluate.features import check_features, gather_rows, rows_before,
 from sslortho.evaluate.linear_probe import LogisticRegression, block_rows
 
 CANDIDATES = tuple(10.0**exponent for exponent in range(1, -7, -1))
-"""Of l2, a decade apart. Coarser than the 45 values from 1e-6 to 1e5, a quarter of a decade apart,
-of arXiv 1805.08974; with standardised features and a mean loss, more than 10 only
-shrinks."""
+"""Values of l2 that are tried, a decade apart. arXiv 1805.08974 tries 45 values from 1e-6 to 1e5, a
+quarter of a decade apart; with standardised features and a mean loss, more than 10 only shrinks."""
 
 HELD_OUT = 0.1
 """Share of the training images that l2 is chosen on."""
@@ -24,7 +23,7 @@ HELD_OUT = 0.1
 
 @dataclass(frozen=True)
 class Trial:
-    """One l2 on the held-out images."""
+    """Figures of one l2 on the held-out images."""
 
     l2: float
     top1: float
@@ -36,18 +35,18 @@ class Trial:
 
 @dataclass(frozen=True)
 class Selection:
-    """The chosen l2, and what it was chosen from, strongest first."""
+    """The chosen l2, and all trials, strongest l2 first."""
 
     l2: float
     trials: tuple[Trial, ...]
     at_edge: bool
-    """Whether it is the first or last candidate, so that the best may lie beyond."""
+    """Whether it is the first or the last candidate; the best value may lie beyond."""
 
 
 def held_out_mask(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Which samples to hold out, bool (n,) on the CPU: `share` of each class, and one at least.
+    """Mask of the samples to hold out, bool (n,) on the CPU.
 
-    A class's last image is never held out.
+    `share` of each class is held out, at least one image, but never all of a class.
 
     Args:
         labels: int64 (n,), of all ranks.
@@ -73,20 +72,20 @@ def select_l2(
     seed: int = 0,
     classes: int | None = None,
 ) -> Selection:
-    """The l2 whose fit to the rest is best on held-out training images; then fit it to all of them.
+    """Find the l2 that is best on held-out training images, when fitted to the others.
 
-    Best is the highest accuracy, then the lowest loss, then the strongest. The candidates go from
-    strong to weak, each starting where the last ended. Which images are held out is a function of
-    (seed, labels), not of the number of ranks. Every rank must call.
+    The caller then fits it to all of them. Best is the highest accuracy, then the lowest loss, then the
+    strongest l2. The candidates go from strong to weak, each fit starting at the one before. The
+    held-out images are a function of (seed, labels), not of the number of ranks. Every rank must call.
 
     Args:
         features, labels, classes: see `LogisticRegression`.
-        candidates: of l2, two or more.
+        candidates: values of l2, two or more.
         held_out: share of each class that is held out, see `held_out_mask`.
-        seed: of the choice.
+        seed: of the choice of images.
 
     Raises:
-        ValueError: see `LogisticRegression`; no class has two images; a bad option.
+        ValueError: as `LogisticRegression`; no class has two images; an argument out of range.
     """
     values = sorted(set(candidates), reverse=True)
     if len(values) < 2 or not values[-1] > 0:
@@ -111,7 +110,7 @@ def select_l2(
 
 
 def _split(labels: Tensor, everyones: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """This rank's rows to hold out and to fit to, int64."""
+    """Indices of this rank's rows to hold out, and of those to fit to, both int64."""
     if not 0 < share < 1:
         raise ValueError(f"held_out={share} must be between 0 and 1")
     if len(everyones) and int(everyones.min()) < 0:

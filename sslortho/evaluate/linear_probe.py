@@ -1,4 +1,4 @@
-"""A linear classifier on frozen features, fitted to its optimum."""
+"""Linear classifier on frozen features, fitted to its optimum."""
 
 from collections.abc import Iterator
 
@@ -9,22 +9,22 @@ from torch.nn import functional
 from sslortho.evaluate.features import check_features, max_over_ranks, sum_over_ranks
 
 L2 = 1e-3
-"""Weight of half the squared norm of the classifier, beside the mean cross-entropy."""
+"""Default weight of half the squared norm of the classifier, relative to the mean cross-entropy."""
 
 BLOCKS = {"cpu": 2**19, "cuda": 2**24}
-"""Numbers at a time in float64: 4 MiB stay in a CPU's cache, 128 MiB keep a GPU busy."""
+"""Float64 numbers of a block: 4 MiB fit a CPU's cache, 128 MiB keep a GPU busy."""
 
 CONSTANT = 1e-7
-"""A feature that deviates from its mean by less than this part of it is constant: such is float32."""
+"""Deviation relative to the mean below which a feature counts as constant; the rounding of float32."""
 
 
 def block_rows(features: Tensor, width: int) -> int:
-    """Rows of a block, when a row comes with `width` numbers."""
+    """Rows of a block whose rows have `width` numbers."""
     return max(1, BLOCKS.get(features.device.type, BLOCKS["cpu"]) // max(1, width))
 
 
 class _Share:
-    """This rank's features and labels, or some rows of them, a block in float64 at a time."""
+    """Iterable over this rank's features and labels, or some rows of them, in blocks of float64."""
 
     def __init__(self, features: Tensor, labels: Tensor, width: int, rows: Tensor | None) -> None:
         self.features, self.labels, self.rows = features, labels, rows
@@ -39,7 +39,10 @@ class _Share:
 
 
 def _check(features: Tensor, labels: Tensor, classes: int | None, share: _Share) -> Tensor:
-    """Images of each class over all ranks, float64 (classes,)."""
+    """Number of images of each class over all ranks, float64 (classes,).
+
+    Raises ValueError for features or labels that cannot be fitted to.
+    """
     bad = torch.zeros(1, dtype=torch.int64, device=features.device)
     for block, _ in share:
         bad += (~torch.isfinite(block)).any(dim=1).sum()
@@ -70,29 +73,29 @@ class LogisticRegression:
     """Multinomial logistic regression on standardised features, by L-BFGS.
 
     Minimises mean cross-entropy + l2 / 2 ||W||^2 (the bias is free) with full batches, in float64.
-    Not the published linear evaluation, which trains with SGD and random crops; the two usually
+    It is not the published linear evaluation, which trains with SGD and random crops; the two usually
     agree to about a point.
 
-    Every rank brings its rows, must call, and ends with the same classifier. Features stay as they
-    are: beyond them it needs a block of BLOCKS numbers, and 45 times the classifier.
+    Every rank must call with its own rows, and all get the same classifier. The features are not
+    copied: more memory is needed only for a block of BLOCKS numbers and for 45 times the classifier.
 
     Args:
-        features: (n, dim), this rank's; (0, 0) where it has none.
-        labels: (n,), int64 from 0.
-        l2: see above; where it is 0 there need not be an optimum.
-        classes: how many; by default the highest label and one more.
+        features: (n, dim), this rank's; (0, 0) if it has none.
+        labels: int64 (n,), from 0.
+        l2: weight decay, see above; with 0 there may be no optimum.
+        classes: number of classes; by default the highest label plus one.
         rows: int64 indices of the rows to fit to; by default all.
-        start: begin at this classifier.
+        start: classifier to start from.
 
     Raises:
         ValueError: other shapes or types, features that are not finite, labels below 0 or beyond
-            `classes`, one class alone, l2 below 0.
+            `classes`, a single class, l2 below 0.
     """
 
     MAX_ITERATIONS = 500
     TOLERANCE = 1e-6
-    """Of the largest entry of the gradient; l2 / 100 where that is less, since the distance to the
-    optimum is at most the gradient's norm / l2."""
+    """Largest entry of the gradient at which the fit ends; l2 / 100 if that is less, since the distance
+    to the optimum is at most the gradient's norm / l2."""
 
     def __init__(
         self,
@@ -123,7 +126,7 @@ class LogisticRegression:
 
     @property
     def weight(self) -> Tensor:
-        """Float64 (classes, dim), of standardised features."""
+        """Float64 (classes, dim), for standardised features."""
         return self._parameters[:, :-1]
 
     @property
@@ -149,12 +152,12 @@ class LogisticRegression:
         self._parameters[:, -1] = bias + weight @ self.mean
 
     def _unstandardised(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the same classifier on the features as they are."""
+        """Weight and bias of the same classifier for the original features."""
         weight = self.weight / self.scale
         return weight, self.bias - weight @ self.mean
 
     def _objective(self) -> tuple[Tensor, Tensor]:
-        """The loss (), and its gradient (classes, dim + 1)."""
+        """Loss () and its gradient (classes, dim + 1)."""
         weight, bias = self._unstandardised()
         sums = weight.new_zeros(self._parameters.numel() + 1)
         loss, gradient = sums[-1], sums[:-1].view_as(self._parameters)
@@ -166,7 +169,7 @@ class LogisticRegression:
             gradient[:, :-1].addmm_(error.mT, x)
             gradient[:, -1] += error.sum(dim=0)
         sum_over_ranks(sums).div_(self._total)
-        # so far by the features as they are: the chain rule to the standardised ones
+        # so far with respect to the original features; the chain rule leads to the standardised ones
         gradient[:, :-1] -= torch.outer(gradient[:, -1], self.mean)
         gradient[:, :-1] /= self.scale
         gradient[:, :-1] += self.l2 * self.weight
@@ -196,20 +199,20 @@ class LogisticRegression:
         self.converged: bool = (
             self.iterations < self.MAX_ITERATIONS and state["func_evals"] < 2 * self.MAX_ITERATIONS
         )
-        """Whether it stopped for the tolerance."""
+        """Whether the fit ended at the tolerance."""
 
     def logits(self, features: Tensor) -> Tensor:
-        """Float64 (m, classes) of features (m, dim)."""
+        """Logits float64 (m, classes) of features (m, dim)."""
         weight, bias = self._unstandardised()
         blocks = features.split(block_rows(features, max(weight.shape)))
         return torch.cat([torch.addmm(bias, block.double(), weight.mT) for block in blocks])
 
     def predict(self, features: Tensor) -> Tensor:
-        """Class of each row of (m, dim): int64 (m,)."""
+        """Classes int64 (m,) of features (m, dim)."""
         return self.logits(features).argmax(dim=1)
 
     def as_linear(self) -> nn.Linear:
-        """The same classifier on the features as they are, in float32."""
+        """The same classifier as a float32 layer for the original features."""
         weight, bias = self._unstandardised()
         classes, dim = weight.shape
         linear = nn.Linear(dim, classes, device=weight.device)

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: a map of the features, who is taken for whom, nearest neighbours."""
+"""Pictures of an evaluation: a map of the features, the confusion matrix, nearest neighbours."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ RIGHT, WRONG = "#009E73", "#CC3311"
 NUMBERED = 20
 """Classes up to which a confusion matrix has its numbers written in."""
 NAMED = 60
-"""Classes up to which it has their names along its sides."""
+"""Classes up to which a confusion matrix has their names along its sides."""
 
 
 def _full_name(classes: Sequence[str], label: int) -> str:
@@ -26,12 +26,12 @@ def _full_name(classes: Sequence[str], label: int) -> str:
 
 
 def class_name(classes: Sequence[str], label: int, most: int = 24) -> str:
-    """Name of a class for a picture; its number where classes have no names."""
+    """Name of a class for a picture, at most `most` characters; its number if classes have no names."""
     return plain_text(_full_name(classes, label), most)
 
 
 def _coloured_classes(labels: Tensor, most: int) -> list[int]:
-    """The `most` classes with most samples, ascending; of equals those spread over all numbers."""
+    """The `most` classes with most samples, ascending; among equals they are spread over all numbers."""
     found, counts = labels[labels >= 0].unique(return_counts=True)
     # neighbours in number are often alike, as in ImageNet: the fractions of a few multiples of the
     # golden ratio are evenly spaced, so the classes with the smallest ones are too
@@ -48,16 +48,20 @@ def draw_feature_map(
     title: str,
     most_classes: int = 20,
 ) -> None:
-    """Points in the plane, each class with a colour and a shape of its own, named in the legend.
+    """Draw points in the plane, each class with its own colour and shape, named in the legend.
 
-    Of more classes than `most_classes` the most frequent have colours, and all others are grey: no
-    eye tells a thousand colours apart.
+    Of more classes than `most_classes` the most frequent have colours, and all others are grey, since
+    no eye tells a thousand colours apart.
 
     Args:
+        path: of the picture.
         points: (n, 2).
         labels: int64 (n,); below 0 is unlabelled, and grey.
         classes: their names; may be empty.
-        most_classes: from 0 to 90; beyond, ValueError.
+        title: above the map.
+        most_classes: from 0 to 90.
+
+    Raises ValueError for `most_classes` out of range.
     """
     if not 0 <= most_classes <= len(COLOURS) * len(MARKERS):
         raise ValueError(f"{most_classes=} must be from 0 to {len(COLOURS) * len(MARKERS)}")
@@ -99,9 +103,16 @@ def _dress_map(figure: Any, axes: Any, title: str) -> None:
 
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, classes_count: int) -> Tensor:
-    """How often each true class (row) was taken for each class (column): int64 (c, c), on the CPU.
+    """Count how often each true class (row) was taken for each class (column).
 
-    Raises ValueError if labels and predictions differ in number, or are not from 0 to c - 1.
+    Args:
+        labels, predictions: integers (n,), from 0 to classes_count - 1.
+        classes_count: number of classes, c.
+
+    Returns:
+        int64 (c, c), on the CPU.
+
+    Raises ValueError if labels and predictions differ in number, or are out of range.
     """
     labels, predictions = labels.cpu().long(), predictions.cpu().long()
     if labels.shape != predictions.shape:
@@ -118,8 +129,8 @@ def most_confused(
 ) -> list[tuple[str, str, float]]:
     """The pairs of classes most often mistaken: (true, predicted, share of the true class).
 
-    Shares are from 0 to 1, largest first; of equals the one with more samples. Fewer than `count`
-    where there are fewer mistakes.
+    Shares are from 0 to 1, largest first; among equals the pair with more samples first. There are
+    fewer than `count` if there are fewer mistakes.
     """
     mistakes = matrix.clone().fill_diagonal_(0)
     true, predicted = mistakes.nonzero(as_tuple=True)
@@ -141,10 +152,10 @@ def _write_cells(axes: Any, percent: Tensor) -> None:
 
 
 def draw_confusion(path: Path, matrix: Tensor, classes: Sequence[str]) -> None:
-    """A confusion matrix int64 (c, c) in percent of each true class.
+    """Draw a confusion matrix, int64 (c, c), in percent of each true class.
 
-    Up to 20 classes with its numbers, up to 60 with the classes' names, beyond by class number. Rows
-    of classes without samples are grey.
+    Up to 20 classes have numbers in the cells, up to 60 names along the sides. Rows of classes without
+    samples are grey.
     """
     from matplotlib.colors import PowerNorm
 
@@ -175,24 +186,32 @@ def draw_confusion(path: Path, matrix: Tensor, classes: Sequence[str]) -> None:
 
 
 def choose_queries(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Indices of `count` samples (all, if there are fewer), as many of each class give or take one.
+    """Choose `count` samples, the same number of each class, give or take one.
 
-    int64 (m,), by class and then by index. Where a class runs out, others stand in; where there are
-    fewer queries than classes, `seed` chooses the classes too.
+    If a class runs out, others fill its place. If there are fewer queries than classes, `seed` chooses
+    the classes too.
+
+    Args:
+        labels: int64 (n,).
+        count: samples; all if there are fewer.
+        seed: of the choice.
+
+    Returns:
+        Indices, int64 (m,), sorted by class and then by index.
     """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(labels))
     shuffled = labels.cpu().numpy()[order]
     _, group, sizes = np.unique(shuffled, return_inverse=True, return_counts=True)
     by_class = np.argsort(group, kind="stable")
-    turn = np.empty(len(order), dtype=np.int64)  # how many of its class come before, by chance
+    turn = np.empty(len(order), dtype=np.int64)  # its place among its class, by chance
     turn[by_class] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     chosen = np.lexsort((generator.permutation(len(sizes))[group], turn))[:count]
     return torch.from_numpy(order[chosen[np.lexsort((order[chosen], group[chosen]))]])
 
 
 def undo_normalise(views: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Views (..., 3, height, width) as the model gets them to colours (..., height, width, 3), 0 to 1."""
+    """Turn a model's views (..., 3, height, width) into colours (..., height, width, 3) from 0 to 1."""
     colours = views.detach().float().cpu().movedim(-3, -1)
     return (colours * torch.tensor(std) + torch.tensor(mean)).clamp(0, 1)
 
@@ -217,12 +236,13 @@ def draw_neighbours(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> None:
-    """A row for each query, with its nearest training images to the right, nearest first.
+    """Draw a row for each query, with its nearest training images to the right, nearest first.
 
-    A neighbour's frame is green and its caption has a tick where it is of the query's class, red and
-    a cross where not; grey and neither where one of the two has no label.
+    A neighbour of the query's class has a green frame and a tick, one of another class a red frame and
+    a cross. If one of the two has no label, the frame is grey.
 
     Args:
+        path: of the picture.
         queries: (q, 3, height, width), normalised by mean and std (3 numbers each).
         neighbours: (q, k, 3, height, width), likewise.
         query_labels: int64 (q,); below 0 is unlabelled.

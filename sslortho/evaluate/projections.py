@@ -1,4 +1,4 @@
-"""Features in the plane: by PCA, and by UMAP."""
+"""Projections of features onto the plane: PCA and UMAP."""
 
 import warnings
 
@@ -13,24 +13,24 @@ CHUNK = 8192
 def project_pca(features: Tensor) -> tuple[Tensor, Tensor]:
     """Coordinates along the two directions of largest variance, the same at every call.
 
-    By the eigenvectors of the smaller of scatter matrix (dim, dim) and Gram matrix (n, n), in
-    float64: squaring the singular values costs digits only of directions far below the largest.
-    Not by `torch.svd_lowrank`, which draws random numbers and is least accurate where variances
-    fall off slowly, as those of good features do. 50,000 features of 2,048 take half a tera-operation.
+    They are eigenvectors of the smaller of scatter matrix (dim, dim) and Gram matrix (n, n), in
+    float64: squaring the singular values loses digits only of directions far below the largest.
+    `torch.svd_lowrank` draws random numbers, and is least accurate if variances fall off slowly, as
+    those of good features do. 50,000 features of 2,048 dimensions take half a tera-operation.
 
     Args:
         features: (n, dim), n of 1 or more.
 
     Returns:
         points: float64 (n, 2), centred; each direction's largest loading (by magnitude) is positive.
-        shares: float64 (2,), of the variance, from 0 to 1; 0 where features have no such direction.
+        shares: float64 (2,), of the variance, from 0 to 1; 0 if features have no such direction.
 
     Raises:
-        ValueError: for no features, or some that are not finite.
+        ValueError: no features, or features that are not finite.
     """
     n, dim = features.shape
     if n < 1 or dim < 1 or not torch.isfinite(features).all():
-        raise ValueError(f"features of shape {(n, dim)} must be some, and finite")
+        raise ValueError(f"features of shape {(n, dim)} must be at least one, all finite")
     chunks = features.split(CHUNK)
     mean = torch.stack([chunk.double().sum(dim=0) for chunk in chunks]).sum(dim=0) / n
     if n < dim:
@@ -48,7 +48,7 @@ def project_pca(features: Tensor) -> tuple[Tensor, Tensor]:
     points, shares = scores.new_zeros(n, 2), values.new_zeros(2)
     for i in range(min(2, len(values))):
         if values[-1 - i] <= max(n, dim) * torch.finfo(values.dtype).eps * values[-1]:
-            break  # rounding noise, no direction
+            break  # rounding noise only
         loading = loadings[:, -1 - i]
         points[:, i] = scores[:, -1 - i] * loading[loading.abs().argmax()].sign()
         shares[i] = values[-1 - i] / values.sum()
@@ -58,15 +58,17 @@ def project_pca(features: Tensor) -> tuple[Tensor, Tensor]:
 def project_umap(
     features: Tensor, seed: int, most_points: int = 4000
 ) -> tuple[Tensor, Tensor] | None:
-    """UMAP (arXiv 1802.03426) by cosine, as kNN measures; None without umap-learn, `[umap]`.
+    """UMAP (arXiv 1802.03426) by cosine, the measure of kNN.
 
     Args:
-        features: (n, dim); fewer than 3 make no map.
-        seed: of the layout, and of which points are taken where there are more than `most_points`.
+        features: (n, dim).
+        seed: of the layout, and of the choice of points if there are more than `most_points`.
+        most_points: points of the map, at most.
 
     Returns:
         points: float32 (m, 2), m at most `most_points`.
-        indices: int64 (m,), ascending: which of the features they are.
+        indices: int64 (m,), ascending, the features of these points.
+        None for fewer than 3 features, and without umap-learn (the extra `umap`).
     """
     if len(features) < 3:
         return None

@@ -1,4 +1,4 @@
-"""What is found below a folder, and through which links."""
+"""Files found below a folder, and the links that lead to them."""
 
 import inspect
 import os

@@ -379,7 +379,7 @@ def test_evaluation_covers_each_sample_once_in_order(tmp_path, kind, world_size,
 @KINDS
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_evaluation_batches_do_not_depend_on_the_number_of_ranks(tmp_path, kind, world_size):
-    """What is computed of a batch may depend in its last bit on what else is in it."""
+    """A result of a batch may depend, in its last bit, on the other images in the batch."""
     pictures = [picture(i) for i in range(13)]
     shares = [
         list(make_evaluation(kind, tmp_path, pictures, rank=rank, world_size=world_size))

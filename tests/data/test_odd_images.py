@@ -48,7 +48,7 @@ def frames(kind):
 
 
 def oracle(path):
-    """What torchvision's ImageFolder makes of a file, without PIL's advice on palettes."""
+    """An image as torchvision's ImageFolder reads it, without PIL's advice on palettes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pil_loader(path)

@@ -6,6 +6,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from sslortho.evaluate import pictures
+from sslortho.evaluate.figures import COLOURS, GREY, new_figure
 from sslortho.evaluate.pictures import (
     RIGHT,
     WRONG,
@@ -18,7 +19,6 @@ from sslortho.evaluate.pictures import (
     most_confused,
     undo_normalise,
 )
-from sslortho.evaluate.figures import COLOURS, GREY, new_figure
 
 
 def pixels(path):

@@ -353,7 +353,7 @@ pickle.dump({
 
 @pytest.fixture(scope="module")
 def ffcv_folder(tmp_path_factory) -> Path:
-    """What FFCV says and writes; in another process, for it forks, and hangs when it fails."""
+    """Constants and a file of FFCV itself; in another process, since it forks, and hangs when it fails."""
     folder = tmp_path_factory.mktemp("ffcv")
     command = [sys.executable, "-c", WRITE_WITH_FFCV, str(folder)]
     subprocess.run(command, check=True, timeout=120)

@@ -205,7 +205,7 @@ def test_two_loaders_may_run_at_once(data):
 
 
 def test_the_crops_for_a_gpu_are_those_of_the_kernel(data):
-    """Of all views in one call, beside a call for each."""
+    """One call for all views, compared with a call for each."""
     files, folder = data["raw"]
     source = beton(folder)
     indices = np.array([7, 0, 33, 12])
