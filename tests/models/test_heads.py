@@ -1,8 +1,9 @@
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
-from sslortho.models import Projector
+from sslortho.models import Projector, linear_classifier, write_classifier
 
 
 def describe(module: nn.Module) -> tuple:
@@ -60,3 +61,20 @@ def test_is_the_composition_of_its_layers():
 def test_widths_must_be_positive(widths):
     with pytest.raises(ValueError, match=r"widths=.* must be one or more positive integers"):
         Projector(4, widths)
+
+
+def test_a_linear_classifier_starts_small_and_unbiased():
+    torch.manual_seed(0)
+    classifier = linear_classifier(400, 250)
+    assert classifier.weight.shape == (250, 400)
+    assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert not classifier.bias.any()
+
+
+def test_a_written_classifier_is_its_two_tensors(tmp_path):
+    classifier = linear_classifier(4, 3)
+    write_classifier(classifier, tmp_path / "x.safetensors")
+    written = safetensors.torch.load_file(tmp_path / "x.safetensors")
+    assert written.keys() == {"weight", "bias"}
+    assert torch.equal(written["weight"], classifier.weight.detach())
+    assert torch.equal(written["bias"], classifier.bias.detach())

@@ -1,0 +1,36 @@
+import torch
+from helpers.methods import BATCH, create, draw_views
+from torch.nn.functional import log_softmax, softmax
+
+
+def test_dino_sorts_every_view_as_the_teacher_sorts_the_other_global_ones():
+    views = draw_views(4)
+    task = create("dino", teacher_temperature=0.05)
+    for parameter in task.backbone.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    student = task.student(torch.cat(views)).chunk(4)  # all of one size pass together
+    teacher = task.projector(task.backbone(torch.cat(views[:2]))).chunk(2)
+    terms = [
+        -(softmax(t / 0.05, dim=1) * log_softmax(s / 0.1, dim=1)).sum(dim=1).mean()
+        for i, t in enumerate(teacher)
+        for j, s in enumerate(student)
+        if i != j
+    ]
+    loss = task(views, torch.zeros(BATCH))["loss"]
+    torch.testing.assert_close(loss, sum(terms) / 6)
+    # the centre, a moving average of 0.9, of what the teacher said
+    torch.testing.assert_close(task.loss.center[0, 0], 0.1 * torch.cat(teacher).mean(dim=0))
+    loss.backward()
+    assert all(p.grad is None for p in task.backbone.parameters())
+
+
+def test_dino_keeps_its_output_layer_in_the_first_epochs():
+    task = create("dino", freeze_output_epochs=2)
+    for epoch, frozen in ((1, True), (2, False)):
+        task.before_step(step=7, epoch=epoch, total_steps=30)
+        task.zero_grad()
+        task(draw_views(), torch.zeros(BATCH))["loss"].backward()
+        task.after_backward()
+        grads = [p.grad for p in task.student[1].last_layer.parameters() if p.requires_grad]
+        assert len(grads) == 1
+        assert (grads[0] is None) == frozen

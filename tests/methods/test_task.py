@@ -1,0 +1,39 @@
+import sys
+
+import pytest
+import torch
+from helpers.methods import BATCH, create, draw_views
+
+from sslortho.methods import METHODS
+from sslortho.methods.task import spread
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_only_what_learns_has_a_gradient_and_the_rest_is_logged(name):
+    task = create(name)
+    metrics = task(draw_views(), torch.zeros(BATCH))
+    metrics.pop("loss").backward()
+    assert metrics
+    assert not any(value.requires_grad for value in metrics.values())
+    learning = [p for p in task.parameters() if p.requires_grad]
+    assert all(p.grad is not None for p in learning)
+    state = {name: value.clone() for name, value in task.state_dict().items()}
+    again = create(name)
+    again.load_state_dict(state)
+    views = draw_views(seed=2)
+    ours = task(views, torch.zeros(BATCH))["loss"]
+    assert torch.equal(again(views, torch.zeros(BATCH))["loss"], ours)
+
+
+def test_spread_is_1_on_the_sphere_and_0_in_a_point():
+    torch.manual_seed(0)
+    assert float(spread(torch.randn(4000, 50))) == pytest.approx(1, abs=0.02)
+    assert float(spread(torch.ones(10, 5))) == 0
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "barlow_twins"])
+def test_a_missing_package_is_named_with_the_remedy(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightly", None)
+    message = rf"{METHODS[name]} needs lightly, which is not installed: pip install lightly$"
+    with pytest.raises(ValueError, match=message):
+        create(name)
