@@ -13,7 +13,13 @@ from sslortho.augment.views import (
     IMAGENET_STD,
     Triple,
 )
-from sslortho.models import BackboneInfo, create_backbone, read_weights, restore_backbone
+from sslortho.models import (
+    BackboneInfo,
+    create_backbone,
+    feature_dim,
+    read_weights,
+    restore_backbone,
+)
 from sslortho.models.backbones import TORCHVISION, Stem
 from sslortho.recipes.options import BackboneOptions
 
@@ -46,6 +52,8 @@ class Subject:
 
     backbone: nn.Module
     info: BackboneInfo
+    dim: int
+    """Number of features."""
     origin: str
     """Where its weights come from, and what was guessed, in words."""
 
@@ -75,7 +83,7 @@ def load_subject(options: BackboneOptions, native_size: int) -> Subject:
         options: which one.
         native_size: side of the views in pixels where neither options nor weights say another.
 
-    Raises ValueError for weights that do not fit.
+    Raises ValueError for weights that do not fit, and a backbone that does not take views of that size.
     """
     if options.backbone_from == "random":
         return _create_subject(options, options.crop_size or native_size)
@@ -91,7 +99,8 @@ def load_subject(options: BackboneOptions, native_size: int) -> Subject:
     origin = f"{options.backbone_from} ({restored.report})"
     if known is None:
         origin += _describe_guesses(options, info)
-    return Subject(restored.network, info, origin)
+    dim = feature_dim(restored.network, info.crop_size)
+    return Subject(restored.network, info, dim, origin)
 
 
 def _create_subject(options: BackboneOptions, crop_size: int) -> Subject:
@@ -102,4 +111,5 @@ def _create_subject(options: BackboneOptions, crop_size: int) -> Subject:
     network = create_backbone(name, stem)
     mean, std = _normalisation(options, crop_size, None)
     info = BackboneInfo(backbone=name, stem=stem, crop_size=crop_size, mean=mean, std=std)
-    return Subject(network, info, f"random weights, seed {options.seed}")
+    dim = feature_dim(network, crop_size)
+    return Subject(network, info, dim, f"random weights, seed {options.seed}")

@@ -2,19 +2,26 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
-from sslortho.recipes.linear_eval.resolve import ClassifierTraining, Evaluation
 from sslortho.data import ImageSet
-from sslortho.evaluate import extract_features, feature_batches
-from sslortho.evaluate.inspection import Looks, Scene, draw_looks, find_looks
-from sslortho.runs.report import ReportFigure, ReportPicture, ReportTable, write_report
-from sslortho.runs.provenance import provenance
-from sslortho.train.records import write_summary
+from sslortho.evaluate import (
+    InspectedImages,
+    Inspection,
+    Picture,
+    Table,
+    draw_inspection,
+    extract_features,
+    feature_batches,
+    inspect_features,
+)
+from sslortho.recipes.evaluation import ClassifierTraining, Evaluation
+from sslortho.runs.folder import RunFolder
+from sslortho.runs.provenance import Session, provenance
+from sslortho.runs.run_report import ReportFigure, write_report
 
 MEANINGS = {
     "top1": ("%", "test images whose class is the first guess"),
@@ -34,15 +41,41 @@ MEANINGS = {
     "parameter_bytes": ("", "memory of the parameters, and of their gradients once more"),
     "optimizer_state_bytes": ("", "memory that the optimizer keeps beside them"),
 }
+"""Name of a figure to its unit and its meaning in a report."""
+
+INSPECTED = 20_000
+"""Number of training images among which the pictures show neighbours: another pass over ImageNet is
+not worth a picture."""
 
 
-LOOKED_AT = 20_000
-"""Training images among which the pictures show neighbours: another pass over ImageNet is not worth
-a picture."""
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Everything that a report says about an evaluation beside its options."""
+
+    title: str
+    """Headline of the report."""
+    protocol: str
+    """How the figures were measured, in words."""
+    figures: Mapping[str, Any]
+    """Results, by the names of MEANINGS."""
+    status: Mapping[str, Any] = field(default_factory=dict)
+    """Entries of summary.json beside the figures."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that were chosen during the run."""
+    ignored: Sequence[str] = ()
+    """Names of options that had no effect; the report leaves them out."""
+    inspection: Inspection | None = None
+    """What the pictures are drawn from; None for no pictures."""
+    neighbours: ImageSet | None = None
+    """Images among which the inspection has its neighbours. Default: all training images."""
+    pictures: Sequence[Picture] = ()
+    """Others for the report, in the folder already."""
+    tables: Sequence[Table] = ()
+    """Others for the report."""
 
 
-def look_at(run: ClassifierTraining) -> dict[str, Any]:
-    """`looks` and `train` of `conclude`: test features, and neighbours among some training images.
+def inspect_run(run: ClassifierTraining) -> tuple[Inspection, ImageSet]:
+    """Inspection of the test features, and the training images among which neighbours are sought.
 
     Every rank must call.
     """
@@ -50,106 +83,84 @@ def look_at(run: ClassifierTraining) -> dict[str, Any]:
     features, labels = extract_features(task.backbone, run.test, autocast)
     with torch.no_grad():
         predictions = task.classifier(features).argmax(dim=1)
-    bank = feature_batches(task.backbone, run.train_loader(LOOKED_AT), autocast)
-    seed = run.config.seed
-    looks = find_looks(features, labels, predictions, (batch for batch, _ in bank), seed)
-    return {"looks": looks, "train": run.some(LOOKED_AT)}
+    images = run.some_training_images(INSPECTED)
+    batches = feature_batches(task.backbone, run.evaluation_loader(images), autocast)
+    bank = (batch for batch, _ in batches)
+    seed = run.options.seed
+    return inspect_features(features, labels, predictions, bank, seed), images
 
 
 def _draw(
-    run: Evaluation, folder: Path, looks: Looks, train: ImageSet
-) -> tuple[list[ReportPicture], list[ReportTable]]:
-    data, info, seed = run.data, run.subject.info, run.config.seed
-    some = len(train) < len(data.train)
-    scene = Scene(
-        show_test=lambda indices: run.images(data.test, indices),
-        show_train=lambda indices: run.images(train, indices),
+    run: Evaluation, folder: RunFolder, results: Results
+) -> tuple[list[Picture], list[Table]]:
+    """Draw the inspection; nothing if there is none, or if that fails."""
+    if results.inspection is None:
+        return [], []
+    data, info = run.data, run.subject.info
+    train = results.neighbours or data.train
+    images = InspectedImages(
+        show_test=lambda indices: run.evaluation_views(data.test, indices),
+        show_train=lambda indices: run.evaluation_views(train, indices),
         train_labels=train.labels,
         mean=info.mean,
         std=info.std,
-        remark=f", of {len(train)} training images" if some else "",
+        remark=f", of {len(train)} training images" if len(train) < len(data.train) else "",
     )
+    seed = run.options.seed
     try:
-        return draw_looks(folder, looks, data.classes, scene, seed)
+        return draw_inspection(folder.path, results.inspection, data.classes, images, seed)
     except (ValueError, OSError, RuntimeError) as error:  # the figures are worth more
         warnings.warn(f"the pictures could not be drawn: {error}", stacklevel=2)
         return [], []
 
 
-def conclude(
-    run: Evaluation,
-    folder: Path,
-    *,
-    title: str,
-    protocol: str,
-    figures: dict[str, Any],
-    details: dict[str, Any],
-    started: float,
-    looks: Looks | None = None,
-    train: ImageSet | None = None,
-    status: Mapping[str, Any] | None = None,
-    pictures: Sequence[ReportPicture] = (),
-    tables: Sequence[ReportTable] = (),
+def _write_report(
+    run: Evaluation, folder: RunFolder, results: Results, details: Mapping[str, Any],
+    origin: Mapping[str, Any],
+) -> None:  # fmt: skip
+    pictures, tables = _draw(run, folder, results)
+    options = run.options.values()
+    settings = {name: value for name, value in options.items() if name not in results.ignored}
+    write_report(
+        folder.report,
+        title=results.title,
+        figures=[ReportFigure(n, value, *MEANINGS[n]) for n, value in results.figures.items()],
+        settings={**settings, **details},
+        notes=[results.protocol, f"Weights: {run.subject.origin}"],
+        pictures=[*results.pictures, *pictures],
+        tables=[*tables, *results.tables],
+        command=origin["command"],
+        versions=origin["versions"],
+        hardware=origin["hardware"],
+    )
+
+
+def write_results(
+    run: Evaluation, folder: RunFolder, results: Results, session: Session
 ) -> dict[str, Any]:
-    """Draw what there is to see, write report.md, and at last summary.json; returns the summary.
+    """Draw the pictures, write report.md, and at last summary.json; the summary.
 
     Every rank must call; the main process writes.
-
-    Args:
-        run: the evaluation.
-        folder: of the run.
-        title: of the report.
-        protocol: how the figures came about, in words.
-        figures: the results, by the names of MEANINGS.
-        details: what else is worth knowing: settings that were chosen on the way.
-        started: time.time() of the script's start.
-        looks: what the pictures are drawn from.
-        status: what summary.json says beside the figures.
-        train: the images among which `looks` has neighbours; by default all training images.
-        pictures, tables: others for the report, in the folder already.
     """
-    details = _complete(run, details)
-    whence = provenance(run.accelerator, started)
-    summary = {
-        **figures,
-        **(status or {}),
-        "protocol": protocol,
-        "weights_from": run.subject.origin,
-        "details": details,
-        **whence,
-        "config": asdict(run.config),
-    }
-    if run.accelerator.is_main_process:
-        drawn, more = _draw(run, folder, looks, train or run.data.train) if looks else ([], [])
-        write_report(
-            folder / "report.md",
-            title=title,
-            figures=[ReportFigure(n, value, *MEANINGS[n]) for n, value in figures.items()],
-            settings={**_settings(run), **details},
-            notes=[protocol, f"Weights: {run.subject.origin}"],
-            pictures=[*pictures, *drawn],
-            tables=[*more, *tables],
-            command=whence["command"],
-            versions=whence["versions"],
-            hardware=whence["hardware"],
-        )
-        write_summary(folder / "summary.json", summary)
-    run.accelerator.wait_for_everyone()
-    return summary
-
-
-def _complete(run: Evaluation, details: dict[str, Any]) -> dict[str, Any]:
-    """With the sizes of the data, and how the backbone sees images."""
-    return {
-        **details,
+    details = {
+        **results.details,
         "classes": len(run.data.classes),
         "train_images": len(run.data.train),
         "test_images": len(run.data.test),
         **asdict(run.subject.info),
     }
-
-
-def _settings(run: Evaluation) -> dict[str, Any]:
-    """The options that have an effect."""
-    idle = getattr(run.config, "without_effect", [])
-    return {name: value for name, value in asdict(run.config).items() if name not in idle}
+    origin = provenance(run.accelerator, session)
+    summary = {
+        **results.figures,
+        **results.status,
+        "protocol": results.protocol,
+        "weights_from": run.subject.origin,
+        "details": details,
+        **origin,
+        "config": run.options.values(),
+    }
+    if run.accelerator.is_main_process:
+        _write_report(run, folder, results, details, origin)
+        folder.write_summary(summary)
+    run.accelerator.wait_for_everyone()
+    return summary

@@ -1,86 +1,102 @@
-"""Nearest neighbours on the features of a frozen backbone:
-`python scripts/knn_eval.py --backbone_from runs/x --data cifar10 --data_dir D`.
+"""A kNN evaluation of a frozen backbone; one run folder."""
 
-Writes one run folder.
-"""
-
-import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sslortho.recipes.linear_eval.resolve import Evaluation, build_knn_evaluation, neighbours_and_temperature
-from sslortho.recipes.evaluation_report import conclude
-from sslortho.recipes.linear_eval.options import KnnEvalOptions
-from sslortho.runs.config_file import check_same_run, to_yaml
-from sslortho.recipes.command_line import parse_config, user_errors
 from sslortho.evaluate import (
+    PRESETS,
     NeighbourSearch,
-    inspect_neighbours,
     extract_features,
     feature_batches,
+    inspect_neighbours,
     knn_accuracy,
     vote,
 )
-from sslortho.runs.folder import finished_summary, prepare_folder
+from sslortho.recipes.evaluation import Evaluation, build_evaluation
+from sslortho.recipes.evaluation_report import Results, write_results
+from sslortho.recipes.knn_eval.options import KnnEvalOptions
+from sslortho.recipes.training import join_ranks
+from sslortho.runs.folder import RunFolder
+from sslortho.runs.provenance import Session
+from sslortho.runs.status import status_of
 
 
-def evaluate(
-    run: Evaluation, config: KnnEvalOptions, folder: Path, started: float
-) -> dict[str, Any]:
-    """Features of both sets once, figures, pictures, report."""
-    backbone, autocast = run.subject.backbone, run.autocast
-    k, temperature = neighbours_and_temperature(config)
+def resolve(options: KnnEvalOptions) -> tuple[int, float]:
+    """Number of neighbours, and temperature of their votes."""
+    k, temperature = PRESETS[options.preset or "dino"]
+    return options.k or k, options.temperature or temperature
+
+
+def build(options: KnnEvalOptions, k: int) -> Evaluation:
+    """Load data and weights, on every rank.
+
+    Raises ValueError for a user's mistake, such as more neighbours `k` than training images.
+    """
+    evaluation = build_evaluation(options, join_ranks(options, options.mixed_precision))
+    images = len(evaluation.data.train)
+    if k > images:
+        raise ValueError(f"k={k} is more than the {images} training images; lower it")
+    return evaluation
+
+
+@torch.no_grad()
+def run(options: KnnEvalOptions, session: Session) -> dict[str, Any]:
+    """Evaluate a backbone; the content of summary.json. Every rank must call.
+
+    Args:
+        options: of the run; its folder is `options.run_folder`.
+        session: command and start, for summary.json.
+
+    Raises ValueError for a user's mistake, and for a folder of another run.
+    """
+    folder = RunFolder(options.run_folder)
+    folder.check_same(options)
+    if (finished := folder.finished_summary()) is not None:
+        tell(finished, folder.path)
+        return finished
+    k, temperature = resolve(options)
+    evaluation = build(options, k)
+    accelerator = evaluation.accelerator
+    accelerator.print(evaluation.subject.origin)
+    folder.prepare(accelerator, options)
+    with status_of(folder.path, accelerator.is_main_process):
+        results = _measure(evaluation, options.pictures, k, temperature)
+        summary = write_results(evaluation, folder, results, session)
+    if accelerator.is_main_process:
+        tell(summary, folder.path)
+    accelerator.end_training()
+    return summary
+
+
+def _measure(run: Evaluation, pictures: bool, k: int, temperature: float) -> Results:
+    """Extract the features of both sets once, and vote."""
+    backbone, autocast, seed = run.subject.backbone, run.autocast, run.options.seed
     classes = len(run.data.classes)
     test, labels = extract_features(backbone, run.test, autocast)
     search = NeighbourSearch(test, k)
-    for features, _ in feature_batches(backbone, run.train_loader(), autocast):
+    for features, _ in feature_batches(backbone, run.evaluation_loader(run.data.train), autocast):
         search.add(features)
     similarities, neighbours = search.result()
     voters = run.data.train.labels.to(neighbours.device)[neighbours]
     figures = knn_accuracy(similarities, voters, labels, classes, temperature)
-    looks = None
-    if config.pictures:
+    inspection = None
+    if pictures:
         predictions = vote(similarities, voters, classes, temperature).argmax(dim=1)
-        looks = inspect_neighbours(test, labels, predictions, similarities, neighbours, config.seed)
-    return conclude(
-        run,
-        folder,
+        inspection = inspect_neighbours(test, labels, predictions, similarities, neighbours, seed)
+    return Results(
         title="Nearest neighbours",
         protocol=f"Vote of the {k} nearest training images by cosine, each weighted by exp(cosine / "
         f"{temperature:g}), in evaluation views of {run.subject.info.crop_size} pixels "
         "(arXiv 1805.01978, section 3.4).",
         figures={f"knn_{name}": value for name, value in figures.items()},
         details={"k": k, "temperature": temperature},
-        started=started,
-        looks=looks,
+        inspection=inspection,
     )
 
 
 def tell(summary: dict[str, Any], folder: Path) -> None:
-    """The final figures on the terminal."""
+    """Print the final figures."""
     print(f"{folder}: kNN top-1 {summary['knn_top1']:.2f} %   top-5 {summary['knn_top5']:.2f} %")
     print("  report.md, summary.json")
-
-
-def main() -> None:
-    started = time.time()
-    config = parse_config(KnnEvalOptions)
-    folder = config.run_folder
-    with user_errors(config.debug), torch.no_grad():
-        check_same_run(config, folder)
-        if (summary := finished_summary(folder)) is not None:
-            return tell(summary, folder)
-        run = build_knn_evaluation(config)
-        run.accelerator.print(run.subject.origin)
-        prepare_folder(folder, run.accelerator, to_yaml(config), asdict(config))
-        summary = evaluate(run, config, folder, started)
-    if run.accelerator.is_main_process:
-        tell(summary, folder)
-    run.accelerator.end_training()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,86 +1,191 @@
-"""Supervised classification from scratch:
-`accelerate launch scripts/supervised.py --data cifar10 --data_dir D --backbone resnet20 --optim orth_sgd`.
+"""A supervised training: build, train, measure; one run folder."""
 
-Writes one run folder; starting the same command on the same folder resumes.
-"""
-
-import sys
-import time
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sslortho.recipes.supervised.resolve import Supervised, build_supervised
-from sslortho.recipes.evaluation_report import conclude, look_at
-from sslortho.recipes.supervised.options import SupervisedOptions
-from sslortho.runs.config_file import check_same_run, to_yaml
-from sslortho.recipes.command_line import parse_config, user_errors
+from accelerate import Accelerator
+
+from sslortho.augment.views import evaluation_spec
+from sslortho.data import EvaluationLoader, ImageSet, hold_out
 from sslortho.evaluate import NonFiniteScoresError, Picture
+from sslortho.methods import Classification
 from sslortho.models import write_backbone, write_classifier
 from sslortho.optim.monitor import state_bytes
-from sslortho.train import NonFiniteError, RankLostError
-from sslortho.train.records import Record, draw_curves, read_metrics
-from sslortho.runs.folder import exit_after_signal, finished_summary, prepare_folder
+from sslortho.recipes.backbone import Subject
+from sslortho.recipes.data import (
+    LabelledData,
+    build_evaluation_loader,
+    build_train_loader,
+    check_classes,
+    load_labelled_data,
+)
+from sslortho.recipes.evaluation import ClassifierTraining
+from sslortho.recipes.evaluation_report import Results, inspect_run, write_results
+from sslortho.recipes.supervised.options import SupervisedOptions
+from sslortho.recipes.supervised.resolve import (
+    SupervisedRecipe,
+    create_schedule,
+    resolve,
+    resolve_supervised_optimizer,
+)
+from sslortho.recipes.training import Training, join_ranks, place_model
+from sslortho.runs.curves import draw_curves
+from sslortho.runs.folder import RunFolder
+from sslortho.runs.provenance import Session
+from sslortho.runs.status import status_of
+from sslortho.train.backward import NonFiniteError
+from sslortho.train.records import Record, read_metrics
 
-EVALUATED = ("top1", "top5", "test_loss", "val_top1", "val_top5", "val_loss")
+TEST_FIGURES = ("top1", "top5", "test_loss")
+"""Figures of the test images."""
+
+HELD_OUT_FIGURES = ("val_top1", "val_top5", "val_loss")
+"""Figures of the held-out training images."""
 
 
-def describe(run: Supervised, config: SupervisedOptions) -> str:
-    """The protocol in words."""
-    defaults = run.training.optimizer.defaults
-    inertia = "".join(
-        f", {name} {defaults[name]}" for name in ("momentum", "betas") if name in defaults
+@dataclass(frozen=True)
+class Supervised(ClassifierTraining):
+    """Everything that a supervised run is made of."""
+
+    recipe: SupervisedRecipe
+    held_out: EvaluationLoader | None
+    """Evaluation views of the held-out training images."""
+
+    def evaluate_online(self, task: Classification) -> dict[str, float]:
+        """Figures of the held-out images (val_top1, ...) if there are some, else of the test images."""
+        if self.held_out is None:
+            return self.evaluate(task)
+        figures = self.measure(task, self.held_out)
+        return {f"val_{name.removeprefix('test_')}": value for name, value in figures.items()}
+
+
+def _load(options: SupervisedOptions) -> tuple[LabelledData, ImageSet | None]:
+    """Images to train and to test on, and those held out."""
+    data = load_labelled_data(options)
+    if options.validation is None:
+        return check_classes(options, data), None
+    train, held_out = hold_out(data.train, options.validation, options.seed)
+    return check_classes(options, LabelledData(train, data.test, data.classes)), held_out
+
+
+def _build_training(
+    recipe: SupervisedRecipe, accelerator: Accelerator, task: Classification, data: ImageSet
+) -> Training:
+    options = recipe.options
+    loader = build_train_loader(options, data, (recipe.view,), accelerator)
+    place_model(task, options, accelerator)
+    optimizer = recipe.create_optimizer(task)
+    if options.compile:
+        task.compile()
+    schedule = create_schedule(options, len(loader))
+    return Training(options, accelerator, task, optimizer, loader, schedule)
+
+
+def build(options: SupervisedOptions) -> Supervised:
+    """Load the data, decide what they decide, and create everything, on every rank.
+
+    Raises ValueError for a user's mistake.
+    """
+    optimizer = resolve_supervised_optimizer(options)  # before data that may take minutes
+    accelerator = join_ranks(options, options.mixed_precision, options.trackers)
+    with accelerator.local_main_process_first():  # the others find what it downloaded
+        data, held_out = _load(options)
+    recipe = resolve(options, data, optimizer)
+    task = recipe.create_task()
+    origin = f"trained from scratch, seed {options.seed}"
+    spec = evaluation_spec(recipe.view, data.train.holds_small_images)
+
+    def evaluation_loader(images: ImageSet) -> EvaluationLoader:
+        return build_evaluation_loader(options, images, spec, accelerator)
+
+    return Supervised(
+        options=options,
+        accelerator=accelerator,
+        data=data,
+        subject=Subject(task.backbone, recipe.info, task.classifier.in_features, origin),
+        spec=spec,
+        test=evaluation_loader(data.test),
+        task=task,
+        training=_build_training(recipe, accelerator, task, data.train),
+        recipe=recipe,
+        held_out=None if held_out is None else evaluation_loader(held_out),
     )
-    decay = (
-        f"weight decay {config.weight_decay:g} (biases and norms {config.weight_decay_biases:g})"
-    )
-    held_out = ""
-    if config.validation is not None:
-        held_out = f" {100 * config.validation:g} % of the training images were held out."
-    return (
-        f"{config.backbone} ({run.subject.info.stem} stem) from scratch: {config.optim}, {config.epochs} "
-        f"epochs in batches of {config.batch_size}, rate {config.lr:g} ({config.schedule}){inertia}, {decay}, "
-        f"{run.view} views of {run.subject.info.crop_size} pixels.{held_out} The result is that of the "
-        "last epoch."
-    )
 
 
-def train(run: Supervised, config: SupervisedOptions, folder: Path) -> dict[str, Any]:
-    """The training loop, and what the last epoch's network is worth. Exits if asked to stop.
+def run(options: SupervisedOptions, session: Session) -> dict[str, Any]:
+    """Train a classifier, or resume; the content of summary.json. Every rank must call.
+
+    A training that diverges is finished too: its summary has "diverged" true and no accuracy, and its
+    folder has no weights.
+
+    Args:
+        options: of the run; its folder is `options.run_folder`.
+        session: command and start, for summary.json.
+
+    Raises:
+        ValueError: a user's mistake, a folder of another run.
+        RunStoppedError: a signal stopped it; it can resume.
+        RankLostError, OSError: as `Trainer.run`.
+    """
+    folder = RunFolder(options.run_folder)
+    folder.check_same(options)
+    if (finished := folder.finished_summary()) is not None:
+        tell(finished, folder.path)
+        return finished
+    supervised = build(options)
+    accelerator, training = supervised.accelerator, supervised.training
+    views = next(iter(training.loader)).views if accelerator.is_main_process else None
+    folder.prepare(accelerator, options, views)
+    with status_of(folder.path, accelerator.is_main_process):
+        measured: dict[str, Any] | Exception
+        try:
+            measured = _train(supervised, folder)
+        except (NonFiniteError, NonFiniteScoresError) as error:
+            measured = error
+        summary = _finish(supervised, folder, measured, session)
+    if accelerator.is_main_process:
+        tell(summary, folder.path)
+    accelerator.end_training()
+    return summary
+
+
+def _train(run: Supervised, folder: RunFolder) -> dict[str, Any]:
+    """Train and measure the network of the last epoch.
 
     Raises NonFiniteError or NonFiniteScoresError if it diverges.
     """
-    result = run.training.fit(folder, run.evaluate_on_the_way)
-    if result.stopped_by is not None:
-        exit_after_signal(result.stopped_by, result.step, run.accelerator)
-    figures = measure(run, read_metrics(folder / "metrics.jsonl"), config)
+    result = run.training.complete(folder.path, run.evaluate_online)
+    figures = _measure(run, read_metrics(folder.metrics))
     return {**figures, "images_per_second": result.images_per_second}
 
 
-def measure(run: Supervised, records: list[Record], config: SupervisedOptions) -> dict[str, Any]:
-    """Figures of the trained network: those of the last epoch, and of the test images."""
+def _measure(run: Supervised, records: list[Record]) -> dict[str, Any]:
+    """Figures of the trained network, of the held-out and the test images."""
+    options, names = run.recipe.options, (*TEST_FIGURES, *HELD_OUT_FIGURES)
     figures: dict[str, Any] = {}
-    if config.evaluate_every:  # then at the end of the last epoch too
-        figures = {k: v for r in records for k, v in r.items() if k in EVALUATED}
+    if options.evaluate_every:  # then at the end of the last epoch too
+        figures = {k: v for record in records for k, v in record.items() if k in names}
     else:
-        figures = run.evaluate_on_the_way(run.task)
-    if config.validation is not None and config.test:
+        figures = run.evaluate_online(run.task)
+    if options.validation is not None and options.test:
         figures |= run.evaluate(run.task)
-    return {name: figures[name] for name in EVALUATED if name in figures}
+    return {name: figures[name] for name in names if name in figures}
 
 
-def measure_diverged(config: SupervisedOptions) -> dict[str, Any]:
-    """The same of one that is not finite: none has a value."""
-    names = EVALUATED[3:] if config.validation is not None else ()
-    return dict.fromkeys((*(EVALUATED[:3] if config.test else ()), *names, "images_per_second"))
+def _measure_diverged(options: SupervisedOptions) -> dict[str, Any]:
+    """The same of a network that has diverged: no figure has a value."""
+    tested = TEST_FIGURES if options.test else ()
+    held_out = HELD_OUT_FIGURES if options.validation is not None else ()
+    return dict.fromkeys((*tested, *held_out, "images_per_second"))
 
 
-def _last(records: list[Record], name: str) -> Any:
+def _find_last(records: list[Record], name: str) -> Any:
     return next((r[name] for r in reversed(records) if r.get(name) is not None), None)
 
 
-def describe_size(run: Supervised) -> dict[str, int]:
-    """The network's size, and what the optimizer keeps beside it."""
+def _measure_size(run: Supervised) -> dict[str, int]:
+    """Size of the network, and of what the optimizer keeps beside it."""
     parameters = [p for p in run.task.parameters() if p.requires_grad]
     return {
         "parameters": sum(p.numel() for p in parameters),
@@ -89,50 +194,72 @@ def describe_size(run: Supervised) -> dict[str, int]:
     }
 
 
-def finish(
-    run: Supervised,
-    config: SupervisedOptions,
-    folder: Path,
-    measured: dict[str, Any] | Exception,
-    started: float,
-) -> dict[str, Any]:
-    """Pictures, weights, report; `measured` is the error if training diverged."""
-    records = read_metrics(folder / "metrics.jsonl")
-    diverged, protocol = isinstance(measured, Exception), describe(run, config)
-    if run.accelerator.is_main_process:
-        draw_curves(folder / "curves.png", {config.optim: records})
-        if not diverged:
-            write_classifier(run.task.classifier, folder / "classifier.safetensors")
-            write_backbone(run.task.backbone, folder / "backbone.safetensors", run.subject.info)
-    figures = {
-        **(measure_diverged(config) if isinstance(measured, Exception) else measured),
-        **{name: _last(records, name) for name in ("loss", "train_top1")},
-        "steps": _last(records, "step") or 0,
-        **describe_size(run),
-    }
-    return conclude(
-        run,
-        folder,
-        title="Supervised classification",
-        protocol=f"{protocol} It diverged: {measured}" if diverged else protocol,
-        figures=figures,
-        details={"view": run.view},
-        started=started,
-        status={"diverged": diverged},
-        pictures=[
-            Picture(folder / "curves.png", "Training loss and accuracy against steps."),
-            Picture(folder / "views.png", "Training views of a few images."),
-        ],
-        **(look_at(run) if config.pictures and config.test and not diverged else {}),
+def _describe(run: Supervised) -> str:
+    """The protocol in words."""
+    options, info = run.recipe.options, run.subject.info
+    defaults = run.training.optimizer.defaults
+    inertia = "".join(
+        f", {name} {defaults[name]}" for name in ("momentum", "betas") if name in defaults
+    )
+    held_out = ""
+    if options.validation is not None:
+        held_out = f" {100 * options.validation:g} % of the training images were held out."
+    return (
+        f"{options.backbone} ({info.stem} stem) from scratch: {options.optim}, {options.epochs} epochs "
+        f"in batches of {options.batch_size}, rate {options.lr:g} ({options.schedule}){inertia}, weight "
+        f"decay {options.weight_decay:g} (biases and norms {options.weight_decay_biases:g}), "
+        f"{run.recipe.view_name} views of {info.crop_size} pixels.{held_out} The result is that of the "
+        "last epoch."
     )
 
 
+def _finish(
+    run: Supervised, folder: RunFolder, measured: dict[str, Any] | Exception, session: Session
+) -> dict[str, Any]:
+    """Write weights, pictures, report and summary; the summary.
+
+    Args:
+        run: the training.
+        folder: of the run.
+        measured: figures, or the error if it diverged.
+        session: command and start.
+    """
+    options, records = run.recipe.options, read_metrics(folder.metrics)
+    diverged, protocol = isinstance(measured, Exception), _describe(run)
+    if run.accelerator.is_main_process:
+        draw_curves(folder.curves, {options.optim: records})
+        if not diverged:
+            write_classifier(run.task.classifier, folder.classifier)
+            write_backbone(run.task.backbone, folder.backbone, run.subject.info)
+    figures = {
+        **(_measure_diverged(options) if isinstance(measured, Exception) else measured),
+        **{name: _find_last(records, name) for name in ("loss", "train_top1")},
+        "steps": _find_last(records, "step") or 0,
+        **_measure_size(run),
+    }
+    inspects = options.pictures and options.test and not diverged
+    inspection, neighbours = inspect_run(run) if inspects else (None, None)
+    results = Results(
+        title="Supervised classification",
+        protocol=f"{protocol} It diverged: {measured}" if diverged else protocol,
+        figures=figures,
+        status={"diverged": diverged},
+        details={"view": run.recipe.view_name},
+        inspection=inspection,
+        neighbours=neighbours,
+        pictures=[
+            Picture(folder.curves, "Training loss and accuracy against steps."),
+            Picture(folder.views, "Training views of a few images."),
+        ],
+    )
+    return write_results(run, folder, results, session)
+
+
 def tell(summary: dict[str, Any], folder: Path) -> None:
-    """The final figures on the terminal."""
+    """Print the final figures."""
     if summary["diverged"]:
-        print(
-            f"{folder}: diverged after {summary['steps']} steps; report.md and summary.json say how"
-        )
+        steps = summary["steps"]
+        print(f"{folder}: diverged after {steps} steps; report.md and summary.json say how")
         return
     for kind, name in (("", "test"), ("val_", "held out")):
         if f"{kind}top1" in summary:
@@ -140,42 +267,3 @@ def tell(summary: dict[str, Any], folder: Path) -> None:
             top1, top5 = summary[f"{kind}top1"], summary[f"{kind}top5"]
             print(f"{folder}: {name}: top-1 {top1:.2f} %   top-5 {top5:.2f} %   loss {loss:.4f}")
     print("  report.md, summary.json, curves.png, backbone.safetensors, classifier.safetensors")
-
-
-def supervise(config: SupervisedOptions, folder: Path, started: float) -> dict[str, Any]:
-    """Build, train, measure; the summary, told by the main process."""
-    run = build_supervised(config)
-    accelerator = run.accelerator
-    views = next(iter(run.training.loader)).views if accelerator.is_main_process else None
-    prepare_folder(folder, accelerator, to_yaml(config), asdict(config), views)
-    measured: dict[str, Any] | Exception
-    try:
-        measured = train(run, config, folder)
-    except (NonFiniteError, NonFiniteScoresError) as error:
-        measured = error
-    except RankLostError as error:
-        sys.exit(f"supervised.py: stopped: {error}")
-    summary = finish(run, config, folder, measured, started)
-    if accelerator.is_main_process:
-        tell(summary, folder)
-    accelerator.end_training()
-    return summary
-
-
-def main() -> None:
-    started = time.time()
-    config = parse_config(SupervisedOptions)
-    folder = config.run_folder
-    with user_errors(config.debug):
-        check_same_run(config, folder)
-        summary = finished_summary(folder)
-        if summary is None:
-            summary = supervise(config, folder, started)
-        else:
-            tell(summary, folder)
-    if summary["diverged"]:
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,119 @@
+"""Parts that linear evaluation, kNN evaluation and supervised training share."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from sslortho.augment import EvaluationSpec, ViewSpec
+from sslortho.augment.views import evaluation_spec
+from sslortho.data import EvaluationLoader, ImageSet
+from sslortho.evaluate import evaluate_classifier
+from sslortho.evaluate.features import evaluation_mode
+from sslortho.methods import Classification
+from sslortho.recipes.backbone import Subject, load_subject
+from sslortho.recipes.data import (
+    LabelledData,
+    build_evaluation_loader,
+    choose_training_images,
+    evaluation_views,
+    load_labelled_data,
+)
+from sslortho.recipes.options import BackboneOptions, RunOptions
+from sslortho.recipes.training import Training
+
+LARGE_CROP = 224
+"""Side of the views in pixels where neither the weights nor the images give another."""
+
+
+def native_size(data: ImageSet) -> int:
+    """Side of the views in pixels that fits the images: their own where they are small, else 224."""
+    return min(data.first_size) if data.holds_small_images else LARGE_CROP
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A backbone, and the evaluation views of the images that it is evaluated on."""
+
+    options: RunOptions
+    accelerator: Accelerator
+    data: LabelledData
+    subject: Subject
+    spec: EvaluationSpec
+    test: EvaluationLoader
+    """Evaluation views of the test images."""
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The context that the backbone runs in: mixed precision."""
+        return self.accelerator.autocast()
+
+    def some_training_images(self, most: int) -> ImageSet:
+        """At most this many of the training images, chosen by seed, in their order."""
+        data = self.data.train
+        if len(data) <= most:
+            return data
+        generator = torch.Generator().manual_seed(self.options.seed)
+        return data.select(torch.randperm(len(data), generator=generator)[:most].sort().values)
+
+    def evaluation_loader(self, data: ImageSet) -> EvaluationLoader:
+        """Evaluation views of other images, this rank's share."""
+        return build_evaluation_loader(self.options, data, self.spec, self.accelerator)
+
+    def evaluation_views(self, data: ImageSet, indices: Tensor) -> Tensor:
+        """Evaluation views (n, 3, size, size) of the samples `indices`, normalised, on the CPU."""
+        return evaluation_views(self.options, data, self.spec, indices)
+
+
+@dataclass(frozen=True)
+class ClassifierTraining(Evaluation):
+    """An evaluation whose classifier is trained by the loop, alone or with the backbone."""
+
+    task: Classification
+    training: Training
+
+    def evaluate(self, task: Classification) -> dict[str, float]:
+        """top1, top5 and test_loss on the test images."""
+        return self.measure(task, self.test)
+
+    def measure(self, task: Classification, loader: EvaluationLoader) -> dict[str, float]:
+        """The same on other images."""
+        with evaluation_mode(task), self.autocast():
+            return evaluate_classifier(task.classify, loader)
+
+
+def place_subject(
+    options: BackboneOptions, data: ImageSet, accelerator: Accelerator
+) -> tuple[Subject, EvaluationSpec]:
+    """The backbone that the options name, on the device, and the evaluation view that fits it.
+
+    Args:
+        options: which backbone.
+        data: images that the view is for, unless options or weights give another size.
+        accelerator: says which device.
+
+    Raises ValueError for weights that do not fit, or views of a size that the backbone does not take.
+    """
+    subject = load_subject(options, native_size(data))
+    info = subject.info
+    view = ViewSpec(crop_size=info.crop_size, blur_p=0.0, mean=info.mean, std=info.std)
+    subject.backbone.to(accelerator.device)
+    if options.channels_last:
+        subject.backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return subject, evaluation_spec(view, data.holds_small_images)
+
+
+def build_evaluation(options: BackboneOptions, accelerator: Accelerator) -> Evaluation:
+    """Load the data and the backbone, on every rank. Raises ValueError for a user's mistake."""
+    with accelerator.local_main_process_first():  # the others find what it downloaded
+        data = choose_training_images(options, load_labelled_data(options))
+    subject, spec = place_subject(options, data.train, accelerator)
+    return Evaluation(
+        options=options,
+        accelerator=accelerator,
+        data=data,
+        subject=subject,
+        spec=spec,
+        test=build_evaluation_loader(options, data.test, spec, accelerator),
+    )

@@ -1,0 +1,106 @@
+"""Protocol sgd: a classifier trained on random crops, alone or with the backbone."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sslortho.evaluate import Picture
+from sslortho.models import write_backbone, write_classifier
+from sslortho.recipes.data import build_train_loader
+from sslortho.recipes.evaluation import ClassifierTraining, build_evaluation
+from sslortho.recipes.evaluation_report import Results, inspect_run, write_results
+from sslortho.recipes.linear_eval.options import LinearEvalOptions
+from sslortho.recipes.linear_eval.resolve import LinearEvalRecipe, resolve
+from sslortho.recipes.training import Training, cosine_schedule, join_ranks, place_model
+from sslortho.runs.curves import draw_curves
+from sslortho.runs.folder import RunFolder
+from sslortho.runs.provenance import Session
+from sslortho.train.options import TrainResult
+from sslortho.train.records import read_metrics
+
+
+@dataclass(frozen=True)
+class LinearEvaluation(ClassifierTraining):
+    """Everything that a linear evaluation or fine-tuning by SGD is made of."""
+
+    recipe: LinearEvalRecipe
+
+
+def build_linear_evaluation(options: LinearEvalOptions) -> LinearEvaluation:
+    """Load data and weights and create everything, on every rank.
+
+    Raises ValueError for a user's mistake.
+    """
+    recipe = resolve(options)
+    accelerator = join_ranks(options, options.mixed_precision, options.trackers)
+    evaluation = build_evaluation(options, accelerator)
+    subject, data = evaluation.subject, evaluation.data
+    views = recipe.create_views(subject.info)
+    loader = build_train_loader(options, data.train, views, accelerator)
+    task = recipe.create_task(subject, len(data.classes))
+    place_model(task, options, accelerator)
+    optimizer = recipe.create_optimizer(task)
+    if options.compile:
+        task.compile()
+    schedule = cosine_schedule(options, len(loader), final=0.0)
+    training = Training(options, accelerator, task, optimizer, loader, schedule)
+    return LinearEvaluation(**vars(evaluation), task=task, training=training, recipe=recipe)
+
+
+def _describe(recipe: LinearEvalRecipe, crop_size: int) -> str:
+    """The protocol in words."""
+    options = recipe.options
+    if recipe.lr_backbone is None:
+        trained, rates = "Linear classifier on the frozen backbone", f"rate {options.lr:g}"
+    else:
+        trained = "Fine-tuning of backbone and classifier"
+        rates = f"rates {recipe.lr_backbone:g} and {options.lr:g}"
+    return (
+        f"{trained}: {options.optim}, {options.epochs} epochs in batches of {options.batch_size}, "
+        f"{rates} per 256 images with a cosine to 0, weight decay {options.weight_decay:g}, "
+        f"{recipe.view_name} views of {crop_size} pixels. The result is that of the last epoch."
+    )
+
+
+def run_training(run: LinearEvaluation, folder: RunFolder, session: Session) -> dict[str, Any]:
+    """Train, write weights, report and summary; the summary.
+
+    Raises RunStoppedError, NonFiniteError, RankLostError and OSError as `Training.complete`.
+    """
+    result = run.training.complete(folder.path, run.evaluate)
+    task, info = run.task, run.subject.info
+    if run.accelerator.is_main_process:
+        write_classifier(task.classifier, folder.classifier)
+        if not task.freeze_backbone:
+            write_backbone(task.backbone, folder.backbone, info)
+    figures = _measure(run, folder, result)
+    inspection, neighbours = inspect_run(run) if run.recipe.options.pictures else (None, None)
+    results = Results(
+        title="Linear evaluation" if task.freeze_backbone else "Fine-tuning",
+        protocol=_describe(run.recipe, info.crop_size),
+        figures=figures,
+        inspection=inspection,
+        neighbours=neighbours,
+        pictures=[
+            Picture(folder.curves, "Training loss and test accuracy against steps."),
+            Picture(folder.views, "Training views of a few images."),
+        ],
+    )
+    return write_results(run, folder, results, session)
+
+
+def _measure(run: LinearEvaluation, folder: RunFolder, result: TrainResult) -> dict[str, Any]:
+    """Figures of the last epoch and of the best one; the main process draws the curves."""
+    options = run.recipe.options
+    evaluated = options.evaluate_every > 0  # then at the end of the last epoch too
+    figures = {} if evaluated else run.evaluate(run.task)
+    records = read_metrics(folder.metrics)
+    seen = [record for record in records if "top1" in record] or [figures]
+    if run.accelerator.is_main_process:
+        draw_curves(folder.curves, {options.optim: records})
+    return {
+        **{name: seen[-1].get(name) for name in ("top1", "top5", "test_loss")},
+        "best_top1": max(record.get("top1") or 0 for record in seen),
+        "loss": result.loss,
+        "images_per_second": result.images_per_second,
+        "steps": result.step,
+    }
