@@ -61,6 +61,12 @@ def kind(request) -> str:
     return request.param
 
 
+# FFCV compiles its pipelines
+LOADED = pytest.mark.parametrize(
+    "kind", ["array", "files", pytest.param("beton", marks=pytest.mark.slow)]
+)
+
+
 @pytest.fixture
 def data(kind, tmp_path) -> ImageSet:
     return make(kind, tmp_path)
@@ -128,6 +134,7 @@ def needs_ffcv(kind: str) -> None:
         pytest.importorskip("ffcv")
 
 
+@LOADED
 def test_train_loaders_give_the_views_of_the_samples_of_the_order(data, kind):
     needs_ffcv(kind)
     renderer = ViewRenderer(VIEWS["barlow_twins_small"](16), seed=3)
@@ -142,6 +149,7 @@ def test_train_loaders_give_the_views_of_the_samples_of_the_order(data, kind):
     assert [tuple(view.shape) for view in batch.views] == [(2, 3, 16, 16)] * 2
 
 
+@LOADED
 def test_evaluation_loaders_give_every_image_once(data, kind):
     needs_ffcv(kind)
     renderer = EvaluationRenderer(EvaluationSpec(crop_size=16, resize=16))
@@ -155,6 +163,7 @@ def test_evaluation_loaders_give_every_image_once(data, kind):
     assert seen == data.labels.tolist()
 
 
+@LOADED
 def test_training_and_evaluation_read_one_source(data, kind):
     needs_ffcv(kind)
     assert data.source() is data.source("os")

@@ -104,6 +104,7 @@ def exchange(rank):
     return gather_rows(local).squeeze(1).tolist(), list(features.shape), found.tolist(), before
 
 
+@pytest.mark.ranks
 def test_rows_of_unequal_ranks_are_gathered_in_order_and_a_rank_may_have_none(tmp_path):
     results = run_on_ranks(exchange, 3, tmp_path)
     for rank, before in enumerate([0, 0, 5]):

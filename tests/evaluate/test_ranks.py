@@ -23,6 +23,8 @@ from sslortho.evaluate import (
 from sslortho.evaluate import knn as knn_module
 from sslortho.evaluate import linear_probe as linear_probe_module
 
+pytestmark = pytest.mark.ranks
+
 COUNT, CLASSES, K = 150, 6, 7
 
 

@@ -366,6 +366,7 @@ def facts(ffcv_folder) -> dict:
 
 
 @needs_ffcv
+@pytest.mark.slow
 def test_the_layout_is_ffcvs(facts):
     assert facts["version"] == beton.VERSION
     assert facts["header"] == beton.HEADER
@@ -382,6 +383,7 @@ def test_the_layout_is_ffcvs(facts):
 
 
 @needs_ffcv
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "swapped", "many"])
 def test_ffcvs_files_are_read(ffcv_folder, facts, name):
     data = read_beton(ffcv_folder / f"{name}.beton")
@@ -395,6 +397,7 @@ def test_ffcvs_files_are_read(ffcv_folder, facts, name):
 
 
 @needs_ffcv
+@pytest.mark.slow
 def test_an_ffcv_file_without_labels_says_what_it_has(ffcv_folder):
     message = r"no field 'label' \(it has 'image', 'weight'\); one IntField is needed"
     with pytest.raises(ValueError, match=message):
@@ -402,6 +405,7 @@ def test_an_ffcv_file_without_labels_says_what_it_has(ffcv_folder):
 
 
 @needs_ffcv
+@pytest.mark.slow
 def test_an_ffcv_write_that_was_interrupted(ffcv_folder, tmp_path):
     """Up to the last step FFCV's header lacks the table's place."""
     content = bytearray((ffcv_folder / "plain.beton").read_bytes())

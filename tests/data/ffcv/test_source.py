@@ -40,6 +40,8 @@ SUPERVISED = ViewRenderer((ViewSpec(crop_size=SIDE, jitter_p=0, grayscale_p=0, b
 PADDED = ViewRenderer(tuple(replace(view, crop_padding=5) for view in SUPERVISED.specs), SEED)
 EVALUATION = EvaluationRenderer(EvaluationSpec(crop_size=SIDE, resize=28), channels_last=True)
 
+pytestmark = pytest.mark.slow  # FFCV compiles its pipelines
+
 with_ffcv = pytest.mark.usefixtures("ffcv")
 
 

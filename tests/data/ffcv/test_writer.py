@@ -113,6 +113,7 @@ def read_with_ffcv(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 @needs_ffcv
+@pytest.mark.slow
 def test_ffcv_loads_raw_images(out):
     data = in_memory(25, 256, 260)  # ten a page, and a rest
     write_beton(data, out, mode="raw", page_size=2 * MIB)
@@ -122,6 +123,7 @@ def test_ffcv_loads_raw_images(out):
 
 
 @needs_ffcv
+@pytest.mark.slow
 def test_ffcv_loads_jpegs_kept_and_encoded(tmp_path, out):
     sources = [Image.fromarray(picture(i, 120, 160)) for i in range(8)]
     paths = [save(tmp_path, "0.jpg", sources[0], quality=95, subsampling="4:4:4"),
@@ -446,6 +448,7 @@ def test_broken_images_can_be_left_out_and_are_listed(tmp_path, out, mode):
 
 
 @needs_ffcv
+@pytest.mark.slow
 def test_ffcv_loads_a_file_from_which_images_were_left_out(tmp_path, out):
     paths = [save(tmp_path, f"{i}.png", Image.fromarray(picture(i, 32, 32))) for i in range(9)]
     for i in (0, 4, 8):
@@ -608,6 +611,7 @@ writer.write_beton(data, Path(sys.argv[1]), mode="raw", workers=2)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_write_leaves_no_file_that_loads_and_a_new_one_succeeds(out):
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(out)])
     partial = out.with_name(f".train.beton.{process.pid}.partial")
