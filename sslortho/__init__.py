@@ -6,6 +6,7 @@ Names are imported when they are first used, so `import sslortho` costs nothing.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sslortho.lazy import import_on_use
 from sslortho.version import __version__
 
 if TYPE_CHECKING:
@@ -84,9 +85,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return importlib.import_module(f"sslortho.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module 'sslortho' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return import_on_use(__name__, _HOME)(name)
 
 
 def __dir__() -> list[str]:

@@ -150,3 +150,15 @@ class Options:
     def values(self) -> dict[str, Any]:
         """All options by name, as plain values."""
         return asdict(self)  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomOptions(Options):
+    """Seed of everything random."""
+
+    seed: int = option(0, group="optimisation", rare=True)
+    """Seed of initial weights, order and augmentation; 0 to 2**32 - 1."""
+
+    def __post_init__(self) -> None:
+        self._check("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1")
+        super().__post_init__()

@@ -29,6 +29,11 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def share_of_cores() -> int:
+    """Cores of this machine for each of its processes."""
+    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 @dataclass
 class Job(Generic[Result]):
     """A batch that threads make in parts."""

@@ -3,8 +3,9 @@
 Names are imported when they are first used, so `sslortho.methods.options` costs no import of torch.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sslortho.lazy import import_on_use
 
 if TYPE_CHECKING:
     from sslortho.methods.classification import Classification
@@ -22,8 +23,4 @@ _HOME = {
 
 __all__ = ["METHODS", "Classification", "Method", "Task", "load_method"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'sslortho.methods' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+__getattr__ = import_on_use(__name__, _HOME)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sslortho.recipes.command_line import user_errors
-from sslortho.recipes.options import DataOptions
+from sslortho.recipes.options import RunOptions
 
-Some = TypeVar("Some", bound=DataOptions)
+Some = TypeVar("Some", bound=RunOptions)
 
 
 def call_run(run: Callable[[Some, Any], dict[str, Any]], options: Some, program: str) -> int:

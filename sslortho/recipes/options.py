@@ -4,72 +4,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sslortho.data.options import DataOptions
 from sslortho.options import Options, option
-from sslortho.train.options import LoopOptions, RandomOptions
+from sslortho.train.options import LoopOptions, ProcessOptions
 
 Stem = Literal["auto", "stock", "small"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(RandomOptions):
-    """Which images, how a process reads them, and where a run writes."""
+class RunOptions(ProcessOptions, DataOptions):
+    """Options of every command that works on images and writes a run folder."""
 
-    data: Literal["digits", "cifar10", "cifar100", "folder", "beton", "imagenet"] = option(
-        "digits", group="data"
-    )
-    """Data set. folder: data_dir/train/<class>/*, data_dir/test or val/<class>/*. beton:
-    data_dir/train.beton, data_dir/val.beton, see write_beton; needs FFCV. imagenet: betons if data_dir
-    has them, else folders."""
-    data_dir: str | None = option(None, group="data", path=True)
-    """Folder of the data set (digits needs none)."""
-    subset: int | None = option(None, group="data", unit="images")
-    """Train on this many images only, balanced over the classes and chosen by seed."""
-    cache: Literal["os", "process"] | None = option(None, group="data", rare=True)
-    """How a beton is read. os: mapped into memory, shared by the ranks of a machine. process: whole
-    pages ahead of need, in an order that visits each once or twice; for data larger than memory, of
-    which it takes about batch_size pages over all ranks. Default os."""
-    loader: Literal["auto", "tensor", "files"] = option(
-        "auto", group="data", rare=True, affects_result=False
-    )
-    """How a folder is read: into memory, or file by file. auto: memory if all are small."""
-    follow_links: bool = option(
-        False, group="data", rare=True, may_change=True, affects_result=False
-    )
-    """Read images through symbolic links that lead out of data_dir."""
-    workers: int | None = option(
-        None, group="hardware", unit="threads", may_change=True, affects_result=False
-    )
-    """Threads that decode and augment images of a folder or a beton, on each rank; 0 for none.
-    Default: the machine's cores, shared among its ranks."""
-    threads: int | None = option(None, group="hardware", affects_result=False)
-    """CPU threads of each process. Default: torch's own number; under a launcher, which would leave
-    one, the machine's cores shared among its processes (when training on CPUs)."""
-    channels_last: bool = option(True, group="hardware", rare=True)
-    """Memory format of views and convolutions; the faster one for convolutions nearly everywhere."""
-    rank_timeout: float = option(
-        600, group="hardware", unit="seconds", rare=True, may_change=True, affects_result=False
-    )
-    """Time that a rank waits for the others before it gives up and the job ends."""
-    deterministic: bool = option(False, group="hardware", rare=True)
-    """Use only operations whose bits are the same each time; on a CPU they are anyway, for one number
-    of threads and ranks. An operation that has no such form is an error that names it."""
     out: str | None = option(None, group="output", path=True, may_change=True, affects_result=False)
     """Run folder."""
     debug: bool = option(False, group="output", rare=True, may_change=True, affects_result=False)
     """Show the traceback of a user's error."""
-
-    def __post_init__(self) -> None:
-        self._check_least(0, "workers")
-        self._check("rank_timeout", self.rank_timeout > 0, "above 0 seconds")
-        self._check_least(1, "threads")
-        self._check_effect(
-            "data",
-            data_dir=self.data == "digits" and self.data_dir is not None,
-            loader=self.loader != "auto" and self.data not in ("folder", "imagenet"),
-            cache=self.cache is not None and self.data not in ("beton", "imagenet"),
-            follow_links=self.follow_links and self.data not in ("folder", "imagenet"),
-        )
-        super().__post_init__()
 
     @property
     def default_folder(self) -> str:
@@ -127,7 +76,7 @@ class OptimizerOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(LoopOptions, OptimizerOptions, DataOptions):
+class TrainingOptions(LoopOptions, OptimizerOptions, RunOptions):
     """Options of a training of any kind."""
 
     batch_size: int = option(required=True, group="optimisation", unit="samples")
@@ -145,6 +94,11 @@ class TrainingOptions(LoopOptions, OptimizerOptions, DataOptions):
 
     def __post_init__(self) -> None:
         self._check_least(1, "batch_size")
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                f"batch_size={self.batch_size} does not divide into accumulation_steps="
+                f"{self.accumulation_steps} parts; choose a multiple"
+            )
         if self.shard and self.compile:
             raise ValueError("shard=True does not go with compile=True; leave one of them out")
         self._check(
@@ -162,7 +116,7 @@ WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneOptions(DataOptions):
+class BackboneOptions(RunOptions):
     """Which backbone is evaluated, on which images."""
 
     backbone_from: str = option(required=True, group="model and method", path=True)

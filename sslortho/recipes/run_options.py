@@ -7,11 +7,11 @@ from sslortho.methods.options import METHOD_OPTIONS
 from sslortho.options import facts
 from sslortho.recipes.knn_eval.options import KnnEvalOptions
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
-from sslortho.recipes.options import DataOptions
+from sslortho.recipes.options import RunOptions
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.supervised.options import SupervisedOptions
 
-RUN_OPTIONS: dict[str, type[DataOptions]] = {
+RUN_OPTIONS: dict[str, type[RunOptions]] = {
     "pretrain": PretrainOptions,
     "supervised": SupervisedOptions,
     "linear_eval": LinearEvalOptions,
@@ -20,7 +20,7 @@ RUN_OPTIONS: dict[str, type[DataOptions]] = {
 """Command to its options; those of pretrain lack the options of a method."""
 
 
-def create_options(command: str, **values: Any) -> DataOptions:
+def create_options(command: str, **values: Any) -> RunOptions:
     """Options of a command from some of them. Raises TypeError and ValueError as its class does."""
     cls = RUN_OPTIONS[command]
     return cls.of(**values) if issubclass(cls, PretrainOptions) else cls(**values)

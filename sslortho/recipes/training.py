@@ -16,7 +16,7 @@ from sslortho.data import TrainLoader
 from sslortho.methods.task import Task
 from sslortho.models import convert_sync_batch_norm
 from sslortho.optim.schedules import multi_step, warmup_cosine
-from sslortho.recipes.options import DataOptions, TrainingOptions
+from sslortho.recipes.options import RunOptions, TrainingOptions
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.status import RunStoppedError
 from sslortho.train.checkpoint import CheckpointFolder
@@ -28,7 +28,7 @@ from sslortho.train.trainer import Evaluate, Schedule, Trainer
 
 
 def join_ranks(
-    options: DataOptions, mixed_precision: str = "no", trackers: str = "none"
+    options: RunOptions, mixed_precision: str = "no", trackers: str = "none"
 ) -> Accelerator:
     """Set this process up (threads, deterministic operations) and find the other ranks.
 

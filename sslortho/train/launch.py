@@ -12,12 +12,8 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
-from sslortho.data import available_cores
-
-
-def share_of_cores() -> int:
-    """Cores of this machine for each of its processes."""
-    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+from sslortho.data.prefetch import share_of_cores
+from sslortho.train.options import ProcessOptions
 
 
 def set_threads(threads: int | None) -> None:
@@ -129,3 +125,22 @@ def create_accelerator(
             f"torchrun --nproc_per_node N {sys.argv[0]}"
         )
     return accelerator
+
+
+def join_ranks(
+    options: ProcessOptions, folder: Path, mixed_precision: str = "no", trackers: str = "none"
+) -> Accelerator:
+    """Set this process up (threads, deterministic operations) and find the other ranks.
+
+    Args:
+        options: of the process.
+        folder: of the run, for the trackers' files.
+        mixed_precision: "no", "fp16" or "bf16".
+        trackers: comma-separated, or "none".
+
+    Raises ValueError as `create_accelerator`.
+    """
+    set_threads(options.threads)
+    if options.deterministic:
+        make_deterministic()
+    return create_accelerator(mixed_precision, trackers, folder, options.rank_timeout)

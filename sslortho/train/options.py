@@ -1,19 +1,28 @@
-"""Options and result of a training."""
+"""Options of a process and of the training loop, and the result of a training."""
 
 from dataclasses import dataclass
 
-from sslortho.options import Options, option
+from sslortho.options import Options, RandomOptions, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomOptions(Options):
-    """Seed of everything random."""
+class ProcessOptions(Options):
+    """Options of a process among those of a training: see `train.launch`."""
 
-    seed: int = option(0, group="optimisation", rare=True)
-    """Seed of initial weights, order and augmentation; 0 to 2**32 - 1."""
+    threads: int | None = option(None, group="hardware", affects_result=False)
+    """CPU threads of each process. Default: torch's own number; under a launcher, which would leave
+    one, the machine's cores shared among its processes (when training on CPUs)."""
+    rank_timeout: float = option(
+        600, group="hardware", unit="seconds", rare=True, may_change=True, affects_result=False
+    )
+    """Time that a rank waits for the others before it gives up and the job ends."""
+    deterministic: bool = option(False, group="hardware", rare=True)
+    """Use only operations whose bits are the same each time; on a CPU they are anyway, for one number
+    of threads and ranks. An operation that has no such form is an error that names it."""
 
     def __post_init__(self) -> None:
-        self._check("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1")
+        self._check("rank_timeout", self.rank_timeout > 0, "above 0 seconds")
+        self._check_least(1, "threads")
         super().__post_init__()
 
 

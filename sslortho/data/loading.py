@@ -1,0 +1,221 @@
+"""Image sets and loaders as `DataOptions` ask for them."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sslortho.augment import EvaluationRenderer, EvaluationSpec, ViewRenderer, ViewSpec
+from sslortho.data.batches import EvaluationLoader
+from sslortho.data.datasets import load_split
+from sslortho.data.image_sets import ImageSet
+from sslortho.data.options import DataOptions
+from sslortho.data.prefetch import share_of_cores
+from sslortho.data.subsets import balanced_subset, named_subset
+from sslortho.data.tensor_loader import TensorLoader
+from sslortho.data.view_loader import ViewLoader
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process among those that share a data set."""
+
+    device: torch.device
+    """Device that batches are delivered on."""
+    number: int = 0
+    count: int = 1
+
+
+def load_training_set(options: DataOptions) -> ImageSet:
+    """The images to train on, those of all ranks."""
+    train = load_split(
+        options.data, options.data_dir, "train", options.loader, options.follow_links
+    )
+    assert train is not None
+    if options.subset is None:
+        return train
+    return balanced_subset(train, options.subset, options.seed)
+
+
+def load_test_set(options: DataOptions) -> ImageSet | None:
+    """The images to test on; None if the data set has none."""
+    return load_split(options.data, options.data_dir, "test", options.loader, options.follow_links)
+
+
+def _count_workers(options: DataOptions, images: ImageSet) -> int:
+    """Threads of this rank that decode and render.
+
+    Raises ValueError for `workers` where the images lie in memory.
+    """
+    if options.workers is None:
+        return share_of_cores()
+    if images.in_memory:
+        raise ValueError(
+            f"workers={options.workers} has no effect on data={options.data!r}, whose images lie in "
+            "memory; --threads says how many render them on a CPU"
+        )
+    return options.workers
+
+
+def create_train_loader(
+    options: DataOptions,
+    images: ImageSet,
+    views: Sequence[ViewSpec],
+    batch_size: int,
+    rank: Rank,
+    accumulation_steps: int = 1,
+) -> TensorLoader | ViewLoader:
+    """Random views of a training set, this rank's share.
+
+    Args:
+        options: seed, and how images are read.
+        images: the training set, of all ranks.
+        views: of each image.
+        batch_size: samples of one optimizer step, over all ranks.
+        rank: this one.
+        accumulation_steps: parts of a step, each a batch.
+
+    Raises ValueError for a batch that is larger than the data, or does not divide among the ranks.
+    """
+    if batch_size > len(images):
+        raise ValueError(
+            f"batch_size={batch_size} is larger than the data ({len(images)} images); "
+            "choose a smaller one"
+        )
+    return images.create_train_loader(
+        ViewRenderer(tuple(views), options.seed, options.channels_last),
+        batch_size=batch_size // accumulation_steps,
+        seed=options.seed,
+        device=rank.device,
+        workers=_count_workers(options, images),
+        rank=rank.number,
+        world_size=rank.count,
+        cache=options.cache or "os",
+    )
+
+
+def evaluation_batch(crop_size: int, device: torch.device) -> int:
+    """Images of an evaluation batch, by the side of their views in pixels.
+
+    It depends on size and device alone, so that an image is in the same batch on any number of ranks.
+    On a GPU 512 small images, 128 of 224 pixels, fewer of larger ones: a network with a small stem keeps
+    maps of the images' full size, 1.6 GB each in ResNet-18. On a CPU 128 and 16: maps of more than 32 MB
+    are new memory every time, which took as long as the arithmetic.
+    """
+    most, at_224 = (128, 16) if device.type == "cpu" else (512, 128)
+    return max(1, min(most, at_224 * 224**2 // crop_size**2))
+
+
+def create_evaluation_loader(
+    options: DataOptions, images: ImageSet, spec: EvaluationSpec, rank: Rank
+) -> EvaluationLoader:
+    """The evaluation view of each image, this rank's share."""
+    return images.create_evaluation_loader(
+        EvaluationRenderer(spec, options.channels_last),
+        batch_size=evaluation_batch(spec.crop_size, rank.device),
+        device=rank.device,
+        workers=_count_workers(options, images),
+        rank=rank.number,
+        world_size=rank.count,
+        cache=options.cache or "os",
+    )
+
+
+def evaluation_views(
+    options: DataOptions, images: ImageSet, spec: EvaluationSpec, indices: Tensor
+) -> Tensor:
+    """The evaluation views (n, 3, size, size) of the samples `indices` (n,), on the CPU, in order."""
+    chosen = images.select(indices)
+    loader = create_evaluation_loader(options, chosen, spec, Rank(torch.device("cpu")))
+    return torch.cat([batch.views[0] for batch in loader])
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Labelled images to train and to test on."""
+
+    train: ImageSet
+    test: ImageSet
+    classes: tuple[str, ...]
+    """Names of the classes, or their numbers where they have no names."""
+
+
+def load_labelled_data(options: DataOptions) -> LabelledData:
+    """Load and check labelled training and test images.
+
+    Raises ValueError if labels or test images are missing, or if they do not go together.
+    """
+    train, test = load_training_set(options), load_test_set(options)
+    if test is None:
+        raise ValueError(f"data_dir={options.data_dir!r} has no test images; add test/ or val/")
+    for name, data in (("training", train), ("test", test)):
+        if int(data.labels.min()) < 0:
+            raise ValueError(
+                f"data={options.data!r}, data_dir={options.data_dir!r}: the {name} images have no labels; "
+                "class folders are needed"
+            )
+    names = train.classes or tuple(str(i) for i in range(int(train.labels.max()) + 1))
+    found = int(test.labels.max()) + 1
+    if found > len(names):
+        raise ValueError(
+            f"the test images are of {found} classes, the training images of {len(names)}; they must "
+            "be of one data set"
+        )
+    return LabelledData(train, test, names)
+
+
+def choose_training_images(
+    options: DataOptions, data: LabelledData, train_percent: float | None, train_list: str | None
+) -> LabelledData:
+    """Keep a share of the training images, or those that a file names; None for all.
+
+    Raises ValueError if they are too few, or all of one class.
+    """
+    train = data.train
+    if train_percent is not None:
+        train = _share(train, train_percent, len(data.classes), options.seed)
+    if train_list is not None:
+        train = named_subset(train, Path(train_list))
+    return check_classes(options, replace(data, train=train))
+
+
+def check_classes(options: DataOptions, data: LabelledData) -> LabelledData:
+    """Return the same data, with a warning if some class has no training images.
+
+    Raises ValueError if the training images are all of one class.
+    """
+    labels, names = data.train.labels, data.classes
+    present = len(labels.unique())
+    if present < 2:
+        raise ValueError(
+            f"data={options.data!r}: the training images are of one class alone "
+            f"({names[int(labels[0])]}); two are needed"
+        )
+    if present < len(names):
+        warnings.warn(
+            f"only {present} of {len(names)} classes have training images; test images of the others "
+            "count as mistakes",
+            stacklevel=2,
+        )
+    return data
+
+
+def _share(train: ImageSet, percent: float, classes: int, seed: int) -> ImageSet:
+    size = round(len(train) * percent / 100)
+    if size == len(train):
+        return train
+    if size < classes:
+        raise ValueError(
+            f"train_percent={percent} leaves {size} of {len(train)} images for {classes} classes; "
+            "raise it"
+        )
+    smallest = int(train.labels.unique(return_counts=True)[1].min())
+    if -(-size // classes) > smallest:
+        raise ValueError(
+            f"train_percent={percent} takes {-(-size // classes)} images of each class, and one has "
+            f"{smallest}; lower it, or name the images by train_list"
+        )
+    return balanced_subset(train, size, seed)
