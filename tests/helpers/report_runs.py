@@ -1,9 +1,12 @@
 """Runs of a small experiment, written by hand, and how to read its report."""
 
+import contextlib
+import fcntl
 import json
 
 from sslortho.paper.grid import Cell, Experiment, Table
 from sslortho.paper.report import write_report
+from sslortho.runs.status import write_status
 
 ROWS = {"basic_cnn": "BasicCNN", "resnet20": "resnet20"}
 COLUMNS = {"sgd": "SGDM", "orth_sgd": "Orthogonal-SGDM"}
@@ -19,7 +22,7 @@ def experiment(rows=ROWS, columns=COLUMNS, seeds=3, **changed):
         "plots": (),
         "notes": (),
     }
-    return Experiment("table3", "Ten models", "supervised.py", seeds, rows, columns, cells,
+    return Experiment("table3", "Ten models", "supervised", seeds, rows, columns, cells,
                       **{**kept, **changed})  # fmt: skip
 
 
@@ -58,12 +61,25 @@ class Runs:
         path.write_text(text)
         return path
 
+    def set_state(self, cell, seed, state):
+        write_status(self.folder(cell, seed), state)
+
+    @contextlib.contextmanager
+    def running(self, *cells, seeds=(0,)):
+        """The logs of these runs are locked, as by runs that are under way."""
+        with contextlib.ExitStack() as stack:
+            for cell in cells:
+                for seed in seeds:
+                    log = stack.enter_context(self.log(cell, seed, "$ python\n").open("ab"))
+                    fcntl.flock(log, fcntl.LOCK_EX)
+            yield
+
     def report(self, of=None, **asked):
         return write_report(of or experiment(), self.out, asked).read_text()
 
 
 def table(text, title):
-    """Cells of the table below a heading, by the row's first cell; the header's is empty."""
+    """Rows of cells of the table below a heading; the header's first cell is empty."""
     lines = text.split(f"## {title}\n")[1].strip().splitlines()
     rows = []
     for line in lines:

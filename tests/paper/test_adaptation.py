@@ -1,11 +1,6 @@
 import pytest
 
-from sslortho.paper.adaptation import (
-    adapt,
-    differing_settings,
-    fit_subset,
-    select_cells,
-)
+from sslortho.paper.adaptation import adapt, differing_settings, select_cells
 from sslortho.paper.grid import Cell, Experiment, Plot, Table
 
 OPTIONS = {"batch_size": 1024, "epochs": 200, "milestones": [100, 150], "validation": 0.1,
@@ -18,7 +13,7 @@ def experiment(**options):
     return Experiment(
         name="small",
         title="A title",
-        script="supervised.py",
+        command="supervised",
         seeds=5,
         rows={"one": "One", "two": "Two"},
         columns={"sgd": "SGD", "adam": "Adam"},
@@ -60,7 +55,9 @@ def test_what_is_about_other_cells_goes_with_them():
 
 
 def test_an_unknown_key_is_an_error_that_names_the_nearest():
-    with pytest.raises(ValueError, match=r"'adm' is no row or column of small \(did you mean adam"):
+    with pytest.raises(
+        ValueError, match=r"'adm' is not a row or column of small \(did you mean adam"
+    ):
         select_cells(experiment(), ["one", "adm"])
 
 
@@ -92,20 +89,6 @@ def test_milestones_and_warm_up_move_with_the_epochs():
 )
 def test_few_images_have_a_smaller_batch(terms, batch_size):
     assert options(**terms)["batch_size"] == batch_size
-
-
-@pytest.mark.parametrize(
-    ("data", "subset", "fitting"),
-    [
-        ("digits", 1437, 1437),
-        ("digits", 1438, None),
-        ("digits", None, None),
-        ("cifar10", 50_001, None),
-        ("folder", 10**9, 10**9),  # who knows
-    ],
-)
-def test_a_subset_of_more_than_there_are_is_all(data, subset, fitting):
-    assert fit_subset(data, subset) == fitting
 
 
 def test_a_small_batch_is_not_made_larger():

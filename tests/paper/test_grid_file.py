@@ -1,24 +1,24 @@
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 import yaml
 
-from sslortho.recipes.pretrain.options import PretrainOptions
-from sslortho.recipes.supervised.options import SupervisedOptions
-from sslortho.paper.grid_file import parse_figure, read_experiment
 from sslortho.models.backbones import BACKBONES
 from sslortho.optim.registry import accepted_options
+from sslortho.paper.grid_file import parse_figure, read_experiment
+from sslortho.recipes.configs import configs_folder
+from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.recipes.supervised.options import SupervisedOptions
 
-PAPER = Path(__file__).parent.parent.parent / "configs" / "paper"
+PAPER = configs_folder() / "paper"
 CELLS = {
     "table1": 4, "table2": 60, "table3": 20, "table4": 20, "table5": 9, "figure1": 2, "figure7": 2,
     "figure8": 2, "figure9": 2, "figure10": 4, "imagenet": 2, "attention": 6,
 }  # fmt: skip
 AS_IN_3_1_3 = ("table3", "table4", "table5", "figure1", "figure8", "figure9")
-CONFIGS = {
-    "supervised.py": SupervisedOptions,
-    "pretrain.py": PretrainOptions.for_method("barlow_twins"),
+CLASSES = {
+    "supervised": SupervisedOptions,
+    "pretrain": PretrainOptions.for_method("barlow_twins"),
 }
 
 
@@ -35,15 +35,15 @@ def test_every_experiment_of_the_paper_has_a_file():
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_each_has_its_cells_and_options_that_its_script_takes(name):
+def test_each_has_its_cells_and_options_that_its_command_takes(name):
     experiment = paper(name)
     assert experiment.name == name
     assert len(experiment.cells) == len({cell.name for cell in experiment.cells}) == CELLS[name]
     assert experiment.seeds == (1 if name in ("figure7", "figure9", "imagenet") else 5)
-    config = CONFIGS[experiment.script]
+    cls = CLASSES[experiment.command]
     for cell in experiment.cells:
-        assert set(cell.options) <= {field.name for field in fields(config)}
-        config(data=experiment.data, data_dir="D", **cell.options)  # checks the values
+        assert set(cell.options) <= {field.name for field in fields(cls)}
+        cls(data=experiment.data, data_dir="D", **cell.options)  # checks the values
         assert cell.options["backbone"] in BACKBONES
         taken = accepted_options(cell.options["optim"])
         assert {"momentum", "betas"} & set(cell.options) <= taken
@@ -218,7 +218,12 @@ def test_options_of_column_row_and_base_come_in_that_order(read):
         "one-sgd": (1.5, 0.5), "two-sgd": (None, None), "two-adam": (3.0, None),
     }  # fmt: skip
     assert experiment.plots[0].cells == ("two-sgd", "two-adam")
-    assert (experiment.script, experiment.data, experiment.seeds) == ("supervised.py", "cifar10", 1)
+    assert (experiment.command, experiment.data, experiment.seeds) == ("supervised", "cifar10", 1)
+
+
+@pytest.mark.parametrize("line", ["command: pretrain", "script: pretrain.py"])
+def test_the_command_may_be_named_as_a_script(read, line):
+    assert read(SMALL.replace("title: A title", f"{line}\ntitle: A title")).command == "pretrain"
 
 
 def test_cells_are_left_out(read):
@@ -231,20 +236,22 @@ def test_cells_are_left_out(read):
     [
         ("title: A title", "titel: A title", "unknown key 'titel' (did you mean title?)"),
         ("title: A title\n", "", "title is missing"),
+        ("title: A title", "script: a.py\ncommand: a\ntitle: A", "give command, without script"),
+        ("title: A title", "command: supervise\ntitle: A", "(did you mean supervised?)"),
         ("  two: {label: Two, c: 4", "  one: {label: Two, c: 4", "line 6: 'one' is there twice"),
         ("      two: [div", "      one: [div", "line 15: 'one' is there twice"),
-        ("      two: [div", "      tow: [div", "Accuracy: 'tow' is no row (did you mean two?)"),
+        ("      two: [div", "      tow: [div", "Accuracy: 'tow' is not a row (did you mean two?)"),
         ("[diverged, 3]", "[diverged]", "Accuracy, two: needs a list of 2 figures"),
         ("[diverged, 3]", "[diverged, 3 +- 1]", "Accuracy, two-adam: '3 +- 1' must be MEAN ± ERROR"),
         ("[diverged, 3]", "[nan, 3]", "'nan' must be"),
-        ("rows: [two]", "rows: [too]", "plot p: 'too' is no row (did you mean two?)"),
+        ("rows: [two]", "rows: [too]", "plot p: 'too' is not a row (did you mean two?)"),
         ("rows: [two]", "x: time", "x='time' must be epoch or step"),
         ("rows: [two]", "row: [two]", "unknown key 'row' (did you mean rows?)"),
         ("[$c, 0.5]", "[$cc, 0.5]", "one-adam: $cc names no option (did you mean c?)"),
         ("{label: One, c: 3}", "{c: 3}", "rows, one: must be a mapping with a label"),
         ("  one: {label: One", "  One: {label: One", "key 'One' must be of lower-case letters"),
-        ("options: {b: 2}", "options: {seed: 2}", "seed is no option of a cell"),
-        ("tables:", "leave_out: [one-adm]\ntables:", "'one-adm' is no cell (did you mean one-adam?)"),
+        ("options: {b: 2}", "options: {seed: 2}", "seed is not an option of a cell"),
+        ("tables:", "leave_out: [one-adm]\ntables:", "'one-adm' is not a cell (did you mean one-adam?)"),
         ("tables:", "leave_out: [two-adam]\ntables:", "two-adam is left out, yet has a figure"),
         ("tables:", "seeds: 0\ntables:", "seeds=0 must be a whole number from 1"),
         ("title: A title", "title: [", "small.yaml"),
@@ -269,6 +276,6 @@ def test_a_figure_is_a_mean_and_perhaps_its_error(text, figure):
 
 
 @pytest.mark.parametrize("text", ["", "1 ± ", "1 ± 2 ± 3", "± 1", True, None, "1.2.3"])
-def test_what_is_no_figure_is_refused(text):
+def test_other_text_is_not_a_figure(text):
     with pytest.raises(ValueError, match="must be MEAN"):
         parse_figure(text)

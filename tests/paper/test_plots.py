@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-from matplotlib.image import imread
 from helpers.report_runs import COLUMNS, ROWS, accuracies, experiment
+from matplotlib.image import imread
 
 from sslortho.paper import plots
 from sslortho.paper.grid import Plot
-from sslortho.paper.plots import mean_line, plot_lines, run_points, running_mean
+from sslortho.paper.plots import mean_line, plot_lines, running_mean
+from sslortho.paper.run_records import run_points
 
 
 def test_training_records_are_averaged_over_the_steps_of_their_epoch():

@@ -1,8 +1,8 @@
 import pytest
 from helpers.report_runs import experiment, section, table
 
-from sslortho.paper.report import write_report
 from sslortho.paper.grid import Plot
+from sslortho.paper.report import write_report
 
 
 def test_memory_where_cells_differ_in_it(runs):
@@ -19,11 +19,10 @@ def test_commands_machine_and_versions(runs):
     runs.finish("basic_cnn-sgd", hardware="1 process(es), H100", versions={"torch": "2.9"},
                 command="python scripts/supervised.py --lr 0.01")  # fmt: skip
     text = runs.report(epochs=5, data_dir="my data", only="basic_cnn,sgd")
-    command = (
-        "python scripts/reproduce.py table3 --epochs 5 --data_dir 'my data' --only basic_cnn,sgd"
-    )
+    command = "sslortho reproduce table3 --epochs 5 --data_dir 'my data' --only basic_cnn,sgd"
     assert f"```bash\n{command}\n```" in text
-    assert "```bash\npython scripts/supervised.py --lr 0.01\n```" in text
+    assert "```bash\nsslortho supervised --lr 0.01\n```" in text
+    assert "- asked for: epochs 5, only basic_cnn,sgd\n" in text
     assert "- hardware: 1 process(es), H100\n- versions: torch 2.9\n" in text
 
 
@@ -31,14 +30,16 @@ def test_commands_machine_and_versions(runs):
     ("ran", "shown"),
     [
         ("python '/a b/scripts/supervised.py' --out '/c d/o'",
-         "python scripts/supervised.py --out '/c d/o'"),
-        ("python supervised.py --lr 1", "python scripts/supervised.py --lr 1"),
+         "sslortho supervised --out '/c d/o'"),
+        ("python supervised.py --lr 1", "sslortho supervised --lr 1"),
+        ("python -m sslortho supervised --out '/c d/o'", "sslortho supervised --out '/c d/o'"),
+        ("sslortho supervised --lr 1", "sslortho supervised --lr 1"),
         ("python /x/mine.py --from /y/supervised.py", "python /x/mine.py --from /y/supervised.py"),
         ("python", "python"),
         ("python '/cut", "python '/cut"),
     ],
 )  # fmt: skip
-def test_a_runs_command_names_its_script_as_the_repository_does(runs, ran, shown):
+def test_a_runs_command_is_the_installed_one(runs, ran, shown):
     runs.finish("basic_cnn-sgd", command=ran)
     assert f"One run:\n\n```bash\n{shown}\n```" in runs.report()
 

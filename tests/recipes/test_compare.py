@@ -1,29 +1,19 @@
 import csv
 import json
-import sys
 from pathlib import Path
 
 import pytest
-
-SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
-sys.path.append(str(SCRIPTS))
-
-import compare  # noqa: E402
+from helpers.script_runs import call_script
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
+def call(tmp_path, monkeypatch):
     """The script on its arguments: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, arguments)])
-        try:
-            compare.main()
-            code = 0
-        except SystemExit as error:
-            code = error.code
-        return code, *capsys.readouterr()
+        done = call_script("compare", *arguments)
+        return done.returncode, done.stdout, done.stderr
 
     return call
 
@@ -109,6 +99,14 @@ def test_nothing_finished_is_an_error(call):
     code, _, error = call(write_run("a", None))
     assert code == 2
     assert "no finished run" in error
+
+
+def test_seeds_that_differ_in_where_they_ran_are_one_row(call):
+    for seed, options in enumerate(({}, {"rank_timeout": 60.0}, {"evaluate_every": 5})):
+        write_run(f"a-{seed}", {"top1": 1.0}, lr=1.0, seed=seed, **options)
+    code, out, _ = call(*sorted(Path("runs").iterdir()))
+    assert code == 0
+    assert r"| a-\* |   3 |" in out
 
 
 def test_a_run_given_twice_counts_once(call):

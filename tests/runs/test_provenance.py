@@ -14,7 +14,7 @@ from sslortho.runs import provenance
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A repository with a package of our name in it; where its module would lie."""
-    package = tmp_path / "sslortho" / "train"
+    package = tmp_path / "sslortho" / "runs"
     package.mkdir(parents=True)
     (tmp_path / "sslortho" / "version.py").write_text("")
     (tmp_path / "tracked").write_text("one")
@@ -51,7 +51,7 @@ def test_the_commit_is_gits_and_changes_are_told(checkout):
 def test_without_a_checkout_or_git_there_is_no_commit(checkout, monkeypatch):
     folder, _ = checkout
     in_checkout = provenance.__file__
-    installed = folder / ".venv" / "site-packages" / "sslortho" / "train"
+    installed = folder / ".venv" / "site-packages" / "sslortho" / "runs"
     installed.mkdir(parents=True)
     monkeypatch.setattr(provenance, "__file__", str(installed / "provenance.py"))
     assert provenance.git_commit() is None
@@ -88,7 +88,8 @@ def test_the_launcher_is_told_by_its_variables(monkeypatch):
 def test_a_summary_can_tell_how_it_came_about(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", ["scripts/pretrain.py", "--out", "a folder"])
     monkeypatch.chdir(tmp_path)
-    told = provenance.provenance(Accelerator(cpu=True), 0.0)
+    session = provenance.Session(provenance.command_line())
+    told = provenance.provenance(Accelerator(cpu=True), session)
     assert told["command"] == "python scripts/pretrain.py --out 'a folder'"
     assert Path(told["directory"]) == tmp_path
     assert told["versions"]["torch"] == torch.__version__.split("+")[0]
@@ -102,6 +103,19 @@ def test_a_summary_can_tell_how_it_came_about(monkeypatch, tmp_path):
     assert json.loads(json.dumps(told)) == told
 
 
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["/env/bin/sslortho", "pretrain", "--out", "a b"], "sslortho pretrain --out 'a b'"),
+        (["/env/sslortho/__main__.py", "tune"], "python -m sslortho tune"),
+        (["scripts/tune.py", "--lr", "1"], "python scripts/tune.py --lr 1"),
+    ],
+)
+def test_the_command_is_told_as_it_would_be_typed(monkeypatch, arguments, command):
+    monkeypatch.setattr("sys.argv", arguments)
+    assert provenance.command_line() == command
+
+
 def test_only_the_main_process_asks_git(monkeypatch):
     def refuse(*arguments):
         raise AssertionError(arguments)
@@ -111,7 +125,7 @@ def test_only_the_main_process_asks_git(monkeypatch):
     )
     monkeypatch.setattr(provenance, "_git", refuse)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    told = provenance.provenance(accelerator, 0.0)
+    told = provenance.provenance(accelerator, provenance.Session("sslortho pretrain"))
     assert told["git_commit"] is None
     assert (told["settings"]["ranks"], told["settings"]["machines"]) == (4, 2)
     assert told["settings"]["mixed_precision"] == "bf16"

@@ -6,13 +6,14 @@ import torch
 from accelerate.commands.launch import launch_command_parser
 from safetensors.torch import save_file
 
-from sslortho.runs.rerun import (
-    build_command,
+from sslortho.recipes.run_options import RUN_OPTIONS
+from sslortho.runs.several import reproduction
+from sslortho.runs.several.reproduction import (
+    build_command_line,
     compare_finished,
     compare_tensors,
     describe_changes,
     largest_difference,
-    read_finished,
 )
 
 SUMMARY = {
@@ -22,7 +23,11 @@ SUMMARY = {
 }  # fmt: skip
 
 
-def make_run(folder, kind="PretrainOptions", weight=1.0, loss=(3.0, 2.0), **summary):
+def read_finished(folder):
+    return reproduction.read_finished(folder, RUN_OPTIONS)
+
+
+def make_run(folder, kind="sslortho pretrain", weight=1.0, loss=(3.0, 2.0), **summary):
     folder.mkdir()
     (folder / "config.yaml").write_text(f"# {kind}\nseed: 0\n")
     (folder / "summary.json").write_text(json.dumps({**SUMMARY, **summary}))
@@ -108,34 +113,37 @@ def test_weights_that_are_missing_differ(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "script"), [("PretrainOptions", "pretrain.py"), ("KnnEvalOptions", "knn_eval.py")]
+    ("kind", "command"),
+    [
+        ("sslortho pretrain", "pretrain"),
+        ("sslortho knn_eval", "knn_eval"),
+        ("LinearEvalConfig", "linear_eval"),  # as versions up to 0.1 wrote it
+    ],
 )
-def test_the_command_has_the_options_ranks_and_threads_of_the_run(tmp_path, kind, script):
+def test_the_command_has_the_options_ranks_and_threads_of_the_run(tmp_path, kind, command):
     run = read_finished(make_run(tmp_path / "1", kind))
-    command = build_command(run, tmp_path / "scripts", tmp_path / "2")
-    text = " ".join(command)
+    text = " ".join(build_command_line(run, tmp_path / "2"))
     assert "torch.distributed.run --standalone --nproc_per_node 2" in text
-    expected = f"{tmp_path}/scripts/{script} --config {tmp_path}/1/config.yaml --threads 3 --out {tmp_path}/2"
-    assert text.endswith(expected)
+    options = f"--config {tmp_path}/1/config.yaml --threads 3 --out {tmp_path}/2"
+    assert text.endswith(f"-m sslortho {command} {options}")
 
 
 def test_gpus_are_launched_by_accelerate_without_the_users_defaults(tmp_path):
     settings = SUMMARY["settings"] | {"ranks": 8, "machines": 2, "device": "cuda"}
     run = read_finished(make_run(tmp_path / "1", settings=settings))
-    command = build_command(run, tmp_path, tmp_path / "2")
-    script = command.index(f"{tmp_path}/pretrain.py")
-    parser = launch_command_parser()
-    parsed = parser.parse_args(command[3:script] + command[script:])
+    command = build_command_line(run, tmp_path / "2")
+    parsed = launch_command_parser().parse_args(command[3:])
     assert command[1:3] == ["-m", "accelerate.commands.launch"]
     assert (parsed.num_processes, parsed.num_machines, parsed.multi_gpu) == (8, 1, True)
-    assert (parsed.mixed_precision, parsed.training_script) == ("no", f"{tmp_path}/pretrain.py")
-    assert parsed.training_script_args == command[script + 1 :]
+    assert (parsed.mixed_precision, parsed.module) == ("no", True)
+    assert parsed.training_script == "sslortho"
+    assert parsed.training_script_args == command[command.index("sslortho") + 1 :]
 
 
 def test_one_process_needs_no_launcher(tmp_path):
     settings = SUMMARY["settings"] | {"ranks": 1, "device": "cuda"}
     run = read_finished(make_run(tmp_path / "1", settings=settings))
-    assert build_command(run, tmp_path, tmp_path / "2")[1] == f"{tmp_path}/pretrain.py"
+    assert build_command_line(run, tmp_path / "2")[1:4] == ["-m", "sslortho", "pretrain"]
 
 
 def test_changes_since_then_are_listed(tmp_path):
@@ -150,8 +158,8 @@ def test_changes_since_then_are_listed(tmp_path):
     ]
 
 
-def test_what_is_no_finished_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="is no folder"):
+def test_a_folder_without_a_finished_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is not a folder"):
         read_finished(tmp_path / "nothing")
     with pytest.raises(ValueError, match=r"holds no config\.yaml"):
         read_finished(tmp_path)
@@ -159,8 +167,8 @@ def test_what_is_no_finished_run_is_refused(tmp_path):
     (unfinished / "summary.json").unlink()
     with pytest.raises(ValueError, match="is not finished; resume it"):
         read_finished(unfinished)
-    with pytest.raises(ValueError, match=r"is of an unknown kind .'TuneOptions'"):
-        read_finished(make_run(tmp_path / "2", "TuneOptions"))
+    with pytest.raises(ValueError, match=r"is of an unknown kind .'tune'"):
+        read_finished(make_run(tmp_path / "2", "sslortho tune"))
     old = make_run(tmp_path / "3")
     (old / "summary.json").write_text('{"command": "python scripts/pretrain.py"}')
     with pytest.raises(ValueError, match=r"older version.*by hand: python scripts/pretrain\.py"):

@@ -1,25 +1,18 @@
-import importlib.util
 import json
 import shutil
 import sys
 
 import pytest
+from helpers.script_runs import call_command, call_script, finish, records, start_script
 from safetensors.torch import load_file, save_file
-from helpers.script_runs import SCRIPTS, finish, records, start_script
+
+from sslortho.recipes.reproduce_run import run as rerun
 
 TINY = [
     "--backbone", "basic_cnn", "--projector", "32-32", "--subset", "200", "--batch_size", "100",
     "--epochs", "2", "--warmup_epochs", "1", "--evaluate_every", "0", "--linear_probe", "false",
     "--trackers", "none", "--optim", "orth_lars", "--log_every", "1",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("reproduce_run", SCRIPTS / "reproduce_run.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +24,18 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture
-def call(script, monkeypatch, capsys):
+def call():
     """The script in this process: exit code, what it printed, and its errors."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["reproduce_run.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            script.main()
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
+        done = call_script("reproduce_run", *arguments)
+        return done.returncode, done.stdout, done.stderr
 
     return call
 
 
 @pytest.fixture
-def copied(run, script, monkeypatch):
+def copied(run, monkeypatch):
     """In place of every rerun a copy of the run; a list of what would have been started."""
     started = []
 
@@ -57,10 +47,11 @@ def copied(run, script, monkeypatch):
         def wait(self):
             return 0
 
-    monkeypatch.setattr(script, "Popen", Copying)
+    monkeypatch.setattr(rerun, "Popen", Copying)
     return started
 
 
+@pytest.mark.slow
 def test_a_run_is_reproduced_bit_by_bit(run, call):
     again = run.with_name("x-reproduced")
     code, told, errors = call(run)
@@ -112,7 +103,7 @@ def test_what_changed_since_is_told_before_the_start(run, copied, call, tmp_path
     (folder / "summary.json").write_text(json.dumps(summary))
     code, told, _ = call(folder)
     lines = told.splitlines()
-    start = next(i for i, line in enumerate(lines) if "pretrain.py --config" in line)
+    start = next(i for i, line in enumerate(lines) if "sslortho pretrain --config" in line)
     assert code == 0
     assert any(line.startswith("versions.torch: 1.0 then, ") for line in lines[:start])
     assert any(line.startswith("settings.cores: 1000 then, ") for line in lines[:start])
@@ -130,7 +121,7 @@ def test_a_mistake_is_one_line_and_starts_nothing(run, copied, call, tmp_path):
     shutil.copytree(run, unfinished)
     (unfinished / "summary.json").unlink()
     for arguments, expected in (
-        ((tmp_path / "nothing",), "is no folder"),
+        ((tmp_path / "nothing",), "is not a folder"),
         ((unfinished,), "is not finished; resume it"),
         ((run, "--out", other), "holds a run with other options: seed (1 there, 0 here)"),
         ((run, "--out", run), "is the run itself"),
@@ -146,7 +137,7 @@ def test_a_mistake_is_one_line_and_starts_nothing(run, copied, call, tmp_path):
     assert not copied
 
 
-def test_a_rerun_that_comes_to_nothing_is_an_error(run, script, monkeypatch, call, tmp_path):
+def test_a_rerun_that_comes_to_nothing_is_an_error(run, monkeypatch, call, tmp_path):
     class Failing:
         def __init__(self, *command, **options):
             pass
@@ -154,23 +145,26 @@ def test_a_rerun_that_comes_to_nothing_is_an_error(run, script, monkeypatch, cal
         def wait(self):
             return 3
 
-    monkeypatch.setattr(script, "Popen", Failing)
+    monkeypatch.setattr(rerun, "Popen", Failing)
     code, _, errors = call(run, "--out", tmp_path / "y")
     assert code == 2
     assert "ended with exit code 3 and is not finished" in errors
 
 
 def test_a_rerun_that_says_itself_what_is_wrong_is_not_talked_over(
-    run, script, monkeypatch, call, tmp_path
+    run, monkeypatch, call, tmp_path
 ):
-    """Of a run whose weights are gone, say."""
+    """For example that the weights are gone."""
     command = [sys.executable, "-c", "import sys; sys.exit(2)"]
-    monkeypatch.setattr(script, "build_command", lambda *arguments: command)
+    monkeypatch.setattr(rerun, "build_command_line", lambda *arguments: command)
     assert call(run, "--out", tmp_path / "y")[::2] == (2, "")
 
 
 def test_the_help_is_there(call):
-    code, told, _ = call("--help")
-    assert code == 0
-    assert "RUN" in told
-    assert "--tolerance" in told
+    for arguments in (("--help",), (), ("runs/x", "--help")):
+        code, told, _ = call(*arguments)
+        assert code == 0
+        assert told.startswith("usage: reproduce_run.py RUN ")
+        assert "--tolerance" in told
+    told = call_command("reproduce_run", "--help").stdout
+    assert told.startswith("usage: sslortho reproduce_run RUN ")

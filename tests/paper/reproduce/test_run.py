@@ -2,37 +2,28 @@ import fcntl
 import json
 import shlex
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.script_runs import call_command, call_script
 
-from sslortho.recipes.pretrain.options import PretrainOptions
-from sslortho.recipes.supervised.options import SupervisedOptions
-from sslortho.recipes.command_line import parse_config
-
-SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
-sys.path.append(str(SCRIPTS))
-
-import reproduce  # noqa: E402
-
-from sslortho.runs import runner  # noqa: E402
-
-PARSED = {"scripts/supervised.py": SupervisedOptions, "scripts/pretrain.py": PretrainOptions}
+from sslortho.paper import experiments
+from sslortho.paper.reproduce import run as reproduce
+from sslortho.recipes.command_line import parse_options
+from sslortho.recipes.run_options import RUN_OPTIONS
+from sslortho.runs.several import job_runner, jobs
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """The script on its arguments: exit code, stdout, stderr."""
+def call(tmp_path, monkeypatch):
+    """The command on its arguments: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["reproduce.py", *arguments])
-        with pytest.raises(SystemExit) as left:
-            reproduce.main()
-        return left.value.code, *capsys.readouterr()
+        done = call_command("reproduce", *arguments)
+        return done.returncode, done.stdout, done.stderr
 
     return call
 
@@ -41,8 +32,8 @@ def commands(out):
     """Options of every command that a dry run prints, as text."""
     found = []
     for line in out.splitlines():
-        python, _, *arguments = shlex.split(line)
-        assert python == "python"
+        program, _, *arguments = shlex.split(line)
+        assert program == "sslortho"
         names = [name.removeprefix("--") for name in arguments[::2]]
         found.append(dict(zip(names, arguments[1::2], strict=True)))
     return found
@@ -59,22 +50,31 @@ def test_without_a_name_the_experiments_are_listed(call, arguments, expected):
     assert "Table 3: ten models with SGDM and Orthogonal-SGDM" in out
 
 
+def test_the_script_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = call_script("reproduce", "tabel3")
+    assert done.returncode == 2
+    assert done.stderr.startswith("reproduce.py: error: 'tabel3' is not an experiment")
+    assert call_script("reproduce").stdout.startswith("usage: reproduce.py EXPERIMENT [options]")
+
+
 def test_an_experiments_help_has_the_options(call):
     code, out, _ = call("table3", "--help")
     assert code == 0
     assert "--only" in out
+    assert out.startswith("usage: sslortho reproduce table3 ")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tabel3"], "'tabel3' is no experiment (did you mean table3?)"),
+        (["tabel3"], "'tabel3' is not an experiment (did you mean table3?)"),
         (["--epochs", "1", "table3"], "the name of an experiment comes first"),
         (["table3", "--epoch", "1"], "did you mean epochs?"),
         (["table3", "--only", "basic_cn"], "did you mean basic_cnn?"),
         (["table3", "--only", ","], "only=',' must be keys"),
         (["table3"], "data='cifar10' needs data_dir"),
-        (["table3", "--data_dir", "gone"], "data_dir='gone' is no folder"),
+        (["table3", "--data_dir", "gone"], "data_dir='gone' is not a folder"),
         (["table3", "--epochs", "0"], "epochs=0 must be 1 or more"),
         (["table3", "--report", "--dry_run"], "has no effect"),
     ],
@@ -101,13 +101,15 @@ def test_a_dry_run_prints_the_papers_commands_and_writes_nothing(call, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("path", reproduce.find_experiments().values(), ids=lambda path: path.stem)
-def test_every_experiments_commands_on_the_digits_are_what_its_script_takes(call, path):
+@pytest.mark.parametrize(
+    "path", experiments.find_experiments().values(), ids=lambda path: path.stem
+)
+def test_every_experiments_commands_on_the_digits_are_accepted(call, path):
     code, out, _ = call(path.stem, "--dry_run", "--data", "digits", "--epochs", "3", "--seeds", "1")
     assert code == 0
     for line in out.splitlines():
-        _, script, *arguments = shlex.split(line)
-        parse_config(PARSED[script], arguments)
+        _, command, *arguments = shlex.split(line)
+        parse_options(RUN_OPTIONS[command], arguments)
     for options in commands(out):
         assert (options["data"], options["epochs"]) == ("digits", "3")
         assert options.get("views", "auto") == "auto"
@@ -135,6 +137,7 @@ def test_a_report_needs_no_runs_and_no_data(call):
     assert "76.67 ± 0.10" in Path("runs/table5/report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_small_run_from_beginning_to_end(call):
     arguments = ("table3", "--data", "digits", "--only", "basic_cnn,orth_sgd", "--epochs", "1",
                  "--seeds", "1", "--subset", "256", "--threads", "1")  # fmt: skip
@@ -171,6 +174,7 @@ def test_a_small_run_from_beginning_to_end(call):
 SMALL = {"backbone": "basic_cnn", "projector": "32-32"}
 
 
+@pytest.mark.slow
 def test_a_small_pretraining_from_beginning_to_end(call, monkeypatch):
     read = reproduce.read_experiment
 
@@ -199,7 +203,7 @@ def parse(text):
         return json.loads(text)
     except ValueError:
         return text
-given = {a[2:]: parse(v) for a, v in zip(sys.argv[1::2], sys.argv[2::2])}
+given = {a[2:]: parse(v) for a, v in zip(sys.argv[2::2], sys.argv[3::2])}
 out = Path(given["out"])
 out.mkdir(parents=True)
 (out / "config.yaml").write_text(json.dumps(given))
@@ -209,11 +213,11 @@ out.mkdir(parents=True)
 
 @pytest.fixture
 def fake(call, tmp_path, monkeypatch):
-    """The call, its runs a script that finishes at once and keeps what it was given."""
-    (tmp_path / "supervised.py").write_text(FAKE)
-    monkeypatch.setattr(reproduce, "SCRIPTS", tmp_path)
-    monkeypatch.setattr(runner, "POLL", 0.01)
-    monkeypatch.setattr(runner, "LOCK_WAIT", 0.0)
+    """The call, its runs a program that finishes at once and keeps what it was given."""
+    (tmp_path / "fake.py").write_text(FAKE)
+    monkeypatch.setattr(jobs, "PROGRAM", (str(tmp_path / "fake.py"),))
+    monkeypatch.setattr(job_runner, "POLL", 0.01)
+    monkeypatch.setattr(job_runner, "LOCK_WAIT", 0.0)
     return call
 
 
@@ -266,14 +270,14 @@ def test_a_run_of_another_process_has_not_failed(fake):
     assert "failed" not in out + error
 
 
-def test_an_option_that_a_script_refuses_is_one_line(call, monkeypatch, tmp_path):
+def test_an_option_that_the_command_refuses_is_one_line(call, monkeypatch, tmp_path):
     paper = tmp_path / "paper"
     paper.mkdir()
     (paper / "small.yaml").write_text(
         "title: T\nrows: {a: {label: A}}\ncolumns: {b: {label: B, epochs: 1, batch_size: 4, LINE}}"
     )
     text = (paper / "small.yaml").read_text()
-    monkeypatch.setattr(reproduce, "PAPER", paper)
+    monkeypatch.setattr(experiments, "configs_folder", lambda: tmp_path)
     for line, message in (("gamma: 0.1", "gamma=0.1 has no effect"), ("gama: 0.1", "'gama'")):
         (paper / "small.yaml").write_text(text.replace("LINE", line))
         code, _, error = call("small", "--data", "digits")
@@ -285,8 +289,8 @@ def test_an_option_that_a_script_refuses_is_one_line(call, monkeypatch, tmp_path
 
 
 def test_failed_runs_are_told_and_the_exit_code_is_1(call, tmp_path, monkeypatch):
-    (tmp_path / "supervised.py").write_text("raise SystemExit('no luck')")
-    monkeypatch.setattr(reproduce, "SCRIPTS", tmp_path)
+    (tmp_path / "fake.py").write_text("raise SystemExit('no luck')")
+    monkeypatch.setattr(jobs, "PROGRAM", (str(tmp_path / "fake.py"),))
     code, out, error = call("figure1", "--data", "digits", "--seeds", "1", "--out", "o")
     assert code == 1
     assert out.count("no luck") == 2
@@ -323,7 +327,7 @@ def test_a_folder_is_of_one_experiment(fake, tmp_path):
 def test_nothing_is_reported_of_a_folder_that_is_not_there(call):
     code, _, error = call("figure1", "--report", "--out", "gone")
     assert code == 2
-    assert "out='gone' is no folder" in error
+    assert "out='gone' is not a folder" in error
     assert not Path("gone").exists()
 
 
@@ -331,4 +335,4 @@ def test_what_another_experiment_writes_is_found_by_its_name_too(call):
     code, out, _ = call("table6", "--dry_run", "--only", "lr0.1_momentum0", "--seeds", "1")
     assert code == 0
     assert out.startswith("table6 is written by table2")
-    assert out.count("supervised.py") == 4
+    assert out.count("sslortho supervised") == 4

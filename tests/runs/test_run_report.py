@@ -1,15 +1,14 @@
-import html
 import math
 import re
 
 import pytest
 
 from sslortho.evaluate import Picture, Table
-from sslortho.runs.report import ReportFigure, escape, write_report
+from sslortho.runs.run_report import ReportFigure, write_report
 
 
 def parts(text):
-    """Of a report: heading to the lines below it."""
+    """Heading to the lines below it, of a report."""
     headings = re.split(r"^(#+ .*)$", text, flags=re.MULTILINE)
     return {h: b.strip().splitlines() for h, b in zip(headings[1::2], headings[2::2], strict=True)}
 
@@ -123,37 +122,3 @@ def test_a_report_that_fails_leaves_the_old_one(tmp_path):
         write_report(path, title="t", figures=[("top1",)], settings={})
     assert path.read_text() == "old"
     assert not list(tmp_path.glob(".*"))
-
-
-@pytest.mark.parametrize(
-    ("text", "escaped"),
-    [
-        ("knn_top1", "knn_top1"),
-        ("Ü_ß", "Ü_ß"),
-        ("_a_", r"\_a\_"),
-        ("a*b|c", r"a\*b\|c"),
-        ("&amp; R&D", r"\&amp; R&D"),
-        ("a\n b", "a b"),
-        ("# a #", r"\# a #"),
-        ("2024. a", r"2024\. a"),
-        ("1.5", "1.5"),
-    ],
-)
-def test_only_what_means_something_is_escaped(text, escaped):
-    assert escape(text) == escaped
-
-
-def test_a_parser_gives_back_what_was_escaped():
-    markdown_it = pytest.importorskip("markdown_it")  # comes with import-linter
-    parser = markdown_it.MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    hard = (
-        "a|b a\\|b \\ _x_ __init__ a*b* ** *** [x](y) ![x](y) `c` ~~s~~ <b> <http://a.b> &amp; &#35; "
-        "$x$ n01440764 C:\\_x Black&Decker _ a_ é_é"
-    )
-    starts = ["# a", "1. a", "1) a", "- a", "+ a", "---", "===", "> q", "--- ---"]
-    for text in [*hard.split(), *starts, hard]:
-        shown = parser.render(
-            f"| a |\n|---|\n| {escape(text)} |\n\n{escape(text)}\n\n- {escape(text)}"
-        )
-        found = re.findall(r"<(?:td|p|li)>(.*)</(?:td|p|li)>", shown)
-        assert [html.unescape(x) for x in found] == [text] * 3, text

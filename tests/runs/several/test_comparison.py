@@ -1,16 +1,21 @@
-import ast
 import csv
 import io
 import math
 import statistics
+import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from sslortho.runs.comparison import Run, compare_runs
-from sslortho.runs import comparison
-from sslortho.runs.tables import to_csv, to_markdown
+from sslortho.recipes.run_options import ignored_options
+from sslortho.runs.several import comparison
+from sslortho.runs.several.comparison import Run
+from sslortho.runs.several.comparison_tables import to_csv, to_markdown
+
+
+def compare_runs(*arguments, **options):
+    """The comparison with the ignored options that the command has."""
+    return comparison.compare_runs(*arguments, **options, ignored=ignored_options())
 
 
 def run(folder, figures, origin=None, **config):
@@ -34,7 +39,7 @@ def seeds(name, values, **config):
 
 
 def table(compared):
-    """Of the Markdown: rows of cells, the header first."""
+    """Rows of cells of the Markdown, the header first."""
     lines = [line for line in to_markdown(compared).splitlines() if line.startswith("|")]
     return [
         [cell.strip() for cell in line.strip("|").split(" | ")]
@@ -75,6 +80,30 @@ def test_runs_that_differ_in_seed_and_in_where_they_ran_are_one_row():
         run("y/b", {"top1": 2.0}, seed=1, workers=8, log_every=1, pictures=False),
     ]
     assert members(compare_runs(runs)) == [["x/a", "y/b"]]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"rank_timeout": 60.0},
+        {"evaluate_every": 0},
+        {"max_bad_steps": 3},
+        {"loader": "files"},
+        {"follow_links": True},
+        {"log_layers": True},
+    ],
+)
+def test_seeds_that_differ_in_an_option_without_effect_are_one_row(other):
+    runs = [run("a", {"top1": 1.0}), run("b", {"top1": 2.0}, seed=1, **other)]
+    compared = compare_runs(runs)
+    assert members(compared) == [["a", "b"]]
+    assert not compared.notes
+
+
+@pytest.mark.parametrize("other", [{"unheard_of": 1}, {"cache": "process"}, {"share": True}])
+def test_an_option_that_no_command_has_counts_and_so_does_rounding(other):
+    runs = [run("a", {"top1": 1.0}), run("b", {"top1": 2.0}, seed=1, **other)]
+    assert len(compare_runs(runs).rows) == 2
 
 
 def test_an_option_that_counts_makes_another_row_and_its_label():
@@ -223,9 +252,9 @@ def test_only_measurements_are_figures_the_most_telling_first():
 
 
 def test_what_no_run_has_is_refused_with_the_nearest_name():
-    with pytest.raises(ValueError, match=r"figures='top_1'.*did you mean 'top1'"):
+    with pytest.raises(ValueError, match=r"figures='top_1'.*did you mean top1\?"):
         compare_runs(seeds("a", [1.0]), figures=["top_1"])
-    with pytest.raises(ValueError, match=r"by='optin'.*did you mean 'optim'"):
+    with pytest.raises(ValueError, match=r"by='optin'.*did you mean optim\?"):
         compare_runs(seeds("a", [1.0]), by=["optin"])
     with pytest.raises(ValueError, match="no finished run"):
         compare_runs([])
@@ -291,15 +320,11 @@ def test_the_csv_has_plain_numbers_in_full_and_the_folders():
     assert (second["optim"], float(second["loss_mean"]), second["top1_mean"]) == ("", 1e-7, "")
 
 
-def test_it_needs_the_standard_library_alone():
-    imported = {
-        name.partition(".")[0]
-        for node in ast.walk(ast.parse(Path(comparison.__file__).read_text()))
-        for name in (
-            [node.module or ""] if isinstance(node, ast.ImportFrom)
-            else [alias.name for alias in node.names] if isinstance(node, ast.Import)
-            else []
-        )
-    }  # fmt: skip
-    assert "json" in imported
-    assert imported <= sys.stdlib_module_names
+def test_it_needs_no_torch():
+    program = (
+        "import sys\n"
+        "import sslortho.runs.several.comparison_tables\n"
+        "import sslortho.recipes.run_options\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
