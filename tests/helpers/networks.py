@@ -1,4 +1,4 @@
-"""Networks with weights of their own, and checkpoints of them."""
+"""Small networks, and checkpoints of them."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from sslortho.models import LoadReport, WeightsFile, load_backbone, read_weights
 
 
 def trained(network: nn.Module, seed: int = 0) -> nn.Module:
-    """No tensor of it as it was made, so that one left out shows in the features."""
+    """Change every tensor of a network, so that one that is not loaded shows in the features."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in network.state_dict().items():
@@ -29,14 +29,14 @@ def features(network: nn.Module) -> torch.Tensor:
 
 
 def check(ours: nn.Module, path: Path, original: nn.Module, prefix=None) -> LoadReport:
-    """Loads `path` into a network of ours, and returns the report."""
+    """Load `path` into a network, and compare its features with the original's."""
     report = load_backbone(ours.eval(), read_weights(path), prefix)
     torch.testing.assert_close(features(ours), features(original))
     return report
 
 
 def resnet10() -> nn.Module:
-    """Of torchvision's class, at half the cost of its smallest."""
+    """Network of torchvision's class ResNet, at half the cost of its smallest."""
     network = torchvision.models.ResNet(BasicBlock, [1, 1, 1, 1])
     network.fc = nn.Identity()
     return network

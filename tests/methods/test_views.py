@@ -1,4 +1,4 @@
-"""Views of the methods against the numbers of lightly's transforms, which are the papers'."""
+"""Views of the methods compared with lightly's transforms, whose numbers are the papers'."""
 
 import pytest
 from lightly.transforms import (
@@ -23,7 +23,7 @@ PUBLISHED = {
 
 
 def numbers_of(transform):
-    """What a view of lightly does, by the names of a ViewSpec."""
+    """Numbers of a view of lightly, under the names of a ViewSpec."""
     # by name: lightly takes torchvision's transforms of the first or the second version
     steps = {type(step).__name__: step for step in transform.transform.transforms}
     crop, jitter = steps["RandomResizedCrop"], steps["RandomApply"].transforms[0]

@@ -1,4 +1,4 @@
-"""What is written loads in the library that it is written for, and gives the same features."""
+"""Exported files load in their library and give the same features."""
 
 import contextlib
 import io
@@ -46,7 +46,7 @@ def same_features(ours: nn.Module, theirs: nn.Module) -> None:
 
 
 def run(lines: tuple[str, str]) -> dict:
-    """What the lines define."""
+    """Run the two lines, and return the names that they define."""
     defined: dict = {}
     exec("\n".join(lines), defined)
     return defined

@@ -174,7 +174,7 @@ def test_convert_takes_torchs_on_cuda():
 
 @pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
 def test_convert_keeps_the_activation_of_timms_fused_norms(device):
-    """timm's BatchNormAct2d is a batch norm that ends in a ReLU: most of its networks have it."""
+    """timm's BatchNormAct2d, a batch norm followed by a ReLU, is in most of its networks."""
     images = torch.randn(5, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     model = nn.Sequential(timm.layers.BatchNormAct2d(4)).eval()
     expected = model(images)

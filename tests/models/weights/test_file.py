@@ -1,4 +1,4 @@
-"""Files of ours and of others, whole and broken."""
+"""Files of weights, ours and others', whole and broken."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Weights as others write them, found and compared by the features that they give."""
+"""Weights in the layouts of other projects, compared by the features that they give."""
 
 import argparse
 import re
@@ -70,7 +70,7 @@ def test_torchvision_with_its_classifier(tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto"])
 def test_timm_with_its_classifier(tmp_path, name):
-    """ConvNeXt's lies in a module, head, of which the norm belongs to the features."""
+    """ConvNeXt's classifier lies in a module `head`, whose norm belongs to the features."""
     network = trained(timm.create_model(name, num_classes=10))
     path = tmp_path / "model.safetensors"
     safetensors.torch.save_file(network.state_dict(), path, {"format": "pt"})
@@ -210,7 +210,7 @@ def test_not_the_moving_average(tmp_path, online, copy):
 
 
 def test_several_state_dicts_in_one_file(tmp_path):
-    """As DINO writes them: the student within DistributedDataParallel."""
+    """The layout of DINO, with the student inside DistributedDataParallel."""
     student, teacher = trained(BasicCNN(), 0), trained(BasicCNN(), 1)
     content = {"student": prefixed("module.backbone.", student),
                "teacher": prefixed("backbone.", teacher), "epoch": 3,
@@ -266,7 +266,7 @@ def test_another_architecture_is_named():
     ("larger", "smaller"), [("resnet34", "resnet18"), ("resnet56", "resnet20")]
 )
 def test_a_larger_network_is_not_cut_down(larger, smaller):
-    """All names of the smaller are among the larger's, with the same shapes."""
+    """Every name of the smaller network is one of the larger, with the same shape."""
     file = weights(create_backbone(larger).state_dict())
     message = f"layers that the backbone lacks: layer1.*fit backbone='{larger}'"
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Checkpoints with objects in them that torch refuses to read, harmless and not."""
+"""Checkpoints with objects that torch refuses to read, harmless and malicious."""
 
 import argparse
 import collections
@@ -34,7 +34,7 @@ from sslortho.models.weights.torch_file import CONTAINERS, InertDict, load_torch
 
 @pytest.fixture(scope="module")
 def solo_learns(tmp_path_factory):
-    """A checkpoint by Lightning's Trainer of a module built as solo-learn's for CIFAR."""
+    """Checkpoint of Lightning's Trainer, of a module like solo-learn's for CIFAR; and its backbone."""
     import pytorch_lightning
     from omegaconf import OmegaConf
     from torch.utils.data import DataLoader
