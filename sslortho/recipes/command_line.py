@@ -3,10 +3,12 @@
 import argparse
 import contextlib
 import itertools
+import json
+import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
@@ -35,13 +37,14 @@ class _Parser(ArgumentParser):
     debug = False
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if self.debug:
-            raise ValueError(message) from ex
         unknown = re.search(r"unrecognized arguments: --([\w-]+)", message) or re.search(
             r"[Oo]ption '([\w-]+)' is not accepted", message
         )
         hint = _find_nearest(unknown[1], self.options_class) if unknown else ""
-        print(f"{self.prog}: error: {' '.join(message.split())}{hint}", file=sys.stderr)
+        text = f"{' '.join(message.split())}{hint}"
+        if self.debug:
+            raise ValueError(text) from ex
+        print(f"{self.prog}: error: {text}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -147,6 +150,30 @@ def _read_ahead(arguments: Sequence[str], name: str) -> str | None:
     return found
 
 
+def _create_parser(program: str, cls: type[Any], debug: bool) -> _Parser:
+    set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
+    parser = _Parser(prog=program, allow_abbrev=False, add_help=False)
+    parser.debug, parser.options_class = debug, cls
+    return parser
+
+
+def _choose_class(cls: type[Any], arguments: Sequence[str]) -> type[Any]:
+    """The class with the options of the method that is given, where methods have their own."""
+    for_method = getattr(cls, "for_method", None)
+    return for_method(_read_ahead(arguments, "method")) if for_method else cls
+
+
+def _read_options(parser: _Parser, arguments: Sequence[str]) -> Any:
+    """Options of the parser's class; configurations stand first and are files."""
+    cls = parser.options_class
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(cls)
+    values = parser.parse_args(_spell_out_switches(arguments, cls)).as_dict()
+    values.pop("config")
+    _check_values(values, cls)
+    return cls(**values)
+
+
 def parse_options(
     cls: type[Some], arguments: Sequence[str] | None = None, program: str | None = None
 ) -> Some:
@@ -161,29 +188,71 @@ def parse_options(
         arguments: without the program's name. Default: those of this process.
         program: name for the help and for messages. Default: that of this process.
     """
-    set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
     given = _files_first(sys.argv[1:] if arguments is None else arguments)
     program = program or Path(sys.argv[0]).name
-    parser = _Parser(prog=program, allow_abbrev=False, add_help=False)
-    parser.debug = _asks_for_debug(given)
-    parser.options_class = cls
+    parser = _create_parser(program, cls, _asks_for_debug(given))
     try:
         given = _find_configs(given)
-        if for_method := getattr(cls, "for_method", None):
-            parser.options_class = for_method(_read_ahead(given, "method"))
+        parser.options_class = _choose_class(cls, given)
         if {"--help", "-h"} & set(given):
             print(format_help(parser.options_class, program), end="")
             sys.exit(0)
-        parser.add_argument("--config", action="config")
-        parser.add_class_arguments(parser.options_class)
-        values = parser.parse_args(_spell_out_switches(given, parser.options_class)).as_dict()
-        values.pop("config")
-        _check_values(values, parser.options_class)
-        return parser.options_class(**values)
+        return _read_options(parser, given)
     except Exception as error:  # YAML's own kinds, a RecursionError, an AttributeError of its tags
         if parser.debug:
             raise
         parser.error(str(error))
+
+
+def _to_text(value: Any) -> str:
+    """A value as a command line has it: numbers, lists and null as in JSON."""
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    return json.dumps(value, default=lambda scalar: scalar.item())  # of NumPy and torch
+
+
+def to_arguments(values: Mapping[str, Any]) -> list[str]:
+    """Options as a command line has them: {"lr": 0.1} to ["--lr", "0.1"].
+
+    Raises ValueError for a value that is neither number, text, path nor None, nor a list of those.
+    """
+    for name, value in values.items():
+        try:
+            _to_text(value)
+        except (TypeError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"{name}={value!r} must be a number, text, a path, None, or a list of those"
+            ) from error
+    pairs = [(f"--{name}", _to_text(value)) for name, value in values.items()]
+    return [
+        word
+        for flag, text in pairs
+        for word in ([f"{flag}={text}"] if text.startswith("-") else [flag, text])
+    ]
+
+
+def create_options(cls: type[Some], values: Mapping[str, Any]) -> Some:
+    """Options from Python values, which are checked as those of a command line are.
+
+    Args:
+        cls: options class; one with `for_method` has the options of the method that is given.
+        values: options by name; the others have their defaults. Paths may be Path objects.
+
+    Raises ValueError for an unknown name (the nearest right one is named), a value of another type, and
+    whatever the class does not accept.
+    """
+    try:
+        arguments = to_arguments(values)
+        chosen = _choose_class(cls, arguments)
+        names = {field.name for field in fields(chosen)}
+        for name in values:
+            if name not in names:
+                raise ValueError(f"{name!r} is not an option{_find_nearest(name, chosen)}")
+        return _read_options(_create_parser(cls.command, chosen, debug=True), arguments)
+    except ValueError:
+        raise
+    except Exception as error:  # as in `parse_options`
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 @contextlib.contextmanager

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 from torch.optim import Optimizer
 
@@ -25,39 +27,6 @@ from sslortho.train.options import TrainResult
 from sslortho.train.records import Reporter
 from sslortho.train.sharding import check_sharding
 from sslortho.train.trainer import Evaluate, Schedule, Trainer
-
-
-def join_ranks(
-    options: RunOptions, mixed_precision: str = "no", trackers: str = "none"
-) -> Accelerator:
-    """Set this process up (threads, deterministic operations) and find the other ranks.
-
-    Args:
-        options: threads, deterministic, rank_timeout, and the run folder for the trackers' files.
-        mixed_precision: "no", "fp16" or "bf16".
-        trackers: comma-separated, or "none".
-
-    Raises ValueError as `train.launch.create_accelerator`.
-    """
-    set_threads(options.threads)
-    if options.deterministic:
-        make_deterministic()
-    folder = options.run_folder
-    return create_accelerator(mixed_precision, trackers, folder, options.rank_timeout)
-
-
-def place_model(task: nn.Module, options: TrainingOptions, accelerator: Accelerator) -> None:
-    """Move a task to the device, in its memory format, with batch norm over all ranks.
-
-    Raises ValueError where the task cannot be sharded as the options ask.
-    """
-    if options.shard:
-        check_sharding(accelerator)
-    if options.sync_batch_norm and accelerator.num_processes > 1:
-        convert_sync_batch_norm(task, accelerator.device)
-    task.to(accelerator.device)
-    if options.channels_last:
-        task.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 @dataclass(frozen=True)
@@ -121,21 +90,3 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def cosine_schedule(options: TrainingOptions, batches: int, final: float) -> Schedule:
-    """Linear warm-up, then a cosine down to `final`, over epochs of this many batches."""
-    steps_per_epoch = batches // options.accumulation_steps
-    total = options.epochs * steps_per_epoch
-    warmup = round(options.warmup_epochs * steps_per_epoch)
-    return lambda step: warmup_cosine(step, total, warmup, final)
-
-
-def multi_step_schedule(
-    options: TrainingOptions, batches: int, milestones: Sequence[float], gamma: float
-) -> Schedule:
-    """Linear warm-up, then 1, multiplied by `gamma` at each milestone; milestones in epochs."""
-    steps_per_epoch = batches // options.accumulation_steps
-    warmup = round(options.warmup_epochs * steps_per_epoch)
-    steps = [round(epochs * steps_per_epoch) for epochs in milestones]
-    return lambda step: step / warmup if step < warmup else multi_step(step, steps, gamma)

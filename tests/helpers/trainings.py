@@ -11,7 +11,7 @@ from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import resolve
 from sslortho.recipes.pretrain.run import build
 from sslortho.recipes.supervised.options import SupervisedOptions
-from sslortho.recipes.supervised.resolve import build_supervised
+from sslortho.recipes.supervised.run import build as build_supervised
 
 QUIET = {"threads": 1, "trackers": "none", "evaluate_every": 0}
 PRETRAIN = {

@@ -11,25 +11,26 @@ from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD, IMAGENET_MEAN, IMA
 from sslortho.data import ImageSet
 from sslortho.methods import Classification
 from sslortho.models import BackboneInfo, create_backbone, feature_dim, initial_classifier
+from sslortho.models.backbones import Stem
 from sslortho.optim import param_groups
+from sslortho.optim.schedules import cosine_schedule, multi_step_schedule
+from sslortho.optim.settings import OptimizerSettings, settle_optimizer
 from sslortho.recipes.backbone import SMALL_CROP, resolve_stem
-from sslortho.recipes.data import LabelledData
+from sslortho.data.loading import LabelledData
 from sslortho.recipes.evaluation import native_size
-from sslortho.recipes.optimizer import OptimizerRecipe, resolve_optimizer
 from sslortho.recipes.supervised.options import SupervisedOptions
-from sslortho.recipes.training import cosine_schedule, multi_step_schedule
 from sslortho.train.trainer import Schedule
 
 GAMMA = 0.1
 """Factor of the multi-step schedule where none is given; torch's default."""
 
 
-def resolve_supervised_optimizer(options: SupervisedOptions) -> OptimizerRecipe:
+def resolve_supervised_optimizer(options: SupervisedOptions) -> OptimizerSettings:
     """The optimizer that the options name, which is known before the data are.
 
     Raises ValueError for an option that the optimizer does not take.
     """
-    return resolve_optimizer(options, options.lr, "all")
+    return settle_optimizer(lr=options.lr, default_layers="all", **options.optimizer_settings)
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,12 @@ class SupervisedRecipe:
     """A supervised training that is fully decided, with nothing built yet."""
 
     options: SupervisedOptions
-    optimizer: OptimizerRecipe
+    optimizer: OptimizerSettings
     view_name: str
     view: ViewSpec
     """Training view."""
+    stem: Stem
+    """First layers of the backbone."""
     info: BackboneInfo
     """Name and stem of the backbone, size and normalisation of its images."""
     outputs: int
@@ -54,7 +57,7 @@ class SupervisedRecipe:
         info, options = self.info, self.options
         torch.manual_seed(options.seed)
         # torchvision's own default, which the paper's networks have
-        backbone = create_backbone(info.backbone, info.stem, zero_init_residual=False)
+        backbone = create_backbone(info.backbone, self.stem, zero_init_residual=False)
         dim = feature_dim(backbone, info.crop_size)
         classifier = initial_classifier(info.backbone, dim, self.outputs)
         return Classification(backbone, classifier, label_smoothing=options.label_smoothing)
@@ -76,14 +79,15 @@ class SupervisedRecipe:
 
 def create_schedule(options: SupervisedOptions, batches: int) -> Schedule:
     """Step to multiplier of the rate, for epochs of this many batches."""
+    steps, warmup = batches // options.accumulation_steps, options.warmup_epochs
     if options.schedule == "cosine":
-        return cosine_schedule(options, batches, final=0.0)
+        return cosine_schedule(options.epochs, steps, warmup, final=0.0)
     gamma = GAMMA if options.gamma is None else options.gamma
-    return multi_step_schedule(options, batches, options.milestones or (), gamma)
+    return multi_step_schedule(options.milestones or (), steps, warmup, gamma)
 
 
 def resolve(
-    options: SupervisedOptions, data: LabelledData, optimizer: OptimizerRecipe
+    options: SupervisedOptions, data: LabelledData, optimizer: OptimizerSettings
 ) -> SupervisedRecipe:
     """Decide what the options leave open.
 
@@ -97,9 +101,10 @@ def resolve(
     crop_size = options.crop_size or native_size(data.train)
     view_name = _choose_view(options, data.train, crop_size)
     view = _create_view(view_name, crop_size)
+    stem = resolve_stem(options.backbone, options.stem, crop_size)
     info = BackboneInfo(
         backbone=options.backbone,
-        stem=resolve_stem(options.backbone, options.stem, crop_size),
+        stem=stem,
         crop_size=crop_size,
         mean=view.mean,
         std=view.std,
@@ -109,6 +114,7 @@ def resolve(
         optimizer=optimizer,
         view_name=view_name,
         view=view,
+        stem=stem,
         info=info,
         outputs=_count_outputs(options, len(data.classes)),
     )

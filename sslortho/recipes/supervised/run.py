@@ -13,10 +13,10 @@ from sslortho.methods import Classification
 from sslortho.models import write_backbone, write_classifier
 from sslortho.optim.monitor import state_bytes
 from sslortho.recipes.backbone import Subject
-from sslortho.recipes.data import (
+from sslortho.data.loading import (
     LabelledData,
-    build_evaluation_loader,
-    build_train_loader,
+    create_evaluation_loader,
+    create_train_loader,
     check_classes,
     load_labelled_data,
 )
@@ -29,7 +29,10 @@ from sslortho.recipes.supervised.resolve import (
     resolve,
     resolve_supervised_optimizer,
 )
-from sslortho.recipes.training import Training, join_ranks, place_model
+from sslortho.recipes.training import Training
+from sslortho.models.placement import place_network
+from sslortho.train.launch import join_ranks, rank_of
+from sslortho.train.sharding import check_sharding
 from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.provenance import Session
@@ -73,8 +76,20 @@ def _build_training(
     recipe: SupervisedRecipe, accelerator: Accelerator, task: Classification, data: ImageSet
 ) -> Training:
     options = recipe.options
-    loader = build_train_loader(options, data, (recipe.view,), accelerator)
-    place_model(task, options, accelerator)
+    loader = create_train_loader(
+        options,
+        data,
+        (recipe.view,),
+        options.batch_size,
+        rank_of(accelerator),
+        options.accumulation_steps,
+    )
+    place_network(
+        task,
+        accelerator.device,
+        channels_last=options.channels_last,
+        sync_batch_norm=options.sync_batch_norm and accelerator.num_processes > 1,
+    )
     optimizer = recipe.create_optimizer(task)
     if options.compile:
         task.compile()
@@ -88,7 +103,10 @@ def build(options: SupervisedOptions) -> Supervised:
     Raises ValueError for a user's mistake.
     """
     optimizer = resolve_supervised_optimizer(options)  # before data that may take minutes
-    accelerator = join_ranks(options, options.mixed_precision, options.trackers)
+    folder = options.run_folder
+    accelerator = join_ranks(options, folder, options.mixed_precision, options.trackers)
+    if options.shard:
+        check_sharding(accelerator)
     with accelerator.local_main_process_first():  # the others find what it downloaded
         data, held_out = _load(options)
     recipe = resolve(options, data, optimizer)
@@ -97,7 +115,7 @@ def build(options: SupervisedOptions) -> Supervised:
     spec = evaluation_spec(recipe.view, data.train.holds_small_images)
 
     def evaluation_loader(images: ImageSet) -> EvaluationLoader:
-        return build_evaluation_loader(options, images, spec, accelerator)
+        return create_evaluation_loader(options, images, spec, rank_of(accelerator))
 
     return Supervised(
         options=options,

@@ -1,20 +1,22 @@
+"""From the options of a linear evaluation to its parts."""
+
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
-from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from sslortho import build
 from sslortho.augment.views import CIFAR10_MEAN, IMAGENET_MEAN
-from sslortho.recipes.linear_eval.options import KnnEvalOptions, LinearEvalOptions
-from sslortho.recipes.pretrain.options import PretrainOptions
-from sslortho.recipes.command_line import parse_config
-from sslortho.data import TensorLoader, ViewLoader
 from sslortho.models import BackboneInfo, create_backbone, write_backbone
 from sslortho.optim import OPTIMIZERS
+from sslortho.recipes.backbone import load_subject
+from sslortho.recipes.command_line import parse_options
+from sslortho.recipes.configs import configs_folder
+from sslortho.recipes.linear_eval.fast_probe import build_fast_probe
+from sslortho.recipes.linear_eval.options import LinearEvalOptions
+from sslortho.recipes.linear_eval.resolve import resolve
+from sslortho.recipes.linear_eval.training import build_linear_evaluation
 
 
 @pytest.fixture(autouse=True)
@@ -24,36 +26,24 @@ def fresh_process():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-CONFIGS = Path(__file__).parent.parent / "configs"
-
-
-def names(paths):
-    return [path.stem for path in paths]
-
-
-YAMLS = sorted(CONFIGS.glob("*.yaml"))
 EVALUATIONS = [
-    path for path in YAMLS if path.stem.split("_")[0] in ("linear", "finetune", "probe", "knn")
+    path
+    for path in sorted(configs_folder().glob("*.yaml"))
+    if path.stem.split("_")[0] in ("linear", "finetune", "probe")
 ]
-SEARCHES = [path for path in YAMLS if path.stem.startswith("tune")]  # tests/scripts/test_tune.py
-PRETRAININGS = [path for path in YAMLS if path not in (*EVALUATIONS, *SEARCHES)]
-MACHINES = sorted((CONFIGS / "accelerate").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", EVALUATIONS, ids=names(EVALUATIONS))
+@pytest.mark.parametrize("path", EVALUATIONS, ids=[path.stem for path in EVALUATIONS])
 def test_every_evaluation_builds_on_other_data(path, folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     arguments = [
         "--config", str(path), "--backbone_from", "random", "--backbone", "resnet18", "--data",
         "folder", "--data_dir", str(folder), "--crop_size", "40", "--threads", "1",
+        "--batch_size", "4", "--train_percent", "100",
     ]  # fmt: skip
-    if path.stem.startswith("knn"):
-        run = build.build_knn_evaluation(parse_config(KnnEvalOptions, [*arguments, "--k", "3"]))
-    else:
-        arguments += ["--batch_size", "4", "--train_percent", "100"]
-        config = parse_config(LinearEvalOptions, arguments)
-        fast = config.protocol == "lbfgs"
-        run = build.build_fast_probe(config) if fast else build.build_linear_evaluation(config)
+    options = parse_options(LinearEvalOptions, arguments)
+    fast = options.protocol == "lbfgs"
+    run = build_fast_probe(options) if fast else build_linear_evaluation(options)
     assert next(iter(run.test)).views[0].shape == (8, 3, 40, 40)
 
 
@@ -79,10 +69,10 @@ def linear(**options):
 @pytest.mark.parametrize("weights", ["freeze", "finetune"])
 def test_the_probe_takes_every_optimizer_with_rates_for_the_batch_size(optim, weights):
     extra = {"lr_backbone": 0.01} if weights == "finetune" else {}
-    config = linear(optim=optim, lr=0.3, batch_size=512, weights=weights, **extra)
-    subject = build.load_subject(config, 32)
-    task = build.build_classification(config, subject.backbone, 10, 512)
-    optimizer = build.build_classification_optimizer(config, task)
+    options = linear(optim=optim, lr=0.3, batch_size=512, weights=weights, **extra)
+    recipe = resolve(options)
+    task = recipe.create_task(load_subject(options, 32), 10)
+    optimizer = recipe.create_optimizer(task)
     assert type(optimizer) is OPTIMIZERS[optim]
     rates = {}
     for group in optimizer.param_groups:
@@ -105,27 +95,27 @@ def info_of(tmp_path, crop_size=48):
 
 def test_features_are_of_views_as_in_pretraining_unless_told(tmp_path):
     path, info = info_of(tmp_path)
-    assert build.load_subject(linear(backbone_from=path, backbone=None), 32).info == info
+    assert load_subject(linear(backbone_from=path, backbone=None), 32).info == info
     other = linear(backbone_from=path, backbone=None, crop_size=224, normalise="imagenet")
-    changed = build.load_subject(other, 32).info
+    changed = load_subject(other, 32).info
     assert (changed.crop_size, changed.mean) == (224, IMAGENET_MEAN)
     torch.save(create_backbone("resnet18").state_dict(), tmp_path / "plain.pth")
     plain = linear(backbone_from=str(tmp_path / "plain.pth"), backbone=None)
     for native, mean in ((224, IMAGENET_MEAN), (32, CIFAR10_MEAN)):
-        unknown = build.load_subject(plain, native).info
+        unknown = load_subject(plain, native).info
         assert (unknown.backbone, unknown.stem) == ("resnet18", "stock")
         assert (unknown.crop_size, unknown.mean) == (native, mean)
 
 
 def test_small_images_are_shown_at_their_own_size_or_enlarged(tmp_path):
     for size in (None, 224):
-        run = build.build_fast_probe(linear(crop_size=size))
+        run = build_fast_probe(linear(crop_size=size))
         assert next(iter(run.test)).views[0].shape[2:] == (size or 32,) * 2
 
 
 def test_pictures_show_the_images_that_were_asked_for():
-    run = build.build_fast_probe(linear(normalise="cifar10"))
-    views = run.images(run.data.test, torch.tensor([7, 3]))
+    run = build_fast_probe(linear(normalise="cifar10"))
+    views = run.evaluation_views(run.data.test, torch.tensor([7, 3]))
     batch = next(iter(run.test)).views[0]
     torch.testing.assert_close(views, batch[[7, 3]])
 
@@ -149,14 +139,14 @@ def test_pictures_show_the_images_that_were_asked_for():
 )
 def test_mistakes_about_an_evaluation_are_found_before_it(options, message):
     with pytest.raises(ValueError, match=message):
-        build.build_linear_evaluation(linear(**options))
+        build_linear_evaluation(linear(**options))
 
 
 def test_few_labels_are_balanced_and_of_the_seed():
     labels = []
     for seed in (0, 0, 1):
-        config = linear(train_percent=10.0, seed=seed)
-        train = build.build_fast_probe(config).data.train
+        options = linear(train_percent=10.0, seed=seed)
+        train = build_fast_probe(options).data.train
         assert train.labels.bincount().tolist() == [15] * 4 + [14] * 6
         labels.append(train.images.float().mean(dim=(1, 2, 3)))
     assert torch.equal(labels[0], labels[1])
@@ -167,13 +157,13 @@ def test_a_list_that_leaves_classes_out_says_so(folder, tmp_path):
     path = tmp_path / "list.txt"
     for names, message in (("a0.png\na1.png", "one class alone"), ("a0.png\nb1.png", None)):
         path.write_text(names)
-        config = linear(data="folder", data_dir=str(folder), train_list=str(path), crop_size=32,
+        options = linear(data="folder", data_dir=str(folder), train_list=str(path), crop_size=32,
                         loader="files")  # fmt: skip
         if message:
             with pytest.raises(ValueError, match=message):
-                build.build_fast_probe(config)
+                build_fast_probe(options)
         else:
-            assert build.build_fast_probe(config).data.train.labels.tolist() == [0, 1]
+            assert build_fast_probe(options).data.train.labels.tolist() == [0, 1]
 
 
 def test_small_images_are_seen_whole_whether_in_memory_or_in_files(tmp_path):
@@ -185,8 +175,8 @@ def test_small_images_are_seen_whole_whether_in_memory_or_in_files(tmp_path):
                 Image.fromarray(pixels).save(tmp_path / split / label / f"{i}.png")
     views = []
     for loader in ("tensor", "files"):
-        config = linear(data="folder", data_dir=str(tmp_path), loader=loader)
-        run = build.build_fast_probe(config)
+        options = linear(data="folder", data_dir=str(tmp_path), loader=loader)
+        run = build_fast_probe(options)
         assert run.subject.info.crop_size == 40
         views.append(next(iter(run.test)).views[0])
     torch.testing.assert_close(views[0], views[1])
@@ -194,8 +184,8 @@ def test_small_images_are_seen_whole_whether_in_memory_or_in_files(tmp_path):
 
 def test_data_that_cannot_be_evaluated_on_are_refused(folder, tmp_path):
     def build_on(data_dir):
-        config = linear(data="folder", data_dir=str(data_dir), batch_size=2, crop_size=32)
-        build.build_linear_evaluation(config)
+        options = linear(data="folder", data_dir=str(data_dir), batch_size=2, crop_size=32)
+        build_linear_evaluation(options)
 
     alone = tmp_path / "alone"
     shutil.copytree(folder / "train", alone / "train")
@@ -211,5 +201,3 @@ def test_data_that_cannot_be_evaluated_on_are_refused(folder, tmp_path):
         shutil.copytree(folder / split / "a", flat / split)
     with pytest.raises(ValueError, match="have no labels"):
         build_on(flat)
-
-

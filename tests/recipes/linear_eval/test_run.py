@@ -6,19 +6,21 @@ import sys
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from helpers.script_runs import (
+    TORCHRUN,
+    call_script,
+    finish,
+    records,
+    start_script,
+    wait_for_records,
+)
 from PIL import Image
 from safetensors.torch import load_file
-from helpers.script_runs import SCRIPTS, TORCHRUN, finish, records, start_script, wait_for_records
 
 from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD
 from sslortho.data import load_split
 from sslortho.evaluate import inspection
 from sslortho.models import BackboneInfo, create_backbone, read_weights, write_backbone
-
-sys.path.append(str(SCRIPTS))
-
-import linear_eval
 
 SMALL = [
     "--subset", "400", "--batch_size", "100", "--epochs", "3", "--log_every", "1", "--threads", "1",
@@ -42,21 +44,24 @@ def weights(tmp_path_factory):
     return path
 
 
-@pytest.fixture(autouse=True)
-def fresh_process():
-    """Accelerate keeps what the first Accelerator of a process was told."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+@pytest.fixture
+def call(weights):
+    """The script in this process."""
+
+    def run(out, *arguments):
+        given = ["--backbone_from", weights, *SMALL, "--trackers", "none", "--out", out]
+        return call_script("linear_eval", *given, *arguments)
+
+    return run
 
 
 @pytest.fixture
-def evaluate(monkeypatch, weights):
+def evaluate(call):
     """The script in this process; its summary."""
 
     def run(out, *arguments):
-        given = ["--backbone_from", str(weights), *SMALL, "--trackers", "none", "--out", str(out)]
-        monkeypatch.setattr(sys, "argv", ["linear_eval.py", *given, *arguments])
-        linear_eval.main()
+        done = call(out, *arguments)
+        assert done.returncode == 0, done.stderr
         return json.loads((out / "summary.json").read_text())
 
     return run
@@ -119,6 +124,8 @@ def test_the_classifier_and_the_backbone_as_written_give_the_reported_accuracy(
     assert summary["top1"] == pytest.approx(100 * int(hits) / 360, abs=100 / 360 + 1e-9)
 
 
+@pytest.mark.slow
+@pytest.mark.ranks
 def test_evaluating_on_two_ranks_counts_the_same_and_trains_the_same(whole, weights, tmp_path):
     finish(start(tmp_path / "two", weights, launcher=TORCHRUN))
     one, two = ([r for r in records(out) if "top1" in r] for out in (whole, tmp_path / "two"))
@@ -132,6 +139,7 @@ def test_evaluating_on_two_ranks_counts_the_same_and_trains_the_same(whole, weig
     torch.testing.assert_close(heads[1], heads[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_broken_evaluation_resumes_to_the_same_result(whole, weights, tmp_path):
     out = tmp_path / "broken"
     process = start(out, weights)
@@ -147,13 +155,15 @@ def test_a_broken_evaluation_resumes_to_the_same_result(whole, weights, tmp_path
         assert summaries[0][figure] == summaries[1][figure], figure
 
 
-def test_the_fast_probe_says_that_it_is_one(evaluate, whole, tmp_path, capsys):
-    fast = evaluate(tmp_path / "fast", "--protocol", "lbfgs")
+@pytest.mark.slow
+def test_the_fast_probe_says_that_it_is_one(call, evaluate, whole, tmp_path):
+    done = call(tmp_path / "fast", "--protocol", "lbfgs")
+    fast = json.loads((tmp_path / "fast" / "summary.json").read_text())
     assert "not the published" in fast["protocol"]
     l2 = fast["details"]["l2"]
     assert "Choice of l2" in (tmp_path / "fast" / "report.md").read_text()
     assert fast["details"]["converged"]
-    assert "no effect on protocol='lbfgs': batch_size, epochs" in capsys.readouterr().err
+    assert "no effect on protocol='lbfgs': batch_size, epochs" in done.stderr
     assert "batch_size" not in (tmp_path / "fast" / "report.md").read_text().split("## Settings")[1]
     slow = json.loads((whole / "summary.json").read_text())
     assert fast["top1"] > slow["top1"]  # after 12 steps of it
@@ -162,10 +172,12 @@ def test_the_fast_probe_says_that_it_is_one(evaluate, whole, tmp_path, capsys):
     assert "as given" in again["protocol"]
 
 
-def test_the_same_command_on_a_finished_run_only_tells(whole, evaluate, capsys):
+@pytest.mark.slow
+def test_the_same_command_on_a_finished_run_only_tells(whole, call):
     before = (whole / "summary.json").read_bytes()
-    evaluate(whole)
-    assert "finished already" in capsys.readouterr().out
+    done = call(whole)
+    assert done.returncode == 0
+    assert "finished already" in done.stdout
     assert (whole / "summary.json").read_bytes() == before
 
 
@@ -181,7 +193,9 @@ def test_few_labels_are_few(evaluate, tmp_path):
 
 def test_the_confusion_matrix_is_of_the_figure_also_in_bf16(evaluate, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(inspection, "draw_confusion", lambda path, matrix, names: drawn.append(matrix))
+    monkeypatch.setattr(
+        inspection, "draw_confusion", lambda path, matrix, names: drawn.append(matrix)
+    )
     summary = evaluate(tmp_path / "run", "--mixed_precision", "bf16")
     assert drawn[0].sum() == 360
     assert summary["top1"] == pytest.approx(100 * int(drawn[0].trace()) / 360)
@@ -197,13 +211,12 @@ def test_a_picture_that_cannot_be_drawn_costs_no_figure(evaluate, tmp_path, monk
     assert summary["top1"] > 30
 
 
-def test_weights_that_are_not_finite_end_in_one_line(weights, evaluate, tmp_path, capsys):
+def test_weights_that_are_not_finite_end_in_one_line(weights, call, tmp_path):
     state = load_file(weights)
     state["features.0.weight"][0] = float("inf")
     torch.save(state, tmp_path / "broken.pth")
-    with pytest.raises(SystemExit) as stop:
-        evaluate(tmp_path / "run", "--backbone_from", str(tmp_path / "broken.pth"))
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert "features.0.weight" in error
-    assert "not finite" in error
+    done = call(tmp_path / "run", "--backbone_from", tmp_path / "broken.pth")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "features.0.weight" in done.stderr
+    assert "not finite" in done.stderr

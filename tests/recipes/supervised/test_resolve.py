@@ -8,9 +8,9 @@ from PIL import Image
 from torch.nn import functional
 
 from sslortho.augment.views import CIFAR10_MEAN, IMAGENET_MEAN
-from sslortho.recipes.supervised.resolve import build_supervised
-from sslortho.recipes.supervised.resolve import build_schedule
 from sslortho.recipes.supervised.options import SupervisedOptions
+from sslortho.recipes.supervised.resolve import create_schedule
+from sslortho.recipes.supervised.run import build
 
 QUIET = {"trackers": "none", "threads": 1}
 
@@ -23,7 +23,7 @@ def fresh_process():
 
 
 def built(tmp_path, **options):
-    return build_supervised(SupervisedOptions(out=str(tmp_path / "run"), **{**QUIET, **options}))
+    return build(SupervisedOptions(out=str(tmp_path / "run"), **{**QUIET, **options}))
 
 
 def image_folder(path, size, images=4):
@@ -40,8 +40,8 @@ def image_folder(path, size, images=4):
 
 
 def test_multi_step_is_torchs_schedule_by_epochs():
-    config = SupervisedOptions(epochs=9, schedule="multi_step", milestones=[3, 6.5], gamma=0.2)
-    schedule = build_schedule(config, batches=4)
+    options = SupervisedOptions(epochs=9, schedule="multi_step", milestones=[3, 6.5], gamma=0.2)
+    schedule = create_schedule(options, batches=4)
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [12, 26], gamma=0.2)
@@ -52,20 +52,20 @@ def test_multi_step_is_torchs_schedule_by_epochs():
 
 
 def test_a_constant_schedule_is_one():
-    schedule = build_schedule(SupervisedOptions(epochs=3, schedule="constant"), batches=5)
+    schedule = create_schedule(SupervisedOptions(epochs=3, schedule="constant"), batches=5)
     assert {schedule(step) for step in range(15)} == {1.0}
 
 
 @pytest.mark.parametrize("name", ["constant", "multi_step", "cosine"])
 def test_every_schedule_warms_up_from_zero(name):
     milestones = [5] if name == "multi_step" else None
-    config = SupervisedOptions(epochs=8, warmup_epochs=2, schedule=name, milestones=milestones)
-    schedule = build_schedule(config, batches=5)
+    options = SupervisedOptions(epochs=8, warmup_epochs=2, schedule=name, milestones=milestones)
+    schedule = create_schedule(options, batches=5)
     assert [schedule(step) for step in range(11)] == pytest.approx([i / 10 for i in range(11)])
 
 
 def test_the_cosine_ends_at_zero():
-    schedule = build_schedule(SupervisedOptions(epochs=4, schedule="cosine"), batches=5)
+    schedule = create_schedule(SupervisedOptions(epochs=4, schedule="cosine"), batches=5)
     assert schedule(10) == pytest.approx(0.5)
     assert schedule(20) == pytest.approx(0)
 
@@ -159,7 +159,7 @@ def test_views_go_by_the_size_of_the_images(tmp_path, size, crop_size, view, nat
         tmp_path, data="folder", data_dir=image_folder(tmp_path / "data", size), batch_size=4,
         crop_size=crop_size, backbone="resnet20",
     )  # fmt: skip
-    assert run.view == view
+    assert run.recipe.view_name == view
     (views,) = next(iter(run.training.loader)).views
     assert views.shape == (4, 3, native, native)
     assert run.subject.info.mean == (CIFAR10_MEAN if native <= 64 else IMAGENET_MEAN)
@@ -170,7 +170,7 @@ def test_held_out_images_are_seen_whole_and_unaugmented(tmp_path):
     run = built(
         tmp_path, data="folder", data_dir=data, batch_size=4, backbone="basic_cnn", validation=0.25
     )
-    (batch,) = list(run.validation)
+    (batch,) = list(run.held_out)
     assert batch.labels.tolist() == [0, 1]
     flat = batch.views[0].flatten(2)
     assert torch.equal(flat.amin(dim=2), flat.amax(dim=2))  # of one colour: no padding, no crop

@@ -8,18 +8,22 @@ import sys
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from helpers.script_runs import (
+    TORCHRUN,
+    call_script,
+    finish,
+    records,
+    start_script,
+    wait_for_records,
+)
 from PIL import Image
 from safetensors.torch import load_file
-from helpers.script_runs import SCRIPTS, TORCHRUN, finish, records, start_script, wait_for_records
 
 from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD
 from sslortho.data import load_split
 from sslortho.models import create_backbone, read_weights
-
-sys.path.append(str(SCRIPTS))
-
-import supervised
+from sslortho.recipes.supervised.run import Supervised
+from sslortho.runs.status import read_status
 
 SMALL = [
     "--backbone", "basic_cnn", "--subset", "400", "--batch_size", "100", "--epochs", "3",
@@ -29,23 +33,16 @@ SMALL = [
 PLAIN = ("--pictures", "false")
 
 
-@pytest.fixture(autouse=True)
-def fresh_process():
-    """Accelerate keeps what the first Accelerator of a process was told."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+def call(out, *arguments):
+    """The script in this process."""
+    return call_script("supervised", *SMALL, "--out", out, *arguments)
 
 
-@pytest.fixture
-def train(monkeypatch):
-    """The script in this process; its summary."""
-
-    def run(out, *arguments):
-        monkeypatch.setattr(sys, "argv", ["supervised.py", *SMALL, "--out", str(out), *arguments])
-        supervised.main()
-        return json.loads((out / "summary.json").read_text())
-
-    return run
+def train(out, *arguments):
+    """The summary of a run of the script in this process."""
+    done = call(out, *arguments)
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "summary.json").read_text())
 
 
 def start(out, *arguments, **launcher):
@@ -61,7 +58,7 @@ def whole(tmp_path_factory):
     return out
 
 
-def test_a_run_learns_and_reports_its_last_epoch(train, tmp_path):
+def test_a_run_learns_and_reports_its_last_epoch(tmp_path):
     summary = train(tmp_path, "--momentum", "0.8", "--nesterov", "true")
     tested = [r for r in records(tmp_path) if "top1" in r]
     assert [r["step"] for r in tested] == [0, 4, 8, 12]
@@ -77,7 +74,7 @@ def test_a_run_learns_and_reports_its_last_epoch(train, tmp_path):
         assert f"{picture}.png" in (tmp_path / "report.md").read_text()
 
 
-def test_the_network_as_written_gives_the_reported_accuracy(train, tmp_path):
+def test_the_network_as_written_gives_the_reported_accuracy(tmp_path):
     summary = train(tmp_path, *PLAIN)
     backbone = create_backbone("basic_cnn").eval()
     backbone.load_state_dict(load_file(tmp_path / "backbone.safetensors"))
@@ -93,7 +90,7 @@ def test_the_network_as_written_gives_the_reported_accuracy(train, tmp_path):
     assert summary["test_loss"] == pytest.approx(float(loss), rel=1e-4)
 
 
-def test_held_out_images_are_looked_at_on_the_way_and_test_images_at_the_end(train, tmp_path):
+def test_held_out_images_are_looked_at_on_the_way_and_test_images_at_the_end(tmp_path):
     summary = train(tmp_path, *PLAIN, "--validation", "0.25")
     assert summary["details"]["train_images"] == 300
     assert not any("top1" in record for record in records(tmp_path))
@@ -104,24 +101,23 @@ def test_held_out_images_are_looked_at_on_the_way_and_test_images_at_the_end(tra
     assert summary["top1"] > 20
 
 
-def test_test_images_need_not_be_looked_at(train, tmp_path, monkeypatch):
+def test_test_images_need_not_be_looked_at(tmp_path, monkeypatch):
     def refuse(self, task):
         raise AssertionError("test images were looked at")
 
-    monkeypatch.setattr(supervised.Supervised, "evaluate", refuse)
+    monkeypatch.setattr(Supervised, "evaluate", refuse)
     summary = train(tmp_path, "--validation", "0.25", "--test", "false")
     assert "top1" not in summary
     assert summary["val_loss"] > 0
 
 
-def test_a_run_that_diverges_says_so_and_is_finished(train, tmp_path, capsys):
+def test_a_run_that_diverges_says_so_and_is_finished(tmp_path):
     wild = (*PLAIN, "--optim", "sgd", "--lr", "1e30", "--momentum", "0", "--max_bad_steps", "2")
     for _ in range(2):  # the second time it only tells
-        with pytest.raises(SystemExit) as stop:
-            train(tmp_path, *wild)
-        assert stop.value.code == 1
-        assert "diverged after" in capsys.readouterr().out
-        AcceleratorState._reset_state(reset_partial_state=True)
+        done = call(tmp_path, *wild)
+        assert done.returncode == 1
+        assert "diverged after" in done.stdout
+    assert read_status(tmp_path).state == "finished"
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["diverged"] is True
     assert summary["top1"] is None
@@ -129,34 +125,33 @@ def test_a_run_that_diverges_says_so_and_is_finished(train, tmp_path, capsys):
     assert not (tmp_path / "backbone.safetensors").exists()
 
 
-def test_weights_that_are_not_finite_at_the_end_are_not_written(train, tmp_path):
+def test_weights_that_are_not_finite_at_the_end_are_not_written(tmp_path):
     """No evaluation on the way sees them, and the steps without gradients are too few to stop at."""
-    with pytest.raises(SystemExit) as stop:
-        train(
-            tmp_path, *PLAIN, "--optim", "sgd", "--lr", "1e30", "--momentum", "0", "--epochs", "1",
-            "--evaluate_every", "0",
-        )  # fmt: skip
-    assert stop.value.code == 1
+    done = call(
+        tmp_path, *PLAIN, "--optim", "sgd", "--lr", "1e30", "--momentum", "0", "--epochs", "1",
+        "--evaluate_every", "0",
+    )  # fmt: skip
+    assert done.returncode == 1
     assert json.loads((tmp_path / "summary.json").read_text())["diverged"] is True
     assert not list(tmp_path.glob("*.safetensors"))
 
 
-def test_a_folder_in_which_another_process_works_is_left_alone(train, tmp_path, capsys):
+def test_a_folder_in_which_another_process_works_is_left_alone(tmp_path):
     tmp_path.joinpath(".lock").touch()
     with tmp_path.joinpath(".lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(SystemExit) as stop:
-            train(tmp_path, *PLAIN)
-    assert stop.value.code == 2
-    assert "another process is at work there" in capsys.readouterr().err
+        done = call(tmp_path, *PLAIN)
+    assert done.returncode == 2
+    assert "another process is at work there" in done.stderr
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [".lock"]
 
 
-def test_without_momentum_the_optimizer_keeps_nothing(train, tmp_path):
+def test_without_momentum_the_optimizer_keeps_nothing(tmp_path):
     summary = train(tmp_path, *PLAIN, "--momentum", "0", "--epochs", "1")
     assert summary["optimizer_state_bytes"] == 0
 
 
+@pytest.mark.slow
 def test_a_broken_run_resumes_to_the_same_weights_and_figures(whole, tmp_path):
     out = tmp_path / "broken"
     process = start(out)
@@ -173,6 +168,8 @@ def test_a_broken_run_resumes_to_the_same_weights_and_figures(whole, tmp_path):
         assert summaries[0][figure] == summaries[1][figure], figure
 
 
+@pytest.mark.slow
+@pytest.mark.ranks
 def test_two_ranks_that_diverge_end_together(tmp_path):
     wild = ("--optim", "sgd", "--lr", "1e30", "--momentum", "0", "--max_bad_steps", "2")
     process = start(tmp_path, *wild, launcher=TORCHRUN)
@@ -181,6 +178,8 @@ def test_two_ranks_that_diverge_end_together(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["diverged"] is True
 
 
+@pytest.mark.slow
+@pytest.mark.ranks
 def test_two_ranks_train_as_one(whole, tmp_path):
     finish(start(tmp_path / "two", launcher=TORCHRUN))
     one, two = ([r for r in records(out) if "top1" in r] for out in (whole, tmp_path / "two"))
@@ -188,10 +187,12 @@ def test_two_ranks_train_as_one(whole, tmp_path):
     assert [r["test_loss"] for r in two] == pytest.approx([r["test_loss"] for r in one], rel=1e-3)
 
 
-def test_the_same_command_on_a_finished_run_only_tells(whole, train, capsys):
+@pytest.mark.slow
+def test_the_same_command_on_a_finished_run_only_tells(whole):
     before = (whole / "summary.json").read_bytes()
-    train(whole, *PLAIN)
-    assert "finished already" in capsys.readouterr().out
+    done = call(whole, *PLAIN)
+    assert done.returncode == 0
+    assert "finished already" in done.stdout
     assert (whole / "summary.json").read_bytes() == before
 
 
@@ -218,11 +219,9 @@ def test_the_same_command_on_a_finished_run_only_tells(whole, train, capsys):
         (("--validation", "0.8"), "batch_size=100 is larger than the data"),
     ],
 )
-def test_mistakes_end_in_one_line(train, tmp_path, capsys, arguments, message):
-    with pytest.raises(SystemExit) as stop:
-        train(tmp_path, *arguments)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert len(error.splitlines()) == 1
-    assert re.search(message, error)
+def test_mistakes_end_in_one_line(tmp_path, arguments, message):
+    done = call(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert re.search(message, done.stderr)
     assert not (tmp_path / "summary.json").exists()

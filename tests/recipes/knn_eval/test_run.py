@@ -1,13 +1,10 @@
 """kNN evaluation, as its users start it."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.script_runs import TORCHRUN, call_script, finish, start_script
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional
@@ -15,26 +12,23 @@ from torch.nn import functional
 from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD
 from sslortho.data import load_split
 from sslortho.models import create_backbone
-
-SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
-sys.path.append(str(SCRIPTS))
-
-import knn_eval  # noqa: E402
+from sslortho.recipes.command_line import parse_options
+from sslortho.recipes.knn_eval.options import KnnEvalOptions
+from sslortho.recipes.knn_eval.run import resolve
 
 RANDOM = ["--backbone_from", "random", "--backbone", "basic_cnn", "--threads", "1"]
 
 
-@pytest.fixture
-def evaluate(monkeypatch):
-    """The script in this process; its summary."""
+def call(out, *arguments):
+    """The script in this process."""
+    return call_script("knn_eval", *RANDOM, "--out", out, *arguments)
 
-    def run(out, *arguments):
-        command = ["knn_eval.py", *RANDOM, "--out", str(out), *arguments]
-        monkeypatch.setattr(sys, "argv", command)
-        knn_eval.main()
-        return json.loads((out / "summary.json").read_text())
 
-    return run
+def evaluate(out, *arguments):
+    """The summary of a run of the script in this process."""
+    done = call(out, *arguments)
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "summary.json").read_text())
 
 
 def features(split):
@@ -48,7 +42,7 @@ def features(split):
     return functional.normalize(rows, dim=1).double().numpy(), data.labels.numpy()
 
 
-def test_the_figure_is_that_of_scikit_learns_classifier(evaluate, tmp_path):
+def test_the_figure_is_that_of_scikit_learns_classifier(tmp_path):
     summary = evaluate(tmp_path, "--k", "15", "--temperature", "0.2")
     train, labels = features("train")
     test, truth = features("test")
@@ -66,29 +60,40 @@ def test_the_figure_is_that_of_scikit_learns_classifier(evaluate, tmp_path):
         assert f"{picture}.png" in (tmp_path / "report.md").read_text()
 
 
-def test_two_ranks_give_identical_figures(evaluate, tmp_path):
+@pytest.mark.slow
+@pytest.mark.ranks
+def test_two_ranks_give_identical_figures(tmp_path):
     one = evaluate(tmp_path / "one", "--pictures", "false", "--subset", "1000")
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-        str(SCRIPTS / "knn_eval.py"), *RANDOM, "--out", str(tmp_path / "two"), "--subset", "1000",
-    ]  # fmt: skip
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=200)
+    process = start_script(
+        "knn_eval.py",
+        *RANDOM,
+        "--out",
+        str(tmp_path / "two"),
+        "--subset",
+        "1000",
+        launcher=TORCHRUN,
+    )
+    finish(process)
     two = json.loads((tmp_path / "two" / "summary.json").read_text())
     for figure in ("knn_top1", "knn_top5"):
         assert one[figure] == two[figure]
     assert (tmp_path / "two" / "neighbours.png").exists()
 
 
-def test_presets_are_the_published_ones(evaluate, tmp_path):
+def test_presets_are_the_published_ones(tmp_path):
     for preset, expected in (("lightly", (200, 0.1)), ("dino", (20, 0.07))):
         arguments = ("--preset", preset, "--pictures", "false")
         details = evaluate(tmp_path / preset, *arguments)["details"]
         assert (details["k"], details["temperature"]) == expected
 
 
-def test_more_neighbours_than_images_is_a_mistake(evaluate, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        evaluate(tmp_path, "--subset", "100", "--k", "101")
-    assert stop.value.code == 2
-    assert "k=101 is more than the 100 training images" in capsys.readouterr().err
+def test_more_neighbours_than_images_is_a_mistake(tmp_path):
+    done = call(tmp_path, "--subset", "100", "--k", "101")
+    assert done.returncode == 2
+    assert "k=101 is more than the 100 training images" in done.stderr
+
+
+def test_the_configuration_for_imagenet_is_the_published_one():
+    arguments = ["--config", "knn_imagenet", "--backbone_from", "x", "--data_dir", "y"]
+    options = parse_options(KnnEvalOptions, arguments)
+    assert resolve(options) == (200, 0.1)

@@ -1,0 +1,255 @@
+"""The commands as Python functions: `sslortho.pretrain(...)`, `sslortho.knn_eval(...)`, ...
+
+A function takes the options of its command by their names, checks them as the command line does, and
+writes the same run folder; called again with the same options and folder it resumes, or returns the
+finished run. Calls may follow each other in a process, and come from any thread.
+"""
+
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from sslortho.models import read_weights, restore_backbone
+from sslortho.models.backbones import Stem
+from sslortho.options import nearest
+from sslortho.recipes.command_line import create_options, to_arguments
+from sslortho.recipes.features import FeatureOptions, Features, extract
+from sslortho.recipes.knn_eval.options import KnnEvalOptions
+from sslortho.recipes.knn_eval.run import run as run_knn_eval
+from sslortho.recipes.linear_eval.options import LinearEvalOptions
+from sslortho.recipes.linear_eval.run import run as run_linear_eval
+from sslortho.recipes.options import RunOptions
+from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.recipes.pretrain.run import run as run_pretraining
+from sslortho.recipes.supervised.options import SupervisedOptions
+from sslortho.recipes.supervised.run import run as run_supervised
+from sslortho.runs.folder import RunFolder
+from sslortho.runs.provenance import Session
+
+PathLike = str | os.PathLike[str]
+
+DATA_SETS: tuple[str, ...] = get_args(next(f.type for f in fields(RunOptions) if f.name == "data"))
+"""Names that the option data takes."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished training."""
+
+    backbone: nn.Module | None
+    """Trained backbone on the CPU, in evaluation mode: images (batch, 3, height, width) to features
+    (batch, dim). None if the training diverged."""
+    summary: dict[str, Any]
+    """Content of summary.json: the figures, options and provenance."""
+    folder: Path
+    """Run folder."""
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """A finished evaluation."""
+
+    summary: dict[str, Any]
+    """Content of summary.json: the figures, options and provenance."""
+    folder: Path
+    """Run folder."""
+
+
+def pretrain(
+    data: PathLike = "digits",
+    model: str | None = None,
+    *,
+    method: str = "barlow_twins",
+    out: PathLike | None = None,
+    **options: Any,
+) -> TrainingResult:
+    """Pretrain a backbone without labels, or resume: the command `pretrain`.
+
+    Args:
+        data: name of a data set, or a folder of images (`data="folder"` with its `data_dir`).
+        model: the option backbone, such as "resnet50" or "timm:NAME". Default: the command's.
+        method: barlow_twins, simclr, vicreg, byol, simsiam, moco_v2 or dino.
+        out: run folder. Default: as the command's.
+        options: others of the command, by name; `sslortho pretrain --help` lists them.
+
+    Raises:
+        ValueError: an unknown option or wrong value, a folder of another run, data or a machine that
+            do not fit.
+        RunStoppedError: Ctrl-C or a signal stopped it; it has saved, and the same call resumes.
+        NonFiniteError: it diverged.
+    """
+    values = {**_name_data(data, options), "method": method, **_name_model(model, options)}
+    return _train(PretrainOptions, run_pretraining, values, out, options)
+
+
+def supervised(
+    data: PathLike = "digits",
+    model: str | None = None,
+    *,
+    out: PathLike | None = None,
+    **options: Any,
+) -> TrainingResult:
+    """Train a classifier from scratch, or resume: the command `supervised`.
+
+    A training that diverges is a result too: its summary has "diverged" true.
+
+    Args:
+        data, model, out: as for `pretrain`.
+        options: others of the command, by name; `sslortho supervised --help` lists them.
+
+    Raises ValueError and RunStoppedError as `pretrain`.
+    """
+    values = {**_name_data(data, options), **_name_model(model, options)}
+    return _train(SupervisedOptions, run_supervised, values, out, options)
+
+
+def linear_eval(
+    backbone_from: PathLike,
+    data: PathLike = "digits",
+    *,
+    out: PathLike | None = None,
+    **options: Any,
+) -> EvaluationResult:
+    """Evaluate a backbone by a linear classifier, or fine-tune it: the command `linear_eval`.
+
+    Args:
+        backbone_from: run folder or file of weights; "random": initial weights of `backbone`.
+        data, out: as for `pretrain`.
+        options: others of the command, by name; `sslortho linear_eval --help` lists them.
+
+    Raises ValueError, RunStoppedError and NonFiniteError as `pretrain`.
+    """
+    values = {"backbone_from": backbone_from, **_name_data(data, options)}
+    return EvaluationResult(*_run(LinearEvalOptions, run_linear_eval, values, out, options))
+
+
+def knn_eval(
+    backbone_from: PathLike,
+    data: PathLike = "digits",
+    *,
+    out: PathLike | None = None,
+    **options: Any,
+) -> EvaluationResult:
+    """Evaluate a backbone by nearest neighbours: the command `knn_eval`.
+
+    Args:
+        backbone_from, data, out: as for `linear_eval`.
+        options: others of the command, by name; `sslortho knn_eval --help` lists them.
+
+    Raises ValueError as `pretrain`.
+    """
+    values = {"backbone_from": backbone_from, **_name_data(data, options)}
+    return EvaluationResult(*_run(KnnEvalOptions, run_knn_eval, values, out, options))
+
+
+def extract_features(
+    backbone_from: PathLike,
+    data: PathLike = "digits",
+    *,
+    split: Literal["train", "test"] = "test",
+    **options: Any,
+) -> Features:
+    """Features of the evaluation views of a data set, by a frozen backbone.
+
+    Args:
+        backbone_from, data: as for `linear_eval`; labels are not needed.
+        split: which images of the data set.
+        options: of the backbone and the data, by the names of `knn_eval`'s.
+
+    Raises ValueError as `pretrain`, and for data without test images.
+    """
+    values = {
+        "backbone_from": backbone_from,
+        **_name_data(data, options),
+        "split": split,
+        **options,
+    }
+    return extract(create_options(FeatureOptions, values))
+
+
+def load_backbone(
+    weights: PathLike,
+    model: str | None = None,
+    *,
+    stem: Stem | None = None,
+    weights_prefix: str | None = None,
+) -> nn.Module:
+    """Backbone of a run or of a file, on the CPU, in evaluation mode.
+
+    It maps images (batch, 3, height, width) to features (batch, dim).
+
+    Args:
+        weights: run folder, or file of ours, torchvision, timm, facebookresearch/barlowtwins, lightly
+            or solo-learn.
+        model: name of the backbone, or timm:NAME. Default: as the file says, else recognised.
+        stem: stock, small or solo_learn. Default: likewise.
+        weights_prefix: beginning of the names in the file; needed if several networks in it fit.
+
+    Raises ValueError for a file that cannot be read, and weights that do not fit.
+    """
+    file = read_weights(os.fspath(weights))
+    return restore_backbone(file, model, stem, weights_prefix).network
+
+
+def _name_data(data: PathLike, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options data and data_dir. Raises ValueError for what is neither a data set nor a folder."""
+    if isinstance(data, str) and data in DATA_SETS:
+        return {"data": data}
+    folder = os.fspath(data) if isinstance(data, str | os.PathLike) else None
+    if folder is None or not os.path.isdir(os.path.expanduser(folder)):  # noqa: PTH111, PTH112
+        raise ValueError(
+            f"data={data!r} is neither a folder nor one of {', '.join(DATA_SETS)}"
+            f"{nearest(str(data), DATA_SETS)}"
+        )
+    if "data_dir" in options:
+        raise ValueError(
+            f"data={folder!r} and data_dir={options['data_dir']!r} are two folders; give one of them"
+        )
+    return {"data": "folder", "data_dir": folder}
+
+
+def _name_model(model: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The option backbone, if it is given as `model`."""
+    if model is None:
+        return {}
+    if "backbone" in options:
+        raise ValueError(
+            f"model={model!r} and backbone={options['backbone']!r} are one option; give one of them"
+        )
+    return {"backbone": model}
+
+
+Run = Callable[[Any, Session], dict[str, Any]]
+
+
+def _run(
+    cls: type[RunOptions],
+    run: Run,
+    values: Mapping[str, Any],
+    out: PathLike | None,
+    options: Mapping[str, Any],
+) -> tuple[dict[str, Any], Path]:
+    """Run a command; its summary as the file has it, and its folder."""
+    values = {**values, **({} if out is None else {"out": out}), **options}
+    chosen = create_options(cls, values)
+    command = shlex.join(["sslortho", cls.command, *to_arguments(values)])
+    summary = run(chosen, Session(command))
+    folder = chosen.run_folder
+    return RunFolder(folder).read_summary() or summary, folder
+
+
+def _train(
+    cls: type[RunOptions],
+    run: Run,
+    values: Mapping[str, Any],
+    out: PathLike | None,
+    options: Mapping[str, Any],
+) -> TrainingResult:
+    summary, folder = _run(cls, run, values, out, options)
+    backbone = None if summary.get("diverged") else load_backbone(folder)
+    return TrainingResult(backbone, summary, folder)

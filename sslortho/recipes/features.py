@@ -1,0 +1,82 @@
+"""Features of a data set by a frozen backbone, as tensors: `sslortho.extract_features`."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from sslortho import evaluate
+from sslortho.data import ImageSet
+from sslortho.options import option
+from sslortho.recipes.data import (
+    build_evaluation_loader,
+    choose_training_images,
+    load_labelled_data,
+    load_test_set,
+    load_training_set,
+)
+from sslortho.recipes.evaluation import place_subject
+from sslortho.recipes.options import BackboneOptions
+from sslortho.recipes.training import join_ranks
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of the images of a data set, in their order, on the CPU."""
+
+    features: Tensor
+    """float32 (n, dim)."""
+    labels: Tensor
+    """int64 (n,); -1 where an image has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions(BackboneOptions):
+    """Options of `extract_features`."""
+
+    command: ClassVar[str] = "extract_features"
+
+    split: Literal["train", "test"] = option("test", group="data")
+    """Images of the data set that the features are of."""
+
+    def __post_init__(self) -> None:
+        for name, idle in {"out": None, "debug": False, "pictures": True}.items():
+            if getattr(self, name) != idle:
+                raise ValueError(f"{name}={getattr(self, name)!r} has no effect; leave it out")
+        test = self.split == "test"
+        names = ("subset", "train_percent", "train_list")
+        self._check_effect("split", **{n: test and getattr(self, n) is not None for n in names})
+        super().__post_init__()
+
+    @property
+    def default_folder(self) -> str:
+        return "."  # nothing is written
+
+
+def extract(options: FeatureOptions) -> Features:
+    """Load data and backbone and extract, on every rank; each gets all features.
+
+    Raises ValueError for a user's mistake.
+    """
+    accelerator = join_ranks(options, options.mixed_precision)
+    with accelerator.local_main_process_first():  # the others find what it downloaded
+        images = _load_images(options)
+    subject, spec = place_subject(options, images, accelerator)
+    accelerator.print(subject.origin)
+    loader = build_evaluation_loader(options, images, spec, accelerator)
+    found = evaluate.extract_features(subject.backbone, loader, lambda: accelerator.autocast())
+    accelerator.end_training()
+    return Features(*(tensor.cpu() for tensor in found))
+
+
+def _load_images(options: FeatureOptions) -> ImageSet:
+    if options.split == "test":
+        if (images := load_test_set(options)) is None:
+            raise ValueError(
+                f"data_dir={options.data_dir!r} has no test images; add test/ or val/, or take "
+                "split='train'"
+            )
+        return images
+    if options.train_percent is None and options.train_list is None:
+        return load_training_set(options)
+    return choose_training_images(options, load_labelled_data(options)).train
