@@ -65,7 +65,7 @@ def show_option(value: Any) -> str:
 
 
 def _mixed(states: Sequence[CellRuns]) -> Iterator[str]:
-    """Lines about cells whose runs differ in more than the seed, so that their mean is no result."""
+    """Lines about cells whose runs differ in more than the seed, so that their mean has no meaning."""
     for state in states:
         options = [identity(run.config, ignored_options()) for run in state.finished]
         names = dict.fromkeys(name for option in options for name in option)

@@ -14,7 +14,7 @@ import yaml
 from sslortho.options import Options, facts
 
 PROGRAM = ("-m", "sslortho")
-"""What Python runs: the command line, whether it is installed or in a checkout."""
+"""Arguments of Python that start the command line, installed or in a checkout."""
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 """The same as `torchrun`, without a look through PATH."""

@@ -4,27 +4,22 @@ import fcntl
 import json
 import math
 import signal
-import sys
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import yaml
+from helpers.script_runs import call_command
 
+from sslortho.recipes.command_line import parse_options
+from sslortho.recipes.configs import configs_folder
 from sslortho.recipes.supervised.options import SupervisedOptions
+from sslortho.recipes.tune import run as tune
+from sslortho.recipes.tune import trials
 from sslortho.recipes.tune.options import TuneOptions
-from sslortho.recipes.command_line import parse_config
-
-SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
-sys.path.append(str(SCRIPTS))
-
-import tune  # noqa: E402
-
-from sslortho.runs import runner  # noqa: E402
+from sslortho.runs.several import job_runner, jobs
 
 FAKE = """
 import json, math, pathlib, sys
-given = dict(zip((a[2:] for a in sys.argv[1::2]), sys.argv[2::2]))
+given = dict(zip((a[2:] for a in sys.argv[2::2]), sys.argv[3::2]))
 out = pathlib.Path(given["out"])
 lr, momentum = float(given["lr"]), float(given.get("momentum", 0))
 if lr > FAIL_ABOVE or out.name in BROKEN:
@@ -40,30 +35,36 @@ summary = {"diverged": diverged, "val_top1": None if diverged else value, "val_l
 
 
 @pytest.fixture
-def search(monkeypatch, tmp_path):
-    """The script in this process, its trials those of FAKE; the summaries by trial."""
+def call(monkeypatch, tmp_path):
+    """`sslortho tune` in this process, its trials those of FAKE; its exit code and what it printed."""
 
-    monkeypatch.setattr(runner, "POLL", 0.01)
-    monkeypatch.setattr(runner, "LOCK_WAIT", 0.0)
+    monkeypatch.setattr(job_runner, "POLL", 0.01)
+    monkeypatch.setattr(job_runner, "LOCK_WAIT", 0.0)
 
-    def run(out, *arguments, fail_above=math.inf, diverge_above=math.inf, broken=()):
+    def call(out, *arguments, fail_above=math.inf, diverge_above=math.inf, broken=()):
         fake = tmp_path / "fake.py"
         limits = {"FAIL_ABOVE": fail_above, "DIVERGE_ABOVE": diverge_above}
         text = FAKE.replace("BROKEN", repr([f"trial-{number:04}" for number in broken]))
         for name, value in limits.items():
             text = text.replace(name, f"float('{value}')")
         fake.write_text(text)
-        planned = tune.plan
-        plan = lambda *given: replace(planned(*given), script=fake)  # noqa: E731
-        monkeypatch.setattr(tune, "plan", plan)
-        monkeypatch.setattr(sys, "argv", ["tune.py", "--out", str(out), *arguments])
-        try:
-            tune.main()
-        finally:
-            monkeypatch.setattr(tune, "plan", planned)
+        with monkeypatch.context() as patch:
+            patch.setattr(jobs, "PROGRAM", (str(fake),))
+            return call_command("tune", "--out", str(out), *arguments)
+
+    return call
+
+
+@pytest.fixture
+def search(call):
+    """The same for one that succeeds: the summaries by trial."""
+
+    def search(out, *arguments, **how):
+        done = call(out, *arguments, **how)
+        assert done.returncode == 0, done.stderr
         return summaries(out)
 
-    return run
+    return search
 
 
 def summaries(out):
@@ -71,11 +72,12 @@ def summaries(out):
     return {path.parent.name: json.loads(path.read_text()) for path in found}
 
 
-def test_a_search_comes_near_the_optimum_and_goes_on(search, tmp_path, capsys):
+def test_a_search_comes_near_the_optimum_and_goes_on(call, search, tmp_path):
     out = tmp_path / "search"
     first = search(out, "--trials", "8")
     assert len(first) == 8
-    more = search(out, "--trials", "30")
+    told = call(out, "--trials", "30").stdout
+    more = summaries(out)
     assert len(more) == 30
     assert {name: more[name] for name in first} == first
     # half a decade around 1e-2 is a third of the range: random trials have 5 of 15 there
@@ -86,7 +88,8 @@ def test_a_search_comes_near_the_optimum_and_goes_on(search, tmp_path, capsys):
     assert options["lr"] in [
         float(s["given"]["lr"]) for s in more.values() if s["val_top1"] == best
     ]
-    assert f"val_top1 {best:.5g}" in capsys.readouterr().out
+    assert f"val_top1 {best:.5g}" in told
+    assert f"\n  sslortho supervised --config {out / 'best.yaml'} --out {out / 'best'}\n" in told
     assert (out / "search.png").stat().st_size > 1000
     report = (out / "report.md").read_text()
     assert report.index(f"{best:.5g}") < report.index("search.png")
@@ -97,7 +100,7 @@ def test_the_best_options_are_those_of_a_supervised_run_that_looks_at_the_test_i
 ):
     out = tmp_path / "search"
     search(out, "--trials", "2", "--backbone", "basic_cnn", "--decay_all", "true")
-    config = parse_config(SupervisedOptions, ["--config", str(out / "best.yaml")])
+    config = parse_options(SupervisedOptions, ["--config", str(out / "best.yaml")])
     assert config.test
     assert config.validation == 0.1
     assert config.backbone == "basic_cnn"
@@ -111,7 +114,7 @@ def test_trials_never_look_at_test_images(search, tmp_path):
 
 
 @pytest.fixture
-def begin(search, monkeypatch):
+def begin(call, monkeypatch):
     """The job of a search that was killed at its first trial."""
 
     def begin(out, *arguments):
@@ -122,10 +125,9 @@ def begin(search, monkeypatch):
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(tune.Runner, "run", cut)
+            patch.setattr(tune.JobRunner, "run", cut)
             patch.setattr(signal, "signal", lambda *given: None)  # tests want Ctrl-C to work
-            with pytest.raises(SystemExit, match="130"):
-                search(out, *arguments)
+            assert call(out, *arguments).returncode == 130
         return drawn[0]
 
     return begin
@@ -139,34 +141,30 @@ def test_a_trial_that_was_cut_short_is_run_again_with_its_numbers(search, begin,
     assert float(found[job.name]["given"]["lr"]) == job.options["lr"]
 
 
-def test_a_trial_that_could_not_go_on_is_told_before_anything_starts(
-    search, begin, tmp_path, capsys
-):
+def test_a_trial_that_could_not_go_on_is_told_before_anything_starts(call, begin, tmp_path):
     out = tmp_path / "search"
     job = begin(out, "--trials", "3", "--threads", "1")
     (job.folder / "checkpoints" / "step-1").mkdir(parents=True)
     (job.folder / "config.yaml").write_text("threads: 1")
-    with pytest.raises(SystemExit, match="2"):
-        search(out, "--trials", "3", "--threads", "2")
-    assert "holds a run with threads=1, but threads=2 is asked for" in capsys.readouterr().err
+    done = call(out, "--trials", "3", "--threads", "2")
+    assert done.returncode == 2
+    assert "holds a run with threads=1, but threads=2 is asked for" in done.stderr
     assert not (out / "logs").exists()
 
 
-def test_a_search_is_of_one_process_at_a_time(search, tmp_path, capsys):
+def test_a_search_is_of_one_process_at_a_time(call, search, tmp_path):
     out = tmp_path / "search"
     out.mkdir()
     with (out / "study.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(SystemExit, match="2"):
-            search(out, "--trials", "1")
-    assert f"out={str(out)!r}: another tune.py is searching there" in capsys.readouterr().err
+        done = call(out, "--trials", "1")
+    assert done.returncode == 2
+    assert f"out={str(out)!r}: another search is at work there" in done.stderr
     assert not (out / "study.log").exists()
     assert len(search(out, "--trials", "1")) == 1
 
 
-def test_a_trial_that_an_orphan_still_runs_is_waited_for(
-    search, begin, tmp_path, monkeypatch, capsys
-):
+def test_a_trial_that_an_orphan_still_runs_is_waited_for(call, begin, tmp_path, monkeypatch):
     out = tmp_path / "search"
     job = begin(out, "--trials", "3")
     job.log.parent.mkdir(parents=True)
@@ -183,10 +181,9 @@ def test_a_trial_that_an_orphan_still_runs_is_waited_for(
             orphan.close()
         return not orphan.closed
 
-    monkeypatch.setattr(tune, "is_held", is_held)
-    found = search(out, "--trials", "3")
-    assert len(found) == 3
-    output = capsys.readouterr().out
+    monkeypatch.setattr(trials, "is_held", is_held)
+    output = call(out, "--trials", "3").stdout
+    assert len(summaries(out)) == 3
     assert output.count(f"busy: {job.name}") == 1
     assert output.index("finished: trial-0002") < output.index("best of 3: trial 0, val_top1 95")
     assert "; 0 failed" in (out / "report.md").read_text()
@@ -206,39 +203,36 @@ def test_failed_and_diverged_trials_do_not_win(search, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [(), ("--objective", "val_loss")])
-def test_where_all_diverged_there_is_no_best(search, tmp_path, capsys, arguments):
+def test_where_all_diverged_there_is_no_best(call, tmp_path, arguments):
     out = tmp_path / "search"
-    with pytest.raises(SystemExit) as stop:
-        search(out, "--trials", "2", *arguments, diverge_above=0)
-    assert stop.value.code == 1
-    assert "all 2 trials diverged" in capsys.readouterr().err
+    done = call(out, "--trials", "2", *arguments, diverge_above=0)
+    assert done.returncode == 1
+    assert "sslortho tune: all 2 trials diverged" in done.stderr
     assert not (out / "best.yaml").exists()
     assert "2 trials are complete, 2 of them diverged" in (out / "report.md").read_text()
 
 
-def stopped_after(search, out, capsys, *arguments, **how):
+def stopped_after(call, out, *arguments, **how):
     """Failures in a row that a search says it stopped at, and how many trials it began."""
-    with pytest.raises(SystemExit) as stop:
-        search(out, *arguments, **how)
-    assert stop.value.code == 1
-    error = capsys.readouterr().err
-    assert "  | what came before\n  | it broke" in error
-    return int(error.split()[1]), len(list(out.glob("logs/*.log")))
+    done = call(out, *arguments, **how)
+    assert done.returncode == 1
+    assert "  | what came before\n  | it broke" in done.stderr
+    return int(done.stderr.removeprefix("sslortho tune: ").split()[0]), len(
+        list(out.glob("logs/*.log"))
+    )
 
 
-def test_a_search_stops_where_the_first_three_fail_and_counts_none_of_them(
-    search, tmp_path, capsys
-):
+def test_a_search_stops_where_the_first_three_fail_and_counts_none_of_them(call, search, tmp_path):
     out = tmp_path / "search"
-    assert stopped_after(search, out, capsys, "--trials", "9", fail_above=0) == (3, 3)
-    assert stopped_after(search, out, capsys, "--trials", "9", fail_above=0) == (3, 6)
+    assert stopped_after(call, out, "--trials", "9", fail_above=0) == (3, 3)
+    assert stopped_after(call, out, "--trials", "9", fail_above=0) == (3, 6)
     assert len(search(out, "--trials", "2")) == 2  # once it is mended
 
 
-def test_later_it_stops_where_five_fail_in_a_row(search, tmp_path, capsys):
+def test_later_it_stops_where_five_fail_in_a_row(call, tmp_path):
     out = tmp_path / "search"
     broken = [1, 2, 3, 4, 6, 7, 8, 9, 10]
-    assert stopped_after(search, out, capsys, "--trials", "9", broken=broken) == (5, 11)
+    assert stopped_after(call, out, "--trials", "9", broken=broken) == (5, 11)
 
 
 def test_trials_at_a_time(search, tmp_path):
@@ -273,14 +267,13 @@ def test_what_changes_no_result_may_change(search, tmp_path):
         (("--subset", "300"), "other settings: subset (None there, 300 here)"),
     ],
 )
-def test_another_search_is_refused_in_its_folder(search, tmp_path, capsys, arguments, message):
+def test_another_search_is_refused_in_its_folder(call, search, tmp_path, arguments, message):
     out = tmp_path / "search"
     search(out, "--trials", "1")
-    with pytest.raises(SystemExit, match="2"):
-        search(out, "--trials", "1", *arguments)
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    done = call(out, "--trials", "1", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -300,35 +293,33 @@ def test_another_search_is_refused_in_its_folder(search, tmp_path, capsys, argum
         (("--optim", "orth_adam", "--nesterov", "true"), "nesterov=True is not an option of optim"),
         (("--subset", "2000"), "subset=2000 is more than the 1437 images of digits"),
         (("--data", "cifar10"), "data='cifar10' needs data_dir"),
-        (("--data", "cifar10", "--data_dir", "gone"), "data_dir='gone' is no folder"),
+        (("--data", "cifar10", "--data_dir", "gone"), "data_dir='gone' is not a folder"),
     ],
 )
-def test_mistakes_end_in_one_line_before_anything_starts(
-    search, tmp_path, capsys, arguments, message
-):
+def test_mistakes_end_in_one_line_before_anything_starts(call, tmp_path, arguments, message):
     out = tmp_path / "search"
-    with pytest.raises(SystemExit, match="2"):
-        search(out, "--trials", "1", *arguments)
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    done = call(out, "--trials", "1", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
     assert not out.exists()
 
 
-def test_real_trials_train(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_real_trials_train(tmp_path):
     out = tmp_path / "search"
     small = ["--backbone", "basic_cnn", "--subset", "200", "--batch_size", "45", "--epochs", "1"]
     quick = ["--trials", "1", "--threads", "1", "--trackers", "none", "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", ["tune.py", *small, *quick])
-    tune.main()
+    done = call_command("tune", *small, *quick)
+    assert done.returncode == 0, done.stderr
     (summary,) = summaries(out).values()
     assert summary["val_top1"] > 0
     assert "top1" not in summary
 
 
-def test_the_configuration_of_table_1_is_one_of_this_script():
-    path = SCRIPTS.parent / "configs" / "tune_table1.yaml"
-    config = parse_config(TuneOptions, ["--config", str(path), "--data_dir", "D"])
-    assert config.searched == ("lr", "momentum", "weight_decay")
-    assert config.decay_all
-    assert (config.schedule, config.milestones, config.epochs) == ("multi_step", [100, 150], 200)
+def test_the_configuration_of_table_1_is_one_of_this_command():
+    path = configs_folder() / "tune_table1.yaml"
+    options = parse_options(TuneOptions, ["--config", str(path), "--data_dir", "D"])
+    assert options.searched == ("lr", "momentum", "weight_decay")
+    assert options.decay_all
+    assert (options.schedule, options.milestones, options.epochs) == ("multi_step", [100, 150], 200)

@@ -20,7 +20,7 @@ def search(tmp_path):
 
 def test_a_folder_is_held_by_one_at_a_time(tmp_path):
     folder = tmp_path / "new"
-    other = pytest.raises(ValueError, match=r"another tune\.py is searching there")
+    other = pytest.raises(ValueError, match="another search is at work there")
     with hold_search(folder), other, hold_search(folder):
         pass
     with hold_search(folder):

@@ -1,0 +1,37 @@
+import fcntl
+import subprocess
+import sys
+
+import pytest
+
+from sslortho.runs.lock import hold_folder, is_held
+
+
+def test_a_folder_is_held_until_the_process_ends(tmp_path):
+    folder = tmp_path / "new"
+    program = f"""
+import pathlib
+from sslortho.runs.lock import hold_folder
+folder = pathlib.Path({str(folder)!r})
+hold_folder(folder)
+hold_folder(folder)  # by the same process
+print("held", flush=True)
+input()
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        assert is_held(folder / ".lock")
+        with pytest.raises(ValueError, match="another process is at work there"):
+            hold_folder(folder)
+        other.communicate("\n", timeout=60)
+    assert not is_held(folder / ".lock")
+    hold_folder(folder)
+
+
+def test_a_file_is_held_while_it_is_locked(tmp_path):
+    assert not is_held(tmp_path / "absent")
+    with (tmp_path / "log").open("wb") as log:
+        assert not is_held(tmp_path / "log")
+        fcntl.flock(log, fcntl.LOCK_EX)
+        assert is_held(tmp_path / "log")

@@ -1,0 +1,54 @@
+import fcntl
+import json
+import signal
+
+import pytest
+
+from sslortho.runs.status import RunStoppedError, Status, read_status, status_of, write_status
+
+
+def test_the_state_follows_the_block(tmp_path):
+    with (tmp_path / ".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with status_of(tmp_path, writes=True):
+            assert read_status(tmp_path) == Status("running", None)
+    assert read_status(tmp_path) == Status("finished", None)
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "message"),
+    [
+        (RunStoppedError(signal.SIGTERM, 7), "stopped",
+         "stopped by SIGTERM at step 7; the same command resumes"),
+        (ValueError("no\n memory"), "failed", "no memory"),
+        (RuntimeError(), "failed", "RuntimeError"),
+        (KeyboardInterrupt(), "failed", "interrupted"),
+    ],
+)  # fmt: skip
+def test_an_error_says_how_it_ended(tmp_path, error, state, message):
+    with pytest.raises(type(error)), status_of(tmp_path, writes=True):
+        raise error
+    assert read_status(tmp_path) == Status(state, message)
+
+
+def test_a_run_whose_process_is_gone_was_killed(tmp_path):
+    write_status(tmp_path, "running")
+    assert read_status(tmp_path) == Status("killed", None)
+
+
+def test_only_the_main_process_writes(tmp_path):
+    with status_of(tmp_path, writes=False):
+        pass
+    assert read_status(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"state": "running"}'])
+def test_a_broken_file_says_nothing(tmp_path, text):
+    (tmp_path / "status.json").write_text(text)
+    assert read_status(tmp_path) is None
+
+
+def test_the_file_names_the_process(tmp_path):
+    write_status(tmp_path, "failed", "no memory")
+    content = json.loads((tmp_path / "status.json").read_text())
+    assert content.keys() == {"state", "message", "pid", "host", "time"}
