@@ -33,7 +33,7 @@ from loading_bench.results import (
 )
 from loading_bench.workload import Pipeline, Workload
 from sslortho.atomic import atomic_file
-from sslortho.augment import VIEWS
+from sslortho.augment import create_views
 from sslortho.data import ImageFiles, available_cores
 from sslortho.data.ffcv.writer import write_beton
 from sslortho.data.image_folder import IMAGE_SUFFIXES, read_into_memory
@@ -62,10 +62,11 @@ def create_workload(options: BenchLoadingOptions) -> Workload:
     workers = options.workers or cores
     if workers > cores:
         raise ValueError(f"workers={workers} must be at most the {cores} cores of this process")
-    views = VIEWS["barlow_twins_small" if options.small else "barlow_twins"](options.view_size)
+    name = "barlow_twins_small" if options.small else "barlow_twins"
+    first, second = create_views(name, options.view_size)
     turn = options.samples * workers  # every process makes the same number of batches
     pairs = -(-len(paths) // turn) * turn
-    work = Workload(paths, pairs, views, options.samples, workers)
+    work = Workload(paths, pairs, (first, second), options.samples, workers)
     if not options.small:
         return work
     files = ImageFiles(paths, torch.full((len(paths),), -1), ())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sslortho.augment import VIEWS, EvaluationSpec, ViewSpec
+from sslortho.augment import EvaluationSpec, ViewSpec, create_views
 from sslortho.data import EpochOrder, balanced_subset, hold_out, load_split
 from sslortho.evaluate import (
     AccuracyCounts,
@@ -312,8 +312,8 @@ def spec(**options):
         (spec(solarise_threshold=128), "not of 255"),
         (spec(std=(1.0, 1.0, 0.0)), "std="),
         (lambda: EvaluationSpec(crop_size=32, resize=16), "resize=16"),
-        (lambda: VIEWS["barlow_twins"](0), "crop_size=0 must"),
-        (lambda: VIEWS["barlow_twins_small"](-4), "crop_size=-4"),
+        (lambda: create_views("barlow_twins", 0), "crop_size=0 must"),
+        (lambda: create_views("barlow_twins_small", -4), "crop_size=-4"),
     ]
 )
 def test_views(call, message):

@@ -1,4 +1,4 @@
-"""From uint8 images and their indices to finished views: what a loader is given."""
+"""Renderers: uint8 images and their indices to finished views. A loader is given one of them."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,42 +8,37 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslortho.augment.draws import check_seed, uniforms
-from sslortho.augment.reference.geometry import (
-    CropDraw,
-    centre_crop,
-    check_sizes,
-    crop_and_resize,
-    draw_crops,
-)
-from sslortho.augment.cpu.geometry_kernel import GEOMETRY_DRAWS
-from sslortho.augment.reference.photometric import (
+from sslortho.augment.cpu.view_kernel import render_crops, view_settings
+from sslortho.augment.draws.crops import GEOMETRY_DRAWS, CropDraw, check_sizes, draw_crops
+from sslortho.augment.draws.photometric import (
     PARAMETERS,
     PHOTOMETRIC_DRAWS,
     PhotometricDraw,
     draw_photometric,
-    normalise,
     pack_photometric,
 )
-from sslortho.augment.gpu.photometric import compiled_renderer
-from sslortho.augment.cpu.view_kernel import render_crops, view_settings
+from sslortho.augment.draws.random_numbers import check_seed, uniforms
+from sslortho.augment.gpu.compiled import compiled_renderer
+from sslortho.augment.reference.geometry import centre_crop, crop_and_resize
+from sslortho.augment.reference.photometric import normalise
 from sslortho.augment.views import EvaluationSpec, ViewSpec
 
 GEOMETRY, PHOTOMETRY = range(2)
+"""Purposes of the random numbers of a view."""
 
 
 @dataclass(frozen=True)
 class Draws:
-    """All that is random about the views of a batch, for the kernels of `view_kernel`."""
+    """All that is random about the views of a batch, for the kernels of `cpu.view_kernel`."""
 
     uniforms: NDArray[np.float64]
-    """(batch, views, GEOMETRY_DRAWS): become boxes once an image's size is known."""
+    """(batch, views, GEOMETRY_DRAWS) from (0, 1); boxes are made of them once an image's size is known."""
     parameters: NDArray[np.float32]
-    """(batch, views, PARAMETERS): rows of `photometric.pack_photometric`."""
+    """(batch, views, PARAMETERS), rows of `pack_photometric`."""
 
 
 class Renderer(Protocol):
-    """What a loader of image files or betons is given."""
+    """Interface of a renderer to the loaders of image files and betons."""
 
     @property
     def channels_last(self) -> bool:
@@ -57,15 +52,15 @@ class Renderer(Protocol):
 
     @property
     def settings(self) -> NDArray[np.float64]:
-        """The views as numbers, see `view_kernel.view_settings`."""
+        """The views as a table, (views, SETTINGS), see `cpu.view_kernel.view_settings`."""
         ...
 
     def draw(self, indices: NDArray[np.int64], epoch: int) -> Draws:
-        """The draws of these samples, (batch,), in an epoch."""
+        """Draw for these samples, (batch,), in an epoch."""
         ...
 
     def apply_photometry(self, view: int, crops: Tensor, parameters: NDArray[np.float32]) -> Tensor:
-        """uint8 crops (batch, 3, size, size) to normalised float32.
+        """Render uint8 crops (batch, 3, size, size) to normalised float32 of the same shape.
 
         parameters: (batch, PARAMETERS), those of this view in `draw`.
         """
@@ -74,10 +69,10 @@ class Renderer(Protocol):
 
 @dataclass(frozen=True)
 class ViewRenderer:
-    """Random views of a batch; every draw is a function of (seed, epoch, sample index, view).
+    """Renderer of random views; every draw is a function of (seed, epoch, sample index, view).
 
     Args:
-        specs: one for each view.
+        specs: specification of each view.
         seed: 0 to 2**32 - 1.
         channels_last: memory format of the views.
     """
@@ -96,11 +91,11 @@ class ViewRenderer:
 
     @property
     def settings(self) -> NDArray[np.float64]:
-        """The views as numbers, (views, SETTINGS)."""
+        """The views as a table, (views, SETTINGS)."""
         return view_settings(self.specs)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise ValueError if images of this size are too small for one of the views."""
+        """Raise ValueError if images of this size in pixels are too small for one of the views."""
         for spec in self.specs:
             check_sizes(spec, np.array([height]), np.array([width]))
 
@@ -117,31 +112,31 @@ class ViewRenderer:
         heights: NDArray[np.int64],
         widths: NDArray[np.int64],
     ) -> CropDraw:
-        """Boxes and flips of one view for images of these sizes; all arrays (batch,)."""
+        """Draw boxes and flips of one view for images of these sizes; all arrays are (batch,)."""
         uniform = self._uniforms(view, GEOMETRY, indices, epoch, GEOMETRY_DRAWS)
         return draw_crops(self.specs[view], heights, widths, uniform)
 
     def draw_photometric(
         self, view: int, indices: NDArray[np.int64], epoch: int
     ) -> PhotometricDraw:
-        """Photometric parameters of one view; indices (batch,)."""
+        """Draw the photometric parameters of one view; indices: (batch,)."""
         uniform = self._uniforms(view, PHOTOMETRY, indices, epoch, PHOTOMETRIC_DRAWS)
         return draw_photometric(self.specs[view], uniform)
 
     def draw(self, indices: NDArray[np.int64], epoch: int) -> Draws:
-        """All draws of these samples, (batch,), in an epoch."""
+        """Draw everything for these samples, (batch,), in an epoch."""
         views = range(len(self.specs))
         boxes = [self._uniforms(v, GEOMETRY, indices, epoch, GEOMETRY_DRAWS) for v in views]
         colours = [pack_photometric(self.draw_photometric(v, indices, epoch)) for v in views]
         return Draws(np.stack(boxes, axis=1), np.stack(colours, axis=1))
 
     def finish(self, view: int, crops: Tensor, indices: NDArray[np.int64], epoch: int) -> Tensor:
-        """Photometry of crops that are made already, drawn here: see `apply_photometry`."""
+        """Draw the photometry of finished crops and apply it: see `apply_photometry`."""
         drawn = self.draw_photometric(view, indices, epoch)
         return self.apply_photometry(view, crops, pack_photometric(drawn))
 
     def apply_photometry(self, view: int, crops: Tensor, parameters: NDArray[np.float32]) -> Tensor:
-        """Photometry and memory format of crops that are made already.
+        """Render the photometry of finished crops, in the renderer's memory format.
 
         uint8 (batch, 3, crop_size, crop_size) to normalised float32 of the same shape: by the fused
         kernel on a CPU, by one compiled graph on a GPU. parameters: (batch, PARAMETERS).
@@ -152,7 +147,11 @@ class ViewRenderer:
         return compiled_renderer(self.specs[view], self.channels_last)(crops, table)
 
     def render(self, images: Tensor, indices: NDArray[np.int64], epoch: int) -> tuple[Tensor, ...]:
-        """All views of images of one size: uint8 (batch, 3, h, w) on the device that renders."""
+        """Render all views of images of one size.
+
+        images: uint8 (batch, 3, h, w) on the device that renders. Returns one float32 tensor (batch,
+        3, crop_size, crop_size) for each view.
+        """
         heights = np.full(len(indices), images.shape[2], dtype=np.int64)
         widths = np.full(len(indices), images.shape[3], dtype=np.int64)
         views = []
@@ -174,7 +173,7 @@ def _render_on_cpu(
 
 
 def as_images(flat: Tensor, height: int, width: int, channels_last: bool) -> Tensor:
-    """(batch, 3 * height * width) of pixels or of planes to (batch, 3, height, width), no copy."""
+    """View (batch, 3 * height * width), pixels or planes, as (batch, 3, height, width)."""
     if channels_last:
         return flat.view(-1, height, width, 3).permute(0, 3, 1, 2)
     return flat.view(-1, 3, height, width)
@@ -182,7 +181,7 @@ def as_images(flat: Tensor, height: int, width: int, channels_last: bool) -> Ten
 
 @dataclass(frozen=True)
 class EvaluationRenderer:
-    """The evaluation view of a batch; nothing is random."""
+    """Renderer of the evaluation view; nothing is random."""
 
     spec: EvaluationSpec
     channels_last: bool = False
@@ -194,11 +193,11 @@ class EvaluationRenderer:
 
     @property
     def settings(self) -> NDArray[np.float64]:
-        """The view as numbers, (1, SETTINGS)."""
+        """The view as a table, (1, SETTINGS)."""
         return view_settings((self.spec,))
 
     def draw(self, indices: NDArray[np.int64], epoch: int) -> Draws:
-        """Nothing: no box is drawn, all photometry is off."""
+        """Return zeros: no box is drawn, all photometry is off."""
         batch = len(indices)
         return Draws(
             np.zeros((batch, 1, GEOMETRY_DRAWS)), np.zeros((batch, 1, PARAMETERS), np.float32)
@@ -207,11 +206,11 @@ class EvaluationRenderer:
     def apply_photometry(
         self, view: int, crops: Tensor, parameters: NDArray[np.float32] | None = None
     ) -> Tensor:
-        """uint8 (batch, 3, crop_size, crop_size) to normalised float32 of the same shape."""
+        """Normalise uint8 (batch, 3, crop_size, crop_size) to float32 of the same shape."""
         views = normalise(crops.float().div_(255), self.spec.mean, self.spec.std)
         memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         return views.contiguous(memory_format=memory_format)
 
     def render(self, images: Tensor) -> Tensor:
-        """Images of one size, uint8 (batch, 3, h, w), to normalised float32 crops."""
+        """Render images of one size, uint8 (batch, 3, h, w), to normalised float32 crops."""
         return self.apply_photometry(0, centre_crop(images, self.spec.resize, self.spec.crop_size))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslortho.augment.draws import check_seed
+from sslortho.augment.draws.random_numbers import check_seed
 
 
 @dataclass(frozen=True)

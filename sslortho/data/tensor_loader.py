@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslortho.augment import EvaluationRenderer, ViewRenderer
-from sslortho.augment.cpu.compiled import kernel
 from sslortho.augment.cpu.view_kernel import render_views
+from sslortho.augment.numba_kernel import kernel
 from sslortho.augment.renderer import as_images
 from sslortho.data.batches import Batch, EpochOrder, evaluation_batches
 

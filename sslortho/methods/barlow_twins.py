@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from sslortho.augment.views import ViewSpec, barlow_twins
+from sslortho.augment.published_views import barlow_twins
+from sslortho.augment.views import ViewSpec
 from sslortho.losses import BarlowTwinsLoss
 from sslortho.methods.options import BarlowTwinsOptions, read_widths
 from sslortho.methods.task import Method

@@ -5,7 +5,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from sslortho.augment.views import ViewSpec, barlow_twins
+from sslortho.augment.published_views import barlow_twins
+from sslortho.augment.views import ViewSpec
 from sslortho.methods.options import BYOLOptions, read_widths
 from sslortho.methods.task import Method, in_float32, spread
 from sslortho.methods.teacher import rising_momentum, update_teacher

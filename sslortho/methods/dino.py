@@ -3,7 +3,6 @@
 import copy
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from sslortho.augment.views import ViewSpec, barlow_twins
+from sslortho.augment.published_views import dino
+from sslortho.augment.views import ViewSpec
 from sslortho.methods.options import DINOOptions, read_widths
 from sslortho.methods.task import Method, spread
 from sslortho.methods.teacher import rising_momentum, update_teacher
@@ -77,12 +77,7 @@ class DINO(Method):
 
     @classmethod
     def views(cls, crop_size: int = 224) -> tuple[ViewSpec, ...]:
-        """Two global views and six local ones, as in lightly; facebookresearch/dino has eight local ones."""
-        first, second = (replace(view, crop_scale=(0.4, 1.0)) for view in barlow_twins(crop_size))
-        local = replace(
-            first, crop_size=round(crop_size * 96 / 224), crop_scale=(0.05, 0.4), blur_p=0.5
-        )
-        return first, second, *[local] * 6
+        return dino(crop_size)
 
     def before_step(self, step: int, epoch: int, total_steps: int) -> None:
         self.momentum = rising_momentum(step, total_steps, self.first_momentum)

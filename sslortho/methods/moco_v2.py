@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from sslortho.augment.published_views import moco_v2
 from sslortho.augment.views import ViewSpec
 from sslortho.methods.options import MoCoV2Options, read_widths
 from sslortho.methods.task import Method, in_float32, spread
@@ -41,9 +42,7 @@ class MoCoV2(Method):
 
     @classmethod
     def views(cls, crop_size: int = 224) -> tuple[ViewSpec, ...]:
-        """Views of arXiv 2003.04297, section 3, with the numbers of facebookresearch/moco."""
-        view = ViewSpec(crop_size=crop_size, crop_scale=(0.2, 1.0), saturation=0.4, blur_p=0.5)
-        return view, view
+        return moco_v2(crop_size)
 
     def after_step(self) -> None:
         update_teacher(self.backbone, self.teacher[0], self.momentum)

@@ -1,9 +1,8 @@
 """SimCLR (arXiv 2002.05709)."""
 
-from dataclasses import replace
-
 from torch import Tensor, nn
 
+from sslortho.augment.published_views import simclr, simclr_small
 from sslortho.augment.views import ViewSpec
 from sslortho.methods.options import SimCLROptions, read_widths
 from sslortho.methods.task import Method, in_float32, spread
@@ -29,22 +28,11 @@ class SimCLR(Method):
 
     @classmethod
     def views(cls, crop_size: int = 224) -> tuple[ViewSpec, ...]:
-        """Views of appendix A, with a colour strength of 1."""
-        view = ViewSpec(
-            crop_size=crop_size,
-            brightness=0.8,
-            contrast=0.8,
-            saturation=0.8,
-            hue=0.2,
-            blur_p=0.5,
-        )
-        return view, view
+        return simclr(crop_size)
 
     @classmethod
     def small_views(cls, crop_size: int = 32) -> tuple[ViewSpec, ...]:
-        """Views of appendix B.9, for CIFAR-10, with a colour strength of 0.5 and no blur."""
-        half = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
-        return tuple(replace(view, **half) for view in super().small_views(crop_size))
+        return simclr_small(crop_size)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         z_a, z_b = (self.projector(self.backbone(view)) for view in views)

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from sslortho.augment.published_views import moco_v2
 from sslortho.augment.views import ViewSpec
 from sslortho.methods.options import SimSiamOptions, read_widths
 from sslortho.methods.task import Method, in_float32, spread
@@ -30,8 +31,7 @@ class SimSiam(Method):
     @classmethod
     def views(cls, crop_size: int = 224) -> tuple[ViewSpec, ...]:
         """Views of appendix A: those of MoCo v2."""
-        view = ViewSpec(crop_size=crop_size, crop_scale=(0.2, 1.0), saturation=0.4, blur_p=0.5)
-        return view, view
+        return moco_v2(crop_size)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         z_a, z_b = (self.projector(self.backbone(view)) for view in views)

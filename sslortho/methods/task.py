@@ -1,12 +1,15 @@
 """Interfaces: of a task to the training loop, and of a method of pretraining to the recipe."""
 
 import importlib
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from sslortho.augment.views import ViewSpec, small
+from sslortho.augment.published_views import for_small_images
+from sslortho.augment.views import ViewSpec
+from sslortho.models.backbones import feature_dim
 
 
 class Task(nn.Module):
@@ -73,7 +76,35 @@ class Method(Task):
     @classmethod
     def small_views(cls, crop_size: int = 32) -> tuple[ViewSpec, ...]:
         """Views of images of CIFAR's size. `crop_size` is the side of the first view in pixels."""
-        return small(cls.views(), crop_size)
+        return for_small_images(cls.views(), crop_size)
+
+
+def create_method(
+    method: type[Method], backbone: nn.Module, name: str, sizes: Collection[int], options: Any
+) -> Method:
+    """Build a method on a backbone, on the CPU.
+
+    Args:
+        method: class of the method.
+        backbone: images (batch, 3, height, width) to features (batch, dim).
+        name: of the backbone, for messages.
+        sizes: sides of the views in pixels.
+        options: an instance of `method.Options`.
+
+    Raises:
+        ValueError: the backbone does not take views of these sizes, or has other numbers of features
+            for some than for others.
+    """
+    dims = {size: feature_dim(backbone, size) for size in sorted(sizes, reverse=True)}
+    largest = max(dims)
+    for size, dim in dims.items():
+        if dim != dims[largest]:
+            raise ValueError(
+                f"backbone={name!r} has not as many features of views of {size} pixels as of {largest}, "
+                f"and {method.__name__} takes both; choose one that pools, such as resnet20, or views of "
+                "one size, such as --views byol"
+            )
+    return method(backbone, dims[largest], options)
 
 
 def _check_installed(package: str, method: str) -> None:

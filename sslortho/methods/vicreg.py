@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from sslortho.augment.published_views import vicreg
 from sslortho.augment.views import ViewSpec
 from sslortho.methods.options import VICRegOptions, read_widths
 from sslortho.methods.task import Method, in_float32, spread
@@ -32,9 +33,7 @@ class VICReg(Method):
 
     @classmethod
     def views(cls, crop_size: int = 224) -> tuple[ViewSpec, ...]:
-        """Views of appendix C.1: those of BYOL, made the same for both."""
-        view = ViewSpec(crop_size=crop_size, blur_p=0.5, solarise_p=0.1)
-        return view, view
+        return vicreg(crop_size)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         z_a, z_b = (self.projector(self.backbone(view)) for view in views)

@@ -19,7 +19,7 @@ from loading_bench import bounds, registry, workload
 from loading_bench.libraries import create_image_list
 from loading_bench.options import BenchLoadingOptions
 from loading_bench.photometric import time_photometric
-from sslortho.augment import VIEWS, ViewRenderer
+from sslortho.augment import ViewRenderer, create_views
 from sslortho.data import EpochOrder, ImageFiles, ViewLoader, load_split, require_ffcv
 from sslortho.data.ffcv.writer import write_beton
 from sslortho.data.image_folder import read_into_memory, scan_folder
@@ -188,7 +188,7 @@ def test_options_without_effect_or_out_of_range_are_named():
 
 
 def make_work(paths, **options):
-    usual = {"specs": VIEWS["barlow_twins"](CROP), "pairs": 8, "batch_size": 4, "workers": 1}
+    usual = {"specs": create_views("barlow_twins", CROP), "pairs": 8, "batch_size": 4, "workers": 1}
     return workload.Workload(tuple(paths), **{**usual, **options})
 
 
@@ -211,7 +211,7 @@ def transformed(name, work, count):
 
 def undo_normalise(views):
     """Values from 0 to 1 (count, 3, size, size)."""
-    spec = VIEWS["barlow_twins"](CROP)[0]
+    spec = create_views("barlow_twins", CROP)[0]
     return views * torch.tensor(spec.std).view(3, 1, 1) + torch.tensor(spec.mean).view(3, 1, 1)
 
 
@@ -251,7 +251,7 @@ def test_libraries_do_all_of_the_work(photographs, name):
 def test_lightlys_defaults_are_the_papers_numbers():
     transform = pytest.importorskip("lightly.transforms.byol_transform")
     classes = (transform.BYOLView1Transform, transform.BYOLView2Transform)
-    for cls, spec in zip(classes, VIEWS["barlow_twins"](), strict=True):
+    for cls, spec in zip(classes, create_views("barlow_twins"), strict=True):
         default = {k: p.default for k, p in inspect.signature(cls.__init__).parameters.items()}
         assert (default["cj_prob"], default["cj_strength"]) == (spec.jitter_p, 1.0)
         jitter = [default[f"cj_{name}"] for name in ("bright", "contrast", "sat", "hue")]
@@ -269,7 +269,7 @@ def test_lightlys_defaults_are_the_papers_numbers():
 def test_small_pipelines_read_from_memory(small_images):
     paths = sorted(str(path) for path in small_images.rglob("*.png"))
     data = read_into_memory(ImageFiles(tuple(paths), torch.zeros(len(paths)), ()))
-    work = make_work(["unused"] * 10, array=data, specs=VIEWS["barlow_twins_small"](32))
+    work = make_work(["unused"] * 10, array=data, specs=create_views("barlow_twins_small", 32))
     pil, tensor = (create_image_list(work, lambda image: image, pil=p) for p in (True, False))
     for i in range(8):
         np.testing.assert_array_equal(np.asarray(pil[i][0]), data.images[i].permute(1, 2, 0))
@@ -292,7 +292,7 @@ def test_the_parts_make_what_the_loader_makes(beton, photographs):
     assert parts.run() == workload.FAST_PASSES * len(paths)
     assert set(parts.milliseconds[0]) == {"decode", "crop", "colour"}
 
-    renderer = ViewRenderer(VIEWS["barlow_twins"](CROP), seed=0, channels_last=True)
+    renderer = ViewRenderer(create_views("barlow_twins", CROP), seed=0, channels_last=True)
     order = EpochOrder(len(paths), len(paths))
     source = require_ffcv().BetonSource(load_split("beton", beton, "train"), "os")
     batch = next(iter(ViewLoader(source, renderer, order, torch.device("cpu"), 1)))
@@ -314,7 +314,7 @@ def test_the_floor_decodes_the_betons_images(beton, photographs):
 
 
 def test_the_photometric_part_runs_on_any_device():
-    specs = VIEWS["barlow_twins"](24)
+    specs = create_views("barlow_twins", 24)
     found = time_photometric(specs, torch.device("cpu"), batch_size=3, rounds=2)
     assert {"ours", "torchvision_v2", "torchvision_v2_one_draw_a_batch"} <= set(found)
     assert all(math.isfinite(rate) and rate > 0 for rate in found.values())

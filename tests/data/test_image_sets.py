@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sslortho.augment import VIEWS, EvaluationRenderer, EvaluationSpec, ViewRenderer
+from sslortho.augment import EvaluationRenderer, EvaluationSpec, ViewRenderer, create_views
 from sslortho.data import (
     BetonImages,
     EpochOrder,
@@ -137,7 +137,7 @@ def needs_ffcv(kind: str) -> None:
 @LOADED
 def test_train_loaders_give_the_views_of_the_samples_of_the_order(data, kind):
     needs_ffcv(kind)
-    renderer = ViewRenderer(VIEWS["barlow_twins_small"](16), seed=3)
+    renderer = ViewRenderer(create_views("barlow_twins_small", 16), seed=3)
     loader = data.create_train_loader(renderer, **SHARE)
     assert isinstance(loader, TensorLoader if kind == "array" else ViewLoader)
     assert loader.order == data.epoch_order(4, 3, 1, 2)

@@ -10,7 +10,13 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from sslortho.augment import VIEWS, EvaluationRenderer, EvaluationSpec, ViewRenderer, ViewSpec
+from sslortho.augment import (
+    EvaluationRenderer,
+    EvaluationSpec,
+    ViewRenderer,
+    ViewSpec,
+    create_views,
+)
 from sslortho.data import (
     EpochOrder,
     EvaluationViewLoader,
@@ -36,7 +42,7 @@ PLAIN = ViewSpec(
     **GREY_LEVELS,
 )
 CROPS = replace(PLAIN, crop_scale=(0.08, 1.0), crop_ratio=(3 / 4, 4 / 3), flip_p=0.5)
-RANDOM = VIEWS["barlow_twins_small"](SIDE)
+RANDOM = create_views("barlow_twins_small", SIDE)
 BLURRED = tuple(replace(view, blur_p=0.5, blur_taps=5) for view in RANDOM)
 MIXED = (
     BLURRED[0],

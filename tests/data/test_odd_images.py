@@ -11,7 +11,7 @@ import torch
 from PIL import EpsImagePlugin, Image
 from torchvision.datasets.folder import pil_loader
 
-from sslortho.augment import VIEWS, ViewRenderer
+from sslortho.augment import ViewRenderer, create_views
 from sslortho.data import EpochOrder, PixelSource, ViewLoader
 from sslortho.data.decoding import read_pixels
 from sslortho.data.ffcv.beton import read_beton
@@ -132,7 +132,7 @@ def folder_with(tmp_path, name, content):
     return scan_folder(tmp_path, "train")
 
 
-RENDERER = ViewRenderer(VIEWS["barlow_twins_small"](16), seed=0)
+RENDERER = ViewRenderer(create_views("barlow_twins_small", 16), seed=0)
 
 
 def load(files, workers):

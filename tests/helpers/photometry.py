@@ -4,7 +4,7 @@ from torch import Tensor
 from torchvision.transforms import functional as tv
 
 from sslortho.augment import ViewSpec
-from sslortho.augment.reference.photometric import (
+from sslortho.augment.draws.photometric import (
     BRIGHTNESS,
     CONTRAST,
     HUE,

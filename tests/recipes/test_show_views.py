@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from sslortho.augment import ViewSpec
-from sslortho.augment.views import barlow_twins_small
+from sslortho.augment.published_views import create_views
 from sslortho.data import load_split, require_ffcv
 from sslortho.data.ffcv.writer import write_beton
 from sslortho.data.image_folder import scan_folder
@@ -102,7 +102,7 @@ def test_torchvision_makes_the_same_views_of_what_the_captions_say(photographs, 
 
 
 def test_views_of_different_sizes_are_what_their_captions_say(photographs, monkeypatch):
-    pair = barlow_twins_small(32)
+    pair = create_views("barlow_twins_small", 32)
     specs = (*pair, *(replace(pair[0], crop_size=20, crop_scale=(0.05, 0.4)),) * 3)
     resolve = show_views.resolve
     monkeypatch.setattr(

@@ -1,1 +1,1 @@
-"""Fused kernels: one image to its finished views, without the GIL."""
+"""Fused kernels: one decoded image to its finished views, without the GIL."""

@@ -1,14 +1,13 @@
-"""Antialiased bicubic crops on a CPU: `geometry.crop_and_resize` for one image of any size.
+"""Antialiased bicubic crops on a CPU: `reference.geometry.crop_and_resize` for one image of any size.
 
-Compiled by numba, free of the GIL. Sixteen rows of the result are made at a time, in the second-level
-cache: source rows are combined along the height, turned so that the sixteen lie side by side, combined
-along the width all sixteen at once, and turned back.
+Compiled by numba, without the GIL. Sixteen rows of the result are made at a time, in the second-level
+cache. Source rows are combined along the height, transposed so that the sixteen lie side by side,
+combined along the width all sixteen at once, and transposed back.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sslortho.augment.cpu.compiled import kernel
 from sslortho.augment.cpu.simd import (
     LANES,
     load,
@@ -20,78 +19,21 @@ from sslortho.augment.cpu.simd import (
     transpose,
     zeros,
 )
+from sslortho.augment.numba_kernel import kernel
 
 BLOCK = 2 * LANES
-
-TRIES = 10  # as torchvision's RandomResizedCrop
-GEOMETRY_DRAWS = 2 * TRIES + 3
-"""Uniform numbers that one sample's crop takes."""
+"""Values that are combined at a time along the height."""
 
 WINDOW = 9
-"""Numbers that say what is resampled: start, length, first and last of the rows, of the columns; flip."""
+"""Numbers that describe a crop: start, length, first, last of its rows; the same of its columns; flip.
 
-
-@kernel
-def draw_box(
-    uniform: NDArray[np.float64],
-    height: int,
-    width: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of one crop; see `geometry.draw_crops`."""
-    log_low, log_high = np.log(ratio[0]), np.log(ratio[1])
-    for i in range(TRIES):
-        area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[i])
-        shape = np.exp(log_low + (log_high - log_low) * uniform[TRIES + i])
-        w, h = int(np.rint(np.sqrt(area * shape))), int(np.rint(np.sqrt(area / shape)))
-        if 0 < w <= width and 0 < h <= height:
-            top = int(np.floor(uniform[2 * TRIES] * (height - h + 1)))
-            left = int(np.floor(uniform[2 * TRIES + 1] * (width - w + 1)))
-            return top, left, h, w
-    w, h = width, height
-    if width / height > ratio[1]:
-        w = max(int(np.rint(height * ratio[1])), 1)
-    elif width / height < ratio[0]:
-        h = max(int(np.rint(width / ratio[0])), 1)
-    return (height - h) // 2, (width - w) // 2, h, w
-
-
-@kernel
-def draw_padded_place(
-    uniform: NDArray[np.float64], height: int, width: int, size: int, padding: int
-) -> tuple[int, int]:
-    """(top, left) of a square of `size` pixels in an image padded on every side; -padding or more.
-
-    Raises ValueError if the padded image is smaller than the square.
-    """
-    down, across = height + 2 * padding - size + 1, width + 2 * padding - size + 1
-    if down < 1 or across < 1:
-        raise ValueError(
-            "an image is smaller than crop_size even with crop_padding on every side; choose a "
-            "larger crop_padding or a smaller crop_size"
-        )
-    top = int(np.floor(uniform[2 * TRIES] * down)) - padding
-    left = int(np.floor(uniform[2 * TRIES + 1] * across)) - padding
-    return top, left
-
-
-@kernel
-def centre_interval(size: int, short: int, resize: int, crop_size: int) -> tuple[float, float]:
-    """(start, length) in source pixels of what Resize(resize) and CenterCrop(crop_size) leave.
-
-    Args:
-        size: of one side.
-        short: of the shorter side.
-    """
-    resized = resize if size == short else int(resize * size / short)  # torchvision rounds down
-    scale = size / resized
-    return np.rint((resized - crop_size) / 2) * scale, crop_size * scale
+They are the arguments of `resampling_taps`, in source pixels; flip is 0 or 1.
+"""
 
 
 @kernel
 def _cubic(x: float) -> float:
-    # geometry.cubic
+    # reference.geometry.cubic
     x = abs(x)
     if x < 1:
         return (1.5 * x - 2.5) * x * x + 1
@@ -104,12 +46,12 @@ def _cubic(x: float) -> float:
 def resampling_taps(
     start: float, length: float, first: int, last: int, out: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """`geometry.resampling_weights` without the zeros.
+    """Compute the non-zero weights of `reference.geometry.resampling_weights`.
 
     Args:
         start, length: the interval in source pixels, resampled to `out` pixels.
         first, last: source pixels from `first` to before `last` may contribute.
-        out: result pixels.
+        out: number of result pixels.
 
     Returns:
         begin (out,), count (out,) and weights (out, most taps): result pixel i is the sum of
@@ -128,7 +70,7 @@ def resampling_taps(
         low = max(first, int(np.floor(centre - 2 * widened + 0.5)))
         high = min(last, int(np.floor(centre + 2 * widened + 0.5)))
         total = 0.0
-        for k in range(high - low):  # of a place far outside of the image the range is empty
+        for k in range(high - low):  # empty where the place is far outside of the image
             exact[k] = _cubic((low + k + 0.5 - centre) / widened)
             total += exact[k]
         begin[i] = low
@@ -140,7 +82,7 @@ def resampling_taps(
 
 @kernel
 def _combine_rows(source, base, stride, width, weights, count, row):
-    """row[i] = sum of weights[k] * source[base + k * stride + i] for i below width."""
+    """Set row[i] to the sum over k of weights[k] * source[base + k * stride + i], for i below width."""
     if width < BLOCK:
         for i in range(width):
             total = np.float32(0)
@@ -163,13 +105,13 @@ def _combine_rows(source, base, stride, width, weights, count, row):
 def crop_planes(
     image: NDArray[np.uint8], window: NDArray[np.float64], size: int, planes: NDArray[np.float32]
 ) -> None:
-    """Cut a window out of an image, resample and flip it; beyond the image it is black.
+    """Cut a window out of an image, resample and flip it; outside the image it is black.
 
     Args:
         image: (height, width, 3), contiguous.
-        window: WINDOW numbers, see `view_kernel.choose_window`.
-        size: side of the result.
-        planes: flat, 3 * size * size values or more: filled with the red, the green and the blue
+        window: (WINDOW,), see `view_kernel.choose_window`.
+        size: side of the result in pixels.
+        planes: flat, 3 * size * size values or more; filled with the red, the green and the blue
             plane in whole grey levels, 0 to 255.
     """
     first, last = int(window[6]), int(window[7])
@@ -201,10 +143,13 @@ def crop_planes(
 
 @kernel
 def _combine_columns(turned, begin, weights, count, columns):
-    """Along the width, for sixteen rows side by side: whole levels of each channel and column.
+    """Combine sixteen rows side by side along the width, and round to whole levels.
 
-    turned: LANES rows of each channel of each source pixel. columns: the same of each channel, of
-    each result pixel, with LANES pixels to spare after each channel.
+    Args:
+        turned: LANES values, one of each row, for each channel of each source pixel; flat.
+        begin, weights, count: those of `resampling_taps`.
+        columns: filled with LANES values for each result pixel of each channel, channel after
+            channel, with room for LANES more pixels after each channel; flat.
     """
     size = len(begin)
     for x in range(size):
@@ -223,7 +168,7 @@ def _combine_columns(turned, begin, weights, count, columns):
 
 @kernel
 def _write_planes(columns, planes, size, y, height):
-    """Turn columns back into rows y to y + height of each plane."""
+    """Transpose columns into rows y to y + height of each plane."""
     square = np.empty(LANES * LANES, np.float32)
     for channel in range(3):
         for x in range(0, size, LANES):

@@ -1,16 +1,15 @@
-"""Colour and blur on a CPU: `photometric.render_photometric` for one image, without temporaries.
+"""Colour and blur on a CPU: `reference.photometric.render_photometric` for one image, in place.
 
-Compiled by numba, free of the GIL. Planes are flat float32 arrays: the red plane, the green, the blue.
-Each operation is one pass in place over planes that stay in the second-level cache; LLVM vectorises
-the loops, but for the blur, which names its vectors.
+Compiled by numba, without the GIL. Planes are flat float32 arrays: the red plane, the green, the blue.
+Each operation is one pass over planes that stay in the second-level cache. LLVM vectorises the loops,
+except those of the mean and of the blur, which are written with vectors.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sslortho.augment.cpu.compiled import kernel
 from sslortho.augment.cpu.simd import LANES, add, load, multiply_add, splat, store, zeros
-from sslortho.augment.reference.photometric import (
+from sslortho.augment.draws.photometric import (
     BLUR_COLUMN,
     BRIGHTNESS,
     CONTRAST,
@@ -18,21 +17,24 @@ from sslortho.augment.reference.photometric import (
     GRAYSCALE_COLUMN,
     HUE,
     JITTER_COLUMN,
-    LUMA,
     ORDER_COLUMN,
     SATURATION,
     SIGMA_COLUMN,
     SOLARISE_COLUMN,
 )
+from sslortho.augment.numba_kernel import kernel
+from sslortho.augment.views import LUMA
 
 ZERO, ONE = np.float32(0), np.float32(1)
 LUMA_R, LUMA_G, LUMA_B = (np.float32(weight) for weight in LUMA)
 
 BLOCK = 2 * LANES
+"""Values that the blur computes at a time."""
 STRETCH = 64 * LANES
+"""Values that the mean sums in float32 before it goes on in float64."""
 
 NEGLIGIBLE = 6.5
-"""Standard deviations beyond which a Gaussian is below 1e-9 of its peak: less than float32 sees."""
+"""Standard deviations beyond which a Gaussian is below 1e-9 of its peak: negligible in float32."""
 
 
 @kernel
@@ -48,7 +50,7 @@ def _brightness(planes, area, factor):
 
 @kernel
 def _mean(plane):
-    """Sums of at most STRETCH values in float32, those sums in float64."""
+    """Mean of a plane: at most STRETCH values are summed in float32, these sums in float64."""
     total, last = 0.0, len(plane) // LANES * LANES
     sums = np.empty(LANES, np.float32)
     for start in range(0, last, STRETCH):
@@ -108,7 +110,7 @@ def _channel(value, chroma, hue, offset):
 
 @kernel
 def _hue(planes, area, shift):
-    # photometric.adjust_hue; both branches of each choice are computed, so that LLVM vectorises
+    # reference.photometric.adjust_hue; both sides of a choice are computed, so that LLVM vectorises
     red, green, blue = planes[:area], planes[area : 2 * area], planes[2 * area : 3 * area]
     turn = np.float32(6) * shift
     for i in range(area):
@@ -133,7 +135,7 @@ def _solarise(planes, area, threshold):
 
 @kernel
 def _gaussian(sigma: float, taps: int) -> NDArray[np.float32]:
-    """Weights of the middle pixel and of those 1, 2, ... away; negligible ones are left out."""
+    """Weights of the pixels 0, 1, 2, ... away from the middle; negligible ones are left out."""
     half = taps // 2
     exact = np.exp(-0.5 * (np.arange(half + 1) / sigma) ** 2)
     exact /= exact[0] + 2 * exact[1:].sum()
@@ -149,9 +151,9 @@ def _reflect(i: int, size: int) -> int:
 
 @kernel
 def _convolve(source, at, step, weights, target, to, width):
-    """target[to + i] = sum over k of weights[|k|] * source[at + i + k * step], i below width.
+    """Set target[to + i] to the sum over k of weights[|k|] * source[at + i + k * step], i below width.
 
-    Two vectors at a time, the last ones whole: source and target need BLOCK elements to spare.
+    Whole blocks are read and written: source and target need room for BLOCK more elements.
     """
     for i in range(0, width, BLOCK):
         weight = splat(weights[0])
@@ -169,14 +171,14 @@ def _convolve(source, at, step, weights, target, to, width):
 
 @kernel
 def _copy(source, target):
-    # assigning a slice costs numba a call and a scalar loop
+    # numba makes a call and a scalar loop of an assignment to a slice
     for i in range(len(target)):
         target[i] = source[i]
 
 
 @kernel
 def _blur(planes, height, width, sigma, taps):
-    """Separable Gaussian, edges reflected; rows of the intermediate are reflected too."""
+    """Blur with a separable Gaussian; edges are reflected, those of the intermediate rows too."""
     weights = _gaussian(sigma, taps)
     half = len(weights) - 1
     pitch = (width + BLOCK - 1) // BLOCK * BLOCK
@@ -209,11 +211,12 @@ def adjust_planes(
     taps: int,
     threshold: float,
 ) -> None:
-    """Jitter, grayscale, blur and solarise, in place.
+    """Jitter, grayscale, blur and solarise an image in place.
 
     Args:
         planes: flat, 3 * height * width values from 0 to 1, or more.
-        parameters: one row of `photometric.pack_photometric`.
+        height, width: size of the planes in pixels.
+        parameters: one row of `pack_photometric`, (PARAMETERS,).
         taps, threshold: `blur_taps` and `solarise_threshold` of the view.
     """
     area = height * width
@@ -246,10 +249,11 @@ def normalise_planes(
     interleaved: bool,
     out: NDArray[np.float32],
 ) -> None:
-    """out = planes * gain + offset for each channel, as planes or as interleaved pixels.
+    """Set out to planes * gain + offset for each channel, as planes or as interleaved pixels.
 
     Args:
         planes: flat, 3 * area values or more.
+        area: pixels of a plane.
         gain, offset: (3,).
         interleaved: red, green, blue, red, ... (channels last) or three planes.
         out: flat, 3 * area values.

@@ -1,34 +1,28 @@
-"""From one decoded image to its finished views on a CPU, in one call that holds no lock.
+"""One decoded image to its finished views on a CPU, in one call without the GIL.
 
-The same call serves every loader: what a view is stands in a row of numbers, so random views and the
-centre crop of evaluation take one path, and pixels are equal whatever the images were read from.
+Every loader makes the same call. A view is described by a row of numbers, so random views and the
+centre crop of evaluation take one path, and pixels are equal whatever the images are read from.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sslortho.augment.cpu.compiled import kernel
-from sslortho.augment.cpu.geometry_kernel import (
-    TRIES,
-    WINDOW,
-    centre_interval,
-    crop_planes,
-    draw_box,
-    draw_padded_place,
-)
-from sslortho.augment.cpu.photometric_kernel import (
-    adjust_planes,
-    normalise_planes,
-)
+from sslortho.augment.cpu.geometry_kernel import WINDOW, crop_planes
+from sslortho.augment.cpu.photometric_kernel import adjust_planes, normalise_planes
+from sslortho.augment.draws.crops import FLIP, centre_interval, draw_box, draw_padded_place
+from sslortho.augment.numba_kernel import kernel
 from sslortho.augment.views import EvaluationSpec, ViewSpec
 
 CROP_SIZE, RESIZE, FLIP_P, TAPS, THRESHOLD, PADDING = range(6)
 SCALE, RATIO, GAIN, OFFSET, SETTINGS = 6, 8, 10, 13, 16
-"""Columns of the table of `view_settings`: two of scale, two of ratio, three of gain and of offset."""
+"""Columns of the table of `view_settings`: two of scale, two of ratio, three of gain, three of offset.
+
+SETTINGS is their number.
+"""
 
 
 def view_settings(specs: tuple[ViewSpec, ...] | tuple[EvaluationSpec, ...]) -> NDArray[np.float64]:
-    """Specifications as numbers, (views, SETTINGS), for the kernels below."""
+    """Return specifications as a table, (views, SETTINGS), for the kernels below."""
     table = np.zeros((len(specs), SETTINGS))
     for row, spec in zip(table, specs, strict=True):
         row[CROP_SIZE] = spec.crop_size
@@ -48,11 +42,12 @@ def view_settings(specs: tuple[ViewSpec, ...] | tuple[EvaluationSpec, ...]) -> N
 def choose_window(
     uniform: NDArray[np.float64], settings: NDArray[np.float64], height: int, width: int
 ) -> NDArray[np.float64]:
-    """What a view shows of an image of this size: the WINDOW numbers of `crop_planes`.
+    """Choose the window, (WINDOW,), that a view shows of an image, for `crop_planes`.
 
     Args:
         uniform: (GEOMETRY_DRAWS,) from (0, 1); unused by the centre crop of evaluation.
-        settings: one row of `view_settings`.
+        settings: one row of `view_settings`, (SETTINGS,).
+        height, width: size of the image in pixels.
 
     Raises ValueError if the image is smaller than the crop even with its padding.
     """
@@ -74,7 +69,7 @@ def choose_window(
     window[2], window[3] = _clip(top, height), _clip(top + h, height)
     window[4], window[5] = left, w
     window[6], window[7] = _clip(left, width), _clip(left + w, width)
-    window[8] = uniform[2 * TRIES + 2] < settings[FLIP_P]
+    window[8] = uniform[FLIP] < settings[FLIP_P]
     return window
 
 
@@ -90,15 +85,15 @@ def crop_views(
     settings: NDArray[np.float64],
     out: NDArray[np.uint8],
 ) -> None:
-    """Crops and flips of one image, for a device that renders the photometry.
+    """Cut the crops of one image, for a device that renders the photometry.
 
     Args:
         image: (height, width, 3), contiguous.
-        uniform: (views, GEOMETRY_DRAWS).
-        settings: (views, SETTINGS).
-        out: contiguous, of three dimensions or more: filled with one view's (crop_size, crop_size, 3)
-            after the other's. (FFCV sets numba's own types of bytes of one and two dimensions to
-            read-only, by which numba no longer finds what it has compiled for them.)
+        uniform: (views, GEOMETRY_DRAWS) from (0, 1).
+        settings: (views, SETTINGS), see `view_settings`.
+        out: contiguous, of three dimensions or more; filled with (crop_size, crop_size, 3) of one
+            view after the other. (FFCV makes numba's types of byte arrays of one and two dimensions
+            read-only; numba then does not find kernels compiled for the writable types.)
     """
     flat, start, lengths = out.reshape(-1), 0, _view_lengths(settings)
     memory = np.empty(lengths.max(), np.float32)
@@ -117,7 +112,7 @@ def crop_views(
 
 @kernel
 def _view_lengths(settings: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Values of each view of an image."""
+    """Number of values in each view of an image, (views,)."""
     return (3 * settings[:, CROP_SIZE] ** 2).astype(np.int64)
 
 
@@ -131,17 +126,17 @@ def render_views(
     out: NDArray[np.float32],
     sample: int,
 ) -> None:
-    """Finished views of one image.
+    """Render the finished views of one image.
 
     Args:
         image: (height, width, 3), contiguous.
-        uniform: (views, GEOMETRY_DRAWS).
-        parameters: (views, PARAMETERS), rows of `photometric.pack_photometric`.
-        settings: (views, SETTINGS).
-        interleaved: pixels (channels last) or planes.
-        out: contiguous, one view's (batch, 3 * crop_size * crop_size) after the other's, of any
-            shape: this sample's row of each is filled.
-        sample: its row, from 0 to batch - 1.
+        uniform: (views, GEOMETRY_DRAWS) from (0, 1).
+        parameters: (views, PARAMETERS), rows of `pack_photometric`.
+        settings: (views, SETTINGS), see `view_settings`.
+        interleaved: write pixels (channels last) or planes.
+        out: contiguous, of any shape: (batch, 3 * crop_size * crop_size) of one view after the
+            other. The row of this sample is filled in each.
+        sample: number of that row, from 0 to batch - 1.
     """
     flat, start, lengths = out.reshape(-1), 0, _view_lengths(settings)
     batch = len(flat) // lengths.sum()
@@ -159,7 +154,7 @@ def render_views(
 @kernel
 def _finish(planes, size, parameters, settings, interleaved, out):
     for i in range(len(planes)):
-        planes[i] /= np.float32(255)  # not a product: level 128 is the solarisation's threshold
+        planes[i] /= np.float32(255)  # a product rounds 128 / 255, the threshold, to another number
     adjust_planes(planes, size, size, parameters, int(settings[TAPS]), settings[THRESHOLD])
     gain, offset = settings[GAIN : GAIN + 3], settings[OFFSET : OFFSET + 3]
     normalise_planes(planes, size * size, gain, offset, interleaved, out)
@@ -173,14 +168,14 @@ def render_crops(
     interleaved: bool,
     out: NDArray[np.float32],
 ) -> None:
-    """The photometry of crops that are made already.
+    """Render the photometry of finished crops, all of one view.
 
     Args:
         crops: (batch, crop_size, crop_size, 3), contiguous.
-        parameters: (batch, PARAMETERS).
-        settings: (SETTINGS,), one row.
-        interleaved: pixels (channels last) or planes.
-        out: (batch, 3 * crop_size * crop_size): filled.
+        parameters: (batch, PARAMETERS), rows of `pack_photometric`.
+        settings: (SETTINGS,), one row of `view_settings`.
+        interleaved: write pixels (channels last) or planes.
+        out: (batch, 3 * crop_size * crop_size); filled.
     """
     size = crops.shape[1]
     area = size * size

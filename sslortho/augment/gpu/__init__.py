@@ -1,1 +1,1 @@
-"""Photometric views as one graph of fixed shapes."""
+"""Photometry of a batch as one compiled graph of fixed shapes."""

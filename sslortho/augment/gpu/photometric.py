@@ -1,38 +1,34 @@
-"""Colour and blur of a whole batch as one graph of fixed shapes: what a GPU runs, compiled.
+"""Colour and blur of a whole batch as one graph of fixed shapes, for torch.compile on a GPU.
 
-`photometric.render_photometric` picks the samples that an operation touches by index, one operation
-after another: dozens of kernels, with other shapes in every batch. Here every sample takes the same
-way and an operation that is off for it is the identity, exactly. So torch.compile makes one fused
-kernel of it, three with a blur, besides tiny ones for the parameters (and three more where a batch
-is too small to fill the GPU with one image a block); nothing waits for the host.
+`reference.photometric.render_photometric` picks by index the samples that an operation applies to,
+one operation after another: dozens of GPU kernels, with other shapes in every batch. Here every
+sample takes the same path, and an operation that is off for it is exactly the identity. torch.compile
+makes one fused kernel of it, or three with a blur, besides tiny ones for the parameters (and three
+more where a batch is too small to fill the GPU with one image a block). Nothing waits for the host.
 
-The images are three planes until the end: all of these operations but the blur need the three
-values of a pixel together, and so one thread holds them in registers.
+Images are three separate planes until the end: all operations but the blur need the three values of
+a pixel together, so one thread holds them in registers.
 
 Estimate for one H100 (3.35 TB/s; 132 * 128 lanes at 1.7 GHz issue 2.9e13 instructions a second) and
-512 x 3 x 224 x 224, which is 77 MB as uint8, 0.31 GB as float32. Instructions are counted in what
-torch 2.14 and Triton make of it for sm_90.
+512 x 3 x 224 x 224, which is 77 MB as uint8, 0.31 GB as float32. Instructions are counted in the
+code that torch 2.14 and Triton generate for sm_90.
 
-- All but the blur, one kernel. Reads uint8, writes and reads the planes on both sides of the
+- All but the blur, one kernel. It reads uint8, writes and reads the planes before and after the
   contrast's mean, writes the result: 1.0 GB, 0.3 ms. 480 instructions a pixel: 0.4 ms.
 - Blur of 23 taps, a kernel for each direction, the planes 11 pixels larger on each side: 1.4 GB,
-  0.4 ms; 90 instructions a value: 0.5 ms. As products with banded (224, 224) matrices it would be
-  17e9 multiply-adds a direction, 1.2 ms for both at the very peak, and, as a convolution would be,
-  subject to the process's TensorFloat-32 settings.
-- A view that blurs one sample in ten could save most of the blur's millisecond, by gathering those
-  samples; but their number changes with the batch, and a fixed capacity would be exceeded now and
+  0.4 ms; 90 instructions a value: 0.5 ms. Products with banded (224, 224) matrices would be 17e9
+  multiply-adds a direction, 1.2 ms for both at peak speed, and would depend on the process's
+  TensorFloat-32 settings, as a convolution would.
+- A view that blurs one sample in ten could save most of the blur's millisecond by gathering those
+  samples. But their number changes with the batch, and a fixed capacity would be exceeded now and
   then. A training step of a ResNet-50 on these 512 pairs takes some 400 ms.
 """
-
-import itertools
-from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sslortho.augment.reference.photometric import (
+from sslortho.augment.draws.photometric import (
     BLUR_COLUMN,
     BRIGHTNESS,
     CONTRAST,
@@ -40,24 +36,20 @@ from sslortho.augment.reference.photometric import (
     GRAYSCALE_COLUMN,
     HUE,
     JITTER_COLUMN,
-    LUMA,
     ORDER_COLUMN,
     PARAMETERS,
     SATURATION,
     SIGMA_COLUMN,
     SOLARISE_COLUMN,
 )
-from sslortho.augment.views import ViewSpec
+from sslortho.augment.views import LUMA, ViewSpec
 
 Planes = tuple[Tensor, Tensor, Tensor]
 """Red, green and blue, each (batch, h, w), values from 0 to 1."""
 
-CompiledRenderer = Callable[[Tensor, Tensor], Tensor]
-"""(images, parameters) -> views."""
-
 
 def _column(parameters: Tensor, column: int) -> Tensor:
-    """(batch, 1, 1)"""
+    """One column of the table, (batch, 1, 1)."""
     return parameters[:, column].view(-1, 1, 1)
 
 
@@ -72,7 +64,7 @@ def _blend(planes: Planes, factor: Tensor, other: Tensor) -> Planes:
 
 
 def turn_hue(planes: Planes, shift: Tensor) -> Planes:
-    """`photometric.adjust_hue` of planes, with one division and no remainder.
+    """Turn the hue, as `reference.photometric.adjust_hue`, with one division and no remainder.
 
     Args:
         planes: three of (batch, h, w).
@@ -83,7 +75,7 @@ def turn_hue(planes: Planes, shift: Tensor) -> Planes:
     chroma = value - torch.minimum(torch.minimum(r, g), b)
     sector = torch.where(value == g, b - r + 2 * chroma, r - g + 4 * chroma)
     sector = torch.where(value == r, g - b, sector)
-    # from -1 to 5, and with the shift from -4 to 8: one turn at most brings it to 0 to 6
+    # from -1 to 5, and with the shift from -4 to 8: at most one turn brings it into 0 to 6
     hue = sector / torch.where(chroma > 0, chroma, 1) + 6 * shift
     hue = torch.where(hue < 0, hue + 6, hue)
     hue = torch.where(hue >= 6, hue - 6, hue)
@@ -95,21 +87,21 @@ def turn_hue(planes: Planes, shift: Tensor) -> Planes:
 
 
 def _in_memory(planes: Planes) -> Planes:
-    """The same planes, of one tensor that a compiled graph computes only once.
+    """Return the same planes as parts of one tensor, which a compiled graph computes only once.
 
-    Where neighbours are read next, the compiler might instead compute a value again for each tap.
+    Otherwise, where neighbours are read next, the compiler may compute a value again for each tap.
     """
     r, g, b = torch.stack(planes, dim=1).unbind(1)
     return r, g, b
 
 
 def _jitter_steps(parameters: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """What each sample does in the three places before the contrast and the three after it.
+    """Return each sample's operations in the three places before the contrast and the three after it.
 
     Returns:
-        six of factor, share and turn, (batch, 1, 1) each: a step makes clamp(factor * x + share *
-        luma) of the values; where turn is 1, it turns the hue instead. Where the contrast comes
-        earlier (or later), and where the jitter is off, factor 1 and share 0: the identity.
+        six triples of factor, share and turn, (batch, 1, 1) each. A step maps values x to
+        clamp(factor * x + share * luma), or turns the hue where turn is 1. Places that a sample does
+        not use, and all places where the jitter is off, have factor 1 and share 0: the identity.
     """
     order = parameters[:, ORDER_COLUMN : ORDER_COLUMN + 4]
     places = torch.arange(4, device=parameters.device)
@@ -127,16 +119,16 @@ def _jitter_steps(parameters: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         factors.append(torch.where(saturates, saturation, factor))
         shares.append(torch.where(saturates, 1 - saturation, 0))
         turns.append((active & (code == HUE)).to(factor.dtype))
-    # one table in memory, or each pixel would work it out again
+    # one table in memory, or every pixel would compute it again
     table = torch.cat([*factors, *shares, *turns], dim=1)
     columns = [_column(table, i) for i in range(18)]
     return list(zip(columns[:6], columns[6:12], columns[12:], strict=True))
 
 
 def _mean_luma(planes: Planes, edge: int) -> Tensor:
-    """Of the image without the `edge` reflected pixels around it; (batch, 1, 1).
+    """Mean luma of each image without the `edge` reflected pixels around it, (batch, 1, 1).
 
-    A sum under a mask, as the kernel that makes the planes can then take it along.
+    It is a sum under a mask, which the kernel that makes the planes can compute along the way.
     """
     luma = _luma(planes)
     height, width = luma.shape[1] - 2 * edge, luma.shape[2] - 2 * edge
@@ -149,10 +141,10 @@ def _mean_luma(planes: Planes, edge: int) -> Tensor:
 
 
 def _jitter(planes: Planes, parameters: Tensor, spec: ViewSpec, edge: int) -> Planes:
-    """The four operations in each sample's order.
+    """Apply the four operations in each sample's order.
 
-    The contrast alone looks at more than a pixel, and comes once: whatever the order, three steps
-    before its mean and three after it hold the other operations, and one reduction is enough.
+    Only the contrast needs more than one pixel, and it comes once. So three steps before its mean and
+    three after it hold the other operations in any order, and one reduction is enough.
     """
     steps = _jitter_steps(parameters)
     shift = _column(parameters, FACTOR_COLUMN + HUE)
@@ -176,9 +168,9 @@ def _jitter(planes: Planes, parameters: Tensor, spec: ViewSpec, edge: int) -> Pl
 
 
 def _blur_weights(parameters: Tensor, edge: int) -> Tensor:
-    """The middle of each sample's Gaussian kernel and one of its halves, (batch, edge + 1).
+    """Middle and one half of each sample's Gaussian kernel, (batch, edge + 1).
 
-    1, 0, 0, ... where the blur is off.
+    Samples without blur have 1, 0, 0, ...
     """
     on = parameters[:, BLUR_COLUMN] > 0
     sigma = torch.where(on, parameters[:, SIGMA_COLUMN], 1)
@@ -193,9 +185,9 @@ def _blur_weights(parameters: Tensor, edge: int) -> Tensor:
 
 
 def _blur_along(plane: Tensor, weights: Tensor, dim: int) -> Tensor:
-    """Symmetric kernels along one dimension, which becomes shorter by the kernel's length - 1.
+    """Convolve with symmetric kernels along one dimension; it becomes shorter by their length - 1.
 
-    A sum of shifted slices: fused, one kernel that takes its neighbours from the cache.
+    It is a sum of shifted slices: one fused kernel, which finds neighbours in the cache.
     """
     edge = weights.shape[1] - 1
     size = plane.shape[dim] - 2 * edge
@@ -207,7 +199,7 @@ def _blur_along(plane: Tensor, weights: Tensor, dim: int) -> Tensor:
 
 
 def _blur(planes: Planes, parameters: Tensor, edge: int) -> Planes:
-    """Planes with `edge` reflected pixels around them, (batch, h + 2 edge, w + 2 edge), blurred."""
+    """Blur planes with `edge` reflected pixels around them, (batch, h + 2 edge, w + 2 edge)."""
     weights = _blur_weights(parameters, edge)
     for dim in (2, 1):
         r, g, b = (_blur_along(plane, weights, dim) for plane in _in_memory(planes))
@@ -227,13 +219,13 @@ def _finish(planes: Planes, parameters: Tensor, spec: ViewSpec) -> list[Tensor]:
 def render_photometric_batched(
     images: Tensor, parameters: Tensor, spec: ViewSpec, *, channels_last: bool = False
 ) -> Tensor:
-    """Jitter, grayscale, blur, solarise and normalise a batch: `photometric.render_photometric`.
+    """Jitter, grayscale, blur, solarise and normalise a batch, as the reference.
 
     Args:
         images: (batch, 3, h, w) in any memory format, uint8, or floating with values 0 to 255.
-        parameters: the table of `photometric.pack_photometric`, float32 (batch, PARAMETERS), on
-            the images' device.
-        spec: what it never does (a probability or a strength of 0) is left out of the graph.
+        parameters: the table of `pack_photometric`, float32 (batch, PARAMETERS), on the images'
+            device.
+        spec: an operation whose probability or strength is 0 is left out of the graph.
         channels_last: memory format of the result.
 
     Returns:
@@ -244,8 +236,8 @@ def render_photometric_batched(
             f"parameters of shape {tuple(parameters.shape)} must be ({len(images)}, {PARAMETERS}): "
             "a row of pack_photometric for each image"
         )
-    # What comes before the blur is done for the reflected edge too, so that the blur's taps are
-    # plain slices: to reflect the index of each tap costs more than these pixels.
+    # Operations before the blur are done for the reflected edge too, so that the blur's taps are
+    # plain slices: reflecting the index of each tap would cost more than these pixels.
     edge = spec.blur_taps // 2 if spec.blur_p > 0 else 0
     x = images.float() / 255
     if edge:
@@ -262,44 +254,3 @@ def render_photometric_batched(
     if channels_last:
         return torch.stack(finished, dim=-1).permute(0, 3, 1, 2)
     return torch.stack(finished, dim=1)
-
-
-_numbers = itertools.count()
-
-
-@cache
-def compiled_renderer(
-    spec: ViewSpec, channels_last: bool = False, backend: str = "inductor"
-) -> CompiledRenderer:
-    """`render_photometric_batched` of one specification, compiled once for each shape of images.
-
-    The first call with a shape takes up to a minute, less once torch's cache on disk knows it. A
-    process can have torch._dynamo.config.recompile_limit (8) shapes of a specification.
-
-    The mode is torch.compile's default: "reduce-overhead" hands out views that the next call
-    overwrites, and "max-autotune" tunes matrix products, of which there are none.
-    """
-
-    def render(images: Tensor, parameters: Tensor) -> Tensor:
-        return render_photometric_batched(images, parameters, spec, channels_last=channels_last)
-
-    # torch counts the shapes by code object, which all specifications would share
-    render.__code__ = render.__code__.replace(co_name=f"render_{next(_numbers)}")
-    options: dict[str, str | int | bool | Callable] = {}
-    if backend == "inductor":
-        from torch._inductor import list_options  # half a second, on a GPU alone
-
-        # Kernels write their planes into a stack's memory; by default another one copies them
-        # there, or each reader computes them again. Names that this torch lacks are left out.
-        known = list_options()
-        names = ("max_pointwise_cat_inputs", "max_complex_pointwise_cat_inputs")
-        options = {name: 0 for name in names if name in known}
-    compiled = torch.compile(
-        render, fullgraph=True, dynamic=False, backend=backend, options=options or None
-    )
-
-    @torch.no_grad()
-    def call(images: Tensor, parameters: Tensor) -> Tensor:
-        return compiled(images, parameters)
-
-    return call

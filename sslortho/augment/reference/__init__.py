@@ -1,1 +1,1 @@
-"""Plain renderers, sample by sample or with torch."""
+"""Plain renderers with torch: crops of a batch of one image size, and the photometric reference."""

@@ -1,104 +1,19 @@
-"""Random crops, resized or padded, and flips: drawn per sample, rendered a batch at a time.
+"""Crops, resized or padded, and flips with torch, a batch of one image size at a time.
 
-Resampling is antialiased bicubic, as PIL and torchvision do it, written as two matrix products an
-image: rows of weights for the height, columns for the width. (`grid_sample` is not the same: it
-does not antialias.)
+Resampling is antialiased bicubic, as in PIL and torchvision, written as two matrix products an
+image: rows of weights for the height, columns for the width. (`grid_sample` does not antialias.)
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslortho.augment.cpu.compiled import kernel
-from sslortho.augment.cpu.geometry_kernel import (
-    TRIES,
-    centre_interval,
-    draw_box,
-    draw_padded_place,
-)
-from sslortho.augment.views import ViewSpec
-
-
-@dataclass(frozen=True)
-class CropDraw:
-    """Boxes in source pixels and flips, each an array of (batch,).
-
-    Boxes of padded images may reach beyond the image.
-    """
-
-    top: NDArray[np.int64]
-    left: NDArray[np.int64]
-    height: NDArray[np.int64]
-    width: NDArray[np.int64]
-    flip: NDArray[np.bool_]
-
-
-def check_sizes(spec: ViewSpec, heights: NDArray[np.int64], widths: NDArray[np.int64]) -> None:
-    """Raise ValueError if an image of these sizes, (batch,), is smaller than its padded crop."""
-    if spec.crop_padding is None:
-        return
-    shorter = int(np.minimum(heights, widths).argmin())
-    least = spec.crop_size - 2 * spec.crop_padding
-    if min(heights[shorter], widths[shorter]) < least:
-        raise ValueError(
-            f"crop_size={spec.crop_size} with crop_padding={spec.crop_padding} needs images of "
-            f"{least} x {least} pixels or more; one has {heights[shorter]} x {widths[shorter]}. "
-            "Choose a smaller crop_size or a larger crop_padding"
-        )
-
-
-def draw_crops(
-    spec: ViewSpec,
-    heights: NDArray[np.int64],
-    widths: NDArray[np.int64],
-    uniform: NDArray[np.float64],
-) -> CropDraw:
-    """Boxes with the distribution of torchvision's `RandomResizedCrop` or `RandomCrop`, and flips.
-
-    Args:
-        spec: crop_size, crop_padding, crop_scale, crop_ratio and flip_p are used.
-        heights, widths: sizes of the source images, (batch,).
-        uniform: (batch, GEOMETRY_DRAWS) from (0, 1).
-
-    Up to ten tries of an area and a ratio; the first box that fits is placed uniformly. If none
-    fits, the largest central box whose ratio is within the range. With crop_padding: a square of
-    crop_size, placed uniformly in the padded image.
-
-    Raises:
-        ValueError: a padded image is smaller than the crop.
-    """
-    if spec.crop_padding is None:
-        boxes = _draw_boxes(uniform, heights, widths, spec.crop_scale, spec.crop_ratio)
-    else:
-        check_sizes(spec, heights, widths)
-        boxes = _draw_squares(uniform, heights, widths, spec.crop_size, spec.crop_padding)
-    top, left, height, width = boxes.T
-    return CropDraw(top, left, height, width, uniform[:, 2 * TRIES + 2] < spec.flip_p)
-
-
-@kernel
-def _draw_boxes(uniform, heights, widths, scale, ratio):
-    boxes = np.empty((len(uniform), 4), np.int64)
-    for i in range(len(uniform)):
-        boxes[i] = draw_box(uniform[i], heights[i], widths[i], scale, ratio)
-    return boxes
-
-
-@kernel
-def _draw_squares(uniform, heights, widths, size, padding):
-    boxes = np.full((len(uniform), 4), size, np.int64)
-    for i in range(len(uniform)):
-        boxes[i, 0], boxes[i, 1] = draw_padded_place(
-            uniform[i], heights[i], widths[i], size, padding
-        )
-    return boxes
+from sslortho.augment.draws.crops import CropDraw, centre_interval
 
 
 def cubic(x: Tensor) -> Tensor:
-    """Keys' cubic convolution kernel with a = -0.5, the one that PIL and torch antialias with."""
+    """Keys' cubic convolution kernel with a = -0.5, with which PIL and torch antialias; elementwise."""
     x = x.abs()
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -108,16 +23,16 @@ def cubic(x: Tensor) -> Tensor:
 def resampling_weights(
     start: Tensor, length: Tensor, first: Tensor, last: Tensor, size: int, out: int
 ) -> Tensor:
-    """Rows of bicubic weights (batch, out, size) that resample [start, start + length) to `out`.
+    """Bicubic weights, (batch, out, size), that resample [start, start + length) to `out` pixels.
+
+    Where the interval shrinks, the kernel is widened in proportion (antialiasing). Result pixels to
+    which no source pixel contributes have weights of 0.
 
     Args:
         start, length: the interval in source pixels, (batch,), fractions allowed.
         first, last: source pixels from `first` to before `last` may contribute, (batch,).
-        size: source pixels.
-        out: result pixels.
-
-    Where the interval shrinks, the kernel is widened in proportion (antialiasing). Result pixels to
-    which no source pixel contributes have weights of 0.
+        size: number of source pixels.
+        out: number of result pixels.
     """
     position = torch.arange(out, device=start.device, dtype=torch.float32) + 0.5
     scale = (length / out).view(-1, 1, 1)
@@ -141,12 +56,12 @@ def _resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def crop_and_resize(images: Tensor, draw: CropDraw, crop_size: int) -> Tensor:
-    """Cut one box out of each image, resample it, flip it; beyond the image it is black.
+    """Cut one box out of each image, resample it, flip it; outside the image it is black.
 
     Args:
         images: uint8 (batch, 3, height, width), on any device.
         draw: boxes of the same batch.
-        crop_size: side of the result.
+        crop_size: side of the result in pixels.
 
     Returns:
         uint8 (batch, 3, crop_size, crop_size): torchvision's antialiased bicubic `resized_crop`,
@@ -166,7 +81,7 @@ def crop_and_resize(images: Tensor, draw: CropDraw, crop_size: int) -> Tensor:
 
 
 def centre_crop(images: Tensor, resize: int, crop_size: int) -> Tensor:
-    """Shorter side to `resize`, then the central `crop_size` square.
+    """Resize the shorter side to `resize` pixels, then cut out the central square of `crop_size`.
 
     uint8 (batch, 3, height, width) to uint8 (batch, 3, crop_size, crop_size), as torchvision's
     antialiased bicubic `resize` and `center_crop`.

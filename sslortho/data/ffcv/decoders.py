@@ -20,9 +20,9 @@ from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.state import State
 from numpy.typing import NDArray
 
-from sslortho.augment.cpu.geometry_kernel import GEOMETRY_DRAWS
 from sslortho.augment.cpu.view_kernel import crop_views, render_views
-from sslortho.augment.reference.photometric import PARAMETERS
+from sslortho.augment.draws.crops import GEOMETRY_DRAWS
+from sslortho.augment.draws.photometric import PARAMETERS
 
 # FFCV's library is linked with libjpeg-turbo, which is called directly: FFCV's own imdecode asks for the
 # fast, inexact DCT, which saves 3 % of the time and is up to 6 grey levels off

@@ -12,7 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from sslortho.augment import VIEWS, EvaluationRenderer, EvaluationSpec, ViewRenderer, ViewSpec
+from sslortho.augment import (
+    EvaluationRenderer,
+    EvaluationSpec,
+    ViewRenderer,
+    ViewSpec,
+    create_views,
+)
 from sslortho.augment.cpu.view_kernel import crop_views
 from sslortho.data import (
     EpochOrder,
@@ -31,7 +37,7 @@ from sslortho.data.ffcv.writer import write_beton
 
 CPU = torch.device("cpu")
 COUNT, BATCH, SEED, SIDE = 40, 12, 3, 24
-PAIR = VIEWS["barlow_twins"](SIDE)
+PAIR = create_views("barlow_twins", SIDE)
 RENDERER = ViewRenderer(PAIR, seed=SEED, channels_last=True)
 SIZES = (24, 9, 31, 9)
 VIEWS_OF_SIZES = tuple(replace(PAIR[1], crop_size=s, blur_p=0.5, blur_taps=9) for s in SIZES)

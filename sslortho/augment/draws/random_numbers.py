@@ -1,8 +1,8 @@
 """Random numbers as a pure function of (seed, epoch, sample index, stream).
 
-Philox4x32-10 (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011): encrypts a
-counter, so any draw can be had without the ones before it, by any worker, thread or rank, and again
-after a resume.
+Philox4x32-10 (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011) encrypts a
+counter. Any draw can be computed without the ones before it: by any worker, thread or rank, and
+again after a resume.
 """
 
 import numpy as np
@@ -19,7 +19,10 @@ SHIFT = np.uint64(32)
 def philox4x32(
     counter: tuple[NDArray[np.uint64], ...], key: tuple[int, int]
 ) -> tuple[NDArray[np.uint64], ...]:
-    """Four 32-bit words (held in uint64 arrays) from four words of counter and two of key."""
+    """Encrypt a counter of four 32-bit words with a key of two; return four 32-bit words.
+
+    Words are held in uint64 arrays. Those of the counter have one shape, which the result has too.
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
@@ -35,7 +38,7 @@ def philox4x32(
 
 
 def check_seed(seed: int) -> None:
-    """Raise ValueError unless the seed is a word of the key."""
+    """Raise ValueError unless the seed fits into 32 bits, one word of the key."""
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed} must be from 0 to 2**32 - 1")
 
@@ -43,13 +46,13 @@ def check_seed(seed: int) -> None:
 def uniforms(
     seed: int, epoch: int, indices: NDArray[np.int64], stream: int, count: int
 ) -> NDArray[np.float64]:
-    """Independent numbers from the open interval (0, 1), shape (len(indices), count).
+    """Draw independent uniform numbers, float64 (batch, count), from the open interval (0, 1).
 
     Args:
         seed: 0 to 2**32 - 1.
         epoch: 0 to 2**32 - 1.
-        indices: sample indices in the data set, 0 or more.
-        stream: tells apart the uses of one sample in one epoch (view and purpose).
+        indices: sample indices in the data set, (batch,), 0 or more.
+        stream: number that differs between the uses of one sample in one epoch (view and purpose).
         count: numbers for each sample.
     """
     blocks = -(-count // 4)
