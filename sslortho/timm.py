@@ -1,32 +1,31 @@
-"""Our optimizers in timm's registry: `import sslortho.timm`, and timm's factory knows them.
+"""sslortho's optimizers in timm's registry: after `import sslortho.timm`, timm's factory knows them.
 
     import sslortho.timm
     optimizer = timm.optim.create_optimizer_v2(model, opt="orth_sgd", lr=0.1, weight_decay=5e-4)
 
-A script that is not to be edited, timm's train.py for one, runs with them registered:
+To run a script unchanged, such as timm's train.py, with the optimizers registered:
 
     python -m sslortho.timm train.py DATA --model resnet18 --opt orth_sgd
 
-| opt                          | class            | beside timm's options            |
-|------------------------------|------------------|----------------------------------|
-| orth_sgd                     | OrthSGD          | polar, rank_tol, share, nesterov |
-| orth_adam, orth_adamw        | OrthAdam(W)      | polar, rank_tol, share           |
-| orth_lars                    | OrthLARS         | the same, trust_coefficient      |
-| norm_sgd, component_norm_sgd | as in the paper  | nesterov                         |
-| sslortho_lars                | LARS             | trust_coefficient, nesterov      |
+| opt                          | class                     | options beside timm's                    |
+|------------------------------|---------------------------|------------------------------------------|
+| orth_sgd                     | OrthSGD                   | polar, rank_tol, share, nesterov         |
+| orth_adam, orth_adamw        | OrthAdam(W)               | polar, rank_tol, share                   |
+| orth_lars                    | OrthLARS                  | those of orth_sgd, and trust_coefficient |
+| norm_sgd, component_norm_sgd | NormSGD, ComponentNormSGD | nesterov                                 |
+| sslortho_lars                | LARS                      | trust_coefficient, nesterov              |
 
-`lars` stays timm's, another dialect; `sslortho_lars` is what orth_lars is compared with. timm gives
-momentum 0.9 where nothing is said; `nesterov` is False here, as in the paper, while timm's `sgd` has
-it True. Gradients are clipped before they are orthonormalised, so `--clip-grad` by norm has no
-effect on matrices.
+`lars` stays timm's, another dialect; compare orth_lars with `sslortho_lars`. timm's default momentum is
+0.9. `nesterov` is False here, as in the paper; in timm's `sgd` it is True. Gradients are clipped before
+they are orthonormalised, so `--clip-grad` by norm has no effect on matrices.
 
-**Names.** timm looks up what follows the last underscore: "orth_sgd" would be its own `sgd`, in
-silence. So this module wraps `create_optimizer` of timm's registry to read our names whole, and each
-is registered with a hyphen too ("orth-sgd"), which timm reads whole by itself: it is an error where
-this module was not imported, while "orth_sgd" trains timm's SGD there.
+**Names.** timm looks up what follows the last underscore of a name, so it would silently take its own
+`sgd` for "orth_sgd". Therefore this module wraps `create_optimizer` of timm's registry to read our names
+whole. Each name is registered with a hyphen too ("orth-sgd"), which timm reads whole by itself: without
+this module "orth-sgd" is an error, while "orth_sgd" trains timm's SGD.
 
 **Which layers.** timm hands an optimizer parameters without their modules, in groups by decay (or,
-with `layer_decay`, by depth: its scheduler scales the rate). All that is known then is the shape:
+with `layer_decay`, by depth: its scheduler scales the rate). Then only the shape is known:
 
 | parameter                                         | timm's groups            | `param_groups`          |
 |---------------------------------------------------|--------------------------|-------------------------|
@@ -46,9 +45,9 @@ The right column is
     create_optimizer_v2(model, opt="orth_sgd", lr=0.1, weight_decay=5e-4,
                         param_group_fn=functools.partial(param_groups, orth="all"))
 
-with `sslortho.optim.param_groups`; the decay then spares norms and biases, but not what a model
-names in `no_weight_decay()` (position tables), and `layer_decay` is not read: so is timm's rule for
-any `param_group_fn`. `fallback_list`, which timm has for Muon, has no effect on our optimizers.
+with `sslortho.optim.param_groups`. The decay then spares norms and biases, but not what a model names in
+`no_weight_decay()` (position tables), and `layer_decay` is not read: that is timm's rule for any
+`param_group_fn`. `fallback_list`, which timm has for Muon, has no effect on our optimizers.
 """
 
 import argparse
@@ -69,14 +68,17 @@ NAMES = {
     "component_norm_sgd": "component_norm_sgd",
     "sslortho_lars": "lars",
 }
-"""timm's name -> ours, in `sslortho.optim.OPTIMIZERS`."""
+"""Name in timm -> name in `sslortho.optim.OPTIMIZERS`."""
 
 MARK = "reads_sslortho_names"
-"""Attribute of a `create_optimizer` that is wrapped already."""
+"""Attribute that marks a `create_optimizer` as wrapped."""
 
 
 def hyphenated(opt: str) -> str:
-    """`opt` as timm reads it whole: "orth_sgd" -> "orth-sgd", also behind "lookahead_"."""
+    """Hyphenate our names, which timm then reads whole: "orth_sgd" -> "orth-sgd".
+
+    Also behind "lookahead_"; other names are returned unchanged.
+    """
     prefix = "lookahead_"
     name = opt.lower()
     ahead, name = (prefix, name[len(prefix) :]) if name.startswith(prefix) else ("", name)
@@ -98,10 +100,10 @@ def _read_names_whole(registry: Any) -> None:
 
 
 def register_optimizers() -> None:
-    """Put the optimizers of NAMES into timm's registry; again is harmless.
+    """Register the optimizers of NAMES in timm; a second call changes nothing.
 
     Raises:
-        ImportError: timm is missing, or has no registry of optimizers: it came with 1.0.12.
+        ImportError: timm is missing, or older than 1.0.12 and so without a registry of optimizers.
     """
     try:
         import timm
@@ -111,7 +113,7 @@ def register_optimizers() -> None:
         from timm.optim._optim_factory import OptimInfo, default_registry
     except ImportError as error:
         raise ImportError(
-            f"timm {timm.__version__} has no registry of optimizers, it came with 1.0.12: "
+            f"timm {timm.__version__} has no registry of optimizers, which came with 1.0.12: "
             "pip install 'timm>=1.0.12'"
         ) from error
 
@@ -137,26 +139,29 @@ def register_optimizers() -> None:
 def run_script(arguments: list[str]) -> None:
     """Run a Python script as `python SCRIPT ARGUMENTS...` does, with the optimizers registered.
 
-    The folder of the script comes first on `sys.path`, and so a timm that lies there before an
-    installed one.
+    The folder of the script comes first on `sys.path`, so a timm in that folder goes before an installed
+    one.
+
+    Args:
+        arguments: the script's path and its own arguments. A missing script exits with status 2.
     """
     parser = argparse.ArgumentParser(
         prog="python -m sslortho.timm",
         description="Run a script with sslortho's optimizers in timm's registry.",
     )
-    parser.add_argument("script", help="timm's train.py, for one")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the script")
+    parser.add_argument("script", help="path of a Python script, such as timm's train.py")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the script")
     options = parser.parse_args(arguments)
     script = Path(options.script)
     if not script.is_file():
-        parser.error(f"script={options.script!r} is no file; give the path of a Python script")
+        parser.error(f"script={options.script!r} is not a file; give the path of a Python script")
     sys.path[0] = str(script.resolve().parent)
     sys.argv = [options.script, *options.arguments]
     register_optimizers()
     runpy.run_path(options.script, run_name="__main__")
 
 
-# a script's own timm must not be imported before its folder is on the path
+# the folder of a script may hold a timm of its own, so timm is imported after the path is set
 if __name__ == "__main__":
     run_script(sys.argv[1:])
 else:

@@ -12,24 +12,18 @@ from typing import Literal, Union, get_args, get_origin
 import pytest
 import torch
 import yaml
+from helpers.option_classes import OPTION_CLASSES
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from sslortho import config as configurations
-from sslortho.recipes.pretrain.options import PretrainOptions
-from sslortho.recipes.write_beton_options import WriteBetonOptions
-from sslortho.recipes.command_line import parse_config
-from sslortho.runs.config_file import to_yaml
 from sslortho.optim import OPTIMIZERS, OrthSGD, create_optimizer
 from sslortho.optim.components import VIEWS
-from sslortho.optim.polar_factor.factor import METHODS
+from sslortho.optim.polar_factor import METHODS
 from sslortho.optim.registry import accepted_options
-
-CONFIGS = tuple(
-    value
-    for name in configurations.__all__
-    if isinstance(value := getattr(configurations, name), type) and name.endswith("Config")
-)
+from sslortho.recipes.command_line import parse_options
+from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.recipes.write_beton.options import WriteBetonOptions
+from sslortho.runs.config_file import to_yaml
 
 REQUIRED = {"backbone_from": "x", "data_dir": "x", "format": "hub", "out": "x.beton"}
 """Options that some configuration cannot do without."""
@@ -68,7 +62,7 @@ def parse(config, arguments):
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
-            return parse_config(config, arguments)
+            return parse_options(config, arguments)
     except SystemExit as end:
         if end.code:
             assert end.code == 2  # noqa: PT017
@@ -87,7 +81,7 @@ VALUES = st.one_of(
 @fuzzed(60)
 @given(st.data())
 def test_a_command_line_is_a_configuration_or_one_line(data):
-    config = data.draw(st.sampled_from(CONFIGS))
+    config = data.draw(st.sampled_from(OPTION_CLASSES))
     names = [f.name for f in fields(config) if f.name != "debug"]  # which asks for the traceback
     chosen = data.draw(st.lists(st.sampled_from(names), max_size=3, unique=True))
     arguments = [f"--{name}={data.draw(VALUES)}" for name in chosen]
@@ -99,7 +93,8 @@ def test_a_command_line_is_a_configuration_or_one_line(data):
 
 @fuzzed(60)
 @given(
-    text=st.one_of(st.text(max_size=40), st.binary(max_size=40)), config=st.sampled_from(CONFIGS)
+    text=st.one_of(st.text(max_size=40), st.binary(max_size=40)),
+    config=st.sampled_from(OPTION_CLASSES),
 )
 def test_a_file_of_options_is_a_configuration_or_one_line(tmp_path, text, config):
     path = tmp_path / "options.yaml"
@@ -117,7 +112,7 @@ ANYTHING = st.recursive(
 @fuzzed(60)
 @given(data=st.data())
 def test_any_value_in_a_file_has_its_type_or_is_refused(tmp_path, data):
-    config = data.draw(st.sampled_from(CONFIGS))
+    config = data.draw(st.sampled_from(OPTION_CLASSES))
     names = st.sampled_from([f.name for f in fields(config)]) | st.text(max_size=5)
     options = data.draw(st.dictionaries(names, ANYTHING, min_size=1, max_size=2))
     path = tmp_path / "options.yaml"
@@ -139,7 +134,7 @@ def test_a_configuration_survives_its_yaml(tmp_path, **options):
     config = PretrainOptions.of(optim="adam", warmup_epochs=0, **options)
     path = Path(tmp_path) / "config.yaml"
     path.write_text(to_yaml(config), encoding="utf-8")
-    assert parse_config(PretrainOptions, ["--config", str(path)]) == config
+    assert parse_options(PretrainOptions, ["--config", str(path)]) == config
 
 
 SHAPES = st.one_of(

@@ -293,7 +293,7 @@ def test_the_runner_runs_a_script_as_python_does(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), [(["nowhere.py"], "script='nowhere.py' is no file"), ([], "script")]
+    ("arguments", "said"), [(["nowhere.py"], "script='nowhere.py' is not a file"), ([], "script")]
 )
 def test_the_runner_names_a_missing_script(arguments, said, capsys):
     with pytest.raises(SystemExit) as caught:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sslortho.optim import LARS, OrthLARS
-from sslortho.optim.polar_factor.factor import LOWER_BOUND
+from sslortho.optim.polar_factor import LOWER_BOUND
 
 from .gradients import group_parameters
 from .methods import BASELINE, METHODS

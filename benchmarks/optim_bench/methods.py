@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sslortho.optim import orthonormalise_
-from sslortho.optim.polar_factor.factor import LOWER_BOUND, TOLERANCE
+from sslortho.optim.polar_factor import LOWER_BOUND, TOLERANCE
 from sslortho.optim.polar_factor.gram_iteration import apply_quintics
 from sslortho.optim.polar_factor.polynomials import newton_schulz_schedule
 

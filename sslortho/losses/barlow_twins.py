@@ -9,21 +9,26 @@ from torch import Tensor, nn
 
 from sslortho.losses.gather import gather_batch
 
-EPS = 1e-5  # of the batch normalisation in facebookresearch/barlowtwins
+EPS = 1e-5
+"""Added to the variance: the eps of the batch normalisation in facebookresearch/barlowtwins."""
 
 FORMS = ("auto", "correlation", "gram")
+"""Forms of `BarlowTwinsLoss`."""
 
 
 def standardise(z: Tensor) -> Tensor:
-    """(batch, dim) to mean 0 and variance 1 in each dimension; biased variance, as batch norm."""
+    """Shift and scale (batch, dim) to mean 0 and biased variance 1 in each dimension, as batch norm."""
     centred = z - z.mean(dim=0)
     return centred * (centred.square().mean(dim=0) + EPS).rsqrt()
 
 
 def correlation_terms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """(sum of (C_ii - 1)^2, sum of C_ij^2 for i != j) of C = a^T b / batch, by forming C.
+    """Sums of (C_ii - 1)^2 and of C_ij^2 for i != j, where C = a^T b / batch is formed.
 
-    a, b: standardised, (batch, dim). The literal reference: batch * dim^2 multiplications.
+    The literal reference (arXiv 2103.03230, equations 1 and 2) in batch * dim^2 multiplications.
+
+    Args:
+        a, b: standardised, (batch, dim).
     """
     c = a.mT @ b / a.shape[0]
     diagonal = c.diagonal()
@@ -32,7 +37,7 @@ def correlation_terms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gram_terms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The same two numbers without C, in batch^2 * dim multiplications.
+    """The sums of `correlation_terms` without C, in batch^2 * dim multiplications.
 
     ||a^T b||_F^2 = trace(a a^T b b^T) = <a a^T, b b^T>, and the diagonal of C is elementwise.
     """
@@ -43,21 +48,27 @@ def gram_terms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class BarlowTwinsLoss(nn.Module):
-    """Invariance plus redundancy reduction; a drop-in for lightly's class of the same name.
+    """The Barlow Twins loss (arXiv 2103.03230, eq. 1); a drop-in for lightly's class of the same name.
+
+    `loss(z_a, z_b)` takes two batches of projections (batch, dim) and returns a scalar.
 
     Args:
-        lambda_param: weight of the off-diagonal terms.
-        gather_distributed: False for the loss of this rank's batch. True for that of all ranks'
-            batches together, statistics included; then parameter gradients averaged over ranks (as
-            DistributedDataParallel does) equal those of one rank with the whole batch, and every rank
-            must bring as many samples. lightly's True averages correlations of batches that each rank
-            has standardised by itself, so that there the loss depends on the number of ranks; the
-            two agree where all ranks' means and variances do.
-        form: "correlation" forms the (dim, dim) matrix, "gram" two (batch, batch) ones; equal in
-            value. "auto" takes the cheaper by shape.
+        lambda_param: weight of the off-diagonal terms (redundancy reduction).
+        gather_distributed: False for the loss of this rank's batch. True for the loss of all ranks'
+            batches together, statistics included. Then parameter gradients averaged over ranks (as
+            DistributedDataParallel does) equal those of one rank with the whole batch; every rank
+            must bring the same number of samples. lightly's True averages the correlations of batches
+            that each rank has standardised by itself, so there the loss depends on the number of
+            ranks. The two agree where all ranks have the same means and variances.
+        form: "correlation" forms the (dim, dim) matrix, "gram" two (batch, batch) matrices; the value
+            is the same. "auto" takes the cheaper by shape.
 
-    Variance is biased and eps 1e-5, as lightly's. Computed in float32 (float64 for float64 input),
-    with autocast off; lightly's follows autocast and half-precision input.
+    Variance is biased and eps is 1e-5, as in lightly. Computed in float32 (float64 for float64 input)
+    with autocast off; lightly follows autocast and half-precision input.
+
+    Raises:
+        ValueError: an unknown form, a negative or infinite weight, or gather_distributed in a torch
+            without torch.distributed; when called, as `terms`.
     """
 
     def __init__(
@@ -83,9 +94,11 @@ class BarlowTwinsLoss(nn.Module):
         self.form = form
 
     def terms(self, z_a: Tensor, z_b: Tensor) -> tuple[Tensor, Tensor]:
-        """The invariance and the (unweighted) redundancy term of projections (batch, dim).
+        """The invariance term and the redundancy term, without its weight, of projections (batch, dim).
 
-        Raises ValueError for other shapes, types or devices, or a batch of one.
+        Raises:
+            ValueError: other shapes, integers or complex numbers, different devices, the meta device, or
+                a batch of one.
         """
         if z_a.ndim != 2 or z_a.shape != z_b.shape:
             raise ValueError(
@@ -116,6 +129,6 @@ class BarlowTwinsLoss(nn.Module):
             return terms(standardise(z_a), standardise(z_b))
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        """Scalar loss of two batches of projections (batch, dim), row i of both from one image."""
+        """Scalar loss of two batches of projections (batch, dim); row i of both is from one image."""
         invariance, redundancy = self.terms(z_a, z_b)
         return invariance + self.lambda_param * redundancy

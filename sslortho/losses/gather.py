@@ -1,4 +1,4 @@
-"""The batch of all ranks, with a gradient."""
+"""Gathering a batch from all ranks, differentiably."""
 
 from typing import Any
 
@@ -8,6 +8,8 @@ from torch import Tensor
 
 
 class _GatherBatch(torch.autograd.Function):
+    """Concatenation over ranks, for a loss that every rank computes alike."""
+
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
         parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
@@ -18,18 +20,23 @@ class _GatherBatch(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        # The adjoint of a gather is the sum over ranks of what each wants of our rows. Every rank
-        # computes the same loss, so that sum is our own rows times the number of ranks.
+        # The adjoint of a gather sums, over the ranks, their gradients of our rows. Every rank
+        # computes the same loss, so the sum is our own gradient times the number of ranks.
         rows = grads[0][ctx.start : ctx.start + ctx.size]
         return rows * dist.get_world_size()
 
 
 def gather_batch(local: Tensor) -> Tensor:
-    """Concatenate (batch, ...) of all ranks, in rank order, differentiably.
+    """Concatenate the batches of all ranks, in rank order, differentiably.
 
-    For a loss that every rank computes alike from the result. The gradient is that of the sum of
-    all ranks' losses, so that the mean that DistributedDataParallel takes is the gradient of one.
-    Every rank must bring the same shape. On one rank, the input itself.
+    For a loss that every rank computes alike from the result. The gradient is that of the sum of all
+    ranks' losses, so after DistributedDataParallel's mean it is that of one loss.
+
+    Args:
+        local: (batch, ...), of the same shape on every rank.
+
+    Returns:
+        (ranks * batch, ...); on one rank the input itself.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return local

@@ -1,4 +1,4 @@
-"""Which matrices a parameter is: one row for each component (arXiv 2202.07052, equation 3).
+"""The matrices that a parameter holds, with one row for each component (arXiv 2202.07052, eq. 3).
 
 | layer                      | parameter                | view       | matrices (number, rows, columns) |
 |----------------------------|--------------------------|------------|----------------------------------|
@@ -46,9 +46,13 @@ def check_components(tensor: Tensor, components: int, view: View = "rows") -> No
 
 
 def to_matrices(tensor: Tensor, components: int = 1, view: View = "rows") -> Tensor:
-    """View (or copy, if its memory order demands one) as (components, rows, columns)."""
+    """View a tensor as its matrices (components, rows, columns); a copy if the memory order demands one.
+
+    Raises:
+        ValueError: as `check_components`.
+    """
     check_components(tensor, components, view)
-    # reshape, not view: a channels-last gradient has no such view
+    # reshape, not view: a channels-last gradient cannot be viewed so
     if view == "columns":
         return tensor.reshape(tensor.shape[0], components, -1).transpose(0, 1)
     blocks = tensor.reshape(components, tensor.shape[0] // components, *tensor.shape[1:])
@@ -56,10 +60,10 @@ def to_matrices(tensor: Tensor, components: int = 1, view: View = "rows") -> Ten
 
 
 def matrix_view(tensor: Tensor, components: int = 1, view: View = "rows") -> Tensor | None:
-    """As `to_matrices` but for the order of the columns, and never a copy: None if it would be one.
+    """View a tensor as its matrices, columns in the order of memory; None where that needs a copy.
 
-    The columns come in the order of memory. Permuting the columns of a matrix permutes those of its
-    polar factor, so a channels-last gradient can be replaced where it lies.
+    To permute the columns of a matrix permutes those of its polar factor, so a channels-last gradient
+    can be replaced in place. Otherwise as `to_matrices`.
     """
     check_components(tensor, components, view)
     try:
@@ -77,7 +81,7 @@ def matrix_view(tensor: Tensor, components: int = 1, view: View = "rows") -> Ten
 
 
 def from_matrices(matrices: Tensor, like: Tensor, view: View = "rows") -> Tensor:
-    """The inverse of `to_matrices`: back to the shape of `like`."""
+    """Undo `to_matrices`: (components, rows, columns) back to the shape of `like`."""
     if view == "columns":
         return matrices.transpose(0, 1).reshape(like.shape)
     if view == "transposed":

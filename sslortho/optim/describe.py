@@ -1,4 +1,4 @@
-"""What `param_groups` makes of a model, in words: a table of every parameter, and why."""
+"""Explain parameter groups: a table of every parameter, what it gets, and why."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,7 +20,7 @@ COLUMNS = ("parameter", "shape", "module", "matrices", "decay, LARS", "why")
 
 
 class _Line(NamedTuple):
-    """A name of a parameter, with what it gets; no decision for one that is left out."""
+    """One line of the table: a name of a parameter; the decision is None for one that is left out."""
 
     name: str
     module: nn.Module
@@ -30,7 +30,7 @@ class _Line(NamedTuple):
 
 
 def _lines(model: nn.Module, decided: dict[str, tuple[Tensor, Decision]]) -> Iterator[_Line]:
-    """Every name of every parameter, in the model's order."""
+    """Yield a line for every name of every parameter, in the model's order."""
     first_name: dict[int, str] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
@@ -45,10 +45,12 @@ def _lines(model: nn.Module, decided: dict[str, tuple[Tensor, Decision]]) -> Ite
 
 
 def _times(*sizes: int) -> str:
+    """Sizes as "2 x 3"."""
     return " x ".join(map(str, sizes))
 
 
 def _cells(line: _Line) -> tuple[str, ...]:
+    """The cells of a line, in the order of COLUMNS."""
     matrices = decay = "-"
     if line.decision is not None:
         kind, components, view = line.decision.key
@@ -60,7 +62,7 @@ def _cells(line: _Line) -> tuple[str, ...]:
 
 
 def _aligned(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> list[str]:
-    """Columns as wide as their longest cell, two spaces apart; those in `right` end together."""
+    """Align cells in columns, two spaces apart; the columns numbered in `right` to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -72,7 +74,7 @@ def _aligned(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> list[s
 
 
 def _totals(lines: list[_Line]) -> list[tuple[str, ...]]:
-    """Each group with its tensors, its parameters, and its share of all the model's."""
+    """Rows of the second table: each group's tensors, parameters, and share of the whole model."""
     sizes: dict[GroupKey | None, list[int]] = {}
     for line in lines:
         if not line.why.startswith("the same as"):
@@ -91,18 +93,18 @@ def _totals(lines: list[_Line]) -> list[tuple[str, ...]]:
 def describe_param_groups(
     model: nn.Module, orth: OrthChoice = "all", *, attention: Attention = "whole"
 ) -> str:
-    """What `param_groups(model, orth, attention=attention)` gives each parameter, and why.
-
-    A table to print: one line for each name of a parameter, frozen and shared ones too, with its
-    shape, the type of the module that owns it, its matrices (number x rows x columns) where its
-    gradient is orthonormalised, whether it takes weight decay and LARS's ratio, and the reason. Then
-    the totals of each group, and their share of all the model's parameters. Values are not touched:
-    a model on the meta device will do.
+    """Explain what `param_groups(model, orth, attention=attention)` gives each parameter, and why.
 
     Args:
-        model: as for `param_groups`, and the rest too.
+        model: as for `param_groups`. Values are not read: a model on the meta device will do.
         orth: "conv", "all", "none", or a function of (owning module, full name, parameter).
         attention: "whole" or "heads".
+
+    Returns:
+        Two tables to print. First one line for each name of a parameter, frozen and shared ones too: its
+        shape, the type of the module that owns it, its matrices (number x rows x columns) where its
+        gradient is orthonormalised, whether it takes weight decay and LARS's ratio, and the reason.
+        Then the totals of each group, and their share of all the model's parameters.
 
     Raises:
         ValueError: as `param_groups` does.

@@ -1,4 +1,4 @@
-"""Replace the gradients of parameters in place, as `clip_grad_norm_` does."""
+"""Orthonormalise or normalise gradients in place, as `torch.nn.utils.clip_grad_norm_` clips them."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,16 +16,15 @@ from sslortho.optim.components import (
     matrix_view,
     to_matrices,
 )
-from sslortho.optim.polar_factor.factor import REAL, check_method, check_rank_tol
+from sslortho.optim.polar_factor import REAL, Matrices, check_method, check_rank_tol, solve
 from sslortho.optim.sharing import solve_shared, world_size
-from sslortho.optim.polar_factor.stacks import Matrices, solve
 
 WINDOW = 2**26
 """Entries of sharded gradients that are held in full at a time: 256 MiB of float32."""
 
 
 def check_real(tensor: Tensor) -> None:
-    """Raise ValueError for a parameter or gradient whose numbers have no nearest orthonormal matrix."""
+    """Raise ValueError unless a parameter or gradient is of real numbers of 16 bits or more."""
     if tensor.dtype in REAL:
         return
     kind = "complex" if tensor.is_complex() else str(tensor.dtype).removeprefix("torch.")
@@ -36,6 +35,7 @@ def check_real(tensor: Tensor) -> None:
 
 
 def _matrix_gradients(parameters: Iterable[Tensor] | Tensor) -> Iterator[Tensor]:
+    """Yield the gradient of each parameter that holds a matrix; raise ValueError for an unusable one."""
     for parameter in [parameters] if isinstance(parameters, Tensor) else parameters:
         grad = parameter.grad
         if grad is None or not is_matrix(parameter) or not grad.numel():
@@ -57,12 +57,12 @@ def _matrix_gradients(parameters: Iterable[Tensor] | Tensor) -> Iterator[Tensor]
 
 def is_sharded(tensor: Tensor) -> bool:
     """Whether a tensor is a DTensor, as FSDP2 makes them."""
-    module = sys.modules.get("torch.distributed.tensor")  # slow to import; unloaded, there is none
+    module = sys.modules.get("torch.distributed.tensor")  # slow to import; no DTensor exists before
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def gather(sharded: Tensor) -> tuple[Tensor, Callable[[], None]]:
-    """A DTensor in full, and what writes the full tensor back to this rank's part."""
+    """A DTensor in full, and a function that writes the full tensor back to this rank's part."""
     from torch.distributed.tensor import DTensor, Replicate
 
     assert isinstance(sharded, DTensor)
@@ -71,7 +71,7 @@ def gather(sharded: Tensor) -> tuple[Tensor, Callable[[], None]]:
     def write_back() -> None:
         everywhere = [Replicate()] * sharded.device_mesh.ndim
         whole = DTensor.from_local(full, sharded.device_mesh, everywhere, run_check=False)
-        sharded.copy_(whole.redistribute(placements=sharded.placements))  # cuts; sends nothing
+        sharded.copy_(whole.redistribute(placements=sharded.placements))  # cuts, sends nothing
 
     return full, write_back
 
@@ -82,17 +82,21 @@ class Gradient:
 
     grad: Tensor
     components: int = 1
+    """Number of matrices."""
     view: View = "rows"
+    """See `components`."""
     method: str = "auto"
+    """See `sslortho.optim.polar`."""
     rank_tol: float | None = None
+    """See `sslortho.optim.polar`."""
 
     @property
     def sharded(self) -> bool:
-        """Whether this rank holds a part of it only."""
+        """Whether this rank holds only a part of it."""
         return is_sharded(self.grad)
 
     def open(self) -> tuple[Matrices, list[Callable[[], None]]]:
-        """The problem to solve, and what to do once it is solved. Gathers a sharded gradient."""
+        """The problem to solve, and functions to call once it is solved. Gathers a sharded gradient."""
         closing = []
         grad = self.grad
         if self.sharded:
@@ -108,15 +112,17 @@ class Gradient:
 def replace(
     gradients: Iterable[Gradient], solver: Callable[[Sequence[Matrices]], None] = solve
 ) -> None:
-    """Replace gradients by their polar factors, where they lie.
+    """Replace gradients by their polar factors, in place; one that is listed twice only once.
 
-    One that is listed twice is replaced once.
+    Args:
+        gradients: sharded ones are gathered, at most WINDOW entries at a time.
+        solver: solves those that are not sharded; called on every rank even with none.
     """
     plain, sharded = [], []
     for gradient in {id(gradient.grad): gradient for gradient in gradients}.values():
         (sharded if gradient.sharded else plain).append(gradient)
     _replace_window(plain, solver)
-    # gathered gradients are on every rank already, so nothing is gained by sharing them
+    # a gathered gradient is on every rank already, so sharing would gain nothing
     window: list[Gradient] = []
     entries = 0
     for gradient in sharded:
@@ -132,6 +138,7 @@ def replace(
 def _replace_window(
     gradients: list[Gradient], solver: Callable[[Sequence[Matrices]], None]
 ) -> None:
+    """Replace gradients that are held in full at the same time."""
     opened = [gradient.open() for gradient in gradients]
     solver([problem for problem, _ in opened])  # with none too: other ranks may have some
     for _, closing in opened:
@@ -146,7 +153,7 @@ def collect(
     view: View = "rows",
     rank_tol: float | None = None,
 ) -> list[Gradient]:
-    """The gradients that `orthonormalise_` would replace, checked."""
+    """The gradients that `orthonormalise_` would replace; arguments and errors are the same."""
     check_method(polar)
     check_rank_tol(rank_tol, polar)
     gradients = [
@@ -169,24 +176,25 @@ def orthonormalise_(
 ) -> None:
     """Replace each gradient by its nearest orthonormal matrix, in place (arXiv 2202.07052, eq. 5).
 
-    Gradients of equal shape are solved together; on a CPU all of them over torch's threads.
+    Gradients of equal shape are solved together; on a CPU on several threads.
 
     Args:
         parameters: those with one dimension or fewer, or without a gradient, are left alone. A
             gradient that is a DTensor (FSDP2) is gathered, solved on every rank, and cut again.
-        polar: method, see `sslortho.optim.polar`.
-        components: matrices that each gradient holds (groups of a convolution, heads).
-        view: how they lie in it, see `sslortho.optim.components`.
+        polar: the method, see `sslortho.optim.polar`.
+        components: number of matrices in each gradient (groups of a convolution, heads).
+        view: "rows", "columns" or "transposed": how they lie in it, see `sslortho.optim.components`.
         rank_tol: see `sslortho.optim.polar`.
         share: deal the matrices out to the ranks of the default process group, all of which must
             hold the same gradients (as DDP leaves them) and make the same call.
 
-    A gradient that holds a NaN or an infinity becomes all NaN, for the caller's non-finite policy to
-    find; the others are handled as if it were not there.
+    A matrix that holds a NaN or an infinity becomes all NaN, for the caller to find; the others are
+    replaced as if it were not there.
 
     Raises:
-        ValueError: a sparse, complex or meta gradient, `components` that does not divide the rows, or a
-            `share` that is neither True nor False.
+        ValueError: a sparse, complex or meta gradient, `components` that does not divide the rows, an
+            unknown `polar` or `view`, a `rank_tol` that `polar` does not take, or a `share` that is
+            neither True nor False.
     """
     if not isinstance(share, bool):
         raise ValueError(f"share={share!r} must be True or False")
@@ -198,12 +206,15 @@ def orthonormalise_(
 def normalise_(
     parameters: Iterable[Tensor] | Tensor, per: Literal["layer", "component"] = "layer"
 ) -> None:
-    """Divide each gradient by its norm, in place: the paper's controls (arXiv 2202.07052, 4.1).
+    """Divide each gradient by its norm, in place: the controls of arXiv 2202.07052, section 4.1.
 
     Args:
         parameters: those with one dimension or fewer, or without a gradient, are left alone.
         per: "layer" makes the Frobenius norm of every gradient one (N-SGDM), "component" the norm
             of every row (CN-SGDM). Zero stays zero.
+
+    Raises:
+        ValueError: a sparse, complex or meta gradient, or another `per`.
     """
     if per not in ("layer", "component"):
         raise ValueError(f"per={per!r} is not one of 'layer', 'component'")

@@ -1,4 +1,4 @@
-"""Numbers that an optimizer is given. torch's own checks let NaN, infinity and others through."""
+"""Checks of the numbers that an optimizer is given; torch's own let NaN and infinity through."""
 
 import math
 import numbers
@@ -8,19 +8,21 @@ from typing import Any
 from torch import Tensor
 
 NUMBERS = ("lr", "momentum", "weight_decay")
-"""Options that are finite and not negative, whatever the optimizer. Adafactor's eps is a pair."""
+"""Options that must be 0 or more and finite in every optimizer. Not `eps`, which is a pair in
+Adafactor."""
 
 
-def _is_right(value: Any) -> bool:
+def _is_finite_and_not_negative(value: Any) -> bool:
+    """Whether a number, or a tensor of one element, is 0 or more and finite."""
     if isinstance(value, Tensor):
-        if value.is_meta:  # says nothing yet
+        if value.is_meta:  # has no value yet
             return True
         value = value.item() if value.numel() == 1 else math.nan
     return isinstance(value, numbers.Real) and 0 <= float(value) < math.inf
 
 
 def check_numbers(options: Mapping[str, Any]) -> None:
-    """Raise ValueError if a rate, momentum or decay is no finite number of 0 or more."""
+    """Raise ValueError if a rate, momentum or decay is negative, not finite, or not a number."""
     for name in NUMBERS:
-        if name in options and not _is_right(options[name]):
+        if name in options and not _is_finite_and_not_negative(options[name]):
             raise ValueError(f"{name}={options[name]!r} must be 0 or more, and finite")

@@ -1,4 +1,4 @@
-"""A model's trainable parameters in groups for an optimizer, every one exactly once.
+"""Parameter groups: each trainable parameter of a model in one group, with what it gets.
 
 | parameter                                                     | orth="conv" | orth="all" | decay, LARS |
 |---------------------------------------------------------------|-------------|------------|-------------|
@@ -8,7 +8,7 @@
 | anything of a normalisation layer, any vector or scalar, a    | no          | no         | no          |
 | (channels, 1, 1) scale                                        |             |            |             |
 
-Chosen by the type of the module that owns the parameter and by its shape, never by its name.
+The type of the owning module and the shape of the parameter decide, never its name.
 `sslortho.optim.components` has the shapes of the matrices; `sslortho.optim.describe_param_groups`
 prints what each parameter of a model gets, and why.
 """
@@ -39,14 +39,14 @@ GroupKey = tuple[Kind, int, View]
 
 
 class Decision(NamedTuple):
-    """The group of a parameter, and why it is there, in a few words."""
+    """The group of a parameter, and the reason in a few words."""
 
     key: GroupKey
     reason: str
 
 
 def owned_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """(owning module, full name, parameter) of each trainable parameter, shared ones once."""
+    """Yield (owning module, full name, parameter) of each trainable parameter, shared ones once."""
     seen: set[int] = set()
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -56,11 +56,11 @@ def owned_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]
 
 
 def attention_heads(model: nn.Module) -> dict[int, Heads]:
-    """How attention weights split into heads, by id(weight).
+    """Number and view of the heads of attention weights, by id(weight).
 
     Knows torch's MultiheadAttention, and modules in the form of timm's: an integer `num_heads`, and
     dense layers `qkv` (rows: q, k, v of one size; in each the heads, as timm stores them) and
-    `proj`. Others are left whole.
+    `proj`. Attention of other forms is left whole.
     """
     found: dict[int, Heads] = {}
     for module in model.modules():
@@ -94,18 +94,18 @@ def matrix_shape(shape: Size, components: int, view: View) -> tuple[int, int, in
 
 
 def _exemption(module: nn.Module, parameter: Tensor) -> str | None:
-    """Why a parameter takes neither decay nor LARS's ratio; None where it takes both."""
+    """The reason why a parameter takes neither decay nor LARS's ratio; None where it takes both."""
     if isinstance(module, NORMS):
         return "norm"
     if parameter.ndim <= 1:
         return "bias, scale or other vector"
-    # torchvision's ConvNeXt holds its layer scale so, to multiply (batch, channels, h, w) by it
+    # torchvision's ConvNeXt holds its layer scale as (channels, 1, 1), to multiply images by it
     scale = parameter.ndim > 2 and Size(parameter.shape[1:]).numel() == 1
     return "a vector in the shape of a scale" if scale and not isinstance(module, _ConvNd) else None
 
 
 def _layer(module: nn.Module, parameter: Tensor, heads: Heads | None) -> str:
-    """What a matrix is the weight of."""
+    """The kind of layer that a matrix is the weight of, in words."""
     if isinstance(module, _ConvNd):
         name = "transposed convolution" if isinstance(module, _ConvTransposeNd) else "convolution"
         if module.groups == 1:
@@ -131,7 +131,7 @@ def _orthonormalised(
     number, rows, columns = matrix_shape(parameter.shape, *layout)
     count = f"{number} matrices of {rows} x {columns}" if number > 1 else "1 matrix"
     reason = f"{_layer(module, parameter, heads)}, {count}"
-    if rows == 1 or columns == 1:  # whose nearest orthonormal matrix is itself, at length 1
+    if rows == 1 or columns == 1:  # its nearest orthonormal matrix is itself at length 1
         reason += ": only normalised"
     if heads is not None and not split:
         reason += "; attention='heads' splits it"
@@ -146,10 +146,14 @@ def decide(
     heads: Heads | None = None,
     split: bool = False,
 ) -> Decision:
-    """What one parameter gets, and why: the rules of this module's table.
+    """Decide the group of one parameter by the rules of this module's table.
 
     Args:
-        heads: its entry of `attention_heads`, if it has one.
+        module: the owner of the parameter.
+        name: full name, for a function `orth`.
+        parameter: its shape is read, never its values.
+        orth: as for `param_groups`.
+        heads: the parameter's entry of `attention_heads`, if it has one.
         split: whether each head is a matrix of its own.
     """
     exemption = _exemption(module, parameter)
@@ -185,8 +189,8 @@ def _check(model: nn.Module, orth: OrthChoice, attention: Attention) -> None:
         )
     if not isinstance(model, nn.Module):
         raise ValueError(
-            f"model={type(model).__name__} must be a torch.nn.Module: which parameters are norms is "
-            "told by their modules"
+            f"model={type(model).__name__} must be a torch.nn.Module: the modules tell which parameters "
+            "are norms"
         )
     if any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
         raise ValueError(
@@ -197,7 +201,7 @@ def _check(model: nn.Module, orth: OrthChoice, attention: Attention) -> None:
 def decide_all(
     model: nn.Module, orth: OrthChoice, attention: Attention
 ) -> dict[str, tuple[Tensor, Decision]]:
-    """Every trainable parameter by name, with what it gets; raises as `param_groups` does."""
+    """Every trainable parameter by name, with its decision; raises as `param_groups` does."""
     _check(model, orth, attention)
     heads, split = attention_heads(model), attention == "heads"
     if split and not heads:
@@ -215,14 +219,14 @@ def decide_all(
 
 
 def group_name(key: GroupKey) -> str:
-    """What a group is called."""
+    """The name of a group."""
     kind, components, view = key
     number = f", {components} matrices each" if components > 1 else ""
     return kind + number + (f", {view}" if view != "rows" else "")
 
 
 def group_order(key: GroupKey) -> tuple[int, int, View]:
-    """The order of groups: orthonormalised ones first, biases and norms last."""
+    """Sort key of groups: orthonormalised ones first, biases and norms last."""
     return KINDS.index(key[0]), *key[1:]
 
 
@@ -235,9 +239,9 @@ def param_groups(
     lr_biases: float | None = None,
     weight_decay: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Parameter groups for any optimizer of `sslortho.optim`, or any of torch's (this module's table).
+    """Make parameter groups for an optimizer of `sslortho.optim` or of torch, by this module's table.
 
-    What is orthonormalised:
+    Orthonormalised are:
 
     | architecture | "conv"                                    | "all": that, and                       |
     |--------------|-------------------------------------------|----------------------------------------|
@@ -253,24 +257,24 @@ def param_groups(
         )
 
     Args:
-        model: frozen parameters are left out.
+        model: a module whose parameters have shapes. Frozen parameters are left out.
         orth: "conv" orthonormalises the gradients of convolutions alone (the paper's choice for
-            Barlow Twins), "all" those of every matrix, "none" none; or a function of (owning
-            module, full name, parameter) that says so for one matrix at a time.
+            Barlow Twins, section 3.3), "all" those of every matrix, "none" none; or a function of
+            (owning module, full name, parameter) that is True for matrices to orthonormalise.
         attention: "heads" gives each head of q, k, v and of the output a matrix of its own, "whole"
             takes every weight as one matrix. See `attention_heads`.
-        lr: rate of the weights, in the optimizer's unit; None leaves it to the optimizer.
-        lr_biases: rate of biases and norms; None for `lr`.
+        lr: absolute learning rate of the weights; None leaves it to the optimizer.
+        lr_biases: absolute learning rate of biases and norms; None for `lr`.
         weight_decay: decay of the weights; None leaves it to the optimizer. Biases and norms get 0.
 
     Returns:
-        Groups with "params", "names", "name" (of the group), "orth", "orth_components", "orth_view"
-        and what was given.
-        The last group, "biases and norms", has weight_decay 0 and trust_coefficient None.
+        Groups with "params", "names", "name" (of the group), "orth", "orth_components", "orth_view", and
+        "lr" and "weight_decay" where they were given. The last group, "biases and norms", has
+        weight_decay 0 and trust_coefficient None.
 
     Raises:
-        ValueError: `orth` or `attention` is none of the above, there is no attention to split, or
-            the model is none, has lazy parameters, or has nothing to train.
+        ValueError: `orth` or `attention` has another value, there is no attention to split, or the
+            model is not a module, has lazy parameters, or has nothing to train.
     """
     assigned: dict[GroupKey, dict[str, Tensor]] = {}
     for name, (parameter, decision) in decide_all(model, orth, attention).items():

@@ -20,8 +20,8 @@ def lars_direction(
 ) -> Tensor:
     """`dp * trust_coefficient * ||p|| / ||dp||` with `dp = gradient + weight_decay * parameter`.
 
-    The ratio is one where either norm is zero, and always where `trust_coefficient` is None.
-    No host synchronisation.
+    The ratio is one where either norm is zero, and always where `trust_coefficient` is None. Shape of
+    the parameter. Does not wait for the device.
     """
     direction = gradient.add(parameter, alpha=weight_decay) if weight_decay else gradient
     if trust_coefficient is None:
@@ -39,7 +39,7 @@ def lars_directions(
     weight_decay: float,
     trust_coefficient: float | None,
 ) -> list[Tensor]:
-    """`lars_direction` of many parameters of one device and dtype, in few kernels."""
+    """Apply `lars_direction` to many parameters of one device and dtype, in few kernels."""
     if weight_decay:
         gradients = list(torch._foreach_add(gradients, parameters, alpha=weight_decay))
     if trust_coefficient is None:
@@ -53,7 +53,7 @@ def lars_directions(
 
 
 class LARS(Optimizer):
-    """Layer-wise adaptive rate scaling with momentum.
+    """Layer-wise adaptive rate scaling with momentum (arXiv 1708.03888, barlowtwins' dialect).
 
     For each parameter p with gradient g:
 
@@ -64,18 +64,18 @@ class LARS(Optimizer):
 
     Args:
         params: parameters or groups of them; every option below can be set per group.
-        lr: absolute (multiply a rate per 256 samples by batch_size / 256 yourself).
+        lr: absolute learning rate (multiply one per 256 samples by batch_size / 256 yourself). May be a
+            tensor; for a CUDA graph one on the device.
         momentum: 0 keeps no buffer.
-        weight_decay: added to the gradient before the ratio, so it is part of what is scaled.
-        trust_coefficient: None takes the first two lines out of a group's step but for the decay.
+        weight_decay: added to the gradient before the ratio, so the ratio scales it too.
+        trust_coefficient: None leaves the second line out, so there is no ratio.
         nesterov: look ahead along the momentum.
         exempt_1d: parameters of one dimension or none (biases, norms) take neither decay nor ratio.
         foreach: update the parameters of a group together, in few kernels; False: one by one, the
-            plain reference. Neither waits for the device; lr may be a tensor (for a CUDA graph: on
-            the device).
+            plain form. Neither waits for the device.
 
     Raises:
-        ValueError: an option out of its range.
+        ValueError: an option out of its range; in a step, a sparse gradient.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class LARS(Optimizer):
             group.setdefault("foreach", True)  # saved before there was such an option
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's, with the options checked."""
+        """Add a group as torch does, with its options checked."""
         options = {**self.defaults, **param_group}
         check_numbers(options)
         trust_coefficient = options["trust_coefficient"]
@@ -121,7 +121,10 @@ class LARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; returns the closure's loss."""
+        """Take one step; returns the closure's loss.
+
+        Raises ValueError for a sparse gradient.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -138,13 +141,14 @@ class LARS(Optimizer):
         return loss
 
     def _buffer(self, parameter: Tensor) -> Tensor:
+        """The momentum of a parameter, zero at first."""
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         return state["momentum_buffer"]
 
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        """The plain reference of `_update_together`."""
+        """Update one parameter: the plain form of `_update_together`."""
         exempt = group["exempt_1d"] and parameter.ndim <= 1
         update = lars_direction(
             parameter,
@@ -158,6 +162,7 @@ class LARS(Optimizer):
         parameter.sub_(group["lr"] * update)
 
     def _update_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Update the parameters of a group with foreach functions, those alike in one call."""
         alike: dict[tuple, list[Tensor]] = defaultdict(list)
         for p in parameters:
             exempt = bool(group["exempt_1d"]) and p.ndim <= 1

@@ -1,25 +1,29 @@
-"""What orthonormalising does to each layer's gradient and filters, measured when asked for."""
+"""Measurements of each layer's gradient and filters, and of an optimizer's memory."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from sslortho.optim.components import is_matrix, to_matrices
 from sslortho.optim.gradients import gather, is_sharded
-from sslortho.optim.polar_factor.factor import polar
-from sslortho.optim.polar_factor.precision import ieee_float32
+from sslortho.optim.polar_factor import ieee_float32, polar
 
 TINY = 1e-4
-"""Bound of a gradient's entries in figure 9 (MarkTuddenham/Orthogonalised-Gradients, analysis.py)."""
+"""Largest absolute value of an entry that figure 9 counts as disabled (the authors' analysis.py)."""
 
 
 def effective_rank(matrices: Tensor) -> Tensor:
     """Exponential of the entropy of the normalised singular values (Roy and Vetterli 2007).
 
-    Of matrices (..., rows, columns): 1 for rank one, min(rows, columns) where all are equal; 0 for
-    zero, NaN for what is not finite. Singular values come from the Gram matrix in float64.
+    Args:
+        matrices: (..., rows, columns).
+
+    Returns:
+        (...), float64: 1 for rank one, min(rows, columns) where all singular values are equal, 0 for a
+        zero matrix, NaN for one that is not finite. Singular values come from the Gram matrix in float64.
     """
     a = matrices.double()
     largest = torch.linalg.vector_norm(a, torch.inf, dim=(-2, -1), keepdim=True)
@@ -37,14 +41,19 @@ def effective_rank(matrices: Tensor) -> Tensor:
 def measure_gradient(
     gradient: Tensor, components: int = 1, view: Any = "rows"
 ) -> dict[str, Tensor]:
-    """Scalars about a raw gradient G and its nearest orthonormal matrix O.
+    """Compare a raw gradient G with its nearest orthonormal matrix O.
 
-    "cosine" between them, "distance" `||O - G||_F`, "effective_rank" of G, the mean over its
-    matrices, and "gradient_norm" `||G||_F`.
+    Args:
+        gradient: of a parameter with two dimensions or more.
+        components, view: its `orth_components` and `orth_view`.
+
+    Returns:
+        Scalars: "cosine" between G and O, "distance" `||O - G||_F`, "effective_rank" of G (the mean over
+        its matrices), and "gradient_norm" `||G||_F`.
     """
-    raw = to_matrices(_whole(gradient), components, view)
+    raw = to_matrices(_gather_whole(gradient), components, view)
     factors = polar(raw).double()
-    # of float64 even squares of float32 are in range; what is not finite becomes NaN all over
+    # in float64 the squares of all float32 numbers are in range; NaN everywhere if one is not finite
     matrices = torch.where(raw.isfinite().all(), raw.double(), torch.nan)
     norm = torch.linalg.vector_norm(matrices)
     norms = norm * torch.linalg.vector_norm(factors)
@@ -58,12 +67,13 @@ def measure_gradient(
 
 @torch.no_grad()
 def count_disabled(gradient: Tensor) -> dict[str, Tensor]:
-    """Entries of a raw gradient that do not move their weights (arXiv 2202.07052, section 4.3).
+    """Count entries of a raw gradient that do not move their weights (arXiv 2202.07052, section 4.3).
 
-    "zero_gradients", those that are exactly 0: the paper's temporarily disabled parameters; and
-    "tiny_gradients", those of absolute value at most TINY, which its figure 9 counts.
+    Returns:
+        "zero_gradients", the number that are exactly 0: the paper's temporarily disabled parameters;
+        "tiny_gradients", the number of absolute value at most TINY, which its figure 9 counts.
     """
-    whole = _whole(gradient)
+    whole = _gather_whole(gradient)
     return {"zero_gradients": (whole == 0).sum(), "tiny_gradients": (whole.abs() <= TINY).sum()}
 
 
@@ -71,22 +81,23 @@ def count_disabled(gradient: Tensor) -> dict[str, Tensor]:
 def filter_cosine(weight: Tensor, components: int = 1, view: Any = "rows") -> Tensor | None:
     """Mean absolute cosine of all distinct pairs of a layer's filters, over its matrices.
 
-    A filter is a row of a matrix; `sslortho.optim.components` has the table. A filter that is zero
-    has cosine 0 with every other. None if the matrices have a single row.
+    A filter is a row of a matrix (`sslortho.optim.components` has the table). A filter that is zero has
+    cosine 0 with every other. None if the matrices have a single row.
     """
-    matrices = to_matrices(_whole(weight), components, view)
+    matrices = to_matrices(_gather_whole(weight), components, view)
     rows = matrices.shape[1]
     if rows < 2:
         return None
     matrices = matrices.to(torch.promote_types(matrices.dtype, torch.float32))
-    unit = torch.nn.functional.normalize(matrices, dim=-1, eps=1e-8)  # as its cosine_similarity
+    unit = torch.nn.functional.normalize(matrices, dim=-1, eps=1e-8)  # eps of its cosine_similarity
     with ieee_float32({unit.device.type}):
         cosines = (unit @ unit.mT).abs_()
     cosines.diagonal(dim1=-2, dim2=-1).zero_()
     return cosines.sum(dim=(-2, -1)).mean() / (rows * (rows - 1))
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def _gather_whole(tensor: Tensor) -> Tensor:
+    """The tensor itself, or a DTensor in full."""
     return gather(tensor)[0] if is_sharded(tensor) else tensor
 
 
@@ -95,7 +106,7 @@ Matrix = tuple[str, Tensor, int, Any]
 
 
 def _matrices(groups: Iterable[dict[str, Any]], orth_only: bool) -> Iterator[Matrix]:
-    """The matrices of an optimizer's groups, or of those that are orthonormalised."""
+    """Yield the matrices of an optimizer's groups, or of those that are orthonormalised."""
     for number, group in enumerate(groups):
         if orth_only and not group.get("orth", True):
             continue
@@ -106,25 +117,25 @@ def _matrices(groups: Iterable[dict[str, Any]], orth_only: bool) -> Iterator[Mat
                 yield name.removesuffix(".weight"), parameter, *layout
 
 
-def _look(figures: dict[str, Tensor]) -> dict[str, float]:
-    """Scalars of any device as plain numbers; waits for the device once."""
+def _read_numbers(figures: dict[str, Tensor]) -> dict[str, float]:
+    """Read scalars of any device as plain numbers; waits for the device once."""
     if not figures:
         return {}
     values = torch.stack([value.double() for value in figures.values()]).tolist()
     return dict(zip(figures, values, strict=True))
 
 
-def _named(figures: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+def _add_name(figures: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Figures with the name of their layer behind them: "cosine/NAME"."""
     return {f"{key}/{name}": value for key, value in figures.items()}
 
 
 def measure_gradients(groups: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """`measure_gradient` of every matrix that an optimizer's groups have orthonormalised.
+    """Measure every gradient that an optimizer is going to orthonormalise, by `measure_gradient`.
 
     Args:
         groups: an optimizer's `param_groups`, before its step replaces the gradients. Names come
-            from a group's "names", without ".weight" at their end; a group with orth=False is left
-            out.
+            from a group's "names", without a final ".weight"; a group with orth=False is left out.
 
     Returns:
         "cosine/NAME", "distance/NAME", "effective_rank/NAME", "gradient_norm/NAME".
@@ -132,28 +143,42 @@ def measure_gradients(groups: Iterable[dict[str, Any]]) -> dict[str, float]:
     figures: dict[str, Tensor] = {}
     for name, parameter, components, view in _matrices(groups, orth_only=True):
         if parameter.grad is not None:
-            figures.update(_named(measure_gradient(parameter.grad, components, view), name))
-    return _look(figures)
+            figures.update(_add_name(measure_gradient(parameter.grad, components, view), name))
+    return _read_numbers(figures)
 
 
 def measure_layers(groups: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """All there is to measure of every matrix in an optimizer's groups, orthonormalised or not.
+    """Measure gradient and filters of every matrix in an optimizer's groups, orthonormalised or not.
 
-    Each costs a decomposition and the cosines of all pairs of its rows.
+    Each matrix costs a decomposition and the cosines of all pairs of its rows.
 
     Args:
-        groups: as of `measure_gradients`, but one with orth=False is measured too.
+        groups: as in `measure_gradients`, but a group with orth=False is measured too.
 
     Returns:
-        `measure_gradient` and `count_disabled` of each matrix that has a gradient, and
-        "filter_cosine/NAME" of each that has more rows than one.
+        Figures of `measure_gradient` and `count_disabled` for each matrix that has a gradient, and
+        "filter_cosine/NAME" for each with more than one row.
     """
     figures: dict[str, Tensor] = {}
     for name, parameter, components, view in _matrices(groups, orth_only=False):
         if parameter.grad is not None:
-            figures.update(_named(measure_gradient(parameter.grad, components, view), name))
-            figures.update(_named(count_disabled(parameter.grad), name))
+            figures.update(_add_name(measure_gradient(parameter.grad, components, view), name))
+            figures.update(_add_name(count_disabled(parameter.grad), name))
         cosine = filter_cosine(parameter, components, view)
         if cosine is not None:
             figures[f"filter_cosine/{name}"] = cosine
-    return _look(figures)
+    return _read_numbers(figures)
+
+
+def state_bytes(optimizer: Optimizer) -> int:
+    """Bytes of all tensors in an optimizer's state, on this rank (arXiv 2202.07052, section 3.1.2).
+
+    With parameters and gradients in float32: SGD without momentum keeps nothing (the paper's 2n
+    memory), with momentum once the parameters (3n), Adam twice and a step count (4n).
+    """
+    return sum(
+        value.numel() * value.element_size()
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    )

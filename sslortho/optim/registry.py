@@ -1,19 +1,21 @@
-"""Optimizers by the name that a configuration gives them."""
+"""Optimizers by name: "orth_lars" -> OrthLARS."""
 
 import difflib
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from sslortho.optim.lars import LARS
 from sslortho.optim.group_options import check_numbers
+from sslortho.optim.lars import LARS
 from sslortho.optim.wrapped import (
     ComponentNormSGD,
     NormSGD,
     OrthAdam,
     OrthAdamW,
     OrthLARS,
+    Orthogonal,
     OrthSGD,
     ReplacedGradients,
 )
@@ -30,22 +32,39 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "norm_sgd": NormSGD,
     "component_norm_sgd": ComponentNormSGD,
 }
+"""Name, as in `--optim`, to class."""
+
+
+def _hint(name: object, known: Iterable[str]) -> str:
+    """The known name that was probably meant, to stand behind a message."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def accepted_options(name: str) -> set[str]:
-    """Names of the keyword arguments that the optimizer takes."""
+    """Names of the keyword arguments that an optimizer takes, group options included.
+
+    Raises ValueError for an unknown name.
+    """
     if name not in OPTIMIZERS:
-        near = difflib.get_close_matches(str(name), OPTIMIZERS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"optim={name!r} is not one of {', '.join(OPTIMIZERS)}{hint}")
+        raise ValueError(
+            f"optim={name!r} is not one of {', '.join(OPTIMIZERS)}{_hint(name, OPTIMIZERS)}"
+        )
     cls = OPTIMIZERS[name]
     plain = next(base for base in cls.__mro__ if not issubclass(base, ReplacedGradients))
-    own = set(getattr(cls, "group_defaults", {})) | ({"share"} if hasattr(cls, "share") else set())
+    own = set(getattr(cls, "group_defaults", {}))
+    if issubclass(cls, Orthogonal):
+        own |= {"share", "process_group"}
     return (set(inspect.signature(plain).parameters) - {"params"}) | own
 
 
 def create_optimizer(name: str, params: Any, **options: Any) -> Optimizer:
-    """The optimizer called `name` in OPTIMIZERS over `params`.
+    """Create the optimizer called `name` in OPTIMIZERS.
+
+    Args:
+        name: a key of OPTIMIZERS.
+        params: parameters, or groups such as `param_groups` makes.
+        options: keyword arguments of the optimizer; `lr` is absolute.
 
     Raises:
         ValueError: an unknown name, an option that the optimizer does not take, or a rate, momentum
@@ -54,11 +73,9 @@ def create_optimizer(name: str, params: Any, **options: Any) -> Optimizer:
     accepted = accepted_options(name)
     for option in options:
         if option not in accepted:
-            near = difflib.get_close_matches(option, accepted, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(
                 f"{option}={options[option]!r} is not an option of optim={name!r}, which takes "
-                f"{', '.join(sorted(accepted))}{hint}"
+                f"{', '.join(sorted(accepted))}{_hint(option, accepted)}"
             )
     check_numbers(options)
     return OPTIMIZERS[name](params, **options)

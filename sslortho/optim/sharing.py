@@ -1,21 +1,23 @@
-"""Sharing matrices among ranks: each solves some of them, and all get all results.
+"""Sharing matrices among ranks: each rank solves some of them, and every rank gets all results.
 
-For ranks that hold the same gradients, as DistributedDataParallel leaves them. A matrix is solved by
-one rank and its result sent to the others as it is, so all ranks hold the same bits.
+For ranks that hold the same gradients, as DistributedDataParallel leaves them. One rank solves a matrix
+and sends the result to the others as it is, so all ranks hold the same bits.
 """
 
-import gc
 import heapq
 import warnings
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
+from torch.nn.parallel import DistributedDataParallel
 
-from sslortho.optim.polar_factor.stacks import Matrices, solve
+from sslortho.optim.polar_factor import Matrices, solve
 
 Share = Literal["auto"] | bool
 
@@ -30,7 +32,7 @@ many times what there is to send, each rank broadcasts its own instead."""
 
 
 def world_size(group: Any = None) -> int:
-    """Ranks of a process group, by default the one of all; 1 without one."""
+    """Number of ranks of a process group, by default the one of all ranks; 1 without one."""
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -48,8 +50,10 @@ def deal(costs: Sequence[int], ranks: int) -> list[int]:
     return owner
 
 
-def _rounds(problems: Sequence[Matrices], owner: list[int], ranks: int) -> list[list[list[int]]]:
-    """What each rank sends in each round: [round][rank] -> indices into `problems`."""
+def _split_into_rounds(
+    problems: Sequence[Matrices], owner: list[int], ranks: int
+) -> list[list[list[int]]]:
+    """Messages of every rank, [round][rank] -> indices into `problems`, of about MESSAGE entries."""
     rounds: list[list[list[int]]] = []
     for rank in range(ranks):
         number, filled = 0, 0
@@ -74,9 +78,10 @@ class _Message:
     buffers: Sequence[Tensor]
     """[rank] -> its results, and perhaps padding."""
     works: list[Any]
+    """Handles of the communication, to be waited for."""
 
     def _places(self, rank: int) -> list[tuple[Matrices, Tensor]]:
-        """Each of a rank's problems, and where in its buffer the result lies."""
+        """Each of a rank's problems, and the part of its buffer that holds the result."""
         start, places = 0, []
         for i in self.indices[rank]:
             stack = self.problems[i].stack
@@ -90,7 +95,7 @@ class _Message:
         solve(Matrices(p.stack, out, p.method, p.rank_tol) for p, out in self._places(rank))
 
     def unpack(self) -> None:
-        """Wait, and write every rank's results to where they belong."""
+        """Wait for the communication, and write every rank's results to where they belong."""
         for work in self.works:
             work.wait()
         for rank in range(len(self.indices)):
@@ -122,9 +127,9 @@ def _send(problems: Sequence[Matrices], indices: list[list[int]], group: Any) ->
 
 
 def solve_shared(problems: Sequence[Matrices], group: Any = None) -> None:
-    """As `solve`, with the work shared among the ranks of a process group, by default all.
+    """Solve as `solve` does, the work shared among the ranks of a process group, by default all.
 
-    All of them must call it with the same problems.
+    A collective: every rank of the group must call it with the same problems.
     """
     ranks = world_size(group)
     kinds: dict[tuple, list[Matrices]] = {}
@@ -133,7 +138,7 @@ def solve_shared(problems: Sequence[Matrices], group: Any = None) -> None:
     for alike in kinds.values():
         owner = deal([problem.cost for problem in alike], ranks)
         under_way = None
-        for indices in _rounds(alike, owner, ranks):
+        for indices in _split_into_rounds(alike, owner, ranks):
             message = _send(alike, indices, group)
             if under_way is not None:
                 under_way.unpack()
@@ -143,9 +148,10 @@ def solve_shared(problems: Sequence[Matrices], group: Any = None) -> None:
 
 
 def gradients_agree(problems: Sequence[Matrices], group: Any = None) -> bool:
-    """Whether all ranks hold the same gradients: a collective, to be called on all or none.
+    """Whether all ranks of a process group hold the same gradients.
 
-    Compares shapes, memory orders, and three sums of each gradient.
+    A collective: every rank of the group must call it. Compares shapes, memory orders, and three sums
+    of each gradient.
     """
     layout = [(tuple(p.stack.shape), p.stack.stride(), str(p.stack.dtype)) for p in problems]
     sums = [
@@ -163,53 +169,94 @@ def gradients_agree(problems: Sequence[Matrices], group: Any = None) -> bool:
     )
 
 
-def find_data_parallel(parameters: Iterable[Tensor]) -> Any:
-    """The DistributedDataParallel module that holds one of these parameters, or None.
+_data_parallel: weakref.WeakValueDictionary[int, DistributedDataParallel]
+_data_parallel = weakref.WeakValueDictionary()
+"""Living DistributedDataParallel modules by id, in the order in which they were made."""
 
-    DDP leaves no mark on parameters, so this looks through all living objects: a tenth of a second.
+IMPORTED_LATE = dist.is_available() and dist.is_initialized()
+"""Whether torch.distributed ran before this module was imported, so that DistributedDataParallel modules
+may exist which it has not seen."""
+
+
+def _remember_data_parallel(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
+    """Note a DistributedDataParallel module at the moment in which it takes in the user's model."""
+    if isinstance(module, DistributedDataParallel):
+        _data_parallel[id(module)] = module
+
+
+# DDP leaves no mark on parameters, and torch lists its DDP modules nowhere. But a module that is given
+# a submodule calls torch's registration hooks, once each time and never in a forward pass.
+register_module_module_registration_hook(_remember_data_parallel)
+
+
+def find_data_parallel(parameters: Iterable[Tensor]) -> DistributedDataParallel | None:
+    """The newest DistributedDataParallel module that holds one of these parameters, or None.
+
+    Finds those made after this module was imported.
     """
-    from torch.nn.parallel import DistributedDataParallel
-
     wanted = {id(parameter) for parameter in parameters}
-    for thing in gc.get_objects():
-        if issubclass(type(thing), DistributedDataParallel) and any(
-            id(parameter) in wanted for parameter in thing.parameters()
-        ):
-            return thing
+    for module in reversed(list(_data_parallel.values())):
+        if any(id(parameter) in wanted for parameter in module.parameters()):
+            return module
     return None
 
 
-def check_share(share: object) -> None:
-    """Raise ValueError unless `share` is "auto", True or False."""
+def check_share(share: object, process_group: object = None) -> None:
+    """Raise ValueError for a `share` or a `process_group` that cannot be honoured."""
     if share != "auto" and not isinstance(share, bool):
         raise ValueError(f"share={share!r} must be 'auto', True or False")
+    if process_group is None:
+        return
+    if share is False:
+        raise ValueError(
+            f"process_group={process_group!r} has no effect with share=False; leave one of them out"
+        )
+    if not (dist.is_available() and isinstance(process_group, dist.ProcessGroup)):
+        raise ValueError(
+            f"process_group={process_group!r} must be a torch.distributed.ProcessGroup that this rank "
+            "is in, such as torch.distributed.group.WORLD; leave it out for the default"
+        )
 
 
 class Sharing:
     """Decides for an optimizer, at its first step, whether its ranks share; solves accordingly.
 
-    "auto" shares within the process group of the DistributedDataParallel module that holds the
-    parameters, if there is one: without one no rank can know what the others do. In either case the
-    ranks compare their gradients once, since a wrapped model may still be split among optimizers.
+    "auto" shares within the given process group, or else within that of the DistributedDataParallel
+    module that holds the parameters. With neither it does not share, since no rank can know what the
+    others do. In every case the ranks compare their gradients once, since a wrapped model may still be
+    split among optimizers.
     """
 
-    def __init__(self, share: Share, parameters: Iterable[Tensor]) -> None:
+    def __init__(
+        self, share: Share, parameters: Iterable[Tensor], process_group: Any = None
+    ) -> None:
         self.share = share
+        self.process_group = process_group
         self._parameters = parameters
-        self._group: Any = None
         self._shared: bool | None = None
 
+    def _find_group(self, problems: Sequence[Matrices]) -> bool:
+        """Whether there is a process group to share in; sets it."""
+        if self.share is True or self.process_group is not None:
+            return True
+        module = find_data_parallel(self._parameters)
+        if module is not None:
+            self.process_group = module.process_group
+        elif IMPORTED_LATE and problems:
+            warnings.warn(
+                "share='auto' knows a DistributedDataParallel module only if sslortho.optim was imported "
+                "before it was made, and here torch.distributed ran first; import sslortho.optim "
+                "earlier, or give process_group=..., or share=False",
+                stacklevel=2,
+            )
+        return module is not None
+
     def _decide(self, problems: Sequence[Matrices]) -> bool:
-        if self.share is False or world_size() == 1:
+        if self.share is False or world_size() == 1 or not self._find_group(problems):
             return False
-        if self.share == "auto":
-            module = find_data_parallel(self._parameters)
-            if module is None:
-                return False
-            self._group = module.process_group
-        if world_size(self._group) == 1:
+        if world_size(self.process_group) == 1:
             return False
-        agreed = gradients_agree(problems, self._group)
+        agreed = gradients_agree(problems, self.process_group)
         if not agreed and self.share is True:
             raise ValueError(
                 "share=True, but the ranks' gradients differ; average them before the step (as "
@@ -217,17 +264,17 @@ class Sharing:
             )
         if not agreed:
             warnings.warn(
-                "the ranks' gradients differ, so each rank orthonormalises all of its own; "
-                "share=False says that this is meant",
+                "the ranks' gradients differ, so each rank orthonormalises all of its own; give "
+                "share=False if they are meant to differ",
                 stacklevel=2,
             )
         return agreed
 
     def solve(self, problems: Sequence[Matrices]) -> None:
-        """`stacks.solve` or `solve_shared`. Called on every rank even with nothing to solve."""
+        """Solve, shared or not. To be called on every rank, even with nothing to solve."""
         if self._shared is None:
             self._shared = self._decide(problems)
         if self._shared:
-            solve_shared(problems, self._group)
+            solve_shared(problems, self.process_group)
         else:
             solve(problems)

@@ -1,4 +1,4 @@
-"""Optimizers that replace the gradients and then step as their base class does.
+"""Optimizers that replace the gradients first and then step as their base class does.
 
 Order of a step: the closure runs, the gradients are replaced in place, the base class steps, the
 loss is returned. So weight decay, momentum and the LARS ratio act on the orthonormal gradient, as
@@ -16,11 +16,10 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from sslortho.optim.components import check_components, is_matrix
 from sslortho.optim.gradients import Gradient, check_real, collect, normalise_, replace
-from sslortho.optim.lars import LARS
 from sslortho.optim.group_options import check_numbers
-from sslortho.optim.polar_factor.factor import check_method, check_rank_tol
+from sslortho.optim.lars import LARS
+from sslortho.optim.polar_factor import Matrices, check_method, check_rank_tol
 from sslortho.optim.sharing import Share, Sharing, check_share
-from sslortho.optim.polar_factor.stacks import Matrices
 
 REFUSED = {
     "LBFGS": "it evaluates the loss several times a step and needs the raw gradients",
@@ -34,15 +33,16 @@ class ReplacedGradients(Optimizer):
     """Mixin in front of an optimizer class: each step replaces the gradients first.
 
     A subclass names its group options in `group_defaults`, checks them in `check_group` and
-    replaces the gradients of the groups that ask for it in `replace_gradients`.
+    replaces the gradients of groups with orth=True in `replace_gradients`.
     """
 
     group_defaults: dict[str, Any] = {"orth": True}
+    """Group options of the class, with their defaults."""
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         check_numbers(kwargs)
         names = inspect.signature(super().__init__).parameters
-        # torch's own default is foreach on CUDA alone; with a tensor for a rate it has to be asked
+        # torch's own default is foreach on CUDA alone; with a tensor as rate the user has to ask for it
         others = kwargs.get("fused") or kwargs.get("differentiable")
         if "foreach" in names and not (others or isinstance(kwargs.get("lr"), Tensor)):
             kwargs.setdefault("foreach", True)
@@ -51,7 +51,7 @@ class ReplacedGradients(Optimizer):
         self.defaults.update(self._options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's, with this class's options filled in and checked."""
+        """Add a group as torch does, with this class's options filled in and checked."""
         for key, value in self._options.items():
             param_group.setdefault(key, value)
         super().add_param_group(param_group)
@@ -62,7 +62,7 @@ class ReplacedGradients(Optimizer):
             raise
 
     def check_group(self, group: dict[str, Any]) -> None:
-        """Raise ValueError for an option that cannot be honoured."""
+        """Raise ValueError for an option of a group that cannot be honoured."""
         check_numbers(group)
         name = type(self).__name__
         if group.get("fused"):
@@ -86,15 +86,15 @@ class ReplacedGradients(Optimizer):
         raise TypeError(f"{type(self).__name__} does not say how it replaces gradients")
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Closure, replaced gradients, the base class's step; returns the closure's loss."""
+        """Run the closure, replace the gradients, step as the base class; return the closure's loss."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
             self.replace_gradients([group for group in self.param_groups if group["orth"]])
-        # torch wraps `step` of every class it has made an instance of in code that runs the step
-        # hooks; ours is wrapped, so the base class's must be called bare or hooks would run twice.
+        # torch wraps the `step` of each class that has an instance, to run the step hooks. Ours is
+        # wrapped, so the base class's must be called unwrapped, or hooks would run twice.
         step = super().step.__func__  # pyright: ignore[reportFunctionMemberAccess]
         if getattr(step, "hooked", False):
             step = step.__wrapped__
@@ -107,7 +107,7 @@ class ReplacedGradients(Optimizer):
         self._options = {
             key: self.defaults.get(key, value) for key, value in self.group_defaults.items()
         }
-        # a state saved by the plain optimizer lacks our options: each group keeps those it has
+        # a state that the plain optimizer saved lacks our options: each group keeps its own
         for i, group in enumerate(self.param_groups):
             own = before[i] if i < len(before) else self._options
             for key in self._options:
@@ -115,22 +115,26 @@ class ReplacedGradients(Optimizer):
 
 
 class Orthogonal(ReplacedGradients):
-    """Mixin that orthonormalises gradients; made into optimizers by `orthogonal`.
+    """Mixin that orthonormalises gradients (arXiv 2202.07052); `orthogonal` makes optimizers of it.
 
     Group options, also keyword arguments of the optimizer:
-        orth: False leaves a group's gradients raw. Parameters of one dimension always are.
+        orth: False leaves a group's gradients raw. Those of one dimension always stay raw.
         polar: "auto", "svd", "gram_eigh", "polar_express" or "newton_schulz".
-        orth_components: matrices that each parameter holds: groups of a convolution, heads.
+        orth_components: number of matrices in each parameter: groups of a convolution, heads.
         orth_view: how they lie in it, "rows", "columns" or "transposed"; `optim.components` has
             the table.
         rank_tol: see `sslortho.optim.polar`; None for its default.
 
-    Option of the optimizer, not of a group:
-        share: whether ranks share the work, each solving some of the matrices. "auto": if the
-            parameters are in a DistributedDataParallel module and its ranks' gradients are the same
-            at the first step, which takes a collective then. True: among all ranks, and an error if
-            their gradients differ. False: every rank solves all it has, and nothing is sent.
-            Gradients that are DTensors are not shared.
+    Options of the optimizer, not of a group:
+        share: whether ranks share the work, each solving some of the matrices. "auto": within
+            `process_group`, or that of the DistributedDataParallel module that holds the parameters,
+            if the ranks' gradients are the same at the first step, which takes a collective then.
+            True: within `process_group`, by default all ranks, and an error if their gradients
+            differ. False: every rank solves all it has, and nothing is sent. Gradients that are
+            DTensors are never shared.
+        process_group: the torch.distributed.ProcessGroup whose ranks share. None: "auto" looks for a
+            DistributedDataParallel module, which must be made after `import sslortho.optim`. Not part
+            of a copy or a pickle; there `share=True` within a given group becomes "auto".
     """
 
     group_defaults: dict[str, Any] = {
@@ -141,21 +145,32 @@ class Orthogonal(ReplacedGradients):
         "rank_tol": None,
     }
     share: Share = "auto"
+    process_group: Any = None
 
-    def __init__(self, params: Any, *args: Any, share: Share = "auto", **kwargs: Any) -> None:
-        check_share(share)
+    def __init__(
+        self,
+        params: Any,
+        *args: Any,
+        share: Share = "auto",
+        process_group: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        check_share(share, process_group)
         super().__init__(params, *args, **kwargs)
         self.share = share
+        self.process_group = process_group
 
     def _solve(self, problems: Sequence[Matrices]) -> None:
         sharing: Sharing | None = self.__dict__.get("_sharing")
         if sharing is None or sharing.share != self.share:
             parameters = [p for group in self.param_groups for p in group["params"]]
-            sharing = self._sharing = Sharing(self.share, parameters)
+            sharing = self._sharing = Sharing(self.share, parameters, self.process_group)
         sharing.solve(problems)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "share": self.share}
+        # a process group cannot be pickled, and True without it would wait for ranks outside of it
+        forgotten = self.share is True and self.process_group is not None
+        return {**super().__getstate__(), "share": "auto" if forgotten else self.share}
 
     def check_group(self, group: dict[str, Any]) -> None:
         super().check_group(group)
@@ -182,28 +197,32 @@ class Orthogonal(ReplacedGradients):
 class OrthSGD(Orthogonal, SGD):
     """Orthogonal-SGDM: `torch.optim.SGD` on orthonormal gradients (arXiv 2202.07052, eq. 6 and 7).
 
-    Arguments are torch's and those of `Orthogonal`. lr: absolute.
+    Arguments are torch's and those of `Orthogonal`; `lr` is absolute. Raises ValueError for an option
+    that cannot be honoured.
     """
 
 
 class OrthAdam(Orthogonal, Adam):
     """Orthogonal-Adam: `torch.optim.Adam` on orthonormal gradients (arXiv 2202.07052, 3.1.2).
 
-    Arguments are torch's and those of `Orthogonal`. lr: absolute.
+    Arguments are torch's and those of `Orthogonal`; `lr` is absolute. Raises ValueError for an option
+    that cannot be honoured.
     """
 
 
 class OrthAdamW(Orthogonal, AdamW):
     """`torch.optim.AdamW` on orthonormal gradients.
 
-    Arguments are torch's and those of `Orthogonal`. lr: absolute.
+    Arguments are torch's and those of `Orthogonal`; `lr` is absolute. Raises ValueError for an option
+    that cannot be honoured.
     """
 
 
 class OrthLARS(Orthogonal, LARS):
     """Orthogonal-LARS: `LARS` on orthonormal gradients (arXiv 2202.07052, section 3.3).
 
-    Arguments are those of `LARS` and `Orthogonal`. lr: absolute.
+    Arguments are those of `LARS` and `Orthogonal`; `lr` is absolute. Raises ValueError for an option that
+    cannot be honoured.
     """
 
 
@@ -218,7 +237,7 @@ class NormSGD(ReplacedGradients, SGD):
 class ComponentNormSGD(ReplacedGradients, SGD):
     """CN-SGDM: SGD on gradients whose rows have norm one (arXiv 2202.07052, section 4.1).
 
-    The paper reports that it diverges on most models; it is here as the control that it is there.
+    A control: the paper reports that it diverges on most models.
     """
 
     def replace_gradients(self, groups: list[dict[str, Any]]) -> None:
@@ -236,13 +255,13 @@ _NAMED: dict[type[Optimizer], type[Optimizer]] = {
 
 @functools.cache
 def orthogonal(cls: type[Optimizer]) -> type[Any]:
-    """The optimizer class that orthonormalises the gradients and then steps as `cls` does.
+    """Make the optimizer class that orthonormalises the gradients and then steps as `cls` does.
 
-    `orthogonal(torch.optim.SGD) is OrthSGD`. The same class comes back for the same `cls`; only the
-    named ones (OrthSGD, OrthAdam, OrthAdamW, OrthLARS) can be pickled.
+    The same class comes back for the same `cls`: `orthogonal(torch.optim.SGD) is OrthSGD`. Only the named
+    ones (OrthSGD, OrthAdam, OrthAdamW, OrthLARS) can be pickled.
 
     Raises:
-        ValueError: `cls` is no optimizer class, is orthogonal already, or is one of REFUSED.
+        ValueError: `cls` is not an optimizer class, replaces its gradients already, or is one of REFUSED.
     """
     if not (isinstance(cls, type) and issubclass(cls, Optimizer)):
         raise ValueError(f"orthogonal takes a subclass of torch.optim.Optimizer, got {cls!r}")

@@ -8,7 +8,7 @@ import torch
 from helpers.matrices import nearest_orthonormal, with_singular_values
 from torch import nn
 
-from sslortho.optim import OrthSGD, param_groups
+from sslortho.optim import OrthSGD, create_optimizer, param_groups
 from sslortho.optim.components import to_matrices
 from sslortho.optim.monitor import (
     count_disabled,
@@ -17,6 +17,7 @@ from sslortho.optim.monitor import (
     measure_gradient,
     measure_gradients,
     measure_layers,
+    state_bytes,
 )
 
 
@@ -165,3 +166,30 @@ def test_layers_are_measured_whatever_the_optimizer(cls):
 def test_a_layer_without_a_gradient_still_has_filters():
     weight = nn.Parameter(torch.eye(2))
     assert measure_layers([{"params": [weight], "names": ["a.weight"]}]) == {"filter_cosine/a": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "copies"),
+    [
+        ("sgd", {"momentum": 0.0}, 0),
+        ("orth_sgd", {"momentum": 0.0}, 0),
+        ("norm_sgd", {"momentum": 0.0}, 0),
+        ("lars", {"momentum": 0.0}, 0),
+        ("orth_lars", {"momentum": 0.0}, 0),
+        ("sgd", {"momentum": 0.9}, 1),
+        ("orth_sgd", {"momentum": 0.9}, 1),
+        ("orth_lars", {"momentum": 0.9}, 1),
+        ("adam", {}, 2),
+        ("orth_adam", {}, 2),
+    ],
+)
+def test_an_optimizer_keeps_the_memory_that_the_paper_counts(name, options, copies):
+    """2n, 3n and 4n with parameters and gradients (section 3.1.2)."""
+    model = nn.Sequential(nn.Linear(7, 11), nn.Linear(11, 3))
+    optimizer = create_optimizer(name, model.parameters(), lr=0.01, **options)
+    assert state_bytes(optimizer) == 0
+    model(torch.ones(2, 7)).square().sum().backward()
+    optimizer.step()
+    numbers = 7 * 11 + 11 + 11 * 3 + 3
+    counters = 4 if "adam" in name else 0  # Adam's step counts, one a tensor
+    assert state_bytes(optimizer) == 4 * (copies * numbers + counters)

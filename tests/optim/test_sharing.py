@@ -1,26 +1,23 @@
+import copy
+import gc
 import itertools
 import pickle
 import warnings
 
 import pytest
 import torch
+import torch.distributed as dist
 from helpers.matrices import nearest_orthonormal
 from helpers.ranks import run_on_ranks
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sslortho.optim import OrthLARS, OrthSGD, orthonormalise_
-from sslortho.optim.monitor import measure_gradients
-from sslortho.optim.sharing import check_share, deal
+from sslortho.optim import OrthSGD, orthonormalise_, sharing
+from sslortho.optim.sharing import check_share, deal, find_data_parallel
 
 # the convolutions of a small ResNet, a dense layer, and more matrices than ranks of one shape
 SHAPES = [(64, 3, 7, 7), *[(64, 64, 3, 3)] * 4, (128, 64, 3, 3), *[(128, 128, 3, 3)] * 3]
 SHAPES += [(128, 64, 1, 1), (10, 128), (1, 5), (3, 2, 2, 2)]
-
-
-fsdp_on_cpu = pytest.mark.skipif(
-    torch.__version__ < "2.7", reason="fully_shard of torch 2.6 needs a GPU"
-)
 
 
 def parameters_with_gradients(shapes=SHAPES, seed: int = 0, **options) -> list[nn.Parameter]:
@@ -49,8 +46,6 @@ def test_no_rank_has_much_more_than_it_must(costs, ranks):
 
 
 def shared_gradients(rank: int, polar: str, channels_last: bool, message: int | None) -> list:
-    from sslortho.optim import sharing
-
     if message is not None:
         sharing.MESSAGE = message
     shapes = [shape for shape in SHAPES if len(shape) == 4] if channels_last else SHAPES
@@ -151,6 +146,101 @@ def test_equal_gradients_are_shared_without_a_word(tmp_path):
     assert [warnings_ for _, warnings_ in results] == [0, 0]
 
 
+def share_in_a_group(rank: int, share) -> tuple[list, bool | None]:
+    """Gradients of three ranks of which two are a group; whether they share. No module is wrapped."""
+    group = dist.new_group([0, 1])
+
+    def search(parameters):
+        raise AssertionError("a process group was given")
+
+    sharing.find_data_parallel = search
+    parameters = parameters_with_gradients([(6, 9), (9, 6), (4, 4)], seed=1)
+    if rank == 2:  # its group is not one that it could share in
+        with pytest.raises(ValueError, match=r"process_group=.* that this rank is in"):
+            OrthSGD(parameters, lr=0.1, process_group=group)
+        return [], None
+    optimizer = OrthSGD(parameters, lr=0.1, share=share, process_group=group)
+    optimizer.step()
+    return [p.grad for p in parameters], optimizer._sharing._shared
+
+
+@pytest.mark.parametrize("share", ["auto", True])
+def test_a_process_group_that_is_given_is_used_without_a_search(tmp_path, share):
+    first, second, third = run_on_ranks(share_in_a_group, 3, tmp_path, share)
+    assert [first[1], second[1], third[1]] == [True, True, None]
+    for gradients in zip(first[0], second[0], strict=True):
+        assert torch.equal(*gradients)
+    for p, gradient in zip(
+        parameters_with_gradients([(6, 9), (9, 6), (4, 4)], seed=1), first[0], strict=True
+    ):
+        expected = nearest_orthonormal(p.grad).float()
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=2e-5)
+
+
+def copy_with_a_group(rank: int) -> list:
+    """What copies of optimizers remember of a process group, and the errors of those that are wrong."""
+    parameter = nn.Parameter(torch.zeros(2, 2))
+    remembered = []
+    for share in ("auto", True):
+        optimizer = OrthSGD([parameter], lr=0.1, share=share, process_group=dist.group.WORLD)
+        resumed = OrthSGD([parameter], lr=0.1)
+        resumed.load_state_dict(optimizer.state_dict())
+        twins = (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer)), resumed)
+        remembered += [(twin.share, twin.process_group) for twin in twins]
+    with pytest.raises(ValueError, match=r"process_group=.* has no effect with share=False"):
+        OrthSGD([parameter], lr=0.1, share=False, process_group=dist.group.WORLD)
+    return remembered
+
+
+def test_a_process_group_is_not_copied_and_true_without_it_is_auto(tmp_path):
+    (remembered,) = run_on_ranks(copy_with_a_group, 1, tmp_path)
+    assert remembered == 6 * [("auto", None)]
+
+
+def test_a_process_group_is_checked():
+    with pytest.raises(ValueError, match="process_group='all' must be a torch"):
+        OrthSGD([nn.Parameter(torch.zeros(2, 2))], lr=0.1, process_group="all")
+
+
+def search_wrapped_modules(rank: int) -> list[bool]:
+    """Whether the module that holds a parameter is found: the newest one that is still alive."""
+    gc.get_objects = None  # pyright: ignore[reportAttributeAccessIssue]
+    model, other = nn.Linear(2, 3), nn.Linear(2, 3)
+    found = [find_data_parallel(model.parameters()) is None]
+    first = nn.parallel.DistributedDataParallel(model)
+    second = nn.parallel.DistributedDataParallel(nn.Sequential(model, nn.Linear(3, 1)))
+    found.append(find_data_parallel([model.bias]) is second)
+    found.append(find_data_parallel(other.parameters()) is None)
+    del second
+    gc.collect()
+    found.append(find_data_parallel([model.bias]) is first)
+    return found
+
+
+def test_wrapped_modules_are_known_without_a_search_of_all_objects(tmp_path):
+    (found,) = run_on_ranks(search_wrapped_modules, 1, tmp_path)
+    assert found == 4 * [True]
+
+
+def step_after_a_late_import(rank: int, kind: str) -> int:
+    """Number of warnings of a first step where sslortho was imported after torch.distributed ran."""
+    sharing.IMPORTED_LATE = True
+    parameters = parameters_with_gradients([(6, 9)])
+    holder = nn.ParameterList(parameters)
+    if kind == "wrapped":
+        holder = nn.parallel.DistributedDataParallel(holder)
+    share = False if kind == "off" else "auto"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        OrthSGD(parameters, lr=0.1, share=share).step()
+    return sum("process_group=" in str(warning.message) for warning in caught)
+
+
+@pytest.mark.parametrize(("kind", "warned"), [("plain", 1), ("wrapped", 0), ("off", 0)])
+def test_a_module_that_may_have_been_missed_is_a_warning(tmp_path, kind, warned):
+    assert run_on_ranks(step_after_a_late_import, 2, tmp_path, kind) == [warned, warned]
+
+
 def steps_with_uneven_gradients(rank: int, kind: str) -> list:
     """Ranks that do not hold the same parameters, or not all with gradients, or of which one rests."""
     parameters = parameters_with_gradients([(6, 9), (9, 6)], seed=1)
@@ -187,8 +277,6 @@ UNEVEN = [(100, 200), (3, 4), (3, 4), (3, 4), (5, 2)]
 
 def share_one_large_matrix(rank: int) -> tuple[int, list]:
     """Entries of all that arrives where one rank has nearly all there is to send, and the results."""
-    from sslortho.optim import sharing
-
     sizes = []
     original = sharing._Message
 
@@ -244,98 +332,3 @@ def test_share_survives_pickling_and_is_not_part_of_the_state():
     other = OrthSGD([nn.Parameter(torch.zeros(2, 2))], lr=0.1, share=True)
     other.load_state_dict(optimizer.state_dict())
     assert other.share is True
-
-
-class Small(nn.Module):
-    """Sides of 3 and 2, smaller than a mesh of four, and of 5 and 7, which it does not divide."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 5, 3, bias=False)
-        self.hidden = nn.Linear(20, 7)
-        self.out = nn.Linear(7, 3)
-
-    def forward(self, x):
-        return self.out(torch.tanh(self.hidden(self.conv(x).flatten(1))))
-
-
-def small_model() -> nn.Module:
-    torch.manual_seed(0)
-    return Small().double()
-
-
-def train(model: nn.Module, optimizer, images: torch.Tensor) -> None:
-    for _ in range(3):
-        optimizer.zero_grad()
-        model(images).square().mean().backward()
-        optimizer.step()
-
-
-def images_for(world_size: int, rank: int | None = None) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(4 * world_size, 2, 4, 4, generator=generator, dtype=torch.float64)
-    return images if rank is None else images[4 * rank : 4 * rank + 4]
-
-
-def measured_by(rank: int) -> dict[str, float]:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    model = small_model()
-    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
-    model(images_for(1)).square().mean().backward()
-    return measure_gradients([{"params": list(model.parameters())}])
-
-
-@fsdp_on_cpu
-def test_sharded_gradients_are_measured_whole(tmp_path):
-    results = run_on_ranks(measured_by, 2, tmp_path)
-    model = small_model()
-    model(images_for(1)).square().mean().backward()
-    expected = measure_gradients([{"params": list(model.parameters())}])
-    for figures in results:
-        assert figures == pytest.approx(expected, rel=1e-6)
-
-
-OPTIMIZERS = {
-    "sgd": lambda p: OrthSGD(p, lr=0.05, momentum=0.9, weight_decay=0.01),
-    "lars": lambda p: OrthLARS(p, lr=2.0, weight_decay=0.01, trust_coefficient=0.1),
-}
-
-
-def trained_by(rank: int, world_size: int, kind: str, name: str) -> list[torch.Tensor]:
-    model = small_model()
-    if kind == "ddp":
-        model = nn.parallel.DistributedDataParallel(model)
-    else:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
-        shape, names = {
-            "fsdp": ((world_size,), ("all",)),
-            "hybrid": ((2, world_size // 2), ("replicas", "shards")),
-        }[kind]
-        fully_shard(model, mesh=init_device_mesh("cpu", shape, mesh_dim_names=names))
-    optimizer = OPTIMIZERS[name](model.parameters())
-    train(model, optimizer, images_for(world_size, rank))
-    return [p.full_tensor() if hasattr(p, "full_tensor") else p.data for p in model.parameters()]
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize(
-    ("kind", "ranks"),
-    [
-        ("ddp", 2),
-        ("ddp", 4),
-        pytest.param("fsdp", 2, marks=fsdp_on_cpu),
-        pytest.param("fsdp", 4, marks=fsdp_on_cpu),
-        pytest.param("hybrid", 4, marks=fsdp_on_cpu),
-    ],
-)
-def test_training_on_ranks_equals_training_on_one(tmp_path, kind, ranks, name):
-    results = run_on_ranks(trained_by, ranks, tmp_path, ranks, kind, name)
-    alone = small_model()
-    train(alone, OPTIMIZERS[name](alone.parameters()), images_for(ranks))
-    for parameters in results:
-        for p, expected in zip(parameters, alone.parameters(), strict=True):
-            torch.testing.assert_close(p, expected.data, rtol=1e-6, atol=1e-9)

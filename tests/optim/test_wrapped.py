@@ -18,8 +18,8 @@ from sslortho.optim import (
     OrthLARS,
     OrthSGD,
     orthogonal,
-    polar_factor,
 )
+from sslortho.optim.polar_factor import factor
 from sslortho.optim.wrapped import ComponentNormSGD, NormSGD
 
 OrthRMSprop = orthogonal(torch.optim.RMSprop)
@@ -630,8 +630,8 @@ def test_ten_steps_of_a_resnet_are_those_of_the_svd(monkeypatch):
     How near that is hangs on rounding anywhere: these gradients have directions at the noise.
     """
     fast, single = ten_steps("auto"), ten_steps("svd")
-    svd = polar_factor.polar_svd
-    monkeypatch.setattr(polar_factor, "polar_svd", lambda m, tol: svd(m.double(), tol).to(m.dtype))
+    svd = factor.polar_svd
+    monkeypatch.setattr(factor, "polar_svd", lambda m, tol: svd(m.double(), tol).to(m.dtype))
     exact = ten_steps("svd")
     assert exact[1][-1] < 0.7 * exact[1][0]
     assert 0 < distance(fast, exact) < max(2 * distance(single, exact), 1e-3)

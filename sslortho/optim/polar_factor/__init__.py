@@ -1,1 +1,42 @@
-"""The nearest orthonormal matrix, by the method that fits."""
+"""The nearest orthonormal matrix, by the method that fits (arXiv 2202.07052, equations 4 and 5).
+
+How the files hang together, from the call down to the numbers:
+
+| file             | what it does                                                                     |
+|------------------|----------------------------------------------------------------------------------|
+| `stacks`         | many matrices of few shapes: stacks equal shapes, solves them in bounded parts   |
+| `parallel`       | runs those parts side by side on the CPU's threads                               |
+| `factor`         | one stack: chooses the method, scales, keeps NaN and zero apart; public `polar`  |
+| `decompositions` | methods `svd` (the reference) and `gram_eigh`                                    |
+| `gram_iteration` | methods `polar_express` and `newton_schulz`: polynomials by the Gram matrix      |
+| `polynomials`    | the coefficients of those polynomials, for any interval and tolerance            |
+| `precision`      | keeps float32 products in float32, whatever the process is set to                |
+
+The rest of `sslortho.optim` uses the names below; `polar` alone is public. The package is called
+`polar_factor` because `sslortho.optim.polar` is that function.
+"""
+
+from sslortho.optim.polar_factor.factor import (
+    LOWER_BOUND,
+    METHODS,
+    REAL,
+    TOLERANCE,
+    check_method,
+    check_rank_tol,
+    polar,
+)
+from sslortho.optim.polar_factor.precision import ieee_float32
+from sslortho.optim.polar_factor.stacks import Matrices, solve
+
+__all__ = [
+    "LOWER_BOUND",
+    "METHODS",
+    "REAL",
+    "TOLERANCE",
+    "Matrices",
+    "check_method",
+    "check_rank_tol",
+    "ieee_float32",
+    "polar",
+    "solve",
+]

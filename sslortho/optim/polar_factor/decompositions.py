@@ -1,4 +1,8 @@
-"""The nearest orthonormal matrix by a decomposition: of the matrix, or of its Gram matrix."""
+"""The exact methods: the nearest orthonormal matrix by a decomposition.
+
+`polar_svd` decomposes the matrix and is the reference; `polar_gram_eigh` the Gram matrix of its smaller
+side, in float64, and is faster. `factor` calls them with finite matrices of moderate scale.
+"""
 
 import functools
 from pathlib import Path
@@ -8,19 +12,20 @@ from torch import Tensor
 from torch.nn import functional
 
 PANEL_ROWS = 64
-"""Rows of a Gram matrix computed at a time on the CPU. Of a symmetric matrix the part above the
-diagonal is never needed; narrower panels skip more of it, and slow the product down."""
+"""Rows of a Gram matrix computed at a time on the CPU. A symmetric matrix is known from its part below
+the diagonal: narrower panels skip more of the rest, and slow the product down."""
 
 PANEL_COLUMNS = 1024
-"""Columns converted to float64 at a time there, so that the copy stays in a core's cache."""
+"""Columns converted to float64 at a time on the CPU, so that the copy stays in a core's cache."""
 
 ROOT_IN_FLOAT32 = 1e-4
-"""Smallest over largest singular value from which gram_eigh applies the inverse root in float32:
-errors of about 6e-4 at worst. The default rank_tol guarantees it where a side is over 838."""
+"""Ratio of the smallest to the largest singular value from which gram_eigh applies the inverse root in
+float32: errors of about 6e-4 at worst. The default rank_tol (eps * side) guarantees it where a side is
+over 838."""
 
 
 def default_rank_tol(rows: int, columns: int, dtype: torch.dtype) -> float:
-    """Relative size under which a singular value is rounding noise: eps * max(rows, columns).
+    """Relative size below which a singular value is rounding noise: eps * max(rows, columns).
 
     The rule of numpy's `matrix_rank`, in the precision that the decomposition runs in.
     """
@@ -28,14 +33,17 @@ def default_rank_tol(rows: int, columns: int, dtype: torch.dtype) -> float:
 
 
 def polar_svd(matrices: Tensor, rank_tol: float) -> Tensor:
-    """`U V^T` of float32 or float64 matrices (..., rows, columns) by a singular value decomposition."""
+    """`U V^T` of float32 or float64 matrices (..., rows, columns) by a singular value decomposition.
+
+    Directions below `rank_tol * sigma_max` go to zero. Equations 4 and 5 of arXiv 2202.07052.
+    """
     u, s, vh = torch.linalg.svd(matrices, full_matrices=False)
     keep = s >= rank_tol * s[..., :1]
     return (u * keep.unsqueeze(-2)) @ vh
 
 
 def _lower_gram(matrices: Tensor) -> Tensor:
-    """`A A^T` of (..., n, m) in float64; above the diagonal it may hold anything."""
+    """`A A^T` of (..., n, m) in float64, (..., n, n); above the diagonal it may hold anything."""
     n = matrices.shape[-2]
     if not matrices.is_cpu or n <= PANEL_ROWS or matrices[..., 0, 0].numel() > 1:
         a = matrices.double()
@@ -51,7 +59,10 @@ def _lower_gram(matrices: Tensor) -> Tensor:
 
 @functools.cache
 def _mkl_leaves_avx512_idle() -> bool:
-    """MKL takes its AVX-512 kernels on Intel's CPUs only; oneDNN, also in torch, on all."""
+    """Whether this CPU has AVX-512 and MKL will not use it.
+
+    MKL takes its AVX-512 kernels on Intel's CPUs alone; oneDNN, also in torch, takes its own on all.
+    """
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
@@ -61,7 +72,7 @@ def _mkl_leaves_avx512_idle() -> bool:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """`a @ b`, of one large float32 matrix by oneDNN where that is faster: by 1.5 on an AMD EPYC."""
+    """`a @ b`; a large one in float32 by oneDNN where that is faster (1.5 times on an AMD EPYC)."""
     one = a.is_cpu and a.dtype == torch.float32 and a[..., 0, 0].numel() == 1
     small = min(*a.shape[-2:], *b.shape[-2:]) < 128
     recorded = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
@@ -75,7 +86,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 def _roots_fit_float32(values: Tensor, keep: Tensor, rank_tol: float) -> bool:
     """Whether float32 is enough to apply an inverse root of these kept eigenvalues (..., n).
 
-    That rounds by eps * sigma_max / sigma_min, in every direction.
+    Applying it in float32 rounds by eps * sigma_max / sigma_min, in every direction.
     """
     if rank_tol >= ROOT_IN_FLOAT32:
         return True
@@ -89,7 +100,8 @@ def polar_gram_eigh(matrices: Tensor, rank_tol: float) -> Tensor:
     """`(A A^T)^(-1/2) A` from the eigenvalues of the small Gram matrix, in float64.
 
     Squaring the matrix squares its condition number, so float32 input is promoted: then directions
-    down to 1e-7 of the largest are told from noise. For float64 input only those above about 1e-8.
+    down to 1e-7 of the largest are told from noise. For float64 input only those above about 1e-8 are.
+    Directions below `rank_tol * sigma_max` go to zero.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     a = matrices.mT if tall else matrices

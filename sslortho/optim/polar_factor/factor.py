@@ -1,6 +1,7 @@
-"""The nearest orthonormal matrix: `U V^T` of `U S V^T` (arXiv 2202.07052, equations 4 and 5).
+"""The polar factor of one stack of matrices: `U V^T` of `U S V^T` (arXiv 2202.07052, eq. 4 and 5).
 
-`svd` is the reference. The others give the same answer:
+`polar` is the public function, `polar_stack` what `stacks` calls for gradients. `svd` is the reference;
+the others give the same answer:
 
 | method          | exact on                                   | cost                                   |
 |-----------------|--------------------------------------------|----------------------------------------|
@@ -9,12 +10,12 @@
 | `polar_express` | directions above `lower_bound * sigma_max` | four products, and small ones, fewest  |
 | `newton_schulz` | the same                                   | the same with more small ones          |
 
-Products are those of the large side. `sslortho.optim.polar_factor.decompositions` has the first two,
-`sslortho.optim.polar_factor.gram_iteration` what the others are made of.
+Products are those of the large side. `decompositions` has the first two methods; `gram_iteration` and
+`polynomials` have the parts of the others.
 
-A rank-deficient matrix has no unique nearest orthonormal matrix. What is returned is the partial
-isometry: directions below `rank_tol * sigma_max` go to zero, so the answer is unique, turns
-with the matrix, and zero stays zero. The iterative methods take no hard decision: a direction below
+A rank-deficient matrix has no unique nearest orthonormal matrix. The result is the partial isometry:
+directions below `rank_tol * sigma_max` go to zero. So the answer is unique, it is orthogonally
+equivariant, and zero stays zero. The iterative methods take no hard decision: a direction below
 `lower_bound` comes out somewhere between 0 and 1.
 """
 
@@ -26,34 +27,35 @@ from torch import Tensor
 
 from sslortho.optim.polar_factor.decompositions import default_rank_tol, polar_gram_eigh, polar_svd
 from sslortho.optim.polar_factor.gram_iteration import iterate, relative_lower_bound
+from sslortho.optim.polar_factor.parallel import run_on_threads
 from sslortho.optim.polar_factor.polynomials import newton_schulz_schedule, polar_express_schedule
 from sslortho.optim.polar_factor.precision import ieee_float32
-from sslortho.optim.polar_factor.parallel import run_on_threads
 
 REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""Types of matrices that have polar factors here."""
+"""Dtypes of matrices that `polar` takes."""
 
 LOWER_BOUND = 1e-3
-"""Relative singular value above which the iterative methods keep their promise."""
+"""Singular value, relative to the largest, above which the iterative methods keep `TOLERANCE`."""
 
 TOLERANCE = 1e-3
-"""Largest distance from one of a singular value that the iterative methods leave above it."""
+"""Largest distance from one that the iterative methods leave to singular values above `LOWER_BOUND`."""
 
 CPU_STACK = 2**16
-"""Most entries of matrices solved together on one CPU thread. Beyond, calls cost nothing beside the
-work, stacking is a copy for nothing, and smaller parts keep all threads busy to the end."""
+"""Most entries of matrices solved together on one CPU thread. In larger parts the cost of a call is
+nothing beside the work, and stacking is a copy in vain; smaller parts keep all threads busy to the
+end."""
 
 GPU_STACK = 2**26
-"""Most entries solved together elsewhere: 256 MiB of float32, and about five times that at work."""
+"""Most entries solved together elsewhere: 256 MiB of float32; the work takes about five times that."""
 
 NATURAL = (1e-30, 1e30)
-"""Squared norms of float32 matrices whose float64 Gram matrix and its inverse root need no scaling."""
+"""Squared norms of float32 matrices between which the float64 Gram matrix needs no scaling first."""
 
 
 def _half(matrices: Tensor) -> torch.dtype | None:
     """Precision of the correcting last step: tensor cores where there are any.
 
-    float16 and not bfloat16: of numbers of about one it keeps three bits more, at the same speed.
+    float16 and not bfloat16: it keeps three bits more of numbers of about one, at the same speed.
     """
     on_tensor_cores = matrices.is_cuda and matrices.dtype == torch.float32
     return torch.float16 if on_tensor_cores else None
@@ -79,20 +81,21 @@ def newton_schulz(
     """Polar factor by the quintic Newton-Schulz iteration, which converges to it.
 
     Not Muon's five steps: those trade convergence for speed and leave singular values between about
-    0.7 and 1.2. Same promise as `polar_express`, more steps.
+    0.7 and 1.2. Keeps what `polar_express` promises, in more steps.
     """
     lower = relative_lower_bound(lower_bound, min(matrices.shape[-2:]))
     return iterate(matrices, newton_schulz_schedule(lower, tolerance))
 
 
 METHODS = ("auto", "svd", "gram_eigh", "polar_express", "newton_schulz")
+"""Names of the methods of `polar`."""
 
 
 def choose_method(matrices: Tensor) -> str:
-    """What `auto` stands for.
+    """The method that `auto` stands for.
 
-    On the CPU the exact answer from the Gram matrix, and the SVD where float64 leaves the Gram
-    matrix no room; elsewhere products alone, since decompositions are slow there.
+    The SVD for float64, whose Gram matrix would need more digits than there are. Else on the CPU the
+    exact answer from the Gram matrix, on other devices products alone: decompositions are slow there.
     """
     # Milliseconds a matrix on one CPU thread (AMD EPYC, torch 2.15, MKL; 2026-11-24): where anything
     # beats gram_eigh it is by little, or not exact.
@@ -107,7 +110,7 @@ def choose_method(matrices: Tensor) -> str:
     # |  512 |    4608 |   369 |      78.5 |           149 |           209 |
     # | 1024 |    2048 |   579 |       255 |           569 |          1100 |
     #
-    # Elsewhere nothing has been measured yet; `scripts/bench_optim.py` does.
+    # Not measured on other devices yet; `benchmarks/bench_optim.py` does.
     if matrices.dtype == torch.float64:
         return "svd"
     return "gram_eigh" if matrices.device.type == "cpu" else "polar_express"
@@ -137,7 +140,7 @@ def check_rank_tol(rank_tol: float | None, method: str) -> None:
 
 
 def _decompose(matrices: Tensor, method: str, rank_tol: float) -> Tensor:
-    """One exact method, once more in float64 if LAPACK gives up, NaN if it gives up again."""
+    """One exact method; again in float64 if LAPACK does not converge, NaN if that fails too."""
     decomposition = polar_svd if method == "svd" else polar_gram_eigh
     for attempt in (matrices, matrices.double()):
         try:
@@ -148,8 +151,8 @@ def _decompose(matrices: Tensor, method: str, rank_tol: float) -> Tensor:
 
 
 def _solve(x: Tensor, method: str, rank_tol: float | None) -> Tensor:
-    """Polar factors of finite matrices whose squares are in range."""
-    if min(x.shape[-2:]) == 1:  # a depthwise filter; exact whatever the method
+    """Polar factors of finite matrices (..., rows, columns) whose squares are in range."""
+    if min(x.shape[-2:]) == 1:  # depthwise filters; exact whatever the method
         return x / torch.linalg.matrix_norm(x, keepdim=True)
     if method == "polar_express":
         return polar_express(x)
@@ -161,7 +164,10 @@ def _solve(x: Tensor, method: str, rank_tol: float | None) -> Tensor:
 
 
 def _needs_no_care(x: Tensor, method: str) -> bool:
-    """Whether gram_eigh can take the matrices as they are: the CPU may look before it leaps."""
+    """Whether gram_eigh can take the matrices as they are, without scaling or masks.
+
+    Only on the CPU, where reading numbers does not wait for a device.
+    """
     if method != "gram_eigh" or not x.is_cpu or x.dtype != torch.float32:
         return False
     if torch.compiler.is_compiling():
@@ -171,29 +177,30 @@ def _needs_no_care(x: Tensor, method: str) -> bool:
 
 
 def polar_stack(matrices: Tensor, method: str, rank_tol: float | None) -> Tensor:
-    """`polar` of one stack with everything chosen and checked, on the calling thread.
+    """`polar` of one stack (..., rows, columns), method chosen and checked, on the calling thread.
 
-    Within `ieee_float32`, unless compiled: then the process's own precision should be "highest".
+    To be called within `ieee_float32`; compiled code cannot be, and needs the process's own float32
+    precision to be "highest".
     """
     x = matrices.to(torch.promote_types(matrices.dtype, torch.float32))
     if _needs_no_care(x, method):
         return _solve(x, method, rank_tol).to(matrices.dtype)
     largest = torch.linalg.vector_norm(x, torch.inf, dim=(-2, -1), keepdim=True)
     finite = largest.isfinite()
-    # Masked, not skipped: a decomposition of a stack must not see a NaN, and looking would
-    # synchronise the device.
+    # Masked, not skipped: a decomposition of a stack must not see a NaN, and to look for one would
+    # wait for the device.
     x = torch.where(finite & (largest > 0), x / largest, 0)
     result = torch.where(largest > 0, _solve(x, method, rank_tol), 0)  # zero has no direction
     return torch.where(finite, result, torch.nan).to(matrices.dtype)
 
 
 def stack_limit(matrices: Tensor) -> int:
-    """How many of matrices (number, rows, columns) are solved at a time, so memory is bounded."""
+    """Number of matrices of a stack (number, rows, columns) solved at a time; bounds the memory."""
     return max(1, (CPU_STACK if matrices.is_cpu else GPU_STACK) // matrices[0].numel())
 
 
 def resolve_method(matrices: Tensor, method: str, rank_tol: float | None) -> str:
-    """The method that "auto" stands for; any other unchanged."""
+    """The method that "auto" stands for, given a rank_tol or not; any other unchanged."""
     if method != "auto":
         return method
     return choose_method(matrices) if rank_tol is None else "svd"
@@ -206,14 +213,16 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
         matrices: real floating point, (..., rows, columns). Any scale: each matrix is brought into
             range first. float16 and bfloat16 are computed in float32.
         method: "auto", "svd", "gram_eigh", "polar_express" or "newton_schulz" (this module's table).
+            "auto": svd for float64 and wherever a rank_tol is given, else gram_eigh on a CPU and
+            polar_express on other devices.
         rank_tol: singular values below `rank_tol` times the largest count as zero (svd and
             gram_eigh alone). None: eps * max(rows, columns). 0 keeps every direction, rounding
             noise too, as the paper's authors do.
 
     Returns:
-        Same shape, dtype and device. Its rows are orthonormal where rows <= columns, its columns
-        where rows >= columns, but for directions that count as zero. A matrix that holds a NaN or
-        an infinity becomes all NaN and leaves the others of the batch alone.
+        The same shape, dtype and device. Rows are orthonormal where rows <= columns, columns where
+        rows >= columns, except for directions that count as zero. A matrix that holds a NaN or an
+        infinity becomes all NaN and leaves the others of the batch alone.
 
     Raises:
         ValueError: an unknown method, fewer than two dimensions, a dtype that is not real floating
@@ -235,7 +244,7 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
     if matrices.numel() == 0:
         return matrices.clone()
     method = resolve_method(matrices, method, rank_tol)
-    if torch.compiler.is_compiling():  # a setting of the process cannot be changed in there
+    if torch.compiler.is_compiling():  # ieee_float32 cannot be entered in compiled code
         return polar_stack(matrices, method, rank_tol)
     with ieee_float32([matrices.device.type]):
         if matrices.ndim == 2 or not matrices.is_cpu:

@@ -1,10 +1,12 @@
-"""Polynomial iterations to the polar factor that work on the small side's Gram matrix.
+"""The iterative methods: polynomials of a matrix, worked out on the Gram matrix of its small side.
+
+`factor` calls `iterate` with a schedule of `polynomials`.
 
 A composition of odd polynomials applied to the singular values of A (n x m, n <= m) is `P A` for one
 symmetric n x n matrix P, and P follows from `A A^T` alone. So a stage of any number of steps touches
 the large side twice: to form the Gram matrix, and to apply P.
 
-What limits a stage is rounding. A Gram matrix carries an error of about `eps * sigma_max^2`, so a
+Rounding limits a stage. A Gram matrix carries an error of about `eps * sigma_max^2`, so a
 tiny eigenvalue may come out negative, and the steps, which multiply small eigenvalues by their slope
 squared, would blow it up. Hence `STAGE_GAIN`: the slopes of one stage multiply to no more, and the
 next stage starts from a new Gram matrix of what the last has made of A.
@@ -42,9 +44,9 @@ def apply_quintics(matrices: Tensor, schedule: tuple[Quintic, ...]) -> Tensor:
 def spectral_bound(square: Tensor) -> Tensor:
     """Upper bound of the largest singular value of A from `(A A^T)^2`, (..., 1, 1).
 
-    The Schatten norm of order 8, `||(A A^T)^2||_F^(1/4)`: too large by n^(1/8) at most (2.2 for n =
-    512), where the Frobenius norm is by n^(1/2) (22.6). Each step multiplies small singular values
-    by about 4, so that saves one or two.
+    The Schatten norm of order 8, `||(A A^T)^2||_F^(1/4)`: at most n^(1/8) times too large (2.2 for n =
+    512), where the Frobenius norm may be n^(1/2) times (22.6). Each step multiplies small singular
+    values by about 4, so the tighter bound saves one or two steps.
     """
     return torch.linalg.matrix_norm(square, keepdim=True).sqrt().sqrt()
 
@@ -78,7 +80,7 @@ def _multiplier(gram: Tensor, steps: tuple[Quintic, ...], square: Tensor | None 
 
 
 def _correct(x: Tensor, step: Quintic, dtype: torch.dtype) -> Tensor:
-    """One quintic on nearly orthonormal rows as a small correction, its products in `dtype`.
+    """Apply one quintic to nearly orthonormal rows as a small correction, its products in `dtype`.
 
     `x + D x` with `D = (a - 1) I + b G + c G^2`: rounding in `dtype` is relative to D, not to x.
     """
@@ -86,7 +88,7 @@ def _correct(x: Tensor, step: Quintic, dtype: torch.dtype) -> Tensor:
     low = x.to(dtype)
     gram = (low @ low.mT).to(x.dtype)
     identity = torch.eye(gram.shape[-1], dtype=x.dtype, device=x.device)
-    excess = gram - identity  # D in terms of G - I, so that what is left out of it is small too
+    excess = gram - identity  # D in terms of G - I, so that its rounding errors are small too
     d = (a + b + c - 1) * identity + (b + 2 * c) * excess
     d = d + c * (excess.to(dtype) @ excess.to(dtype)).to(x.dtype)
     return x + (d.to(dtype) @ low).to(x.dtype)
@@ -98,7 +100,7 @@ def iterate(
     *,
     half: torch.dtype | None = None,
 ) -> Tensor:
-    """Odd quintics on the singular values of `matrices / spectral_bound`, by their Gram matrices.
+    """Apply odd quintics to the singular values of `matrices / spectral_bound`, by Gram matrices.
 
     Args:
         matrices: (..., rows, columns), float32 or float64, largest entry about one.
@@ -106,7 +108,7 @@ def iterate(
         half: a half precision for the products of the last step, which only corrects.
 
     Returns:
-        What `apply_quintics` returns, with the large side touched twice a stage.
+        The same as `apply_quintics`, (..., rows, columns); the large side is touched twice a stage.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
@@ -131,5 +133,10 @@ def iterate(
 
 
 def relative_lower_bound(lower_bound: float, size: int) -> float:
-    """`lower_bound * sigma_max` after division by `spectral_bound`, at worst; `size` is n."""
+    """Smallest that `lower_bound * sigma_max` can be after division by `spectral_bound`.
+
+    Args:
+        lower_bound: relative to the largest singular value.
+        size: n, the smaller side of the matrix.
+    """
     return lower_bound / math.pow(size, 1 / 8)

@@ -1,7 +1,7 @@
 """Independent pieces of work on the CPU's threads, one thread each.
 
-A decomposition of a small matrix hardly gains from threads inside it; whole matrices side by side
-gain all there is. As each piece runs on one thread, its result does not depend on how many there are.
+A decomposition of a small matrix hardly gains from threads inside it; whole matrices side by side gain
+in full. As each piece runs on one thread, its result does not depend on the number of threads.
 """
 
 import os
@@ -17,7 +17,7 @@ _size = 0
 
 def _forget_pool() -> None:
     global _pool
-    _pool = None  # the threads stayed behind in the parent process
+    _pool = None  # a forked process has none of its parent's threads
 
 
 if hasattr(os, "register_at_fork"):
@@ -25,13 +25,13 @@ if hasattr(os, "register_at_fork"):
 
 
 def _start_pool(size: int) -> ThreadPoolExecutor:
-    """A pool of `size` running threads that use one core each."""
+    """Start a pool of `size` threads that use one core each; return when all of them run."""
     before = torch.get_num_threads()
     started = threading.Barrier(size + 1)
 
     def prepare() -> None:
         torch.set_num_threads(1)
-        torch.get_num_threads()  # torch fixes a thread's number at its first question
+        torch.get_num_threads()  # torch fixes a thread's number when it is first read
         started.wait()
 
     pool = ThreadPoolExecutor(size, thread_name_prefix="sslortho", initializer=prepare)
@@ -40,19 +40,19 @@ def _start_pool(size: int) -> ThreadPoolExecutor:
             pool.submit(int)
         started.wait()
     except BaseException:
-        started.abort()  # those that did start must not wait for one that did not
+        started.abort()  # threads that started must not wait for one that did not
         pool.shutdown(wait=False)
         raise
     finally:
-        torch.set_num_threads(before)  # of threads that are yet to start: they take the last number
+        torch.set_num_threads(before)  # threads that start later take the number set last
     return pool
 
 
 @torch.compiler.disable()
 def run_on_threads(pieces: Sequence[Callable[[], None]]) -> None:
-    """Run every piece; the first ones first. Raises what the first that failed has raised.
+    """Run all pieces in their order, as many at once as torch uses threads, gradients off.
 
-    As many at once as torch uses threads; gradients are off in all of them.
+    Raises the error of the first piece that failed, once all have ended.
     """
     global _pool, _size
     size = torch.get_num_threads()
@@ -68,7 +68,7 @@ def run_on_threads(pieces: Sequence[Callable[[], None]]) -> None:
     inference = torch.is_inference_mode_enabled()
 
     def run(piece: Callable[[], None]) -> None:
-        with torch.inference_mode(inference), torch.no_grad():  # modes are a thread's own
+        with torch.inference_mode(inference), torch.no_grad():  # modes belong to a thread
             piece()
 
     futures = [_pool.submit(run, piece) for piece in pieces]

@@ -1,4 +1,6 @@
-"""Odd quintic polynomials that drive singular values to one, as fast as any can.
+"""Odd quintic polynomials that drive singular values to one, in as few steps as possible.
+
+`factor` asks for a schedule, a tuple of quintics; `gram_iteration` applies it.
 
 Polar Express (arXiv 2505.16932): on [lower, upper] take the odd polynomial of degree five nearest
 to one in the maximum norm; its values fill [1 - error, 1 + error]; take the best polynomial on that
@@ -21,12 +23,13 @@ three (Higham, Functions of Matrices, section 8.3), and the limit of `minimax_qu
 interval closes on one."""
 
 MARGIN = 1e-3
-"""Relative rounding error before a step that a schedule bears. A minimax polynomial is steep beyond
+"""Relative rounding error before a step that a schedule tolerates. A minimax polynomial is steep beyond
 its interval (26 at the upper end of the first), so values that rounding pushes out would be driven
 further out at each step. Each interval is made this much wider; the paper's own remedy is to divide
 by 1.01 (section 3.4 there)."""
 
 MAX_STEPS = 60
+"""Most steps of a schedule; ends the search for a tolerance that rounding keeps out of reach."""
 
 
 def evaluate(polynomial: Quintic, x: float) -> float:
@@ -64,7 +67,7 @@ def minimax_quintic(lower: float, upper: float) -> Quintic:
 def _constant_schedule(
     compute: Callable[[float, float], tuple[Quintic, ...]],
 ) -> Callable[[float, float], tuple[Quintic, ...]]:
-    """Remember results, and have torch.compile take them as constants rather than trace the search."""
+    """Cache results, and let torch.compile take them as constants instead of tracing the search."""
     cached = functools.lru_cache(maxsize=256)(compute)
 
     @functools.wraps(compute)
@@ -76,7 +79,10 @@ def _constant_schedule(
 
 @_constant_schedule
 def polar_express_schedule(lower: float, tolerance: float) -> tuple[Quintic, ...]:
-    """Shortest minimax composition that maps [lower, 1] into [1 - tolerance, 1 + tolerance]."""
+    """Shortest minimax composition that maps [lower, 1] into [1 - tolerance, 1 + tolerance].
+
+    Polar Express (arXiv 2505.16932, theorem 3.1), each interval widened by MARGIN.
+    """
     steps: list[Quintic] = []
     upper = 1.0
     while max(1 - lower, upper - 1) > tolerance and len(steps) < MAX_STEPS:

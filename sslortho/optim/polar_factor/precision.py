@@ -1,4 +1,8 @@
-"""Products of float32 matrices in float32, whatever the process is set to."""
+"""Products of float32 matrices in float32, whatever the process is set to.
+
+`polar` and `stacks.solve` work within `ieee_float32`: TensorFloat-32 and bfloat16 have too few digits
+for a Gram matrix.
+"""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -8,7 +12,7 @@ import torch
 
 
 def _settings() -> list[tuple[Any, str]]:
-    """(module, value) of CUDA's and oneDNN's settings; empty before torch 2.9, which has one."""
+    """(module, value) of CUDA's and oneDNN's settings; empty before torch 2.9, with one for both."""
     modules = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
     if not all(hasattr(module, "fp32_precision") for module in modules):
         return []
@@ -34,14 +38,14 @@ def _highest_precision() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ieee_float32(device_types: Iterable[str]) -> Iterator[None]:
-    """No autocast, no TensorFloat-32 and no bfloat16 in products of float32 matrices.
+    """Switch off autocast, TensorFloat-32 and bfloat16 for products of float32 matrices.
 
     `torch.set_float32_matmul_precision("high")` is common in training code. With the 11 bits that
-    it leaves, a Gram matrix loses every direction below 2 % of the largest. The setting is the
-    process's: not for use on several threads at once, nor inside a compiled region.
+    it leaves, a Gram matrix loses every direction below 2 % of the largest. The setting belongs to the
+    process: not for several threads at once, nor for compiled code.
 
     Args:
-        device_types: "cpu", "cuda", ...: those whose autocast is switched off.
+        device_types: "cpu", "cuda", ...; the devices whose autocast is switched off.
     """
     with contextlib.ExitStack() as stack:
         for device_type in device_types:

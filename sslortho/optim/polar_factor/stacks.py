@@ -1,4 +1,9 @@
-"""Many matrices of few shapes: those of equal shape are stacked and solved in one call."""
+"""Many matrices of few shapes: those of equal shape are stacked and solved in one call.
+
+The entry for gradients. `Matrices` says what is to be solved and where the result goes; `solve` groups
+them by shape and method, cuts the groups into parts of bounded size, and hands each part to
+`factor.polar_stack`: on a CPU over threads (`parallel`), elsewhere one after another.
+"""
 
 import functools
 from collections import defaultdict
@@ -9,8 +14,8 @@ import torch
 from torch import Tensor
 
 from sslortho.optim.polar_factor.factor import polar_stack, resolve_method, stack_limit
-from sslortho.optim.polar_factor.precision import ieee_float32
 from sslortho.optim.polar_factor.parallel import run_on_threads
+from sslortho.optim.polar_factor.precision import ieee_float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +51,7 @@ class Matrices:
 
 
 def _wide(stack: Tensor) -> Tensor:
-    """With rows <= columns: the polar factor of a transpose is the transposed polar factor."""
+    """The stack with rows <= columns: the polar factor of a transpose is the transposed factor."""
     return stack.mT if stack.shape[1] > stack.shape[2] else stack
 
 
@@ -59,7 +64,7 @@ def _solve_together(parts: list[Matrices], method: str) -> None:
         _wide(part.out).copy_(factor)
 
 
-def _fill(parts: list[Matrices]) -> Iterator[list[Matrices]]:
+def _gather_parts(parts: list[Matrices]) -> Iterator[list[Matrices]]:
     """Gather parts of one wide shape into lists that are solved at a time."""
     limit = stack_limit(parts[0].stack)
     gathered: list[Matrices] = []
@@ -76,7 +81,7 @@ def solve(problems: Iterable[Matrices]) -> None:
     """Write the polar factors of all `problems`: equal shapes together, in parts of bounded size.
 
     On a CPU over torch's threads, the most expensive part first. Elsewhere one after another
-    without waiting for the device. A compiled optimizer step calls this as it is.
+    without waiting for the device. Never compiled: a compiled optimizer step calls it as it is.
     """
     shapes: dict[tuple, list[Matrices]] = defaultdict(list)
     for problem in problems:
@@ -84,7 +89,9 @@ def solve(problems: Iterable[Matrices]) -> None:
         method = resolve_method(stack, problem.method, problem.rank_tol)
         key = (method, problem.rank_tol, stack.device, stack.dtype, *_wide(stack).shape[1:])
         shapes[key].extend(problem.split())
-    together = [(method, parts) for (method, *_), all_ in shapes.items() for parts in _fill(all_)]
+    together = [
+        (method, parts) for (method, *_), all_ in shapes.items() for parts in _gather_parts(all_)
+    ]
     together.sort(key=lambda item: -sum(part.cost for part in item[1]))
     on_cpu = []
     with ieee_float32({parts[0].stack.device.type for _, parts in together}):

@@ -10,7 +10,7 @@ from helpers.matrices import (
 from torch.utils.flop_counter import FlopCounterMode
 
 from sslortho.optim import polar
-from sslortho.optim.polar_factor.factor import LOWER_BOUND, TOLERANCE
+from sslortho.optim.polar_factor import LOWER_BOUND, TOLERANCE
 
 EXACT = ("svd", "gram_eigh")
 ITERATIVE = ("polar_express", "newton_schulz")

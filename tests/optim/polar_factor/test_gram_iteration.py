@@ -6,7 +6,8 @@ import torch
 from helpers.matrices import with_singular_values
 from torch.utils.flop_counter import FlopCounterMode
 
-from sslortho.optim import gram_iteration, polar
+from sslortho.optim import polar
+from sslortho.optim.polar_factor import gram_iteration
 from sslortho.optim.polar_factor.gram_iteration import (
     STAGE_GAIN,
     apply_quintics,

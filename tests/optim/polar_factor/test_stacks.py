@@ -8,9 +8,7 @@ import torch
 from helpers.matrices import nearest_orthonormal, well_conditioned
 
 from sslortho.optim import polar
-from sslortho.optim.polar_factor import decompositions, stacks
-from sslortho.optim.polar_factor import factor as polar_factor
-from sslortho.optim.polar_factor.stacks import Matrices, solve
+from sslortho.optim.polar_factor import Matrices, decompositions, factor, solve, stacks
 from sslortho.optim.polar_factor.parallel import run_on_threads
 
 
@@ -54,7 +52,7 @@ def test_the_result_may_go_where_the_matrices_were():
 
 def test_equal_shapes_and_their_transposes_are_one_call(monkeypatch):
     calls = []
-    original = polar_factor.polar_stack
+    original = factor.polar_stack
 
     def record(matrices, *arguments):
         calls.append(tuple(matrices.shape))
@@ -68,14 +66,14 @@ def test_equal_shapes_and_their_transposes_are_one_call(monkeypatch):
 @pytest.mark.parametrize("limit", [1, 50, 100, 1000])
 def test_no_call_takes_more_than_the_limit(monkeypatch, limit):
     sizes = []
-    original = polar_factor.polar_stack
+    original = factor.polar_stack
 
     def record(matrices, *arguments):
         sizes.append(matrices.numel())
         return original(matrices, *arguments)
 
     monkeypatch.setattr(stacks, "polar_stack", record)
-    monkeypatch.setattr(polar_factor, "CPU_STACK", limit)
+    monkeypatch.setattr(factor, "CPU_STACK", limit)
     problems = [problem(7, 4, 5), problem(1, 5, 4), problem(3, 4, 5), problem(1, 30, 20)]
     solve(problems)
     assert sum(sizes) == sum(p.stack.numel() for p in problems)

@@ -1,0 +1,240 @@
+"""The whole algorithm on one page: orthonormalise a gradient's matrices, then step (arXiv 2202.07052).
+
+Read this file to learn the method; use `sslortho.optim` to train. It is literal and slow: one matrix
+after another, one singular value decomposition for each, plain torch, and nothing from the fast parts.
+`tests/optim/test_reference.py` holds the optimizers of `sslortho.optim` to it.
+
+    roles = assign_roles(model)                 # which matrices is each parameter?
+    state = {}                                  # momentum and the like, by name of parameter
+    loss.backward()
+    take_step(model, roles, state, lars_step, lr=0.2, weight_decay=1e-6)
+
+Sections and equations are the paper's unless another source is named.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+# --- Which matrices is a parameter? (section 2.2; dense layers 4.4.1; heads 5) ----------------------
+
+
+class Role(NamedTuple):
+    """How a parameter takes part in a step."""
+
+    matrices: int = 0
+    """Number of matrices that its gradient holds; 0: the gradient is used as it is."""
+    view: str = "rows"
+    """How they lie in it: "rows" one below the other, "columns" side by side, "transposed" one below
+    the other with components along the second dimension."""
+    exempt: bool = False
+    """Whether it takes neither weight decay nor LARS's ratio: biases, scales, norms."""
+
+
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def assign_roles(model: nn.Module, orth: str = "all", heads: bool = False) -> dict[str, Role]:
+    """The role of each parameter, by name.
+
+    Args:
+        model: its layers decide, never the names of its parameters.
+        orth: "all" orthonormalises every weight matrix; "conv" convolutions alone, as the paper does
+            for Barlow Twins (section 3.3).
+        heads: with orth="all", each attention head is a matrix of its own (section 5, future work).
+    """
+    roles = {}
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(prefix=path, recurse=False):
+            roles[name] = _role(module, parameter, orth)
+    if heads:
+        split = _head_roles(model)
+        roles.update({name: role for name, role in split.items() if name in roles})
+    return roles
+
+
+def _role(module: nn.Module, parameter: Tensor, orth: str) -> Role:
+    convolution = isinstance(module, _ConvNd)
+    scale = parameter.ndim > 2 and parameter[0].numel() == 1 and not convolution  # (channels, 1, 1)
+    if isinstance(module, NORMS) or parameter.ndim <= 1 or scale:
+        return Role(exempt=True)
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):  # a table, not a map
+        return Role()
+    if convolution:
+        # the channels of one group do not meet those of another: a matrix for each group
+        return Role(module.groups, "transposed" if isinstance(module, _ConvTransposeNd) else "rows")
+    if orth == "conv" or parameter.shape[0] == 1:  # one row, such as a table of positions
+        return Role()
+    return Role(1)  # a dense layer: the components are its outputs
+
+
+def _head_roles(model: nn.Module) -> dict[str, Role]:
+    """Roles of attention weights split into heads: torch's layer, and layers in the form of timm's."""
+    roles = {}
+    for path, module in model.named_modules():
+        path = f"{path}." if path else ""
+        qkv, output = getattr(module, "qkv", None), getattr(module, "proj", None)
+        if isinstance(module, nn.MultiheadAttention):
+            heads = module.num_heads
+            roles[f"{path}in_proj_weight"] = Role(3 * heads)  # q, k, v; in each the heads
+            roles.update({f"{path}{part}_proj_weight": Role(heads) for part in "qkv"})
+            roles[f"{path}out_proj.weight"] = Role(heads, "columns")
+        elif isinstance(qkv, nn.Linear) and isinstance(output, nn.Linear):
+            heads, width = getattr(module, "num_heads", None), output.in_features
+            if isinstance(heads, int) and qkv.out_features == 3 * width and width % heads == 0:
+                roles[f"{path}qkv.weight"] = Role(3 * heads)
+                roles[f"{path}proj.weight"] = Role(heads, "columns")
+    return roles
+
+
+def split_matrices(gradient: Tensor, role: Role) -> list[Tensor]:
+    """Views of the gradient, one a matrix, whose first dimension counts components (equation 3).
+
+    The paper's G_l holds the gradient of each component in a column; here it is a row. So a matrix is
+    the view flattened from its second dimension on, and its polar factor is the transpose of O_l.
+    """
+    if role.view == "columns":
+        return list(gradient.chunk(role.matrices, dim=1))
+    blocks = gradient.chunk(role.matrices, dim=0)
+    return [block.transpose(0, 1) if role.view == "transposed" else block for block in blocks]
+
+
+# --- The nearest orthonormal matrix (equations 4 and 5) ---------------------------------------------
+
+
+def nearest_orthonormal(matrix: Tensor, rank_tol: float | None = None) -> Tensor:
+    """`U V^T` of a matrix `U S V^T` (rows, columns), without the directions that are noise.
+
+    Args:
+        matrix: float32 or float64.
+        rank_tol: singular values below `rank_tol` times the largest count as zero; their directions
+            go to zero, which makes the result a partial isometry and unique. None: eps times the longer
+            side, as numpy's `matrix_rank`. 0: every direction is kept, as in the authors' code.
+
+    Returns:
+        The same shape. Zero stays zero; a NaN or an infinity anywhere makes all of it NaN.
+    """
+    if not matrix.isfinite().all():
+        return torch.full_like(matrix, torch.nan)
+    if not matrix.any():
+        return torch.zeros_like(matrix)
+    if rank_tol is None:
+        rank_tol = torch.finfo(matrix.dtype).eps * max(matrix.shape)
+    u, s, vt = torch.linalg.svd(matrix / matrix.abs().max(), full_matrices=False)  # equation 4
+    kept = s >= rank_tol * s[0]
+    return u[:, kept] @ vt[kept]  # equation 5
+
+
+def orthonormalise(gradient: Tensor, role: Role, rank_tol: float | None = None) -> Tensor:
+    """A copy of the gradient with each of its matrices replaced by the nearest orthonormal one."""
+    result = gradient.clone()
+    for block in split_matrices(result, role):
+        matrix = block.flatten(1)
+        block.copy_(nearest_orthonormal(matrix, rank_tol).reshape(block.shape))
+    return result
+
+
+# --- The base optimizers' steps, on an orthonormal gradient `o` -------------------------------------
+# The state of a parameter starts as an empty dictionary. Weight decay comes after the
+# orthonormalisation. An exempt parameter takes none.
+
+
+def sgd_step(
+    p: Tensor,
+    o: Tensor,
+    state: dict[str, Any],
+    exempt: bool,
+    *,
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+) -> None:
+    """Orthogonal-SGDM (equations 6 and 7).
+
+    As in torch, the rate multiplies the velocity and not what goes into it: for a constant rate that
+    is the paper's form, and after a change of the rate the whole velocity follows at once.
+    """
+    direction = o if exempt else o + weight_decay * p
+    state["velocity"] = momentum * state.get("velocity", torch.zeros_like(p)) + direction  # 6
+    p -= lr * state["velocity"]  # 7
+
+
+def adam_step(
+    p: Tensor,
+    o: Tensor,
+    state: dict[str, Any],
+    exempt: bool,
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+) -> None:
+    """Orthogonal-Adam (section 3.1.2; Adam: arXiv 1412.6980, algorithm 1).
+
+    `decoupled` is AdamW (arXiv 1711.05101): the decay shrinks the weights and passes by the moments.
+    """
+    decay = 0.0 if exempt else weight_decay
+    if decoupled:
+        p *= 1 - lr * decay
+    direction = o if decoupled else o + decay * p
+    t = state["step"] = state.get("step", 0) + 1
+    state["mean"] = betas[0] * state.get("mean", 0) + (1 - betas[0]) * direction
+    state["square"] = betas[1] * state.get("square", 0) + (1 - betas[1]) * direction**2
+    mean = state["mean"] / (1 - betas[0] ** t)
+    square = state["square"] / (1 - betas[1] ** t)
+    p -= lr * mean / (square.sqrt() + eps)
+
+
+def lars_step(
+    p: Tensor,
+    o: Tensor,
+    state: dict[str, Any],
+    exempt: bool,
+    *,
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    trust_coefficient: float = 1e-3,
+) -> None:
+    """Orthogonal-LARS (section 3.3), in the dialect of facebookresearch/barlowtwins.
+
+    The decay is a part of what is scaled, and the rate is not a part of the momentum. Where a norm is 0
+    the ratio is 1.
+    """
+    direction = o if exempt else o + weight_decay * p
+    if not exempt and p.norm() > 0 and direction.norm() > 0:
+        direction = trust_coefficient * p.norm() / direction.norm() * direction
+    state["velocity"] = momentum * state.get("velocity", torch.zeros_like(p)) + direction
+    p -= lr * state["velocity"]
+
+
+@torch.no_grad()
+def take_step(
+    model: nn.Module,
+    roles: dict[str, Role],
+    state: dict[str, dict[str, Any]],
+    rule: Callable[..., None],
+    rank_tol: float | None = None,
+    **options: Any,
+) -> None:
+    """One step of a model after its backward pass; gradients are left as they are.
+
+    Args:
+        model: a parameter without a gradient is left alone.
+        roles: of `assign_roles`.
+        state: empty at first; the same dictionary at every step.
+        rule: `sgd_step`, `adam_step` or `lars_step`.
+        rank_tol: see `nearest_orthonormal`.
+        options: keyword arguments of the rule; `lr` is absolute.
+    """
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            role = roles[name]
+            o = orthonormalise(p.grad, role, rank_tol) if role.matrices else p.grad
+            rule(p, o, state.setdefault(name, {}), role.exempt, **options)

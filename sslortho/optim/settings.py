@@ -1,0 +1,103 @@
+"""Settings of an optimizer by name, checked against what it takes before anything is built."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+from torch.optim import Optimizer
+
+from sslortho.optim.grouping import param_groups
+from sslortho.optim.registry import OPTIMIZERS, accepted_options, create_optimizer
+
+Layers = Literal["conv", "all", "none"]
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """An optimizer's name, rate and settings."""
+
+    name: str
+    lr: float
+    """Learning rate of the weights, absolute."""
+    weight_decay: float
+    orth_layers: Layers
+    """Layers whose gradients it orthonormalises."""
+    attention: Literal["whole", "heads"]
+    """Matrices of attention layers."""
+    settings: Mapping[str, Any]
+    """Other arguments of `create_optimizer`."""
+
+    def over(self, module: nn.Module, lr_biases: float | None = None) -> Optimizer:
+        """The optimizer over all parameters of a module.
+
+        Args:
+            module: its parameters are sorted into groups by `param_groups`.
+            lr_biases: learning rate of biases and norms, absolute; None: as the weights.
+        """
+        rates = {} if lr_biases is None else {"lr_biases": lr_biases}
+        return self.create(
+            param_groups(
+                module,
+                self.orth_layers,
+                attention=self.attention,
+                lr=self.lr,
+                weight_decay=self.weight_decay,
+                **rates,
+            )
+        )
+
+    def create(self, groups: list[dict[str, Any]]) -> Optimizer:
+        """The optimizer over parameter groups; `lr` where a group has none."""
+        return create_optimizer(self.name, groups, lr=self.lr, **self.settings)
+
+
+def settle_optimizer(
+    name: str,
+    given: Mapping[str, Any],
+    *,
+    lr: float,
+    weight_decay: float,
+    orth_layers: Layers | None,
+    attention: Literal["whole", "heads"] | None,
+    default_layers: Layers,
+) -> OptimizerSettings:
+    """Check the settings of an optimizer, and fill in what is not given.
+
+    Args:
+        name: key of OPTIMIZERS.
+        given: settings by name, such as momentum; None where one is not given.
+        lr, weight_decay: of the weights; the rate is absolute.
+        orth_layers, attention: see `param_groups`; None where not given.
+        default_layers: layers to orthonormalise where `orth_layers` is None.
+
+    Raises ValueError for an unknown name, and for a setting that has no effect on the optimizer.
+    """
+    accepted = accepted_options(name)
+    for option, value, needed in (
+        ("orth_layers", orth_layers, "orth"),
+        ("attention", attention, "orth_components"),
+    ):
+        if value is not None and needed not in accepted:
+            others = [other for other in OPTIMIZERS if needed in accepted_options(other)]
+            raise ValueError(
+                f"{option}={value!r} has no effect on optim={name!r}; it has one on "
+                f"{', '.join(others)}"
+            )
+    settings = {option: value for option, value in given.items() if value is not None}
+    if "momentum" in accepted:
+        settings.setdefault("momentum", 0.9)
+    elif "momentum" in settings and "betas" in accepted:
+        momentum = settings["momentum"]
+        raise ValueError(
+            f"momentum={momentum} is not an option of optim={name!r}; give its betas, such as "
+            f"[{momentum}, 0.999]"
+        )
+    return OptimizerSettings(
+        name=name,
+        lr=lr,
+        weight_decay=weight_decay,
+        orth_layers=(orth_layers or default_layers) if "orth" in accepted else "none",
+        attention=attention or "whole",
+        settings=settings,
+    )
