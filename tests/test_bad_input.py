@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from helpers.option_classes import OPTION_CLASSES
 from helpers.script_runs import SCRIPTS, call_script
 
-from sslortho import config as configurations
-from sslortho.recipes.command_line import parse_config, user_errors
+from sslortho.recipes.command_line import parse_options, user_errors
+from sslortho.recipes.tune.options import TuneOptions
 
 TRAINING = ("pretrain", "supervised")
 CONFIGURED = {
@@ -255,18 +256,11 @@ def test_mistakes_of_their_own(name, arguments, word):
     check_one_line(*run(name, arguments), word)
 
 
-CONFIGURATIONS = [
-    value
-    for name in configurations.__all__
-    if isinstance(value := getattr(configurations, name), type) and name.endswith("Config")
-]
-
-
 def may_be_float(kind):
     return kind is float or any(map(may_be_float, get_args(kind)))
 
 
-WITH_FRACTIONS = [c for c in CONFIGURATIONS if any(may_be_float(f.type) for f in fields(c))]
+WITH_FRACTIONS = [c for c in OPTION_CLASSES if any(may_be_float(f.type) for f in fields(c))]
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
@@ -277,14 +271,14 @@ def test_no_option_of_any_script_takes_a_number_that_is_not_finite(config, value
             shape = "[{}]" if list[float] in (field.type, *get_args(field.type)) else "{}"
             shape = "[0.5, {}]" if "tuple" in str(field.type) else shape
             with pytest.raises(SystemExit) as stop:
-                parse_config(config, [f"--{field.name}={shape.format(value)}"])
+                parse_options(config, [f"--{field.name}={shape.format(value)}"])
             assert stop.value.code == 2
             assert field.name in capsys.readouterr().err
 
 
 def test_nor_does_a_range_made_in_python():
     with pytest.raises(ValueError, match=r"lr_range=\(0.001, inf\) must be finite numbers"):
-        configurations.TuneOptions(lr_range=(1e-3, float("inf")))
+        TuneOptions(lr_range=(1e-3, float("inf")))
 
 
 WITHOUT_EFFECT = [

@@ -85,12 +85,13 @@ def create_train_loader(
             f"batch_size={batch_size} is larger than the data ({len(images)} images); "
             "choose a smaller one"
         )
+    workers = _count_workers(options, images)
     return images.create_train_loader(
         ViewRenderer(tuple(views), options.seed, options.channels_last),
         batch_size=batch_size // accumulation_steps,
         seed=options.seed,
         device=rank.device,
-        workers=_count_workers(options, images),
+        workers=workers,
         rank=rank.number,
         world_size=rank.count,
         cache=options.cache or "os",
@@ -110,9 +111,20 @@ def evaluation_batch(crop_size: int, device: torch.device) -> int:
 
 
 def create_evaluation_loader(
-    options: DataOptions, images: ImageSet, spec: EvaluationSpec, rank: Rank
+    options: DataOptions,
+    images: ImageSet,
+    specs: EvaluationSpec | tuple[EvaluationSpec, EvaluationSpec],
+    rank: Rank,
 ) -> EvaluationLoader:
-    """The evaluation view of each image, this rank's share."""
+    """The evaluation view of each image, this rank's share.
+
+    Args:
+        options: how images are read.
+        images: of all ranks.
+        specs: the view; or one for photographs and one for small images, which the images choose from.
+        rank: this one.
+    """
+    spec = specs[images.holds_small_images] if isinstance(specs, tuple) else specs
     return images.create_evaluation_loader(
         EvaluationRenderer(spec, options.channels_last),
         batch_size=evaluation_batch(spec.crop_size, rank.device),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sslortho.augment.published_views import for_small_images
 from sslortho.augment.views import ViewSpec
-from sslortho.models.backbones import feature_dim
+from sslortho.models.backbones import BackboneSettings, feature_dim
 
 
 class Task(nn.Module):
@@ -80,14 +80,13 @@ class Method(Task):
 
 
 def create_method(
-    method: type[Method], backbone: nn.Module, name: str, sizes: Collection[int], options: Any
+    method: type[Method], settings: BackboneSettings, sizes: Collection[int], options: Any
 ) -> Method:
-    """Build a method on a backbone, on the CPU.
+    """Build a method on a new backbone, on the CPU.
 
     Args:
         method: class of the method.
-        backbone: images (batch, 3, height, width) to features (batch, dim).
-        name: of the backbone, for messages.
+        settings: of the backbone.
         sizes: sides of the views in pixels.
         options: an instance of `method.Options`.
 
@@ -95,14 +94,15 @@ def create_method(
         ValueError: the backbone does not take views of these sizes, or has other numbers of features
             for some than for others.
     """
+    backbone = settings.create()
     dims = {size: feature_dim(backbone, size) for size in sorted(sizes, reverse=True)}
     largest = max(dims)
     for size, dim in dims.items():
         if dim != dims[largest]:
             raise ValueError(
-                f"backbone={name!r} has not as many features of views of {size} pixels as of {largest}, "
-                f"and {method.__name__} takes both; choose one that pools, such as resnet20, or views of "
-                "one size, such as --views byol"
+                f"backbone={settings.name!r} has not as many features of views of {size} pixels as of "
+                f"{largest}, and {method.__name__} takes both; choose one that pools, such as resnet20, "
+                "or views of one size, such as --views byol"
             )
     return method(backbone, dims[largest], options)
 

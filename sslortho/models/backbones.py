@@ -4,6 +4,7 @@ torchvision and timm take seconds to import, so they are imported where a networ
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -117,7 +118,11 @@ def _timm_backbone(name: str, any_size: bool) -> nn.Module:
 
 
 def create_backbone(
-    name: str, stem: Stem = "stock", zero_init_residual: bool = True, any_size: bool = False
+    name: str,
+    stem: Stem = "stock",
+    zero_init_residual: bool = True,
+    any_size: bool = False,
+    seed: int | None = None,
 ) -> nn.Module:
     """Create a network from images (batch, 3, height, width) to features (batch, dim).
 
@@ -135,12 +140,15 @@ def create_backbone(
             residual networks only.
         any_size: let timm's vision transformers take images of any size that the patches fill, by
             interpolating the positions. The weights are the same.
+        seed: of torch's generator, which the weights are drawn from; None: as it stands.
 
     Raises:
         ValueError: an unknown name or stem, or a stem that the network does not have.
     """
     if stem not in get_args(Stem):
         raise ValueError(f"stem={stem!r} is not one of {', '.join(map(repr, get_args(Stem)))}")
+    if seed is not None:
+        torch.manual_seed(seed)
     if name in OWN:
         return OWN[name]()
     if name in TORCHVISION:
@@ -153,6 +161,23 @@ def create_backbone(
     raise ValueError(
         f"backbone={name!r} is not one of {known} or timm:NAME{nearest(name, BACKBONES)}"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSettings:
+    """A backbone that can be created again with the same initial weights; see `create_backbone`."""
+
+    name: str
+    stem: Stem = "stock"
+    zero_init_residual: bool = True
+    any_size: bool = False
+    seed: int = 0
+
+    def create(self) -> nn.Module:
+        """The backbone, on the CPU."""
+        return create_backbone(
+            self.name, self.stem, self.zero_init_residual, self.any_size, self.seed
+        )
 
 
 @torch.no_grad()

@@ -10,19 +10,20 @@ from torch import Tensor
 from sslortho.augment import EvaluationSpec, ViewSpec
 from sslortho.augment.views import evaluation_spec
 from sslortho.data import EvaluationLoader, ImageSet
+from sslortho.data.loading import (
+    LabelledData,
+    choose_training_images,
+    create_evaluation_loader,
+    evaluation_views,
+    load_labelled_data,
+)
 from sslortho.evaluate import evaluate_classifier
 from sslortho.evaluate.features import evaluation_mode
 from sslortho.methods import Classification
 from sslortho.recipes.backbone import Subject, load_subject
-from sslortho.recipes.data import (
-    LabelledData,
-    build_evaluation_loader,
-    choose_training_images,
-    evaluation_views,
-    load_labelled_data,
-)
 from sslortho.recipes.options import BackboneOptions, RunOptions
 from sslortho.recipes.training import Training
+from sslortho.train.launch import rank_of
 
 LARGE_CROP = 224
 """Side of the views in pixels where neither the weights nor the images give another."""
@@ -59,7 +60,7 @@ class Evaluation:
 
     def evaluation_loader(self, data: ImageSet) -> EvaluationLoader:
         """Evaluation views of other images, this rank's share."""
-        return build_evaluation_loader(self.options, data, self.spec, self.accelerator)
+        return create_evaluation_loader(self.options, data, self.spec, rank_of(self.accelerator))
 
     def evaluation_views(self, data: ImageSet, indices: Tensor) -> Tensor:
         """Evaluation views (n, 3, size, size) of the samples `indices`, normalised, on the CPU."""
@@ -107,7 +108,9 @@ def place_subject(
 def build_evaluation(options: BackboneOptions, accelerator: Accelerator) -> Evaluation:
     """Load the data and the backbone, on every rank. Raises ValueError for a user's mistake."""
     with accelerator.local_main_process_first():  # the others find what it downloaded
-        data = choose_training_images(options, load_labelled_data(options))
+        data = choose_training_images(
+            options, load_labelled_data(options), options.train_percent, options.train_list
+        )
     subject, spec = place_subject(options, data.train, accelerator)
     return Evaluation(
         options=options,
@@ -115,5 +118,5 @@ def build_evaluation(options: BackboneOptions, accelerator: Accelerator) -> Eval
         data=data,
         subject=subject,
         spec=spec,
-        test=build_evaluation_loader(options, data.test, spec, accelerator),
+        test=create_evaluation_loader(options, data.test, spec, rank_of(accelerator)),
     )

@@ -7,17 +7,17 @@ from torch import Tensor
 
 from sslortho import evaluate
 from sslortho.data import ImageSet
-from sslortho.options import option
-from sslortho.recipes.data import (
-    build_evaluation_loader,
+from sslortho.data.loading import (
     choose_training_images,
+    create_evaluation_loader,
     load_labelled_data,
     load_test_set,
     load_training_set,
 )
+from sslortho.options import option
 from sslortho.recipes.evaluation import place_subject
 from sslortho.recipes.options import BackboneOptions
-from sslortho.recipes.training import join_ranks
+from sslortho.train.launch import join_ranks, rank_of
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ def extract(options: FeatureOptions) -> Features:
 
     Raises ValueError for a user's mistake.
     """
-    accelerator = join_ranks(options, options.mixed_precision)
+    accelerator = join_ranks(options, options.run_folder, options.mixed_precision)
     with accelerator.local_main_process_first():  # the others find what it downloaded
         images = _load_images(options)
     subject, spec = place_subject(options, images, accelerator)
     accelerator.print(subject.origin)
-    loader = build_evaluation_loader(options, images, spec, accelerator)
+    loader = create_evaluation_loader(options, images, spec, rank_of(accelerator))
     found = evaluate.extract_features(subject.backbone, loader, lambda: accelerator.autocast())
     accelerator.end_training()
     return Features(*(tensor.cpu() for tensor in found))
@@ -79,4 +79,6 @@ def _load_images(options: FeatureOptions) -> ImageSet:
         return images
     if options.train_percent is None and options.train_list is None:
         return load_training_set(options)
-    return choose_training_images(options, load_labelled_data(options)).train
+    return choose_training_images(
+        options, load_labelled_data(options), options.train_percent, options.train_list
+    ).train

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sslortho.data.options import DataOptions
 from sslortho.options import Options, option
@@ -60,6 +60,18 @@ class OptimizerOptions(Options):
     """Method by which orth_* orthonormalises. Default auto."""
     share: bool | None = option(None, group="hardware", rare=True)
     """Whether ranks share the work of orth_*. Default: if there are several. Changes rounding only."""
+
+    @property
+    def optimizer_settings(self) -> dict[str, Any]:
+        """Arguments of `optim.settings.settle_optimizer`, but for rate and default layers."""
+        names = ("momentum", "nesterov", "betas", "trust_coefficient", "polar", "share")
+        return {
+            "name": self.optim,
+            "given": {name: getattr(self, name) for name in names},
+            "weight_decay": self.weight_decay,
+            "orth_layers": self.orth_layers,
+            "attention": self.attention,
+        }
 
     def __post_init__(self) -> None:
         self._check_least(0, "lr", "weight_decay")

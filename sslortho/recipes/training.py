@@ -2,30 +2,22 @@
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from torch import nn
 from torch.optim import Optimizer
 
 from sslortho.data import TrainLoader
 from sslortho.methods.task import Task
-from sslortho.models import convert_sync_batch_norm
-from sslortho.optim.schedules import multi_step, warmup_cosine
-from sslortho.recipes.options import RunOptions, TrainingOptions
+from sslortho.recipes.options import TrainingOptions
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.status import RunStoppedError
 from sslortho.train.checkpoint import CheckpointFolder
-from sslortho.train.launch import create_accelerator, make_deterministic, set_threads
 from sslortho.train.options import TrainResult
 from sslortho.train.records import Reporter
-from sslortho.train.sharding import check_sharding
 from sslortho.train.trainer import Evaluate, Schedule, Trainer
 
 

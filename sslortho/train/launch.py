@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
+from sslortho.data.loading import Rank
 from sslortho.data.prefetch import share_of_cores
 from sslortho.train.options import ProcessOptions
 
@@ -144,3 +145,8 @@ def join_ranks(
     if options.deterministic:
         make_deterministic()
     return create_accelerator(mixed_precision, trackers, folder, options.rank_timeout)
+
+
+def rank_of(accelerator: Accelerator) -> Rank:
+    """This process among those that share a data set."""
+    return Rank(accelerator.device, accelerator.process_index, accelerator.num_processes)

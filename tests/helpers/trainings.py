@@ -8,7 +8,6 @@ import torch
 from accelerate.state import AcceleratorState
 
 from sslortho.recipes.pretrain.options import PretrainOptions
-from sslortho.recipes.pretrain.resolve import resolve
 from sslortho.recipes.pretrain.run import build
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.recipes.supervised.run import build as build_supervised
@@ -44,8 +43,7 @@ def train(folder, supervised=False, stopped=False, **options) -> dict:
         config = SupervisedOptions(out=str(folder), **{**SUPERVISED, **options})
         training = build_supervised(config).training
     else:
-        recipe = resolve(PretrainOptions.of(out=str(folder), **{**PRETRAIN, **options}))
-        training = build(recipe).training
+        training = build(PretrainOptions.of(out=str(folder), **{**PRETRAIN, **options})).training
     task = training.task
     start = [p.detach().clone() for p in task.parameters()]
     result = training.run(folder, evaluate)

@@ -4,12 +4,12 @@ import sys
 
 import pytest
 import yaml
-from sslortho.recipes.knn_eval.options import KnnEvalOptions
 
 from sslortho.methods.options import METHOD_OPTIONS
 from sslortho.options import GROUPS, facts
 from sslortho.recipes.command_line import parse_options
 from sslortho.recipes.export.options import ExportOptions
+from sslortho.recipes.knn_eval.options import KnnEvalOptions
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.show_views.options import ShowViewsOptions
@@ -82,7 +82,8 @@ def test_an_unknown_key_in_a_file_names_the_nearest(tmp_path, capsys):
 
 COMMANDS = [
     ExportOptions, KnnEvalOptions, LinearEvalOptions, SupervisedOptions, TuneOptions,
-    *(PretrainOptions.for_method(method) for method in METHOD_OPTIONS), ShowViewsOptions, WriteBetonOptions,
+    *(PretrainOptions.for_method(method) for method in METHOD_OPTIONS), ShowViewsOptions.for_method(),
+    WriteBetonOptions,
 ]  # fmt: skip
 
 

@@ -7,7 +7,6 @@ tests say of some pairs, drifts by 0.5 or more.
 """
 
 import shutil
-import types
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from helpers.ranks import run_on_ranks
 from helpers.trainings import PRETRAIN, drift, farthest, same_bits, train, trainings_of_rank
 from PIL import Image
 
-from sslortho.recipes.data import build_train_loader, load_training_set
+from sslortho.data.loading import Rank, create_train_loader, load_training_set
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import resolve
 
@@ -214,8 +213,8 @@ def test_one_rank_goes_on_from_two(two_ranks, one_rank, folder, tmp_path, name):
 
 @pytest.mark.parametrize(("parts", "ranks", "said"), [(1, 3, "20 .* 3"), (4, 2, "5 .* 2")])
 def test_a_batch_that_ranks_cannot_share_is_refused(parts, ranks, said):
-    config = PretrainOptions.of(**{**PRETRAIN, "accumulation_steps": parts})
-    data = load_training_set(config)
-    rank = types.SimpleNamespace(process_index=0, num_processes=ranks, device=torch.device("cpu"))
+    options = PretrainOptions.of(**{**PRETRAIN, "accumulation_steps": parts})
+    data, views = load_training_set(options), resolve(options).views
+    rank = Rank(torch.device("cpu"), 0, ranks)
     with pytest.raises(ValueError, match=f"batch of {said} ranks; choose a multiple"):
-        build_train_loader(config, data, resolve(config).views, rank)
+        create_train_loader(options, data, views, options.batch_size, rank, parts)

@@ -17,10 +17,10 @@ from sslortho.evaluate import (
 from sslortho.recipes.evaluation import Evaluation, build_evaluation
 from sslortho.recipes.evaluation_report import Results, write_results
 from sslortho.recipes.knn_eval.options import KnnEvalOptions
-from sslortho.recipes.training import join_ranks
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.provenance import Session
 from sslortho.runs.status import status_of
+from sslortho.train.launch import join_ranks
 
 
 def resolve(options: KnnEvalOptions) -> tuple[int, float]:
@@ -34,7 +34,9 @@ def build(options: KnnEvalOptions, k: int) -> Evaluation:
 
     Raises ValueError for a user's mistake, such as more neighbours `k` than training images.
     """
-    evaluation = build_evaluation(options, join_ranks(options, options.mixed_precision))
+    evaluation = build_evaluation(
+        options, join_ranks(options, options.run_folder, options.mixed_precision)
+    )
     images = len(evaluation.data.train)
     if k > images:
         raise ValueError(f"k={k} is more than the {images} training images; lower it")

@@ -17,14 +17,16 @@ from sslortho.models import write_classifier
 from sslortho.recipes.evaluation import Evaluation, build_evaluation
 from sslortho.recipes.evaluation_report import Results, write_results
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
-from sslortho.recipes.training import join_ranks
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.provenance import Session
+from sslortho.train.launch import join_ranks
 
 
 def build_fast_probe(options: LinearEvalOptions) -> Evaluation:
     """Load data and weights, on every rank. Raises ValueError for a user's mistake."""
-    return build_evaluation(options, join_ranks(options, options.mixed_precision))
+    return build_evaluation(
+        options, join_ranks(options, options.run_folder, options.mixed_precision)
+    )
 
 
 def _describe(held_out: float, probe: LogisticRegression, selection: Selection | None) -> str:

@@ -10,9 +10,9 @@ from sslortho.augment import SUPERVISED_VIEWS, ViewSpec
 from sslortho.methods import Classification
 from sslortho.models import BackboneInfo, linear_classifier
 from sslortho.optim import param_groups
+from sslortho.optim.settings import OptimizerSettings, settle_optimizer
 from sslortho.recipes.backbone import Subject
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
-from sslortho.recipes.optimizer import OptimizerRecipe, resolve_optimizer
 
 LR_BACKBONE = 0.005
 """Default rate of the backbone in fine-tuning, per 256 samples (README of facebookresearch/barlowtwins)."""
@@ -23,7 +23,7 @@ class LinearEvalRecipe:
     """A linear evaluation or fine-tuning by SGD that is fully decided, but for what the weights say."""
 
     options: LinearEvalOptions
-    optimizer: OptimizerRecipe
+    optimizer: OptimizerSettings
     view_name: str
     """Random view that the classifier is trained on."""
     lr_backbone: float | None
@@ -83,7 +83,8 @@ def resolve(options: LinearEvalOptions) -> LinearEvalRecipe:
     Raises ValueError for an option that the optimizer does not take, or that has no effect on a frozen
     backbone.
     """
-    optimizer = resolve_optimizer(options, options.lr * options.batch_size / 256, "all")
+    lr = options.lr * options.batch_size / 256
+    optimizer = settle_optimizer(lr=lr, default_layers="all", **options.optimizer_settings)
     frozen = options.weights == "freeze"
     if options.attention is not None and frozen:
         raise ValueError(f"attention={options.attention!r} has no effect on a frozen backbone")

@@ -3,19 +3,23 @@
 from dataclasses import dataclass
 from typing import Any
 
+from sslortho.data.loading import create_train_loader
 from sslortho.evaluate import Picture
 from sslortho.models import write_backbone, write_classifier
-from sslortho.recipes.data import build_train_loader
+from sslortho.models.placement import place_network
+from sslortho.optim.schedules import cosine_schedule
 from sslortho.recipes.evaluation import ClassifierTraining, build_evaluation
 from sslortho.recipes.evaluation_report import Results, inspect_run, write_results
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.recipes.linear_eval.resolve import LinearEvalRecipe, resolve
-from sslortho.recipes.training import Training, cosine_schedule, join_ranks, place_model
+from sslortho.recipes.training import Training
 from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.provenance import Session
+from sslortho.train.launch import join_ranks, rank_of
 from sslortho.train.options import TrainResult
 from sslortho.train.records import read_metrics
+from sslortho.train.sharding import check_sharding
 
 
 @dataclass(frozen=True)
@@ -31,17 +35,34 @@ def build_linear_evaluation(options: LinearEvalOptions) -> LinearEvaluation:
     Raises ValueError for a user's mistake.
     """
     recipe = resolve(options)
-    accelerator = join_ranks(options, options.mixed_precision, options.trackers)
+    folder = options.run_folder
+    accelerator = join_ranks(options, folder, options.mixed_precision, options.trackers)
+    if options.shard:
+        check_sharding(accelerator)
     evaluation = build_evaluation(options, accelerator)
     subject, data = evaluation.subject, evaluation.data
     views = recipe.create_views(subject.info)
-    loader = build_train_loader(options, data.train, views, accelerator)
+    loader = create_train_loader(
+        options,
+        data.train,
+        views,
+        options.batch_size,
+        rank_of(accelerator),
+        options.accumulation_steps,
+    )
     task = recipe.create_task(subject, len(data.classes))
-    place_model(task, options, accelerator)
+    place_network(
+        task,
+        accelerator.device,
+        channels_last=options.channels_last,
+        sync_batch_norm=options.sync_batch_norm and accelerator.num_processes > 1,
+    )
     optimizer = recipe.create_optimizer(task)
     if options.compile:
         task.compile()
-    schedule = cosine_schedule(options, len(loader), final=0.0)
+    schedule = cosine_schedule(
+        options.epochs, len(loader) // options.accumulation_steps, options.warmup_epochs, final=0.0
+    )
     training = Training(options, accelerator, task, optimizer, loader, schedule)
     return LinearEvaluation(**vars(evaluation), task=task, training=training, recipe=recipe)
 

@@ -6,28 +6,29 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from torch import nn
 
-from sslortho.augment.views import evaluation_spec
-from sslortho.data import EvaluationLoader, ImageSet
-from sslortho.evaluate import FrozenEvaluation
-from sslortho.methods.task import Task
-from sslortho.models import write_backbone
-from sslortho.recipes.data import (
-    build_evaluation_loader,
-    build_train_loader,
+from sslortho.data.loading import (
+    create_evaluation_loader,
+    create_train_loader,
     load_test_set,
     load_training_set,
 )
+from sslortho.evaluate import FrozenEvaluation
+from sslortho.methods.task import Task, create_method
+from sslortho.models import BackboneInfo, write_backbone
+from sslortho.models.placement import place_network
+from sslortho.optim.schedules import cosine_schedule
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import PretrainRecipe, resolve
-from sslortho.recipes.training import Training, cosine_schedule, join_ranks, place_model
+from sslortho.recipes.training import Training
 from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.provenance import Session, provenance
 from sslortho.runs.status import status_of
+from sslortho.train.launch import join_ranks, rank_of
 from sslortho.train.options import TrainResult
 from sslortho.train.records import read_metrics
+from sslortho.train.sharding import check_sharding
 
 
 @dataclass(frozen=True)
@@ -44,49 +45,45 @@ class Pretraining:
         return self.evaluation.online(task.backbone)
 
 
-def _build_evaluation(
-    recipe: PretrainRecipe, train: ImageSet, test: ImageSet | None, accelerator: Accelerator
-) -> FrozenEvaluation:
-    """kNN, linear probe and collapse measures on the training and the test images."""
-    options = recipe.options
+def build(options: PretrainOptions) -> Pretraining:
+    """Resolve the options, load the data and create everything, on every rank.
 
-    def loader(images: ImageSet) -> EvaluationLoader:
-        spec = evaluation_spec(recipe.views[0], images.holds_small_images)
-        return build_evaluation_loader(options, images, spec, accelerator)
-
+    Raises ValueError for a user's mistake.
+    """
+    recipe = resolve(options)
+    accelerator = join_ranks(options, options.run_folder, options.mixed_precision, options.trackers)
+    if options.shard:
+        check_sharding(accelerator)
+    rank = rank_of(accelerator)
+    with accelerator.local_main_process_first():  # the others find what it downloaded
+        train, test = load_training_set(options), load_test_set(options)
     labelled = test is not None and bool((train.labels >= 0).all())
-    return FrozenEvaluation(
-        train=loader(train),
-        test=loader(test) if test and labelled else None,
+    specs = recipe.evaluation_views
+    evaluation = FrozenEvaluation(
+        train=create_evaluation_loader(options, train, specs, rank),
+        test=create_evaluation_loader(options, test, specs, rank) if test and labelled else None,
         knn_k=options.knn_k,
         knn_temperature=options.knn_temperature,
         linear_probe=options.linear_probe,
     )
-
-
-def build(recipe: PretrainRecipe) -> Pretraining:
-    """Load the data and create everything that the recipe says, on every rank.
-
-    Raises ValueError for a user's mistake.
-    """
-    options = recipe.options
-    accelerator = join_ranks(options, options.mixed_precision, options.trackers)
-    with accelerator.local_main_process_first():  # the others find what it downloaded
-        train, test = load_training_set(options), load_test_set(options)
-    loader = build_train_loader(options, train, recipe.views, accelerator)
-    task = recipe.create_task()
-    place_model(task, options, accelerator)
-    optimizer = recipe.create_optimizer(task)
+    loader = create_train_loader(
+        options, train, recipe.views, options.batch_size, rank, options.accumulation_steps
+    )
+    task = create_method(recipe.method, recipe.backbone, recipe.view_sizes, options)
+    place_network(
+        task,
+        rank.device,
+        channels_last=options.channels_last,
+        sync_batch_norm=options.sync_batch_norm and rank.count > 1,
+    )
+    optimizer = recipe.optimizer.over(task, lr_biases=recipe.lr_biases)
     if options.compile:
         task.compile()
+    steps = len(loader) // options.accumulation_steps
     # down to a thousandth, as facebookresearch/barlowtwins
-    schedule = cosine_schedule(options, len(loader), final=1e-3)
-    return Pretraining(
-        recipe=recipe,
-        accelerator=accelerator,
-        training=Training(options, accelerator, task, optimizer, loader, schedule),
-        evaluation=_build_evaluation(recipe, train, test, accelerator),
-    )
+    schedule = cosine_schedule(options.epochs, steps, options.warmup_epochs, final=1e-3)
+    training = Training(options, accelerator, task, optimizer, loader, schedule)
+    return Pretraining(recipe, accelerator, training, evaluation)
 
 
 def run(options: PretrainOptions, session: Session) -> dict[str, Any]:
@@ -106,7 +103,7 @@ def run(options: PretrainOptions, session: Session) -> dict[str, Any]:
     if (finished := folder.finished_summary()) is not None:
         tell(finished, folder.path)
         return finished
-    pretraining = build(resolve(options))
+    pretraining = build(options)
     accelerator, training = pretraining.accelerator, pretraining.training
     views = next(iter(training.loader)).views if accelerator.is_main_process else None
     folder.prepare(accelerator, options, views)
@@ -120,23 +117,25 @@ def run(options: PretrainOptions, session: Session) -> dict[str, Any]:
     return summary
 
 
-def _untrained_figures(run: Pretraining) -> dict[str, float]:
-    """The final figures of the backbone as it was before training."""
-    backbone: nn.Module = run.recipe.create_backbone().to(run.accelerator.device)
-    return run.evaluation.final(backbone)
-
-
 def _finish(
     run: Pretraining, folder: RunFolder, result: TrainResult, session: Session
 ) -> dict[str, Any]:
     """Write weights, pictures and final figures; the summary."""
-    backbone, options = run.training.task.backbone, run.recipe.options
+    recipe, backbone = run.recipe, run.training.task.backbone
+    options, view = recipe.options, recipe.views[0]
+    info = BackboneInfo(
+        backbone=recipe.backbone.name,
+        stem=recipe.backbone.stem,
+        crop_size=options.crop_size,
+        mean=view.mean,
+        std=view.std,
+    )
     if run.accelerator.is_main_process:  # first what cannot fail
-        write_backbone(backbone, folder.backbone, run.recipe.info)
+        write_backbone(backbone, folder.backbone, info)
         records = read_metrics(folder.metrics, {"loss", "knn_top1"})
         draw_curves(folder.curves, {options.optim: records})
     figures = run.evaluation.final(backbone)
-    before = _untrained_figures(run)
+    before = run.evaluation.final(recipe.backbone.create().to(run.accelerator.device))
     summary: dict[str, Any] = {
         "loss": result.loss,
         **figures,

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from sslortho.atomic import atomic_file
 from sslortho.augment import ViewRenderer, ViewSpec
-from sslortho.augment.reference.geometry import CropDraw
-from sslortho.augment.reference.photometric import PhotometricDraw
+from sslortho.augment.draws.crops import CropDraw
+from sslortho.augment.draws.photometric import PhotometricDraw
 from sslortho.data import ImageSet
-from sslortho.recipes.data import build_train_loader, load_training_set
+from sslortho.data.loading import create_train_loader, load_training_set
 from sslortho.recipes.pretrain.resolve import resolve
 from sslortho.recipes.show_views.options import ShowViewsOptions
-from sslortho.recipes.training import join_ranks
+from sslortho.train.launch import join_ranks, rank_of
 
 Indices = NDArray[np.int64]
 
@@ -97,9 +97,16 @@ def undo_normalise(view: Tensor, spec: ViewSpec) -> NDArray[np.float32]:
 def collect_samples(options: ShowViewsOptions) -> list[Sample]:
     """The first samples of the first batch of the epoch, their views from the loader itself."""
     recipe = resolve(options)
-    accelerator = join_ranks(options, options.mixed_precision)
+    accelerator = join_ranks(options, options.run_folder, options.mixed_precision)
     data = load_training_set(options)
-    loader = build_train_loader(options, data, recipe.views, accelerator)
+    loader = create_train_loader(
+        options,
+        data,
+        recipe.views,
+        options.batch_size,
+        rank_of(accelerator),
+        options.accumulation_steps,
+    )
     loader.set_epoch(options.epoch)
     batch = next(iter(loader))
     parts = options.batch_size // options.accumulation_steps
@@ -112,8 +119,7 @@ def collect_samples(options: ShowViewsOptions) -> list[Sample]:
         for view, spec in zip(batch.views, specs, strict=True)
     ]
     captions = [
-        draw_captions(renderer, view, indices, options.epoch, sizes)
-        for view in range(len(specs))
+        draw_captions(renderer, view, indices, options.epoch, sizes) for view in range(len(specs))
     ]
     titles = [_title(data, index) for index in indices]
     return [

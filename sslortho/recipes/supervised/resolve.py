@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from sslortho.augment import SUPERVISED_VIEWS, ViewSpec
 from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD, IMAGENET_MEAN, IMAGENET_STD
 from sslortho.data import ImageSet
+from sslortho.data.loading import LabelledData
 from sslortho.methods import Classification
 from sslortho.models import BackboneInfo, create_backbone, feature_dim, initial_classifier
 from sslortho.models.backbones import Stem
@@ -16,7 +17,6 @@ from sslortho.optim import param_groups
 from sslortho.optim.schedules import cosine_schedule, multi_step_schedule
 from sslortho.optim.settings import OptimizerSettings, settle_optimizer
 from sslortho.recipes.backbone import SMALL_CROP, resolve_stem
-from sslortho.data.loading import LabelledData
 from sslortho.recipes.evaluation import native_size
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.train.trainer import Schedule

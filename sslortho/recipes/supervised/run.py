@@ -8,18 +8,19 @@ from accelerate import Accelerator
 
 from sslortho.augment.views import evaluation_spec
 from sslortho.data import EvaluationLoader, ImageSet, hold_out
+from sslortho.data.loading import (
+    LabelledData,
+    check_classes,
+    create_evaluation_loader,
+    create_train_loader,
+    load_labelled_data,
+)
 from sslortho.evaluate import NonFiniteScoresError, Picture
 from sslortho.methods import Classification
 from sslortho.models import write_backbone, write_classifier
+from sslortho.models.placement import place_network
 from sslortho.optim.monitor import state_bytes
 from sslortho.recipes.backbone import Subject
-from sslortho.data.loading import (
-    LabelledData,
-    create_evaluation_loader,
-    create_train_loader,
-    check_classes,
-    load_labelled_data,
-)
 from sslortho.recipes.evaluation import ClassifierTraining
 from sslortho.recipes.evaluation_report import Results, inspect_run, write_results
 from sslortho.recipes.supervised.options import SupervisedOptions
@@ -30,15 +31,14 @@ from sslortho.recipes.supervised.resolve import (
     resolve_supervised_optimizer,
 )
 from sslortho.recipes.training import Training
-from sslortho.models.placement import place_network
-from sslortho.train.launch import join_ranks, rank_of
-from sslortho.train.sharding import check_sharding
 from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.provenance import Session
 from sslortho.runs.status import status_of
 from sslortho.train.backward import NonFiniteError
+from sslortho.train.launch import join_ranks, rank_of
 from sslortho.train.records import Record, read_metrics
+from sslortho.train.sharding import check_sharding
 
 TEST_FIGURES = ("top1", "top5", "test_loss")
 """Figures of the test images."""

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from sslortho.atomic import atomic_file
-from sslortho.recipes.optimizer import resolve_optimizer
+from sslortho.optim.settings import settle_optimizer
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.recipes.tune.options import TuneOptions
 from sslortho.recipes.tune.search import Range, Search, draw_search, hold_search
@@ -38,7 +38,8 @@ def check_trials(options: TuneOptions) -> None:
     }
     trial = SupervisedOptions(**trial_options(options, middle))
     weight = torch.zeros(1, requires_grad=True)
-    resolve_optimizer(trial, trial.lr, "all").create([{"params": [weight]}])
+    settings = settle_optimizer(lr=trial.lr, default_layers="all", **trial.optimizer_settings)
+    settings.create([{"params": [weight]}])
     check_data_dir(trial.data, trial.data_dir)
     if fit_subset(trial.data, trial.subset) != trial.subset:
         images = TRAINING_IMAGES[trial.data]

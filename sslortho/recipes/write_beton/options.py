@@ -26,16 +26,16 @@ class WriteBetonOptions(Options):
     mode: Literal["raw", "jpg", "smart"] = option("jpg", group="output")
     """raw: pixels. jpg: JPEG bytes. smart: pixels where they take at most smart_threshold times the
     bytes of a JPEG, a JPEG elsewhere."""
-    max_resolution: int | None = option(None, group="output", unit='pixels')
+    max_resolution: int | None = option(None, group="output", unit="pixels")
     """Length that the longer side of larger images is reduced to. Default: their own size."""
     quality: int | None = option(None, group="output")
     """Quality of JPEGs, 1 to 100. Default: JPEG files that need no resizing keep their bytes, other images
     are encoded with 90."""
     smart_threshold: float | None = option(None, group="output", rare=True)
     """Threshold of mode smart; default 4."""
-    page_size: int = option(8, group="output", rare=True, unit='MiB')
+    page_size: int = option(8, group="output", rare=True, unit="MiB")
     """Size of a page, a power of two from 2 to 2048; the most that one image may take."""
-    workers: int | None = option(None, group="hardware", unit='threads')
+    workers: int | None = option(None, group="hardware", unit="threads")
     """Threads that decode and encode. Default: one a core."""
     skip_broken: bool = option(False, group="data")
     """Leave out image files that cannot be decoded, and list them in the manifest."""

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from sslortho.data import ImageSet, load_split
-from sslortho.data.ffcv.writer import manifest_path, write_beton
+from sslortho.data.ffcv import manifest_path, write_beton
 from sslortho.data.image_folder import scan_folder
 from sslortho.recipes.write_beton.options import WriteBetonOptions
 
@@ -21,9 +21,7 @@ def load(options: WriteBetonOptions) -> ImageSet:
     """Image set of the split; a folder's as paths, none of them opened yet."""
     split = "train" if options.split == "train" else "test"
     if options.data == "folder":
-        data = scan_folder(
-            Path(options.data_dir or ""), split, follow_links=options.follow_links
-        )
+        data = scan_folder(Path(options.data_dir or ""), split, follow_links=options.follow_links)
     else:
         data = load_split(options.data, options.data_dir, split)
     if data is None:

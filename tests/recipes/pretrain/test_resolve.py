@@ -128,7 +128,7 @@ def test_small_views_have_no_blur_and_large_ones_the_papers():
 def test_mistakes_are_found_before_training(options, message, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=message):
-        build(resolve(PretrainOptions.of(trackers="none", **options)))
+        build(PretrainOptions.of(trackers="none", **options))
 
 
 def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
@@ -143,7 +143,7 @@ def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
             data="folder", data_dir=str(tmp_path / name), batch_size=4,
             backbone="basic_cnn", projector="8", trackers="none",
         )  # fmt: skip
-        train_loader = build(resolve(options)).training.loader
+        train_loader = build(options).training.loader
         assert isinstance(train_loader, loader)
         batch = next(iter(train_loader))
         assert [view.shape for view in batch.views] == [(4, 3, 32, 32)] * 2
@@ -152,4 +152,4 @@ def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
 def test_workers_are_for_images_that_are_decoded():
     options = PretrainOptions.of(workers=3, backbone="basic_cnn", projector="8", trackers="none")
     with pytest.raises(ValueError, match="workers=3 has no effect on data='digits'"):
-        build(resolve(options))
+        build(options)

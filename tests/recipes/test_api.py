@@ -1,0 +1,249 @@
+"""The commands as Python functions, beside what the commands write."""
+
+import json
+import shlex
+import threading
+
+import pytest
+import torch
+from helpers.script_runs import call_command
+from PIL import Image
+from safetensors.torch import load_file
+
+import sslortho
+from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD
+from sslortho.data import load_split
+from sslortho.recipes.command_line import create_options
+from sslortho.recipes.linear_eval.options import LinearEvalOptions
+from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.recipes.supervised.options import SupervisedOptions
+
+QUIET = {"threads": 1, "trackers": "none"}
+FEW = {**QUIET, "subset": 100, "batch_size": 50, "epochs": 1, "warmup_epochs": 0}
+PRETRAIN = {**FEW, "projector": "16-16", "linear_probe": False, "evaluate_every": 0}
+RATES = ("images_per_second", "seconds_this_session", "finished", "command", "config")
+"""Entries of a summary that differ between two runs of the same options."""
+
+
+def arguments(**options):
+    return [word for name, value in options.items() for word in (f"--{name}", _text(value))]
+
+
+def _text(value):
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def figures(summary):
+    return {name: value for name, value in summary.items() if name not in RATES}
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """Two steps of a pretraining by the function."""
+    out = tmp_path_factory.mktemp("runs") / "python"
+    return sslortho.pretrain("digits", "basic_cnn", method="simclr", out=out, seed=3, **FEW)
+
+
+def test_pretraining_is_the_command(pretrained, tmp_path):
+    out = tmp_path / "command"
+    given = {"backbone": "basic_cnn", "method": "simclr", "seed": 3, **FEW}
+    done = call_command("pretrain", *arguments(**given, out=out))
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert figures(pretrained.summary) == figures(summary)
+    ours, theirs = pretrained.backbone.state_dict(), load_file(out / "backbone.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert not pretrained.backbone.training
+    assert pretrained.backbone(torch.zeros(2, 3, 32, 32)).shape == (2, 512)
+    assert pretrained.summary == json.loads((pretrained.folder / "summary.json").read_text())
+
+
+def test_the_stored_command_gives_the_same_options(pretrained):
+    words = shlex.split(pretrained.summary["command"])
+    assert words[:4] == ["sslortho", "pretrain", "--data", "digits"]
+    done = call_command(*words[1:])
+    assert done.returncode == 0, done.stderr
+    assert "finished already" in done.stdout
+
+
+def test_a_finished_run_is_returned(pretrained, capsys):
+    again = sslortho.pretrain(
+        "digits", "basic_cnn", method="simclr", out=pretrained.folder, seed=3, **FEW
+    )
+    assert again.summary == pretrained.summary
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_another_precision_in_the_same_process(pretrained, tmp_path):
+    for precision in ("bf16", "no"):
+        options = {**QUIET, "k": 5, "mixed_precision": precision, "pictures": False}
+        found = sslortho.knn_eval(pretrained.folder, out=tmp_path / precision, **options)
+        assert found.summary["settings"]["mixed_precision"] == precision
+
+
+@pytest.mark.parametrize("name", ["linear_eval", "knn_eval"])
+def test_an_evaluation_is_the_command(pretrained, name, tmp_path):
+    options = {**QUIET, "pictures": False, "subset": 100}
+    if name == "linear_eval":
+        options |= {"batch_size": 50, "epochs": 1}
+    found = getattr(sslortho, name)(pretrained.folder, out=tmp_path / "python", **options)
+    given = {**options, "backbone_from": pretrained.folder, "out": tmp_path / "command"}
+    done = call_command(name, *arguments(**given))
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "command" / "summary.json").read_text())
+    assert figures(found.summary) == figures(summary)
+    assert found.folder == tmp_path / "python"
+
+
+def test_supervised_training_is_the_command(tmp_path):
+    options = {**FEW, "pictures": False}
+    found = sslortho.supervised("digits", "basic_cnn", out=tmp_path / "python", **options)
+    given = {**options, "backbone": "basic_cnn", "out": tmp_path / "command"}
+    assert call_command("supervised", *arguments(**given)).returncode == 0
+    summary = json.loads((tmp_path / "command" / "summary.json").read_text())
+    assert figures(found.summary) == figures(summary)
+    ours = found.backbone.state_dict()
+    theirs = load_file(tmp_path / "command" / "backbone.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_training_that_diverges_is_a_result(tmp_path):
+    wild = {**FEW, "optim": "sgd", "lr": 1e30, "momentum": 0, "max_bad_steps": 1}
+    found = sslortho.supervised("digits", "basic_cnn", out=tmp_path, pictures=False, **wild)
+    assert found.summary["diverged"] is True
+    assert found.backbone is None
+
+
+def test_a_call_from_another_thread(tmp_path):
+    results = []
+
+    def call():
+        run = sslortho.pretrain("digits", "basic_cnn", out=tmp_path / "run", **PRETRAIN)
+        results.append(run)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    assert results[0].summary["steps"] == 2
+
+
+# Features and weights
+
+
+def test_features_are_those_of_the_backbone_in_order(pretrained):
+    found = sslortho.extract_features(pretrained.folder, threads=1)
+    test = load_split("digits", None, "test")
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (CIFAR10_MEAN, CIFAR10_STD))
+    with torch.no_grad():
+        expected = pretrained.backbone((test.images / 255 - mean) / std)
+    assert found.features.dtype == torch.float32
+    torch.testing.assert_close(found.features, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(found.labels, test.labels)
+
+
+def test_features_of_a_folder_without_labels(pretrained, tmp_path):
+    for split, count in (("train", 3), ("test", 2)):
+        (tmp_path / split).mkdir()
+        for i in range(count):
+            Image.new("RGB", (32, 32), (60 * i, 0, 0)).save(tmp_path / split / f"{i}.png")
+    for split, count in (("train", 3), ("test", 2)):
+        found = sslortho.extract_features(pretrained.folder, tmp_path, split=split, threads=1)
+        assert found.features.shape == (count, 512)
+        assert found.labels.tolist() == [-1] * count
+
+
+def test_weights_are_loaded_from_a_run_or_a_file(pretrained):
+    images = torch.randn(2, 3, 32, 32)
+    expected = pretrained.backbone(images)
+    for weights in (pretrained.folder, str(pretrained.folder / "backbone.safetensors")):
+        backbone = sslortho.load_backbone(weights)
+        assert not backbone.training
+        assert torch.equal(backbone(images), expected)
+    with pytest.raises(ValueError, match="resnet20"):
+        sslortho.load_backbone(pretrained.folder, "resnet20")
+
+
+# Values and names
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "message"),
+    [
+        (
+            SupervisedOptions,
+            {"weight_dcay": 0},
+            "'weight_dcay' is not an option .did you mean weigh",
+        ),
+        (SupervisedOptions, {"help": True}, "'help' is not an option"),
+        (SupervisedOptions, {"config": "cifar10"}, "'config' is not an option"),
+        (SupervisedOptions, {"epochs": 2.5}, "epochs.*2.5"),
+        (SupervisedOptions, {"epochs": True}, "epochs.*True"),
+        (SupervisedOptions, {"epochs": None}, "epochs"),
+        (SupervisedOptions, {"lr": float("nan")}, "lr"),
+        (SupervisedOptions, {"lr": [0.1]}, "lr"),
+        (SupervisedOptions, {"lr": object()}, "lr=<object .* must be a number"),
+        (SupervisedOptions, {"data": "digit"}, "data"),
+        (SupervisedOptions, {"seed": -1}, "seed=-1 must be from 0"),
+        (PretrainOptions, {"temperature": 0.3}, "it is an option of --method simclr"),
+        (PretrainOptions, {"method": "simclrr"}, "did you mean simclr"),
+        (LinearEvalOptions, {}, "backbone_from"),
+    ],
+)
+def test_values_are_checked_as_on_the_command_line(cls, values, message):
+    with pytest.raises(ValueError, match=message):
+        create_options(cls, values)
+
+
+def test_values_become_those_that_the_options_hold(tmp_path):
+    options = create_options(
+        SupervisedOptions,
+        {
+            "lr": 1, "milestones": (1, 2.5), "schedule": "multi_step", "subset": None,
+            "out": tmp_path / "-a b", "betas": [0.9, 0.99], "optim": "adam", "compile": True,
+            "batch_size": torch.tensor(64),
+        },
+    )  # fmt: skip
+    assert isinstance(options.lr, float)
+    assert options.milestones == [1.0, 2.5]
+    assert options.betas == (0.9, 0.99)
+    assert options.out == str(tmp_path / "-a b")
+    assert options.compile is True
+    assert options.batch_size == 64
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sslortho.pretrain("digit"), "data='digit' is neither .* .did you mean digits"),
+        (lambda: sslortho.pretrain(3), "data=3 is neither a folder nor"),
+        (lambda: sslortho.pretrain(".", data_dir="x"), "are two folders"),
+        (lambda: sslortho.pretrain("digits", "a", backbone="b"), "are one option"),
+        (lambda: sslortho.pretrain(epoch=3), "did you mean epochs"),
+        (lambda: sslortho.extract_features("x", out="y"), "out='y' has no effect"),
+        (
+            lambda: sslortho.extract_features("x", subset=5),
+            "subset=5 has no effect on split='test'",
+        ),
+        (lambda: sslortho.extract_features("x", split="val"), "split"),
+        (lambda: sslortho.load_backbone("no/such/run"), "no/such/run"),
+    ],
+)
+def test_mistakes_are_value_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_folder_is_data(tmp_path):
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "photos" / split / label
+            folder.mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (32, 32), (50 * i, 90, 0)).save(folder / f"{i}.png")
+    options = {**QUIET, "epochs": 1, "batch_size": 4, "pictures": False}
+    run = sslortho.supervised(tmp_path / "photos", "basic_cnn", out=tmp_path / "run", **options)
+    assert run.summary["config"]["data"] == "folder"
+    assert run.summary["details"]["classes"] == 2
+    assert shlex.split(run.summary["command"])[2:6] == [
+        "--data", "folder", "--data_dir", str(tmp_path / "photos")
+    ]  # fmt: skip

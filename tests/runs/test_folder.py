@@ -1,0 +1,31 @@
+import json
+
+import pytest
+
+from sslortho.runs.folder import RunFolder
+
+
+def test_a_summary_is_strict_json(tmp_path):
+    RunFolder(tmp_path).write_summary({"loss": float("inf"), "top1": 90.0})
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    text = (tmp_path / "summary.json").read_text()
+    assert json.loads(text, parse_constant=refuse) == {"loss": None, "top1": 90.0}
+
+
+def test_a_finished_run_says_so(tmp_path, capsys):
+    folder = RunFolder(tmp_path)
+    assert folder.finished_summary() is None
+    folder.write_summary({"top1": 90.0})
+    assert folder.finished_summary() == {"top1": 90.0}
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_a_broken_summary_is_not_taken_for_a_result(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.summary.write_text('{"top1": 9')
+    assert folder.read_summary() is None
+    with pytest.raises(ValueError, match="delimiter"):
+        folder.finished_summary()
