@@ -1,3 +1,5 @@
+"""Renderers of batches: determinism, independence, memory formats."""
+
 from dataclasses import fields, replace
 
 import numpy as np
@@ -6,10 +8,18 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from sslortho.augment import VIEWS, EvaluationRenderer, EvaluationSpec, ViewRenderer, ViewSpec
+from sslortho.augment import (
+    EvaluationRenderer,
+    EvaluationSpec,
+    ViewRenderer,
+    ViewSpec,
+    create_views,
+)
 
 SEED, EPOCH, COUNT, SIDE = 11, 4, 24, 32
-PAIR = tuple(replace(view, blur_p=0.5, blur_taps=9) for view in VIEWS["barlow_twins_small"](SIDE))
+PAIR = tuple(
+    replace(view, blur_p=0.5, blur_taps=9) for view in create_views("barlow_twins_small", SIDE)
+)
 RENDERER = ViewRenderer(PAIR, seed=SEED)
 INDICES = np.arange(100, 100 + COUNT)
 PLAIN = ViewSpec(

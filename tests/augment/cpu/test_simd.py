@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from sslortho.augment.cpu import simd as lanes
+from sslortho.augment.cpu import simd
 from sslortho.augment.cpu.simd import LANES
 
 RNG = np.random.default_rng(0)
@@ -13,31 +13,31 @@ LEFT, RIGHT, MORE = (RNG.normal(size=40).astype(np.float32) for _ in range(3))
 
 @njit
 def _load_store(source, out, index):
-    lanes.store(out, index, lanes.load(source, index + 3))
+    simd.store(out, index, simd.load(source, index + 3))
 
 
 @njit
 def _load_bytes(source, out, index):
-    lanes.store(out, 0, lanes.load_bytes(source, index))
+    simd.store(out, 0, simd.load_bytes(source, index))
 
 
 @njit
 def _arithmetic(a, b, c, value, out):
-    x, y, z = lanes.load(a, 0), lanes.load(b, 0), lanes.load(c, 0)
-    lanes.store(out, 0, lanes.multiply_add(x, y, z))
-    lanes.store(out, LANES, lanes.add(x, y))
-    lanes.store(out, 2 * LANES, lanes.splat(value))
-    lanes.store(out, 3 * LANES, lanes.zeros())
+    x, y, z = simd.load(a, 0), simd.load(b, 0), simd.load(c, 0)
+    simd.store(out, 0, simd.multiply_add(x, y, z))
+    simd.store(out, LANES, simd.add(x, y))
+    simd.store(out, 2 * LANES, simd.splat(value))
+    simd.store(out, 3 * LANES, simd.zeros())
 
 
 @njit
 def _transpose(source, at, pitch, target, to, target_pitch):
-    lanes.transpose(source, at, pitch, target, to, target_pitch)
+    simd.transpose(source, at, pitch, target, to, target_pitch)
 
 
 @njit
 def _to_levels(source, out):
-    lanes.store(out, 0, lanes.to_levels(lanes.load(source, 0)))
+    simd.store(out, 0, simd.to_levels(simd.load(source, 0)))
 
 
 def test_sixteen_elements_are_read_and_written_and_no_others():
@@ -78,24 +78,8 @@ def test_a_square_is_turned_and_nothing_else_is_touched(pitch, target_pitch):
 
 
 def test_levels_are_whole_and_clamped():
-    values = [
-        -9,
-        -0.6,
-        -0.5,
-        0,
-        0.49,
-        0.5,
-        1.5,
-        2.4,
-        99.51,
-        254.4,
-        254.5,
-        255,
-        255.4,
-        255.6,
-        300,
-        1e9,
-    ]
+    values = [-9, -0.6, -0.5, 0, 0.49, 0.5, 1.5, 2.4,
+              99.51, 254.4, 254.5, 255, 255.4, 255.6, 300, 1e9]  # fmt: skip
     out = np.zeros(LANES, np.float32)
     _to_levels(np.array(values, np.float32), out)
     assert out.tolist() == [0, 0, 0, 0, 0, 1, 2, 2, 100, 254, 255, 255, 255, 255, 255, 255]

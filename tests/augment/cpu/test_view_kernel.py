@@ -1,4 +1,4 @@
-"""The fused kernels, against torchvision's functional operations sample by sample."""
+"""Whole views of one image: windows, padding, evaluation, several views in one call."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -6,92 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.photometry import adjusted_by_torchvision
+from helpers.cpu_kernels import ROUNDING, as_tensor, noise, render_fused, scene, window_of
+from helpers.photometry import draw
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from sslortho.augment import SUPERVISED_VIEWS, VIEWS, EvaluationSpec, ViewSpec
-from sslortho.augment.reference.geometry import draw_crops
-from sslortho.augment.cpu.geometry_kernel import GEOMETRY_DRAWS, crop_planes
-from sslortho.augment.reference.photometric import (
-    PHOTOMETRIC_DRAWS,
-    PhotometricDraw,
-    draw_photometric,
-    pack_photometric,
-    render_photometric,
-)
-from sslortho.augment.cpu.view_kernel import (
-    choose_window,
-    crop_views,
-    render_crops,
-    render_views,
-    view_settings,
-)
+from sslortho.augment import SUPERVISED_VIEWS, EvaluationSpec, ViewSpec, create_views
+from sslortho.augment.cpu.view_kernel import choose_window, crop_views, render_views, view_settings
+from sslortho.augment.draws.crops import GEOMETRY_DRAWS, draw_crops
+from sslortho.augment.draws.photometric import pack_photometric
 
-ROUNDING = 0.5 + 1e-3  # grey levels: each pixel is rounded once
-FIRST, SECOND = VIEWS["barlow_twins"](48)
+FIRST, _ = create_views("barlow_twins", 48)
 EVERYTHING = replace(FIRST, jitter_p=0.7, grayscale_p=0.3, blur_p=0.6, solarise_p=0.4)
 STRONG = replace(EVERYTHING, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.5, jitter_p=1.0)
-
-
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def scene(height: int, width: int) -> np.ndarray:
-    """Coloured waves with a little noise, closer to a photograph than noise alone."""
-    y, x = np.mgrid[0 : 9 : height * 1j, 0 : 11 : width * 1j][..., None]
-    phase = 2 * np.arange(3)
-    waves = 128 + 60 * np.sin(2 * y + phase) + 50 * np.cos(3 * x - y + phase)
-    return (
-        (waves + np.random.default_rng(0).normal(0, 8, waves.shape)).clip(0, 255).astype(np.uint8)
-    )
-
-
-def as_tensor(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(image).permute(2, 0, 1).float()
-
-
-def planes_of(image: np.ndarray, window: list[float], size: int) -> np.ndarray:
-    planes = np.full(3 * size * size, np.nan, np.float32)
-    crop_planes(image, np.array(window, dtype=np.float64), size, planes)
-    return planes.reshape(3, size, size)
-
-
-def whole(top: int, left: int, height: int, width: int, flip: bool = False) -> list[float]:
-    return [top, height, top, top + height, left, width, left, left + width, flip]
-
-
-# (source height, width), (top, left, height, width): narrower than a vector, wider, shrinking by
-# little and by much, enlarging, at every edge
-CROPS = [
-    ((40, 60), (0, 0, 40, 60)), ((40, 60), (3, 5, 30, 47)), ((40, 60), (39, 59, 1, 1)),
-    ((40, 60), (10, 20, 9, 3)), ((40, 60), (0, 49, 40, 11)), ((40, 60), (5, 0, 3, 60)),
-    ((8, 5), (1, 1, 6, 4)), ((300, 410), (2, 3, 290, 400)), ((900, 700), (0, 0, 900, 700)),
-    ((64, 64), (17, 13, 32, 32)),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("size", [5, 16, 32, 33, 48])
-@pytest.mark.parametrize(("source", "box"), CROPS, ids=str)
-def test_a_crop_is_torchvisions_antialiased_bicubic_rounded_once(source, box, size):
-    image = noise(*source)
-    for flip in (False, True):
-        ours = torch.from_numpy(planes_of(image, whole(*box, flip), size))
-        exact = tv.resized_crop(
-            as_tensor(image), *box, [size, size], InterpolationMode.BICUBIC, antialias=True
-        ).clamp(0, 255)
-        exact = tv.hflip(exact) if flip else exact
-        assert (ours - exact).abs().max() <= ROUNDING
-        assert torch.equal(ours, ours.round())
-
-
-def test_what_lies_outside_of_the_box_does_not_matter():
-    image, other = noise(50, 70), noise(50, 70, seed=1)
-    other[5:35, 8:49] = image[5:35, 8:49]
-    window = whole(5, 8, 30, 41)
-    np.testing.assert_array_equal(planes_of(image, window, 24), planes_of(other, window, 24))
-
 
 PADDED = ViewSpec(crop_size=32, crop_padding=14, blur_p=0.0)
 
@@ -108,7 +35,7 @@ def test_the_window_that_is_chosen_is_the_box_that_is_drawn(spec):
     for i in range(200):
         box = (int(x[i]) for x in (draw.top, draw.left, draw.height, draw.width))
         window = choose_window(uniform[i], settings, heights[i], widths[i])
-        expected = np.array(whole(*box, bool(draw.flip[i])))
+        expected = np.array(window_of(*box, bool(draw.flip[i])))
         expected[[2, 3]] = expected[[2, 3]].clip(0, heights[i])
         expected[[6, 7]] = expected[[6, 7]].clip(0, widths[i])
         np.testing.assert_array_equal(window, expected)
@@ -187,81 +114,6 @@ def test_the_evaluation_view_is_torchvisions_resize_and_center_crop(height, widt
     assert (as_tensor(crops[0]) - exact).abs().max() <= ROUNDING
 
 
-def draw(spec: ViewSpec, count: int, seed: int = 0) -> PhotometricDraw:
-    uniform = np.random.default_rng(seed).random((count, PHOTOMETRIC_DRAWS))
-    return draw_photometric(spec, uniform)
-
-
-def render(crops: np.ndarray, drawn: PhotometricDraw, spec: ViewSpec, last: bool) -> torch.Tensor:
-    (settings,) = view_settings((spec,))
-    out = np.full((len(crops), crops[0].size), np.nan, np.float32)
-    render_crops(crops, pack_photometric(drawn), settings, last, out)
-    size = spec.crop_size
-    flat = torch.from_numpy(out)
-    return (
-        flat.view(-1, size, size, 3).permute(0, 3, 1, 2) if last else flat.view(-1, 3, size, size)
-    )
-
-
-PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-SPECS = {
-    "first": FIRST,
-    "second": SECOND,
-    "everything": EVERYTHING,
-    "strong": STRONG,
-    "odd size": replace(STRONG, crop_size=37, blur_taps=9),
-    "kernel as long as the image allows": replace(STRONG, crop_size=12),
-    "small": VIEWS["barlow_twins_small"](32)[1],
-}
-
-
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
-@pytest.mark.parametrize("channels_last", [True, False])
-def test_a_view_is_torchvisions_to_within_torchvisions_own_rounding(spec, channels_last):
-    """On noise, hue turned: torchvision in float32 is 5e-4 of a grey level from float64."""
-    spec = replace(spec, **PLAIN)
-    side, count = spec.crop_size, 60
-    crops = np.stack([scene(side, side) if i % 2 else noise(side, side, i) for i in range(count)])
-    drawn = draw(spec, count)
-    ours = 255 * render(crops, drawn, spec, channels_last).double()
-    exact = 255 * torch.stack(
-        [
-            adjusted_by_torchvision(as_tensor(crops[i]).double() / 255, drawn, i, spec)
-            for i in range(count)
-        ]
-    )
-    apart = (ours - exact).abs()
-    # beside the threshold of solarisation one may invert what the other leaves
-    assert (apart > 6e-4).sum() <= (3 if spec.solarise_p else 0)
-
-
-def test_all_orders_of_the_jitter_are_those_of_the_reference():
-    spec = replace(STRONG, grayscale_p=0.0, blur_p=0.0, solarise_p=0.0)
-    crops = np.stack([scene(48, 48)] * 200)
-    drawn = draw(spec, 200)
-    assert len({tuple(order) for order in drawn.order}) == 24
-    reference = render_photometric(torch.from_numpy(crops).permute(0, 3, 1, 2), drawn, spec)
-    torch.testing.assert_close(render(crops, drawn, spec, True), reference, rtol=0, atol=2e-5)
-
-
-@pytest.mark.parametrize("sigma", [0.1, 0.3, 0.7, 1.3, 2.0, 9.0])
-def test_taps_that_are_left_out_change_nothing_that_float32_sees(sigma):
-    spec = replace(FIRST, jitter_p=0.0, grayscale_p=0.0, blur_p=1.0, **PLAIN)
-    drawn = replace(draw(spec, 1), sigma=np.array([sigma]))
-    crop = noise(48, 48)
-    exact = tv.gaussian_blur((as_tensor(crop) / 255).double(), [23, 23], [sigma, sigma])
-    ours = render(crop[None], drawn, spec, True)[0].double()
-    assert (ours - exact).abs().max() < 6e-7
-
-
-def test_normalisation_is_by_channel():
-    spec = replace(FIRST, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
-    crop = noise(48, 48)
-    expected = tv.normalize(as_tensor(crop) / 255, list(spec.mean), list(spec.std))
-    ours = render(crop[None], draw(spec, 1), spec, True)[0]
-    torch.testing.assert_close(ours, expected, rtol=0, atol=2e-6)
-
-
 SIZES = (48, 29, 61)
 MIXED = tuple(
     replace(spec, crop_size=size)
@@ -316,6 +168,6 @@ def test_finished_views_are_the_crops_with_photometry():
             one = slice(view, view + 1)
             crop_views(image, uniform[i, one], settings[one], crops[i : i + 1])
         np.testing.assert_array_equal(parts[view].reshape(crops.shape), crops)
-        expected = render(crops, drawn[view], spec, True)
+        expected = render_fused(crops, drawn[view], spec, True)
         ours = torch.from_numpy(views[view]).view(2, size, size, 3).permute(0, 3, 1, 2)
         assert torch.equal(ours, expected)

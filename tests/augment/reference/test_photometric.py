@@ -1,23 +1,22 @@
+"""The plain photometry, operation by operation and whole, against torchvision's and PIL's."""
+
 from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
-from helpers.photometry import adjusted_by_torchvision
+from helpers.photometry import adjusted_by_torchvision, draw
 from PIL import Image, ImageOps
-from scipy import stats
 from torchvision.transforms import functional as tv
 
-from sslortho.augment import VIEWS, ViewSpec
+from sslortho.augment import ViewSpec, create_views
+from sslortho.augment.draws.photometric import PhotometricDraw
 from sslortho.augment.reference.photometric import (
-    PHOTOMETRIC_DRAWS,
-    PhotometricDraw,
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
-    draw_photometric,
     gaussian_blur,
     normalise,
     render_photometric,
@@ -25,9 +24,7 @@ from sslortho.augment.reference.photometric import (
     to_luma,
 )
 
-COUNT = 20_000
-P_VALUE = 1e-3
-FIRST, SECOND = VIEWS["barlow_twins"]()
+FIRST, SECOND = create_views("barlow_twins")
 
 
 def noise(count: int, height: int = 13, width: int = 17) -> torch.Tensor:
@@ -130,20 +127,17 @@ def test_solarise_is_torchvisions(threshold):
     assert_matches(solarise(images, threshold), tv.solarize(images, threshold), atol=0)
 
 
-@pytest.mark.parametrize("spec", [FIRST, VIEWS["barlow_twins_small"]()[0]], ids=["224", "small"])
+@pytest.mark.parametrize(
+    "spec", [FIRST, create_views("barlow_twins_small")[0]], ids=["224", "small"]
+)
 def test_normalise_is_torchvisions(spec):
     images = float_noise(3)
     expected = tv.normalize(images, list(spec.mean), list(spec.std))
     assert_matches(normalise(images, spec.mean, spec.std), expected)
 
 
-def draw(spec: ViewSpec, count: int = COUNT, seed: int = 0) -> PhotometricDraw:
-    uniform = np.random.default_rng(seed).random((count, PHOTOMETRIC_DRAWS))
-    return draw_photometric(spec, uniform)
-
-
-def render_one(image: torch.Tensor, draw: PhotometricDraw, i: int, spec: ViewSpec) -> torch.Tensor:
-    x = adjusted_by_torchvision(tv.convert_image_dtype(image, torch.float32), draw, i, spec)
+def render_one(image: torch.Tensor, drawn: PhotometricDraw, i: int, spec: ViewSpec) -> torch.Tensor:
+    x = adjusted_by_torchvision(tv.convert_image_dtype(image, torch.float32), drawn, i, spec)
     return tv.normalize(x, list(spec.mean), list(spec.std))
 
 
@@ -154,7 +148,7 @@ STRONG = replace(SECOND, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.5, 
 
 @pytest.mark.parametrize(
     "spec",
-    [FIRST, SECOND, VIEWS["barlow_twins_small"]()[1], EVERYTHING, NOTHING, STRONG],
+    [FIRST, SECOND, create_views("barlow_twins_small")[1], EVERYTHING, NOTHING, STRONG],
     ids=["first", "second", "small", "everything", "nothing", "strong"],
 )
 def test_a_rendered_batch_is_torchvision_image_by_image(spec):
@@ -182,77 +176,3 @@ def test_the_order_of_the_jitter_matters_to_the_picture():
     fixed = render_photometric(images, replace(parameters, order=frozen), FIRST)
     apart = (drawn - fixed).abs().amax(dim=(1, 2, 3)) > 0.01
     assert apart.sum() >= 20
-
-
-FREQUENCIES = {
-    "first jitter": (FIRST, "jitter", 0.8),
-    "first grayscale": (FIRST, "grayscale", 0.2),
-    "first blur": (FIRST, "blur", 1.0),
-    "first solarise": (FIRST, "solarise", 0.0),
-    "second jitter": (SECOND, "jitter", 0.8),
-    "second grayscale": (SECOND, "grayscale", 0.2),
-    "second blur": (SECOND, "blur", 0.1),
-    "second solarise": (SECOND, "solarise", 0.2),
-    "small blur": (VIEWS["barlow_twins_small"]()[0], "blur", 0.0),
-    "small second solarise": (VIEWS["barlow_twins_small"]()[1], "solarise", 0.2),
-}
-
-
-@pytest.mark.parametrize(("spec", "name", "p"), FREQUENCIES.values(), ids=FREQUENCIES.keys())
-def test_an_operation_has_its_frequency(spec, name, p):
-    count = int(getattr(draw(spec), name).sum())
-    if p in (0.0, 1.0):
-        assert count == p * COUNT
-    else:
-        assert stats.binomtest(count, COUNT, p).pvalue > P_VALUE
-
-
-RANGES = {
-    "brightness": (0.6, 1.4),
-    "contrast": (0.6, 1.4),
-    "saturation": (0.8, 1.2),
-    "hue": (-0.1, 0.1),
-    "sigma": (0.1, 2.0),
-}
-
-
-@pytest.mark.parametrize("name", RANGES)
-@pytest.mark.parametrize("spec", [FIRST, SECOND], ids=["first", "second"])
-def test_a_parameter_is_uniform_over_its_range(spec, name):
-    low, high = RANGES[name]
-    values = getattr(draw(spec), name)
-    assert stats.kstest(values, "uniform", args=(low, high - low)).pvalue > P_VALUE
-
-
-def test_strengths_move_the_ranges():
-    parameters = draw(ViewSpec(brightness=1.0, contrast=0.1, saturation=0.0, hue=0.5))
-    for name, low, high in [("brightness", 0, 2), ("contrast", 0.9, 1.1), ("hue", -0.5, 0.5)]:
-        values = getattr(parameters, name)
-        assert stats.kstest(values, "uniform", args=(low, high - low)).pvalue > P_VALUE
-    assert (parameters.saturation == 1).all()
-
-
-def test_all_24_orders_of_the_jitter_are_equally_likely():
-    orders, counts = np.unique(draw(FIRST).order, axis=0, return_counts=True)
-    assert {tuple(order) for order in orders} == set(permutations(range(4)))
-    assert stats.chisquare(counts).pvalue > P_VALUE
-
-
-def test_parameters_are_independent_of_each_other():
-    parameters = draw(EVERYTHING)
-    names = ("jitter", "grayscale", "blur", "solarise", *RANGES)
-    table = np.stack([getattr(parameters, name) for name in names]).astype(float)
-    table = np.concatenate([table, parameters.order.T[:3]])
-    correlation = np.corrcoef(table)
-    # places in one permutation exclude each other: their correlation is -1/3 by counting
-    correlation[len(names) :, len(names) :] = np.eye(3)
-    assert np.abs(correlation - np.eye(len(table))).max() < 4.5 / np.sqrt(COUNT)
-
-
-def test_the_pair_shares_no_parameter_but_by_its_uniform_numbers():
-    """Equal numbers in, equal jitter out: blur and solarisation alone set the two views apart."""
-    first, second = draw(FIRST), draw(SECOND)
-    for name in ("jitter", "brightness", "contrast", "saturation", "hue", "order", "sigma"):
-        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
-    assert (first.blur & ~second.blur).any()
-    assert (second.solarise & ~first.solarise).any()

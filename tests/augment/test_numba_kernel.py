@@ -1,4 +1,4 @@
-"""What is kept on disk is of the code that is there."""
+"""Kernels that are kept on disk are those of the present code."""
 
 import os
 import shutil
@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import sslortho
-from sslortho.augment import compiled
+from sslortho.augment import numba_kernel
 
 PACKAGE = Path(sslortho.__file__).parent
 PROGRAM = """
 import numpy as np
-from sslortho.augment.cpu.geometry_kernel import draw_box
 from sslortho.augment.cpu.view_kernel import PADDING, SCALE, SETTINGS, choose_window
 settings = np.zeros(SETTINGS)
 settings[PADDING], settings[SCALE : SCALE + 4] = -1, (0.2, 0.4, 0.5, 2.0)
@@ -40,7 +39,7 @@ def test_a_change_in_a_file_that_a_kernel_calls_into_is_seen(tmp_path):
     # area 30 of 100 x 100 per cent, ratio 1
     assert run(tmp_path) == (55, "compiled")
     assert run(tmp_path) == (55, "kept")
-    called = tmp_path / "sslortho" / "augment" / "geometry_kernel.py"
+    called = tmp_path / "sslortho" / "augment" / "draws" / "crops.py"
     called.write_text(called.read_text().replace("np.sqrt(area / shape)", "7.0"))
     assert run(tmp_path) == (7, "compiled")
 
@@ -51,6 +50,6 @@ def test_without_a_folder_to_keep_it_in_a_kernel_is_compiled_each_time(monkeypat
             raise RuntimeError("cannot cache function: no locator available")
         return compile_(*arguments, **options)
 
-    compile_ = compiled.njit
-    monkeypatch.setattr(compiled, "njit", refuse)
-    assert compiled.kernel(lambda x: x + 1)(2) == 3
+    compile_ = numba_kernel.njit
+    monkeypatch.setattr(numba_kernel, "njit", refuse)
+    assert numba_kernel.kernel(lambda x: x + 1)(2) == 3

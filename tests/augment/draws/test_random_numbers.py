@@ -1,9 +1,11 @@
+"""Philox against its published known answers; uniform numbers by statistics."""
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from sslortho.augment import ViewRenderer, ViewSpec
-from sslortho.augment.draws import check_seed, philox4x32, uniforms
+from sslortho.augment.draws.random_numbers import check_seed, philox4x32, uniforms
 
 # Random123 1.14, tests/kat_vectors, lines "philox4x32 10"
 KNOWN_ANSWERS = [  # counter, key, result
@@ -53,7 +55,7 @@ def test_uniforms_stay_inside_the_open_interval_at_the_extreme_words(monkeypatch
     def extreme(counter, key):
         return (np.zeros_like(counter[0]), np.full_like(counter[0], 2**32 - 1)) * 2
 
-    monkeypatch.setattr("sslortho.augment.draws.philox4x32", extreme)
+    monkeypatch.setattr("sslortho.augment.draws.random_numbers.philox4x32", extreme)
     result = uniforms(0, 0, np.arange(3), 0, 4)
     assert result.min() > 0
     assert result.max() < 1
