@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
@@ -128,6 +130,16 @@ def create_accelerator(
     return accelerator
 
 
+def _forget_earlier_run() -> None:
+    """Let a process have one run after another.
+
+    Accelerate's state is one for the whole process, refuses another precision, and outlives the process
+    group that the end of a run destroys.
+    """
+    if AcceleratorState._shared_state and not (dist.is_available() and dist.is_initialized()):
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def join_ranks(
     options: ProcessOptions, folder: Path, mixed_precision: str = "no", trackers: str = "none"
 ) -> Accelerator:
@@ -141,6 +153,7 @@ def join_ranks(
 
     Raises ValueError as `create_accelerator`.
     """
+    _forget_earlier_run()
     set_threads(options.threads)
     if options.deterministic:
         make_deterministic()
