@@ -17,8 +17,8 @@ import yaml
 from PIL import Image
 
 from sslortho.data import ImageArray, load_split, named_subset
-from sslortho.data.ffcv.beton import read_beton, record_type
 from sslortho.data.ffcv import manifest_path, write_beton
+from sslortho.data.ffcv.beton import read_beton, record_type
 from sslortho.data.image_folder import scan_folder
 from sslortho.models import read_weights, restore_backbone
 from sslortho.paper.grid_file import read_experiment

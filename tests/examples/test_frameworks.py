@@ -50,6 +50,7 @@ def test_trainer_learns(tmp_path):
     assert untrained < 40 < 60 < trained
 
 
+@pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.skipif(torch.__version__ < "2.7", reason="fully_shard of torch 2.6 needs a GPU")
 def test_sharded_training_equals_training_on_one_rank(tmp_path):

@@ -116,12 +116,14 @@ def ranks(tmp_path_factory):
     return run_on_ranks(on_rank, 2, tmp_path_factory.mktemp("ranks"))
 
 
+@pytest.mark.ranks
 def test_without_gathering_two_ranks_have_lightlys_loss(ranks):
     for rank in ranks:
         torch.testing.assert_close(rank["ours draw False"], rank["lightly draw False"])
     assert ranks[0]["ours draw False"][0] != ranks[1]["ours draw False"][0]
 
 
+@pytest.mark.ranks
 def test_gathered_ours_is_lightlys_on_one_rank_with_the_whole_batch(ranks):
     value, gradient = value_and_gradient(lightly_class()(LAMBDA), draw())
     for number, rank in enumerate(ranks):
@@ -130,6 +132,7 @@ def test_gathered_ours_is_lightlys_on_one_rank_with_the_whole_batch(ranks):
         torch.testing.assert_close(rank["ours draw True"], [value, 2 * gradient[:, share]])
 
 
+@pytest.mark.ranks
 def test_gathered_lightlys_is_not(ranks):
     """Standardised rank by rank, it has another value for another number of ranks."""
     value = lightly_class()(LAMBDA)(*draw())
@@ -137,6 +140,7 @@ def test_gathered_lightlys_is_not(ranks):
         assert (rank["lightly draw True"][0] / value - 1).abs() > 0.1
 
 
+@pytest.mark.ranks
 def test_gathered_values_agree_where_statistics_do(ranks):
     for rank in ranks:
         torch.testing.assert_close(rank["ours equal True"][0], rank["lightly equal True"][0])

@@ -62,6 +62,7 @@ def backward_on_rank(rank: int, forms: tuple[str, ...]) -> dict:
     return results
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_together_have_the_loss_and_gradient_of_one(world_size, tmp_path):
     alone = Twins(facebook_loss)
@@ -79,6 +80,7 @@ def local_loss_on_rank(rank: int) -> torch.Tensor:
     return BarlowTwinsLoss(LAMBDA)(*draw_inputs()[:, rank::2])
 
 
+@pytest.mark.ranks
 def test_without_gather_each_rank_has_the_loss_of_its_own_batch(tmp_path):
     ranks = run_on_ranks(local_loss_on_rank, 2, tmp_path)
     expected = []
@@ -97,6 +99,7 @@ def gather_on_rank(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     return together.detach(), local.grad
 
 
+@pytest.mark.ranks
 def test_gather_is_in_rank_order_and_its_gradient_is_the_sum_over_ranks(tmp_path):
     base = torch.arange(6.0).reshape(3, 2).T
     weights = torch.arange(12.0).reshape(2, 2, 3)
@@ -111,6 +114,7 @@ def fail_on_rank_one(rank: int) -> None:
     dist.barrier()
 
 
+@pytest.mark.ranks
 def test_a_rank_that_fails_raises_here_with_its_traceback(tmp_path):
     with pytest.raises(Exception, match=r"(?s)fail_on_rank_one.*the one that fails"):
         run_on_ranks(fail_on_rank_one, 2, tmp_path)
@@ -121,6 +125,7 @@ def hang_on_rank_one(rank: int) -> None:
         torch.distributed.recv(torch.zeros(1), src=0)
 
 
+@pytest.mark.ranks
 def test_ranks_that_hang_are_ended(tmp_path):
     with pytest.raises(TimeoutError, match="2 ranks did not come back"):
         run_on_ranks(hang_on_rank_one, 2, tmp_path, timeout=2.0)

@@ -63,6 +63,7 @@ def train_on_rank(rank: int, sizes, tail, options) -> dict:
     return train_and_evaluate(module, batches, draw(sizes, tail, STEPS)[0])
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize(
     ("sizes", "tail", "options"),
     [
@@ -98,6 +99,7 @@ def half_precision_on_rank(rank: int) -> torch.Tensor:
     return module(draw((4, 4), (), 0)[0][4 * rank : 4 * rank + 4].bfloat16()).detach()
 
 
+@pytest.mark.ranks
 def test_half_precision_is_computed_in_float32(tmp_path):
     together = torch.cat(run_on_ranks(half_precision_on_rank, 2, tmp_path))
     expected = nn.BatchNorm1d(CHANNELS)(draw((4, 4), (), 0)[0].bfloat16().float()).bfloat16()

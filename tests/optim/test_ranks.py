@@ -54,6 +54,7 @@ def measured_by(rank: int) -> dict[str, float]:
     return measure_gradients([{"params": list(model.parameters())}])
 
 
+@pytest.mark.ranks
 @fsdp_on_cpu
 def test_sharded_gradients_are_measured_whole(tmp_path):
     results = run_on_ranks(measured_by, 2, tmp_path)
@@ -88,6 +89,7 @@ def trained_by(rank: int, world_size: int, kind: str, name: str) -> list[torch.T
     return [p.full_tensor() if hasattr(p, "full_tensor") else p.data for p in model.parameters()]
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize(
     ("kind", "ranks"),

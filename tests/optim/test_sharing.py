@@ -57,6 +57,7 @@ def shared_gradients(rank: int, polar: str, channels_last: bool, message: int | 
     return [p.grad for p in parameters]
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize(
     ("ranks", "polar", "channels_last", "message"),
     [
@@ -89,6 +90,7 @@ def count_operations(rank: int) -> int:
     return counter.get_total_flops()
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_each_rank_does_its_share(tmp_path, ranks):
     with FlopCounterMode(display=False) as counter:
@@ -122,6 +124,7 @@ def step_of_each_rank(rank: int, share, seeds: list[int], wrapped: bool) -> tupl
     return [p.grad for p in parameters], len(messages)
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize(
     ("share", "wrapped", "warned"), [("auto", True, 1), ("auto", False, 0), (False, True, 0)]
 )
@@ -136,11 +139,13 @@ def test_ranks_with_gradients_of_their_own_keep_them(tmp_path, share, wrapped, w
             torch.testing.assert_close(gradient, expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.ranks
 def test_insisting_on_sharing_what_differs_is_an_error(tmp_path):
     for message, _ in run_on_ranks(step_of_each_rank, 2, tmp_path, True, [1, 2], True):
         assert "share=True, but the ranks' gradients differ" in message
 
 
+@pytest.mark.ranks
 def test_equal_gradients_are_shared_without_a_word(tmp_path):
     results = run_on_ranks(step_of_each_rank, 2, tmp_path, "auto", [1, 1], True)
     assert [warnings_ for _, warnings_ in results] == [0, 0]
@@ -164,6 +169,7 @@ def share_in_a_group(rank: int, share) -> tuple[list, bool | None]:
     return [p.grad for p in parameters], optimizer._sharing._shared
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("share", ["auto", True])
 def test_a_process_group_that_is_given_is_used_without_a_search(tmp_path, share):
     first, second, third = run_on_ranks(share_in_a_group, 3, tmp_path, share)
@@ -192,6 +198,7 @@ def copy_with_a_group(rank: int) -> list:
     return remembered
 
 
+@pytest.mark.ranks
 def test_a_process_group_is_not_copied_and_true_without_it_is_auto(tmp_path):
     (remembered,) = run_on_ranks(copy_with_a_group, 1, tmp_path)
     assert remembered == 6 * [("auto", None)]
@@ -217,6 +224,7 @@ def search_wrapped_modules(rank: int) -> list[bool]:
     return found
 
 
+@pytest.mark.ranks
 def test_wrapped_modules_are_known_without_a_search_of_all_objects(tmp_path):
     (found,) = run_on_ranks(search_wrapped_modules, 1, tmp_path)
     assert found == 4 * [True]
@@ -236,6 +244,7 @@ def step_after_a_late_import(rank: int, kind: str) -> int:
     return sum("process_group=" in str(warning.message) for warning in caught)
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize(("kind", "warned"), [("plain", 1), ("wrapped", 0), ("off", 0)])
 def test_a_module_that_may_have_been_missed_is_a_warning(tmp_path, kind, warned):
     assert run_on_ranks(step_after_a_late_import, 2, tmp_path, kind) == [warned, warned]
@@ -264,6 +273,7 @@ def steps_with_uneven_gradients(rank: int, kind: str) -> list:
     return [p.grad for p in parameters if p.grad is not None]
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("kind", ["none", "fewer at first", "alone"])
 def test_ranks_that_are_not_alike_do_not_wait_for_each_other(tmp_path, kind):
     results = run_on_ranks(steps_with_uneven_gradients, 2, tmp_path, kind, timeout=60)
@@ -290,6 +300,7 @@ def share_one_large_matrix(rank: int) -> tuple[int, list]:
     return sum(sizes), [p.grad for p in parameters]
 
 
+@pytest.mark.ranks
 def test_padding_is_bounded(tmp_path):
     results = run_on_ranks(share_one_large_matrix, 4, tmp_path)
     expected = [nearest_orthonormal(p.grad).float() for p in parameters_with_gradients(UNEVEN)]

@@ -99,6 +99,7 @@ def test_of_two_machines_the_first_alone_writes_and_tells(unbroken):
     assert "after 16 steps" not in told[1]
 
 
+@pytest.mark.ranks
 def test_a_killed_rank_is_restarted_with_the_others_and_they_resume(unbroken, tmp_path):
     """One launcher, two ranks: to the bits of the two machines."""
     out = tmp_path / "run"

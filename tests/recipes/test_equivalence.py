@@ -154,29 +154,35 @@ def test_neither_workers_nor_the_way_to_the_images_change_a_bit(tmp_path):
 # On two ranks
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("name", [name for name in TWO_RANKS if name != "own statistics"])
 def test_both_ranks_hold_the_same_bits(two_ranks, name):
     assert same_bits(*two_ranks[name])
 
 
+@pytest.mark.ranks
 def test_two_ranks_twice_are_the_same_bits(two_ranks):
     assert same_bits(two_ranks["again"][0], two_ranks["plain"][0])
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize(("name", "options"), [("plain", {}), ("accumulated", ACCUMULATED)])
 def test_two_ranks_are_one(two_ranks, one_rank, name, options):
     assert drift(two_ranks[name][0], one_rank(**options)) < ROUNDING
 
 
+@pytest.mark.ranks
 def test_batch_norm_of_each_rank_alone_is_another_training(two_ranks, one_rank):
     assert drift(two_ranks["own statistics"][0], one_rank()) > 0.5
 
 
+@pytest.mark.ranks
 def test_shared_orthonormalisation_is_that_of_each_rank_alone(two_ranks):
     """Up to what `optim.sharing` says: one rank solves, in stacks of other sizes."""
     assert drift(two_ranks["shared"][0], two_ranks["unshared"][0]) < ROUNDING
 
 
+@pytest.mark.ranks
 @fsdp_on_cpu
 @pytest.mark.parametrize(
     ("name", "options", "tolerance"),
@@ -194,12 +200,14 @@ def test_fsdp2_is_one_rank(two_ranks, one_rank, name, options, tolerance):
 # From one number of ranks to another
 
 
+@pytest.mark.ranks
 def test_two_ranks_go_on_from_one(two_ranks, one_rank):
     resumed = two_ranks["stopped on one"][0]
     assert resumed["evaluations"] == 3  # and not that before the first step
     assert drift(resumed, one_rank(**LONG)) < 2 * ROUNDING
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize(
     "name", ["stopped on two", pytest.param("sharded, stopped", marks=fsdp_on_cpu)]
 )

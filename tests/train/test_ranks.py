@@ -73,6 +73,7 @@ def _introduce(rank):
     return [[r.number for r in found.ranks], [r.pid for r in found.ranks], found.ended() == []]
 
 
+@pytest.mark.ranks
 def test_ranks_introduce_themselves(tmp_path):
     first, second = run_on_ranks(_introduce, 2, tmp_path)
     assert first == second

@@ -123,6 +123,7 @@ def assert_same_bits(ours: dict, theirs: dict) -> None:
     assert_close(ours, theirs, rtol=0, atol=0)
 
 
+@pytest.mark.ranks
 @fsdp_on_cpu
 @pytest.mark.parametrize(("name", "ranks"), [("lars", 2), ("lars", 4), ("adam", 2)])
 def test_sharded_training_and_its_state_are_those_of_one_rank(tmp_path, name, ranks):
@@ -138,6 +139,7 @@ def test_sharded_training_and_its_state_are_those_of_one_rank(tmp_path, name, ra
     assert max(result["local"] for result in results) < entries
 
 
+@pytest.mark.ranks
 @fsdp_on_cpu
 @pytest.mark.parametrize(("name", "ranks"), [("lars", 4), ("adam", 2)])
 def test_a_whole_state_goes_on_sharded(tmp_path, name, ranks):
@@ -148,6 +150,7 @@ def test_a_whole_state_goes_on_sharded(tmp_path, name, ranks):
     assert_close(results[0]["state"], train_whole(name, range(4))["state"])
 
 
+@pytest.mark.ranks
 @fsdp_on_cpu
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_sharded_state_goes_on_whole(tmp_path, name):
@@ -167,6 +170,7 @@ def accumulate_on(rank: int) -> list[torch.Tensor]:
     return gather_state([p.grad for p in sharded.parameters()])
 
 
+@pytest.mark.ranks
 @fsdp_on_cpu
 def test_held_gradients_travel_with_the_last(tmp_path):
     results = run_on_ranks(accumulate_on, 2, tmp_path)
@@ -188,6 +192,7 @@ def offenders_seen_by(rank: int) -> tuple[torch.Tensor, str]:
     return total_norm([p.grad for p in sharded.parameters()]), name_offenders(sharded)
 
 
+@pytest.mark.ranks
 @fsdp_on_cpu
 def test_a_gradient_that_is_not_finite_is_seen_and_named_by_all_ranks(tmp_path):
     for norm, names in run_on_ranks(offenders_seen_by, 2, tmp_path):

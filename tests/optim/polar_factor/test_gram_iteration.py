@@ -105,6 +105,7 @@ def test_compiles_into_one_graph(shape, method):
     torch.testing.assert_close(compiled(matrices), polar(matrices, method), rtol=0, atol=1e-5)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_replays_as_a_cuda_graph():
     matrices = torch.randn(4, 64, 256, device="cuda")
@@ -118,6 +119,7 @@ def test_replays_as_a_cuda_graph():
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_keeps_the_promise_whatever_the_process_is_set_to():
     matrix = geometric(256, 1024, 1e-3).float().cuda()

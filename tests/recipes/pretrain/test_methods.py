@@ -83,6 +83,7 @@ SHARDED = {
 }
 
 
+@pytest.mark.ranks
 def test_two_ranks_train_as_one(tmp_path):
     trainings = TRAININGS | (SHARDED if torch.__version__ >= "2.7" else {})
     (tmp_path / "ranks").mkdir()
