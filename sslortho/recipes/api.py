@@ -2,7 +2,8 @@
 
 A function takes the options of its command by their names, checks them as the command line does, and
 writes the same run folder; called again with the same options and folder it resumes, or returns the
-finished run. Calls may follow each other in a process, and come from any thread.
+finished run. Calls may follow each other in a process, and come from any thread; under a launcher of
+several ranks every rank must call, and a process may have one call.
 """
 
 import os

@@ -133,11 +133,19 @@ def create_accelerator(
 def _forget_earlier_run() -> None:
     """Let a process have one run after another.
 
-    Accelerate's state is one for the whole process, refuses another precision, and outlives the process
-    group that the end of a run destroys.
+    Accelerate's state is one for the whole process, and refuses another precision.
+
+    Raises ValueError for one of several ranks: the end of its run has destroyed the process group, and
+    another would be given the addresses of the first.
     """
-    if AcceleratorState._shared_state and not (dist.is_available() and dist.is_initialized()):
-        AcceleratorState._reset_state(reset_partial_state=True)
+    if not AcceleratorState._shared_state or (dist.is_available() and dist.is_initialized()):
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "this process has had its run, and ranks that a launcher started have one each; start the "
+            "next run by another command"
+        )
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def join_ranks(

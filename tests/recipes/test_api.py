@@ -127,6 +127,13 @@ def test_a_call_from_another_thread(tmp_path):
     assert results[0].summary["steps"] == 2
 
 
+def test_ranks_of_a_launcher_have_one_run_each(pretrained, monkeypatch):
+    sslortho.extract_features(pretrained.folder, threads=1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="this process has had its run"):
+        sslortho.extract_features(pretrained.folder, threads=1)
+
+
 # Features and weights
 
 
