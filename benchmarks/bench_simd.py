@@ -154,7 +154,7 @@ def time_round(render: Callable[[Any], np.ndarray], pair: tuple[Any, Any]) -> tu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Time the CPU kernels with and without vectors.")
     parser.add_argument(
         "--rounds", type=int, default=20, help="rounds, in which the two take turns"
     )
