@@ -65,7 +65,7 @@ class Results:
     ignored: Sequence[str] = ()
     """Names of options that had no effect; the report leaves them out."""
     inspection: Inspection | None = None
-    """What the pictures are drawn from; None for no pictures."""
+    """Inspection that the pictures are drawn from; None for no pictures."""
     neighbours: ImageSet | None = None
     """Images among which the inspection has its neighbours. Default: all training images."""
     pictures: Sequence[Picture] = ()

@@ -1,4 +1,4 @@
-"""What is random about views: counter-based random numbers, and the parameters made of them.
+"""Random draws of views: counter-based random numbers, and the parameters made of them.
 
 Nothing here depends on a renderer: all renderers are given the same draws.
 """
