@@ -21,7 +21,7 @@ from sslortho.optim.wrapped import ComponentNormSGD, NormSGD
 
 
 def convolutions(seed=0) -> nn.Module:
-    """Convolutions whole, grouped, depthwise and transposed, and what is no matrix."""
+    """Plain, grouped, depthwise and transposed convolutions, and layers that hold vectors."""
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=4, bias=False),

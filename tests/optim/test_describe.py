@@ -12,7 +12,7 @@ from sslortho.optim.grouping import Attention
 
 
 class Mixed(nn.Module):
-    """What the networks below have none of."""
+    """Layers and parameters that the networks below lack."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ def with_gradient(gradient: torch.Tensor, **kind) -> nn.Parameter:
 
 
 def expected_gradient(gradient: torch.Tensor) -> torch.Tensor:
-    """Of one matrix, in the gradient's shape and dtype."""
+    """The polar factor by numpy of a gradient that is one matrix, in its shape and dtype."""
     matrix = gradient.double().reshape(len(gradient), -1)
     return nearest_orthonormal(matrix).reshape(gradient.shape).to(gradient.dtype)
 

@@ -82,7 +82,7 @@ def make_model(dtype: torch.dtype = torch.float64) -> nn.Module:
 
 
 def compute_gradients(model: nn.Module, step: int) -> None:
-    """Of a regression, and of a random linear function: no direction is near the rounding noise then."""
+    """Gradients of a regression plus a random linear function, which lifts all directions above noise."""
     generator = torch.Generator().manual_seed(step)
 
     def draw(*shape: int) -> torch.Tensor:

@@ -184,7 +184,7 @@ def test_a_process_group_that_is_given_is_used_without_a_search(tmp_path, share)
 
 
 def copy_with_a_group(rank: int) -> list:
-    """What copies of optimizers remember of a process group, and the errors of those that are wrong."""
+    """(share, process_group) of copies of optimizers that were given a process group."""
     parameter = nn.Parameter(torch.zeros(2, 2))
     remembered = []
     for share in ("auto", True):
@@ -251,7 +251,7 @@ def test_a_module_that_may_have_been_missed_is_a_warning(tmp_path, kind, warned)
 
 
 def steps_with_uneven_gradients(rank: int, kind: str) -> list:
-    """Ranks that do not hold the same parameters, or not all with gradients, or of which one rests."""
+    """Gradients after steps in which one rank has none, has fewer at first, or does not step at all."""
     parameters = parameters_with_gradients([(6, 9), (9, 6)], seed=1)
     optimizer = OrthSGD(parameters, lr=0.1)  # share="auto"
     holder = nn.ParameterList(parameters)
@@ -286,7 +286,7 @@ UNEVEN = [(100, 200), (3, 4), (3, 4), (3, 4), (5, 2)]
 
 
 def share_one_large_matrix(rank: int) -> tuple[int, list]:
-    """Entries of all that arrives where one rank has nearly all there is to send, and the results."""
+    """Entries received where one rank has nearly everything to send, and the results."""
     sizes = []
     original = sharing._Message
 

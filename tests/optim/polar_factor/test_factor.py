@@ -183,7 +183,7 @@ def test_float64_reaches_directions_that_a_gram_matrix_loses(method):
 @pytest.mark.parametrize("method", [*EXACT, "auto"])
 @pytest.mark.parametrize("size", [2, 6, 10, 64, 128])
 def test_a_direction_just_above_the_noise_does_not_disturb_the_others(method, size):
-    """What a root applied in float32 would do: errors of eps * largest / smallest all over."""
+    """A root applied in float32 would: errors of eps * largest / smallest everywhere."""
     smallest = 1.3 * torch.finfo(torch.float32).eps * size
     matrix = with_singular_values(size, size, [1.0] * (size - 1) + [smallest])
     u, _, vh = torch.linalg.svd(matrix)

@@ -16,7 +16,7 @@ def setting(request):
 
 
 def state() -> list:
-    """Of CUDA and of oneDNN; torch before 2.9 has one setting for both."""
+    """Settings of CUDA and of oneDNN; torch before 2.9 has one for both."""
     matmuls = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
     values = [getattr(matmul, "fp32_precision", None) for matmul in matmuls]
     return values if None not in values else [torch.get_float32_matmul_precision()]
