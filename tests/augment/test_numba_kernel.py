@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import sslortho
 from sslortho.augment import numba_kernel
 
@@ -34,6 +36,7 @@ def run(folder: Path) -> tuple[float, str]:
     return float(value), how
 
 
+@pytest.mark.slow
 def test_a_change_in_a_file_that_a_kernel_calls_into_is_seen(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "sslortho", ignore=shutil.ignore_patterns("__pycache__"))
     # area 30 of 100 x 100 per cent, ratio 1

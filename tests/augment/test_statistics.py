@@ -17,6 +17,8 @@ from torchvision.transforms import InterpolationMode
 from sslortho.augment import ViewRenderer, ViewSpec
 from sslortho.augment.cpu.view_kernel import render_views
 
+pytestmark = pytest.mark.slow
+
 OURS, THEIRS, SIDE, HEIGHT, WIDTH = 8000, 1500, 24, 48, 64
 P_VALUE = 1e-4  # of each of eleven statistics
 # rarer and stronger than the paper's, so that one left out stands out of the rest

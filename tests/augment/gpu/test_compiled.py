@@ -32,6 +32,7 @@ from sslortho.augment.gpu.photometric import render_photometric_batched
 from sslortho.augment.reference.photometric import render_photometric
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [EVERYTHING, *PUBLISHED.values()], ids=["everything", *PUBLISHED])
 def test_the_compiled_graph_is_the_function(spec):
     images, parameters = in_loader_memory(noise(6)), pack(draw(spec, 6))
@@ -52,6 +53,7 @@ def test_a_renderer_is_compiled_once_and_more_than_eight_can_live_together():
     assert compiled_renderer(specs[0]) is not compiled_renderer(specs[1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:Skipping serialization of:UserWarning")  # torch 2.6 of itself
 def test_inductors_kernels_are_the_function():
