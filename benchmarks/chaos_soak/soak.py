@@ -96,7 +96,7 @@ class Soak:
         return self.tally
 
     def _time_left(self, setting: str, launches: float) -> bool:
-        """Whether so many launches of a setting end in time, judged by its unbroken run."""
+        """Whether this many launches of a setting end in time, judged by its unbroken run."""
         needed = launches * self.references.seconds.get(setting, 12.0)
         return time.monotonic() + needed < self.deadline
 

@@ -2,7 +2,8 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from ffcv.memory_managers import OSCacheManager, ProcessCacheManager
@@ -15,11 +16,26 @@ from torch import Tensor
 from sslortho.augment.renderer import Draws, Renderer
 from sslortho.data.batches import Batch, EpochOrder
 from sslortho.data.ffcv.decoders import MultiCropDecoder, MultiViewDecoder
-from sslortho.data.ffcv.images import BetonImages
 from sslortho.data.ffcv.page_cache import PageCache
 from sslortho.data.image_sets import Cache
 from sslortho.data.prefetch import Job
 from sslortho.data.view_loader import Indices
+
+
+class BetonSamples(Protocol):
+    """Samples of a .beton file; see `data.ffcv.images.BetonImages`."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def places(self) -> NDArray[np.int64]: ...
+
+    @property
+    def pages(self) -> NDArray[np.int64]: ...
+
+    @property
+    def labels(self) -> Tensor: ...
 
 
 class ShardedOrder(TraversalOrder):
@@ -95,7 +111,7 @@ class BetonSource:
             disks; it needs an order that is a `PageOrder`.
     """
 
-    def __init__(self, data: BetonImages, cache: Cache = "os") -> None:
+    def __init__(self, data: BetonSamples, cache: Cache = "os") -> None:
         self.data = data
         self.cache = cache
         reader = Reader(str(data.path))

@@ -4,14 +4,13 @@ import functools
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, ClassVar, Literal
 
+from sslortho.augment.published_views import VIEW_NAMES
 from sslortho.methods.options import METHOD_OPTIONS, options_of_method
 from sslortho.options import nearest, option
 from sslortho.recipes.options import Stem, TrainingOptions
 
-VIEW_NAMES = (
-    "auto",
-    *(name + size for name in METHOD_OPTIONS for size in ("", "_small", "_digits")),
-)
+VIEWS = ("auto", *VIEW_NAMES)
+"""Values of the option views."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +69,10 @@ class PretrainOptions(TrainingOptions):
                 f"method={self.method!r} has options that this class lacks; make them by "
                 f"PretrainOptions.of(method={self.method!r}, ...)"
             )
-        if self.views not in VIEW_NAMES:
+        if self.views not in VIEWS:
             raise ValueError(
-                f"views={self.views!r} is not one of {', '.join(VIEW_NAMES)}"
-                f"{nearest(self.views, VIEW_NAMES)}"
+                f"views={self.views!r} is not one of {', '.join(VIEWS)}"
+                f"{nearest(self.views, VIEWS)}"
             )
         self._check_least(1, "crop_size", "knn_k")
         self._check_least(0, "lr_biases")
