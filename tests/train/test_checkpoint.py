@@ -7,22 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sslortho.atomic import atomic_file
 from sslortho.train.checkpoint import CheckpointFolder
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def half(file):
-        file.write(b"new, but")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"), atomic_file(path) as file:
-        half(file)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def steps(folder):

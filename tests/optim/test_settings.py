@@ -1,0 +1,62 @@
+"""Settings of an optimizer, checked before anything is built."""
+
+import pytest
+import torch
+from torch import nn
+
+from sslortho.optim import OPTIMIZERS
+from sslortho.optim.settings import settle_optimizer
+
+NOTHING = dict.fromkeys(("momentum", "nesterov", "betas", "trust_coefficient", "polar", "share"))
+
+
+def settle(name, *, orth_layers=None, attention=None, **given):
+    return settle_optimizer(
+        name, {**NOTHING, **given}, lr=0.1, weight_decay=0.01, orth_layers=orth_layers,
+        attention=attention, default_layers="conv",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_optimizer_is_created_with_its_rates(name):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    optimizer = settle(name).over(network, lr_biases=0.02)
+    assert type(optimizer) is OPTIMIZERS[name]
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert rates.pop("biases and norms") == 0.02
+    assert set(rates.values()) == {0.1}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "momentum"),
+    [("sgd", {}, 0.9), ("lars", {"momentum": 0.5}, 0.5), ("orth_sgd", {"momentum": 0.0}, 0.0)],
+)
+def test_momentum_is_there_unless_told(name, given, momentum):
+    assert settle(name, **given).settings == {"momentum": momentum}
+    weight = torch.zeros(2, 2, requires_grad=True)
+    assert settle(name, **given).create([{"params": [weight]}]).defaults["momentum"] == momentum
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("sgdd", {}, "optim='sgdd' is not one of"),
+        (
+            "sgd",
+            {"orth_layers": "all"},
+            "orth_layers='all' has no effect on optim='sgd'; it has one on",
+        ),
+        ("lars", {"attention": "heads"}, "attention='heads' has no effect on optim='lars'"),
+        ("adam", {"momentum": 0.5}, r"momentum=0.5 is not an option .* its betas, such as \[0.5"),
+    ],
+)
+def test_settings_without_effect_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        settle(name, **options)
+
+
+def test_layers_are_the_default_where_they_have_an_effect():
+    assert settle("orth_lars").orth_layers == "conv"
+    assert settle("orth_lars", orth_layers="all").orth_layers == "all"
+    assert settle("lars").orth_layers == "none"
