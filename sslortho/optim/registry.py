@@ -58,6 +58,17 @@ def accepted_options(name: str) -> set[str]:
     return (set(inspect.signature(plain).parameters) - {"params"}) | own
 
 
+def check_options(name: str, options: Iterable[tuple[str, Any]]) -> None:
+    """Raise ValueError for an unknown optimizer, or an option, with its value, that it does not take."""
+    accepted = accepted_options(name)
+    for option, value in options:
+        if option not in accepted:
+            raise ValueError(
+                f"{option}={value!r} is not an option of optim={name!r}, which takes "
+                f"{', '.join(sorted(accepted))}{_hint(option, accepted)}"
+            )
+
+
 def create_optimizer(name: str, params: Any, **options: Any) -> Optimizer:
     """Create the optimizer called `name` in OPTIMIZERS.
 
@@ -70,12 +81,6 @@ def create_optimizer(name: str, params: Any, **options: Any) -> Optimizer:
         ValueError: an unknown name, an option that the optimizer does not take, or a rate, momentum
             or decay that is negative or not finite.
     """
-    accepted = accepted_options(name)
-    for option in options:
-        if option not in accepted:
-            raise ValueError(
-                f"{option}={options[option]!r} is not an option of optim={name!r}, which takes "
-                f"{', '.join(sorted(accepted))}{_hint(option, accepted)}"
-            )
+    check_options(name, options.items())
     check_numbers(options)
     return OPTIMIZERS[name](params, **options)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sslortho.optim.grouping import param_groups
-from sslortho.optim.registry import OPTIMIZERS, accepted_options, create_optimizer
+from sslortho.optim.registry import OPTIMIZERS, accepted_options, check_options, create_optimizer
 
 Layers = Literal["conv", "all", "none"]
 
@@ -93,6 +93,7 @@ def settle_optimizer(
             f"momentum={momentum} is not an option of optim={name!r}; give its betas, such as "
             f"[{momentum}, 0.999]"
         )
+    check_options(name, settings.items())
     return OptimizerSettings(
         name=name,
         lr=lr,

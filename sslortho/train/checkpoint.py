@@ -1,6 +1,7 @@
 """Checkpoints that are either whole or absent, verified by a checksum in their name."""
 
 import hashlib
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -59,6 +60,13 @@ def _step(path: Path) -> int:
     """Step in a checkpoint's name; -1 if there is none."""
     found = re.match(r"step-(\d+)", path.name)
     return int(found[1]) if found else -1
+
+
+def _same_value(stored: Any, value: Any) -> bool:
+    """Whether an option has the value that is stored; versions up to 0.1 stored paths unexpanded."""
+    if isinstance(stored, str) and stored.startswith("~"):
+        return value in (stored, os.path.expanduser(stored))  # noqa: PTH111 - as options.Options
+    return stored == value
 
 
 class RefusedError(Exception):
@@ -186,7 +194,7 @@ class CheckpointFolder:
         different = [
             f"{name} {config[name]!r} there, {value!r} here"
             for name, value in self.expected.items()
-            if name in config and config[name] != value
+            if name in config and not _same_value(config[name], value)
         ]
         if different:
             self._foreign.add(path)
