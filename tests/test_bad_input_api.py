@@ -345,7 +345,7 @@ def test_a_share_to_hold_out(digits, share):
 
 @table(
     [
-        (lambda: load_split("digit", None, "train"), "did you mean 'digits'"),
+        (lambda: load_split("digit", None, "train"), "did you mean digits"),
         (lambda: load_split("folder", None, "train"), "needs data_dir"),
         (lambda: load_split("folder", "nowhere", "train"), "nowhere"),
         (lambda: load_split("beton", "nowhere", "train"), "nowhere.*no train.beton"),

@@ -103,7 +103,7 @@ class RunFolder:
         """Write config.yaml and views.png, and begin the trackers. Every rank must call.
 
         Args:
-            accelerator: only its main process writes, and holds the folder until it ends.
+            accelerator: only its main process writes, and holds the folder until `status_of` ends.
             options: of the run.
             views: of a batch, for views.png.
 

@@ -1,5 +1,6 @@
 """Locks on files: one process at a time at work in a folder."""
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -8,7 +9,7 @@ _HELD: dict[Path, int] = {}
 
 
 def hold_folder(folder: Path) -> None:
-    """Lock a run folder, made if need be, until this process ends.
+    """Lock a run folder, made if need be, until `release_folder`, or until this process ends.
 
     Raises ValueError if another process has it.
     """
@@ -28,6 +29,16 @@ def hold_folder(folder: Path) -> None:
     except OSError:  # a file system without locks
         pass
     _HELD[path] = file
+
+
+def release_folder(folder: Path) -> None:
+    """Unlock a run folder; nothing if this process does not hold it."""
+    file = _HELD.pop(folder.resolve() / ".lock", None)
+    if file is None:
+        return
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_UN)  # a forked worker may have the file open too
+    os.close(file)
 
 
 def is_held(path: Path) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sslortho.atomic import atomic_file
-from sslortho.runs.lock import is_held
+from sslortho.runs.lock import is_held, release_folder
 
 State = Literal["running", "finished", "stopped", "failed", "killed"]
 """stopped: asked to stop by a signal, saved, and can resume. failed: ended by an error. killed: ended
@@ -76,6 +76,8 @@ def read_status(folder: Path) -> Status | None:
 def status_of(folder: Path, writes: bool) -> Iterator[None]:
     """Keep status.json while the block runs: running, then finished, stopped or failed.
 
+    At the end the folder is released, so that another process may resume while this one lives on.
+
     Args:
         folder: of the run; held by this process.
         writes: whether this process writes; of several ranks the main one alone.
@@ -85,15 +87,18 @@ def status_of(folder: Path, writes: bool) -> Iterator[None]:
         if writes:
             write_status(folder, state, message)
 
-    tell("running")
-    try:
-        yield
-    except RunStoppedError as stop:
-        tell("stopped", str(stop))
-        raise
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # the disk may be full, the folder gone
-            reason = " ".join(str(error).split()) or type(error).__name__
-            tell("failed", "interrupted" if isinstance(error, KeyboardInterrupt) else reason)
-        raise
-    tell("finished")
+    with contextlib.ExitStack() as stack:
+        if writes:
+            stack.callback(release_folder, folder)
+        tell("running")
+        try:
+            yield
+        except RunStoppedError as stop:
+            tell("stopped", str(stop))
+            raise
+        except BaseException as error:
+            with contextlib.suppress(OSError):  # the disk may be full, the folder gone
+                reason = " ".join(str(error).split()) or type(error).__name__
+                tell("failed", "interrupted" if isinstance(error, KeyboardInterrupt) else reason)
+            raise
+        tell("finished")

@@ -1,9 +1,11 @@
+import contextlib
 import fcntl
 import json
 import signal
 
 import pytest
 
+from sslortho.runs.lock import hold_folder, is_held
 from sslortho.runs.status import RunStoppedError, Status, read_status, status_of, write_status
 
 
@@ -29,6 +31,18 @@ def test_an_error_says_how_it_ended(tmp_path, error, state, message):
     with pytest.raises(type(error)), status_of(tmp_path, writes=True):
         raise error
     assert read_status(tmp_path) == Status(state, message)
+
+
+@pytest.mark.parametrize("error", [None, RunStoppedError(signal.SIGINT, 7)])
+def test_the_folder_is_free_for_others_afterwards(tmp_path, error):
+    hold_folder(tmp_path)
+    with contextlib.suppress(RunStoppedError), status_of(tmp_path, writes=True):
+        assert is_held(tmp_path / ".lock")
+        if error:
+            raise error
+    assert not is_held(tmp_path / ".lock")
+    hold_folder(tmp_path)
+    assert is_held(tmp_path / ".lock")
 
 
 def test_a_run_whose_process_is_gone_was_killed(tmp_path):
