@@ -1,6 +1,7 @@
 """Methods of pretraining by name.
 
-A new method is a file here, its options in options.py, a line below, and a YAML in configs/.
+A new method is a file here, its options in options.py, a line below, its views in
+augment/published_views.py under the same name, and a YAML in configs/.
 """
 
 import importlib

@@ -1,7 +1,6 @@
 """This process among those that a launcher started: device, ranks and CPU threads."""
 
 import os
-import sys
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -61,8 +60,8 @@ def _check_launcher() -> None:
     for plugin in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         if environment.get(f"ACCELERATE_USE_{plugin}", "false").lower() == "true":
             raise ValueError(
-                f"accelerate launch --use_{plugin.lower()} is not for this script, whose --shard splits "
-                "the training among the ranks (FSDP2); leave it out of the command and of its config file"
+                f"accelerate launch --use_{plugin.lower()} is not for this command, whose --shard splits "
+                "the training among the ranks (FSDP2); leave it out of the launcher and of its config file"
             )
     restarts = int(environment.get("TORCHELASTIC_MAX_RESTARTS", "0"))
     shared = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -97,7 +96,7 @@ def create_accelerator(
     if launcher_precision not in ("no", mixed_precision):
         raise ValueError(
             f"the launcher asks for mixed_precision={launcher_precision!r}, the configuration for "
-            f"{mixed_precision!r}; give --mixed_precision to the script"
+            f"{mixed_precision!r}; give --mixed_precision to the command"
         )
     _check_launcher()
     names: list[Any] = [name for name in trackers.split(",") if name and name != "none"]
@@ -125,7 +124,7 @@ def create_accelerator(
         raise ValueError(
             f"the launcher started {launched} processes, but this one sees "
             f"{accelerator.num_processes}; for several CPU processes use "
-            f"torchrun --nproc_per_node N {sys.argv[0]}"
+            "torchrun --nproc_per_node N"
         )
     return accelerator
 

@@ -106,5 +106,5 @@ def test_restarts_that_may_hang_are_warned_of(monkeypatch, restarts, shared, rec
 @pytest.mark.parametrize("plugin", ["fsdp", "deepspeed", "megatron_lm"])
 def test_accelerates_own_ways_to_shard_are_refused(monkeypatch, plugin):
     monkeypatch.setenv(f"ACCELERATE_USE_{plugin.upper()}", "true")
-    with pytest.raises(ValueError, match=f"--use_{plugin} is not for this script, whose --shard"):
+    with pytest.raises(ValueError, match=f"--use_{plugin} is not for this command, whose --shard"):
         launch._check_launcher()

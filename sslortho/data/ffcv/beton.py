@@ -101,12 +101,12 @@ def read_beton(path: Path) -> BetonFile:
     path = Path(path)
     if not path.is_file():
         wrong = "is no file" if path.exists() else "does not exist"
-        raise ValueError(f"{path} {wrong}; write it with scripts/write_beton.py")
+        raise ValueError(f"{path} {wrong}; write it with sslortho write_beton")
     try:
         with path.open("rb") as file:
             return _read(path, file, os.fstat(file.fileno()).st_size)
     except _DamageError as damage:
-        raise ValueError(f"{path} {damage}; write it again with scripts/write_beton.py") from None
+        raise ValueError(f"{path} {damage}; write it again with sslortho write_beton") from None
 
 
 class _DamageError(Exception):

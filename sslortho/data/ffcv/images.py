@@ -87,7 +87,7 @@ class BetonImages(ImageSet):
         except ValueError as error:
             raise ValueError(
                 f"image {place} of {self.path} cannot be decoded; write the file again with "
-                "scripts/write_beton.py"
+                "sslortho write_beton"
             ) from error
 
     def sizes(self, indices: Indices) -> tuple[Indices, Indices]:
@@ -117,7 +117,7 @@ def _check_labels(path: Path, labels: NDArray[Any], classes: tuple[str, ...]) ->
     if labels[i] >= most:
         raise ValueError(
             f"{path}: image {i} has the label {labels[i]}, and there are at most {most} classes; write "
-            "it again with scripts/write_beton.py"
+            "it again with sslortho write_beton"
         )
 
 
@@ -144,7 +144,7 @@ def load_beton(data_dir: Path, split: Split) -> BetonImages | None:
             return None
         raise ValueError(
             f"data_dir={str(data_dir)!r} holds no train.beton; write one with "
-            f"python scripts/write_beton.py --split train --out {data_dir / 'train.beton'} ..."
+            f"sslortho write_beton --split train --out {data_dir / 'train.beton'} ..."
         )
     require_ffcv()
     path = found[0]

@@ -50,12 +50,12 @@ def read_classes(path: Path, count: int) -> tuple[str, ...]:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f"{manifest} is not the manifest of a beton ({type(error).__name__}: {error}); remove it, "
-            "or write both again with scripts/write_beton.py"
+            "or write both again with sslortho write_beton"
         ) from error
     if said != count:
         raise ValueError(
             f"{manifest} is of a beton of {said} images, {path} has {count}; remove it, or write both "
-            "again with scripts/write_beton.py"
+            "again with sslortho write_beton"
         )
     return classes
 
@@ -72,7 +72,7 @@ def read_names(path: Path, count: int) -> list[str]:
 
     Raises ValueError if there is no list, or it belongs to another beton.
     """
-    remedy = "write both again from the folder with scripts/write_beton.py"
+    remedy = "write both again from the folder with sslortho write_beton"
     try:
         names = names_path(path).read_text("utf-8", "surrogateescape").split("\n")[:-1]
     except OSError as error:

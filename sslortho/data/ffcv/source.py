@@ -84,7 +84,7 @@ class _BetonReading:
         if broken.any():
             raise ValueError(
                 f"image {samples[broken[first:last].argmax()]} of {source.data.path} cannot be "
-                "decoded; write the file again with scripts/write_beton.py"
+                "decoded; write the file again with sslortho write_beton"
             )
 
     def crop(

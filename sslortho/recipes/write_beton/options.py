@@ -47,8 +47,7 @@ class WriteBetonOptions(Options):
     def __post_init__(self) -> None:
         page_size, quality = self.page_size, self.quality
         self._check("out", Path(self.out).suffix == ".beton", "a path that ends in .beton")
-        for name in ("max_resolution", "workers"):
-            self._check(name, getattr(self, name) is None or getattr(self, name) >= 1, "1 or more")
+        self._check_least(1, "max_resolution", "workers")
         self._check("quality", quality is None or 1 <= quality <= 100, "from 1 to 100")
         threshold = self.smart_threshold
         self._check("smart_threshold", threshold is None or threshold > 0, "above 0")
@@ -56,17 +55,15 @@ class WriteBetonOptions(Options):
         self._check("page_size", power, "a power of two from 2 to 2048 (MiB)")
         if self.data != "digits" and self.data_dir is None:
             raise ValueError(f"data={self.data!r} needs data_dir, the folder that it lies in")
-        no_effect = {
-            "data_dir": self.data == "digits" and self.data_dir is not None,
-            "follow_links": self.data != "folder" and self.follow_links,
-            "skip_broken": self.data != "folder" and self.skip_broken,
-            "quality": self.mode == "raw" and quality is not None,
-            "smart_threshold": self.mode != "smart" and threshold is not None,
-        }
-        for name, holds in no_effect.items():
-            if holds:
-                on = "data" if name in ("data_dir", "follow_links", "skip_broken") else "mode"
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} has no effect on {on}={getattr(self, on)!r}"
-                )
+        self._check_effect(
+            "data",
+            data_dir=self.data == "digits" and self.data_dir is not None,
+            follow_links=self.data != "folder" and self.follow_links,
+            skip_broken=self.data != "folder" and self.skip_broken,
+        )
+        self._check_effect(
+            "mode",
+            quality=self.mode == "raw" and quality is not None,
+            smart_threshold=self.mode != "smart" and threshold is not None,
+        )
         super().__post_init__()

@@ -108,13 +108,13 @@ def test_what_it_returns_can_be_kept_and_written_to(damaged):
 def test_another_file(tmp_path, content, message):
     path = tmp_path / "x.beton"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"x\.beton {message}.*scripts/write_beton\.py"):
+    with pytest.raises(ValueError, match=rf"x\.beton {message}.*sslortho write_beton"):
         read_beton(path)
 
 
 def test_a_file_that_is_missing(tmp_path):
     with pytest.raises(
-        ValueError, match=r"none\.beton does not exist; write it with scripts/write_beton\.py"
+        ValueError, match=r"none\.beton does not exist; write it with sslortho write_beton"
     ):
         read_beton(tmp_path / "none.beton")
 

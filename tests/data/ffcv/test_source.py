@@ -370,7 +370,7 @@ def test_a_truncated_file_is_refused_before_it_is_read(data, tmp_path):
 
 
 def test_a_folder_without_betons_says_how_to_write_one(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no train.beton; .*write_beton.py"):
+    with pytest.raises(ValueError, match=r"holds no train.beton; .*sslortho write_beton"):
         load_split("beton", tmp_path, "train")
     assert load_split("beton", tmp_path, "test") is None
 
