@@ -95,9 +95,8 @@ def rerun(run: FinishedRun, command: list[str], out: Path) -> None:
         code = process.wait()
     if code == 2:  # a user's mistake, such as weights that are gone; its line is on the terminal
         sys.exit(2)
-    if not (
-        out / "summary.json"
-    ).exists():  # one that diverged has an exit code of 1, and a summary
+    # not by the exit code: a run that diverged has 1, and a summary
+    if not (out / "summary.json").exists():
         raise ValueError(
             f"the rerun ended with exit code {code} and is not finished; its own words are above, and "
             "the same command resumes it"

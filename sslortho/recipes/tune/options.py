@@ -105,5 +105,4 @@ class TuneOptions(SupervisedOptions):
 
     @property
     def default_folder(self) -> str:
-        backbone = self.backbone.replace(":", "-").replace("/", "-")
-        return f"runs/tune-{self.data}-{backbone}-{self.optim}"
+        return f"runs/tune-{self.data}-{self.backbone_slug}-{self.optim}"
