@@ -119,6 +119,7 @@ ODD_YAML = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ODD_YAML)
 def test_an_odd_file_of_options(kind):
     text, word = ODD_YAML[kind]

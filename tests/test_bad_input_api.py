@@ -257,8 +257,8 @@ def test_the_loss(call, message):
         (lambda: create_backbone(""), "backbone='' is not"),
         (lambda: create_backbone(None), "backbone=None is not"),
         (lambda: create_backbone(18), "backbone=18 is not"),
-        (lambda: create_backbone("timm:"), "no model of timm"),
-        (lambda: create_backbone("timm:no_such_net"), "no model of timm"),
+        (lambda: create_backbone("timm:"), "is not a timm model"),
+        (lambda: create_backbone("timm:no_such_net"), "is not a timm model"),
         (lambda: create_backbone("resnet18", "tiny"), "stem='tiny'"),
         (lambda: create_backbone("resnet18", None), "stem=None"),
         (lambda: feature_dim(create_backbone("basic_cnn"), 0), "crop_size=0"),
@@ -384,8 +384,8 @@ def test_features(features, message):
 
 @pytest.mark.parametrize("features", [X[:0], X[:, :0]])
 def test_no_features(features):
-    refused(lambda: rankme(features), "are none")
-    refused(lambda: feature_std(features), "are none")
+    refused(lambda: rankme(features), "must be at least one")
+    refused(lambda: feature_std(features), "must be at least one")
 
 
 LABELS = [

@@ -78,6 +78,7 @@ VALUES = st.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @fuzzed(60)
 @given(st.data())
 def test_a_command_line_is_a_configuration_or_one_line(data):
@@ -202,6 +203,7 @@ def create(name, parameters, options):
         return None
 
 
+@pytest.mark.slow
 @fuzzed(200)
 @given(
     name=st.sampled_from(sorted(OPTIMIZERS)), drawn=PARAMETERS, options=OPTIONS,

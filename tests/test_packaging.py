@@ -84,6 +84,7 @@ def test_the_changelog_begins_with_this_version():
     assert headings[0] == sslortho.__version__
 
 
+@pytest.mark.slow
 def test_optimizers_work_from_it_with_torch_alone(unpacked):
     program = """
 import sslortho, sslortho.optim
@@ -115,6 +116,7 @@ def test_the_command_is_installed(unpacked):
     assert text.split() == ["[console_scripts]", "sslortho", "=", "sslortho.cli:main"]
 
 
+@pytest.mark.slow
 def test_the_command_works_without_the_checkout(unpacked, tmp_path):
     text = run_installed(unpacked, tmp_path, "pretrain", "--config", "figure7_small", "--help")
     assert "--crop_size INTEGER" in text

@@ -120,6 +120,7 @@ def p_values(spec: ViewSpec, theirs: dict[str, np.ndarray]) -> dict[str, float]:
     return {name: stats.ks_2samp(ours[name], theirs[name]).pvalue for name in ours}
 
 
+@pytest.mark.slow
 def test_views_have_the_distribution_of_torchvisions(theirs):
     values = p_values(SPEC, theirs)
     assert min(values.values()) > P_VALUE, values

@@ -302,6 +302,7 @@ def test_the_parts_make_what_the_loader_makes(beton, photographs):
         torch.testing.assert_close(pixels[indices], batch.views[view], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_floor_decodes_the_betons_images(beton, photographs):
     paths = scan_folder(photographs, "train").paths
     work = make_work(paths, beton=beton)

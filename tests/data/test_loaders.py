@@ -235,6 +235,7 @@ def as_float(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).float()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finished", [True, False], ids=["views", "crops"])
 def test_files_of_different_sizes_are_cropped_as_torchvision_does(tmp_path, finished):
     """Into views of different sizes, finished by the loader or on a device."""

@@ -1,5 +1,6 @@
 """The choice of images to inspect, and the files and tables drawn from it."""
 
+import pytest
 import torch
 from torch.nn import functional
 
@@ -46,6 +47,7 @@ def test_known_neighbours_give_the_same_inspection():
     torch.testing.assert_close(known.similarities, searched.similarities)
 
 
+@pytest.mark.slow
 def test_pictures_and_the_table_of_mistakes(tmp_path, monkeypatch):
     monkeypatch.setattr("sslortho.evaluate.inspection.project_umap", lambda features, seed: None)
     shown = []
@@ -70,6 +72,7 @@ def test_pictures_and_the_table_of_mistakes(tmp_path, monkeypatch):
     assert sorted(table.rows) == [("a", "b", 30.0), ("b", "c", 30.0), ("c", "a", 30.0)]
 
 
+@pytest.mark.slow
 def test_without_mistakes_there_is_no_table(tmp_path, monkeypatch):
     monkeypatch.setattr("sslortho.evaluate.inspection.project_umap", lambda features, seed: None)
     found = inspect_features(FEATURES, LABELS, LABELS, [TRAIN], seed=4)

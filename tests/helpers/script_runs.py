@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -80,6 +81,7 @@ def _call(main, program, arguments):
     code, out, errors = 0, io.StringIO(), io.StringIO()
     AcceleratorState._reset_state(reset_partial_state=True)
     given = [program, *map(str, arguments)]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     with (
         mock.patch.object(sys, "argv", given),
         contextlib.redirect_stdout(out),
@@ -91,4 +93,6 @@ def _call(main, program, arguments):
             code = end.code or 0
         finally:
             AcceleratorState._reset_state(reset_partial_state=True)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     return subprocess.CompletedProcess(given, code, out.getvalue(), errors.getvalue())

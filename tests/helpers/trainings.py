@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState
 
+from sslortho.methods.task import create_method
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.run import build
 from sslortho.recipes.supervised.options import SupervisedOptions
@@ -55,6 +56,16 @@ def train(folder, supervised=False, stopped=False, **options) -> dict:
         "step": result.step,
         "evaluations": len(evaluations),
     }
+
+
+def task_of(recipe):
+    """Model and loss of a resolved pretraining, on the CPU."""
+    return create_method(recipe.method, recipe.backbone, recipe.view_sizes, recipe.options)
+
+
+def optimizer_of(recipe, task):
+    """Its optimizer over a task."""
+    return recipe.optimizer.over(task, lr_biases=recipe.lr_biases)
 
 
 def same_bits(ours: dict, theirs: dict) -> bool:

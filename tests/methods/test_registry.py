@@ -50,6 +50,7 @@ def test_names_options_and_classes_agree():
         assert load_method(name).Options is METHOD_OPTIONS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("blocked", "program"),
     [

@@ -118,6 +118,7 @@ def test_torchvision_lacks_its_classifier_alone(tmp_path, suffix):
     same_features(source.network, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stem", "info", "suffix"),
     [
@@ -170,6 +171,7 @@ def onnx_file(tmp_path_factory):
     return small, out, lines
 
 
+@pytest.mark.slow
 def test_onnx_computes_the_same_for_any_batch(onnx_file):
     network, out, lines = onnx_file
     session = onnxruntime.InferenceSession(out)

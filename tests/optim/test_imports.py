@@ -1,3 +1,4 @@
+import pytest
 from helpers.torch_alone import run_with_torch_alone
 
 PROGRAM = """
@@ -49,5 +50,6 @@ print(*sorted(set(sslortho.optim.__all__) ^ set(uses)), "all used")
 """
 
 
+@pytest.mark.slow
 def test_every_public_name_needs_torch_alone():
     assert run_with_torch_alone(PROGRAM).strip() == "all used"

@@ -529,6 +529,7 @@ def test_compiled_models_train_the_same(backend):
     assert_same_parameters(plain, compiled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("polar", ["auto", "polar_express"])
 @pytest.mark.parametrize("cls", [OrthSGD, OrthLARS])
 def test_a_compiled_step_is_the_same_step(cls, polar):
@@ -564,6 +565,7 @@ def test_under_accelerate():
     assert_same_parameters(plain, prepared)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Lightning's own
 def test_under_lightning(tmp_path):
     lightning = pytest.importorskip("pytorch_lightning")
@@ -624,6 +626,7 @@ def distance(run: tuple, other: tuple) -> float:
     return (apart / torch.stack([torch.linalg.vector_norm(b) for b in other[0]]).norm()).item()
 
 
+@pytest.mark.slow
 def test_ten_steps_of_a_resnet_are_those_of_the_svd(monkeypatch):
     """As near to those of a float64 SVD as those of a float32 SVD are.
 

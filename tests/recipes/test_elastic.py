@@ -91,6 +91,7 @@ def unbroken(tmp_path_factory):
     return folder / "0" / "run", folder / "1", told
 
 
+@pytest.mark.slow
 def test_of_two_machines_the_first_alone_writes_and_tells(unbroken):
     out, second, told = unbroken
     assert (out / "summary.json").exists()
@@ -99,6 +100,7 @@ def test_of_two_machines_the_first_alone_writes_and_tells(unbroken):
     assert "after 16 steps" not in told[1]
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_a_killed_rank_is_restarted_with_the_others_and_they_resume(unbroken, tmp_path):
     """One launcher, two ranks: to the bits of the two machines."""
@@ -118,6 +120,7 @@ def start_machines(out):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_machine_that_dies_ends_the_other_and_both_resume(unbroken, tmp_path):
     out = tmp_path / "run"
     first, second = start_machines(out)
@@ -132,6 +135,7 @@ def test_a_machine_that_dies_ends_the_other_and_both_resume(unbroken, tmp_path):
     assert_same_weights(out, unbroken[0])
 
 
+@pytest.mark.slow
 def test_a_machine_that_leaves_an_elastic_job_is_done_without(unbroken, tmp_path):
     out, port = tmp_path / "run", free_port()
     first, second = (

@@ -125,6 +125,7 @@ def test_deterministic_changes_no_bit_on_a_cpu(one_rank, tmp_path):
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # within torch
 def test_compiled_is_not_compiled(one_rank, tmp_path):

@@ -142,6 +142,7 @@ def test_images_in_memory_show_the_same_as_files(tmp_path):
         np.testing.assert_array_equal(one.views, other.views)
 
 
+@pytest.mark.slow
 def test_a_beton_shows_the_same_as_its_files(photographs, tmp_path):
     try:
         require_ffcv()
@@ -155,6 +156,7 @@ def test_a_beton_shows_the_same_as_its_files(photographs, tmp_path):
         np.testing.assert_array_equal(one.views, other.views)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sides", [(8,), (8, 8), (8, 8, 4, 4, 4, 4, 4, 4)], ids=len)
 def test_nothing_overlaps_and_nothing_leaves_the_picture(sides):
     """With the longest captions: sides of four digits, all operations on."""
@@ -179,6 +181,7 @@ def test_nothing_overlaps_and_nothing_leaves_the_picture(sides):
             assert not one.overlaps(other)
 
 
+@pytest.mark.slow
 def test_the_script_draws_digits_with_no_options_but_the_file(tmp_path):
     finish(
         start_script("show_views.py", "--out", str(tmp_path / "new" / "views.png"), "--count", "5")

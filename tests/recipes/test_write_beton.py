@@ -154,6 +154,7 @@ def test_mistakes_are_one_line(imagenet, tmp_path, monkeypatch, capsys, argument
     assert not (tmp_path / "x.beton").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_leaves_nothing(imagenet, tmp_path, number, code):
     folder = imagenet / "train" / "n01440764"

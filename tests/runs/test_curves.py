@@ -1,3 +1,4 @@
+import pytest
 import torch
 from PIL import Image
 
@@ -25,6 +26,7 @@ def test_small_views_are_drawn_smaller_than_large_ones(tmp_path):
     assert 0.15 < area[0, 255, 0] / 6 / (area[255, 0, 0] / 2) < 0.4
 
 
+@pytest.mark.slow
 def test_curves_draw_a_line_for_each_run(tmp_path):
     records = [{"step": s, "loss": 10 - s, "knn_top1": None if s % 2 else s} for s in range(9)]
     draw_curves(tmp_path / "one.png", {"a": records})

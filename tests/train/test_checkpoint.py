@@ -192,6 +192,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
 @pytest.mark.parametrize("room", [10_000, 3_999_000])  # in the first tensor, in the last block
 def test_a_full_disk_costs_only_the_new_checkpoint(tmp_path, room):

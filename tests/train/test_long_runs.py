@@ -102,6 +102,7 @@ def growth(values):
     return max(values[-3:]) - max(values[start : start + 3])
 
 
+@pytest.mark.slow
 def test_memory_files_and_disk_stay_as_they_are(tmp_path):
     loader = train(tmp_path, STEPS, leak=False)
     assert loader.steps == STEPS
@@ -111,6 +112,7 @@ def test_memory_files_and_disk_stay_as_they_are(tmp_path):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == STEPS
 
 
+@pytest.mark.slow
 def test_a_leak_would_be_seen(tmp_path):
     """In less steps, and by as much less memory, than above."""
     loader = train(tmp_path, STEPS // 2, leak=True)

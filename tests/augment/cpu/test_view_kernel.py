@@ -148,6 +148,7 @@ def test_threads_and_the_order_of_calls_change_no_bit():
         np.testing.assert_array_equal(batch_of_views(images, 4), alone)
 
 
+@pytest.mark.slow
 def test_finished_views_are_the_crops_with_photometry():
     """All views of two samples in one call each, beside a call for each view and each of its steps."""
     images, settings = (scene(100, 130), noise(70, 90)), view_settings(MIXED)

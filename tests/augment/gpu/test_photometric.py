@@ -220,6 +220,7 @@ def test_the_graph_has_fixed_shapes_and_waits_for_nobody(spec):
     assert output.meta["val"].shape == (4, 3, 40, 48)
 
 
+@pytest.mark.slow
 def test_there_is_no_graph_break():
     images, parameters = noise(4), pack(draw(EVERYTHING, 4))
     report = torch._dynamo.explain(render_photometric_batched)(images, parameters, EVERYTHING)

@@ -137,6 +137,7 @@ def test_all_pieces_end_before_an_error_is_raised(threads):
     assert sorted(done) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_process_starts_threads_of_its_own():
     script = """

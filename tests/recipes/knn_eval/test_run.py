@@ -42,6 +42,7 @@ def features(split):
     return functional.normalize(rows, dim=1).double().numpy(), data.labels.numpy()
 
 
+@pytest.mark.slow
 def test_the_figure_is_that_of_scikit_learns_classifier(tmp_path):
     summary = evaluate(tmp_path, "--k", "15", "--temperature", "0.2")
     train, labels = features("train")

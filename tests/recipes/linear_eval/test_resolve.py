@@ -93,6 +93,7 @@ def info_of(tmp_path, crop_size=48):
     return str(tmp_path / "w.safetensors"), info
 
 
+@pytest.mark.slow
 def test_features_are_of_views_as_in_pretraining_unless_told(tmp_path):
     path, info = info_of(tmp_path)
     assert load_subject(linear(backbone_from=path, backbone=None), 32).info == info

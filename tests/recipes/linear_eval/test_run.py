@@ -83,6 +83,7 @@ def whole(tmp_path_factory, weights):
     return out
 
 
+@pytest.mark.slow
 def test_a_run_reports_the_last_epoch_and_the_best_only_beside_it(evaluate, weights, tmp_path):
     out = tmp_path / "run"
     summary = evaluate(out, "--optim", "orth_sgd", "--momentum", "0.8")
@@ -191,6 +192,7 @@ def test_few_labels_are_few(evaluate, tmp_path):
     assert not any("top1" in record for record in records(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_confusion_matrix_is_of_the_figure_also_in_bf16(evaluate, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(

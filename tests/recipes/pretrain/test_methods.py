@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from helpers.ranks import run_on_ranks
-from helpers.trainings import drift, same_bits, train, trainings_of_rank
+from helpers.trainings import drift, same_bits, task_of, train, trainings_of_rank
 from torch import nn
 
 from sslortho.methods.options import METHOD_OPTIONS as METHODS
@@ -39,6 +39,7 @@ def fresh_process():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_an_epoch_of_digits_learns_and_reports_knn(name, tmp_path):
     options = PretrainOptions.of(
@@ -159,7 +160,7 @@ def test_dino_trains_a_vision_transformer_of_timm():
     config = PretrainOptions.of(
         method="dino", backbone="timm:test_vit", crop_size=112, projector="16-8-16", views="dino"
     )
-    task = resolve(config).create_task()
+    task = task_of(resolve(config))
     views = [torch.randn(2, 3, view.crop_size, view.crop_size) for view in resolve(config).views]
     assert {view.shape[-1] for view in views} == {112, 48}
     task(tuple(views), torch.zeros(2))["loss"].backward()
@@ -180,7 +181,7 @@ def test_a_checkpoint_is_a_file_of_the_backbones_weights(name, tmp_path):
 
 def test_a_network_that_does_not_pool_is_refused_where_views_have_several_sizes():
     with pytest.raises(ValueError, match="'basic_cnn' has not as many features of views of 14"):
-        resolve(PretrainOptions.of(method="dino", backbone="basic_cnn")).create_task()
+        task_of(resolve(PretrainOptions.of(method="dino", backbone="basic_cnn")))
 
 
 def test_views_are_the_methods_own_by_size_or_as_named():

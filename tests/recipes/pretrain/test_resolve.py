@@ -2,6 +2,7 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
+from helpers.trainings import optimizer_of, task_of
 from PIL import Image
 
 from sslortho.data import TensorLoader, ViewLoader
@@ -36,8 +37,8 @@ def test_every_configuration_builds(path, optim):
     options = parse_options(PretrainOptions, ["--config", str(path), "--optim", optim])
     recipe = resolve(options)
     with torch.device("meta"):  # shapes without memory: some of these are large
-        task = recipe.create_task()
-        optimizer = recipe.create_optimizer(task)
+        task = task_of(recipe)
+        optimizer = optimizer_of(recipe, task)
     views = recipe.views
     size = (2, 3, options.crop_size, options.crop_size)
     features = task.backbone(torch.zeros(size, device="meta"))
@@ -54,8 +55,8 @@ def test_every_machine_is_one_that_accelerate_reads(path):
 
 def built_optimizer(**options):
     recipe = resolve(PretrainOptions.of(backbone="basic_cnn", projector="8-8", **options))
-    task = recipe.create_task()
-    return task, recipe.create_optimizer(task)
+    task = task_of(recipe)
+    return task, optimizer_of(recipe, task)
 
 
 @pytest.mark.parametrize("optim", sorted(OPTIMIZERS))
@@ -92,13 +93,13 @@ def test_an_option_without_effect_is_an_error(options, message):
 
 
 def test_initial_weights_depend_on_the_seed_alone():
-    first = resolve(PretrainOptions.of(seed=1)).create_task().state_dict()
+    first = task_of(resolve(PretrainOptions.of(seed=1))).state_dict()
     torch.rand(5)
-    again = resolve(PretrainOptions.of(seed=1, optim="lars")).create_task().state_dict()
-    other = resolve(PretrainOptions.of(seed=2)).create_task().state_dict()
+    again = task_of(resolve(PretrainOptions.of(seed=1, optim="lars"))).state_dict()
+    other = task_of(resolve(PretrainOptions.of(seed=2))).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["backbone.conv1.weight"], other["backbone.conv1.weight"])
-    backbone = resolve(PretrainOptions.of(seed=1)).create_backbone().state_dict()
+    backbone = resolve(PretrainOptions.of(seed=1)).backbone.create().state_dict()
     assert all(torch.equal(first[f"backbone.{name}"], backbone[name]) for name in backbone)
 
 

@@ -63,6 +63,7 @@ def finished(tmp_path_factory):
     return out, done
 
 
+@pytest.mark.slow
 def test_a_run_leaves_all_that_it_promises(finished):
     out, done = finished
     summary = json.loads((out / "summary.json").read_text())
@@ -85,11 +86,13 @@ def test_a_run_leaves_all_that_it_promises(finished):
     assert "untrained" in done.stdout
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(finished):
     losses = [r["loss"] for r in records(finished[0]) if "loss" in r]
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.slow
 def test_the_same_command_on_a_finished_run_only_tells(finished):
     out, _ = finished
     before = (out / "summary.json").read_bytes()
@@ -98,6 +101,7 @@ def test_the_same_command_on_a_finished_run_only_tells(finished):
     assert (out / "summary.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_other_options_on_the_same_folder_are_refused(finished):
     done = pretrain(finished[0], "--optim", "lars", check=False)
     assert done.returncode == 2
@@ -105,6 +109,7 @@ def test_other_options_on_the_same_folder_are_refused(finished):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_broken_twice_resumes_to_bitwise_the_same_weights(finished, tmp_path):
     whole, _ = finished
     out = tmp_path / "broken"
@@ -131,6 +136,7 @@ def test_a_run_broken_twice_resumes_to_bitwise_the_same_weights(finished, tmp_pa
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_spares_the_workers_and_saves(tmp_path):
     """As Ctrl-C in a terminal, and as torchrun, send it."""
     folder = tmp_path / "data" / "train"
@@ -156,6 +162,7 @@ def test_a_signal_to_the_whole_group_spares_the_workers_and_saves(tmp_path):
     assert list((out / "checkpoints").glob("step-*.pt"))
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one(finished, tmp_path):
     whole, _ = finished
     out = tmp_path / "two"
@@ -186,6 +193,7 @@ def betons(tmp_path_factory):
             "--views", "barlow_twins_digits"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # five processes, each of which compiles FFCV's loop
 def test_a_beton_trains_resumes_and_shards(betons, tmp_path):
     arguments = [*betons, "--cache", "process"]
@@ -212,6 +220,7 @@ def test_a_beton_trains_resumes_and_shards(betons, tmp_path):
     assert second[:6] == pytest.approx(first[:6], rel=1e-2)
 
 
+@pytest.mark.slow
 def test_unlabelled_folders_train_without_accuracies(tmp_path):
     folder = tmp_path / "data" / "train"
     folder.mkdir(parents=True)
@@ -227,6 +236,7 @@ def test_unlabelled_folders_train_without_accuracies(tmp_path):
     assert summary["rankme"] > 1
 
 
+@pytest.mark.slow
 def test_a_user_mistake_is_one_line_and_with_debug_a_traceback(tmp_path):
     arguments = ["--data", "folder", "--data_dir", str(tmp_path / "nothing")]
     done = pretrain(tmp_path / "run", *arguments, check=False)

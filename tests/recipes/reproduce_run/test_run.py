@@ -80,6 +80,7 @@ def damaged(run, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tolerance", "expected"), [("0", 1), ("1e-3", 1), ("0.02", 0)])
 def test_a_weight_that_differs_is_found_unless_it_is_within_the_tolerance(
     damaged, copied, call, tolerance, expected
@@ -95,6 +96,7 @@ def test_a_weight_that_differs_is_found_unless_it_is_within_the_tolerance(
     assert "0.01" in told
 
 
+@pytest.mark.slow
 def test_what_changed_since_is_told_before_the_start(run, copied, call, tmp_path):
     folder = tmp_path / "x"
     shutil.copytree(run, folder)
@@ -112,6 +114,7 @@ def test_what_changed_since_is_told_before_the_start(run, copied, call, tmp_path
     assert str(options["cwd"]) == summary["directory"]
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_line_and_starts_nothing(run, copied, call, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run, other)
@@ -137,6 +140,7 @@ def test_a_mistake_is_one_line_and_starts_nothing(run, copied, call, tmp_path):
     assert not copied
 
 
+@pytest.mark.slow
 def test_a_rerun_that_comes_to_nothing_is_an_error(run, monkeypatch, call, tmp_path):
     class Failing:
         def __init__(self, *command, **options):
@@ -151,6 +155,7 @@ def test_a_rerun_that_comes_to_nothing_is_an_error(run, monkeypatch, call, tmp_p
     assert "ended with exit code 3 and is not finished" in errors
 
 
+@pytest.mark.slow
 def test_a_rerun_that_says_itself_what_is_wrong_is_not_talked_over(
     run, monkeypatch, call, tmp_path
 ):
@@ -160,6 +165,7 @@ def test_a_rerun_that_says_itself_what_is_wrong_is_not_talked_over(
     assert call(run, "--out", tmp_path / "y")[::2] == (2, "")
 
 
+@pytest.mark.slow
 def test_the_help_is_there(call):
     for arguments in (("--help",), (), ("runs/x", "--help")):
         code, told, _ = call(*arguments)

@@ -58,6 +58,7 @@ def whole(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_reports_its_last_epoch(tmp_path):
     summary = train(tmp_path, "--momentum", "0.8", "--nesterov", "true")
     tested = [r for r in records(tmp_path) if "top1" in r]

@@ -72,6 +72,7 @@ def summaries(out):
     return {path.parent.name: json.loads(path.read_text()) for path in found}
 
 
+@pytest.mark.slow
 def test_a_search_comes_near_the_optimum_and_goes_on(call, search, tmp_path):
     out = tmp_path / "search"
     first = search(out, "--trials", "8")
@@ -164,6 +165,7 @@ def test_a_search_is_of_one_process_at_a_time(call, search, tmp_path):
     assert len(search(out, "--trials", "1")) == 1
 
 
+@pytest.mark.slow
 def test_a_trial_that_an_orphan_still_runs_is_waited_for(call, begin, tmp_path, monkeypatch):
     out = tmp_path / "search"
     job = begin(out, "--trials", "3")
@@ -189,6 +191,7 @@ def test_a_trial_that_an_orphan_still_runs_is_waited_for(call, begin, tmp_path, 
     assert "; 0 failed" in (out / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_failed_and_diverged_trials_do_not_win(search, tmp_path):
     out = tmp_path / "search"
     found = search(out, "--trials", "12", "--seed", "1", fail_above=0.3, diverge_above=0.05)
@@ -229,6 +232,7 @@ def test_a_search_stops_where_the_first_three_fail_and_counts_none_of_them(call,
     assert len(search(out, "--trials", "2")) == 2  # once it is mended
 
 
+@pytest.mark.slow
 def test_later_it_stops_where_five_fail_in_a_row(call, tmp_path):
     out = tmp_path / "search"
     broken = [1, 2, 3, 4, 6, 7, 8, 9, 10]

@@ -350,6 +350,7 @@ if os.environ["RANK"] == "0":
 """
 
 
+@pytest.mark.slow
 def test_a_run_of_several_gpus_is_a_process_for_each(tmp_path, monkeypatch):
     program = tmp_path / "ranks.py"
     program.write_text(RANKS)
