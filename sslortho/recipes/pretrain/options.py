@@ -71,8 +71,7 @@ class PretrainOptions(TrainingOptions):
             )
         if self.views not in VIEWS:
             raise ValueError(
-                f"views={self.views!r} is not one of {', '.join(VIEWS)}"
-                f"{nearest(self.views, VIEWS)}"
+                f"views={self.views!r} is not one of {', '.join(VIEWS)}{nearest(self.views, VIEWS)}"
             )
         self._check_least(1, "crop_size", "knn_k")
         self._check_least(0, "lr_biases")
