@@ -2,8 +2,6 @@
 
 from torch import Tensor, nn
 
-from sslortho.augment.published_views import barlow_twins
-from sslortho.augment.views import ViewSpec
 from sslortho.losses import BarlowTwinsLoss
 from sslortho.methods.options import BarlowTwinsOptions, read_widths
 from sslortho.methods.task import Method
@@ -23,10 +21,6 @@ class BarlowTwins(Method):
         super().__init__(backbone, dim, options)
         self.projector = Projector(dim, tuple(read_widths(options.projector)))
         self.loss = BarlowTwinsLoss(options.lambda_param, gather_distributed=True)
-
-    @classmethod
-    def views(cls, crop_size: int = 224) -> tuple[ViewSpec, ...]:
-        return barlow_twins(crop_size)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         z_a, z_b = (self.projector(self.backbone(view)) for view in views)

@@ -5,8 +5,6 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from sslortho.augment.published_views import barlow_twins
-from sslortho.augment.views import ViewSpec
 from sslortho.methods.options import BYOLOptions, read_widths
 from sslortho.methods.task import Method, in_float32, spread
 from sslortho.methods.teacher import rising_momentum, update_teacher
@@ -34,11 +32,6 @@ class BYOL(Method):
         self.teacher.requires_grad_(False)
         self.loss = NegativeCosineSimilarity()
         self.first_momentum = self.momentum = options.teacher_momentum
-
-    @classmethod
-    def views(cls, crop_size: int = 224) -> tuple[ViewSpec, ...]:
-        """Views of appendix B, which Barlow Twins adopted."""
-        return barlow_twins(crop_size)
 
     def before_step(self, step: int, epoch: int, total_steps: int) -> None:
         self.momentum = rising_momentum(step, total_steps, self.first_momentum)

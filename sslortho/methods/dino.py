@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from sslortho.augment.published_views import dino
-from sslortho.augment.views import ViewSpec
 from sslortho.methods.options import DINOOptions, read_widths
 from sslortho.methods.task import Method, spread
 from sslortho.methods.teacher import rising_momentum, update_teacher
@@ -74,10 +72,6 @@ class DINO(Method):
         self.loss = DINOLoss(widths[-1], teacher_temp=options.teacher_temperature)
         self.first_momentum = self.momentum = options.teacher_momentum
         self.epoch = 0
-
-    @classmethod
-    def views(cls, crop_size: int = 224) -> tuple[ViewSpec, ...]:
-        return dino(crop_size)
 
     def before_step(self, step: int, epoch: int, total_steps: int) -> None:
         self.momentum = rising_momentum(step, total_steps, self.first_momentum)

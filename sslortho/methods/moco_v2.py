@@ -5,8 +5,6 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from sslortho.augment.published_views import moco_v2
-from sslortho.augment.views import ViewSpec
 from sslortho.methods.options import MoCoV2Options, read_widths
 from sslortho.methods.task import Method, in_float32, spread
 from sslortho.methods.teacher import update_teacher
@@ -39,10 +37,6 @@ class MoCoV2(Method):
         for name in ("bank", "bank_ptr"):  # lightly leaves them out of checkpoints
             bank.register_buffer(name, getattr(bank, name))
         self.momentum = options.teacher_momentum
-
-    @classmethod
-    def views(cls, crop_size: int = 224) -> tuple[ViewSpec, ...]:
-        return moco_v2(crop_size)
 
     def after_step(self) -> None:
         update_teacher(self.backbone, self.teacher[0], self.momentum)

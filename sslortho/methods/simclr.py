@@ -2,8 +2,6 @@
 
 from torch import Tensor, nn
 
-from sslortho.augment.published_views import simclr, simclr_small
-from sslortho.augment.views import ViewSpec
 from sslortho.methods.options import SimCLROptions, read_widths
 from sslortho.methods.task import Method, in_float32, spread
 
@@ -25,14 +23,6 @@ class SimCLR(Method):
         hidden, output = read_widths(options.projector)
         self.projector = SimCLRProjectionHead(dim, hidden, output)
         self.loss = NTXentLoss(options.temperature, gather_distributed=True)
-
-    @classmethod
-    def views(cls, crop_size: int = 224) -> tuple[ViewSpec, ...]:
-        return simclr(crop_size)
-
-    @classmethod
-    def small_views(cls, crop_size: int = 32) -> tuple[ViewSpec, ...]:
-        return simclr_small(crop_size)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         z_a, z_b = (self.projector(self.backbone(view)) for view in views)

@@ -2,8 +2,6 @@
 
 from torch import Tensor, nn
 
-from sslortho.augment.published_views import moco_v2
-from sslortho.augment.views import ViewSpec
 from sslortho.methods.options import SimSiamOptions, read_widths
 from sslortho.methods.task import Method, in_float32, spread
 
@@ -27,11 +25,6 @@ class SimSiam(Method):
         self.projector = SimSiamProjectionHead(dim, width, width)
         self.predictor = SimSiamPredictionHead(width, width // 4, width)
         self.loss = NegativeCosineSimilarity()
-
-    @classmethod
-    def views(cls, crop_size: int = 224) -> tuple[ViewSpec, ...]:
-        """Views of appendix A: those of MoCo v2."""
-        return moco_v2(crop_size)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         z_a, z_b = (self.projector(self.backbone(view)) for view in views)

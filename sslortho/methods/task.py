@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sslortho.augment.published_views import for_small_images
-from sslortho.augment.views import ViewSpec
 from sslortho.models.backbones import BackboneSettings, feature_dim
 
 
@@ -67,16 +65,6 @@ class Method(Task):
     def takes(views: int) -> bool:
         """Tell whether a batch may have this number of views of each image."""
         return views == 2
-
-    @classmethod
-    def views(cls, crop_size: int = 224) -> tuple[ViewSpec, ...]:
-        """Published views of photographs. `crop_size` is the side of the first view in pixels."""
-        raise TypeError(f"{cls.__name__} must define views(crop_size)")
-
-    @classmethod
-    def small_views(cls, crop_size: int = 32) -> tuple[ViewSpec, ...]:
-        """Views of images of CIFAR's size. `crop_size` is the side of the first view in pixels."""
-        return for_small_images(cls.views(), crop_size)
 
 
 def create_method(

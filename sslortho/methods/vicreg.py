@@ -2,8 +2,6 @@
 
 from torch import Tensor, nn
 
-from sslortho.augment.published_views import vicreg
-from sslortho.augment.views import ViewSpec
 from sslortho.methods.options import VICRegOptions, read_widths
 from sslortho.methods.task import Method, in_float32, spread
 
@@ -30,10 +28,6 @@ class VICReg(Method):
             nu_param=options.covariance,
             gather_distributed=True,
         )
-
-    @classmethod
-    def views(cls, crop_size: int = 224) -> tuple[ViewSpec, ...]:
-        return vicreg(crop_size)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         z_a, z_b = (self.projector(self.backbone(view)) for view in views)

@@ -26,12 +26,12 @@ for name in METHOD_OPTIONS:
 
 METHODS_WITHOUT_LIGHTLY = """
 import torch
+from sslortho.augment.published_views import create_views
 from sslortho.methods import METHODS, load_method
 
 for name in METHODS:
     method = load_method(name)
-    views = method.views(), method.small_views()
-    assert method.takes(len(views[0])) and method.takes(len(views[1]))
+    assert all(method.takes(len(create_views(name + size))) for size in ("", "_small", "_digits"))
     method.Options()
 
 method = load_method("barlow_twins")

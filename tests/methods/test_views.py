@@ -1,4 +1,6 @@
-"""Views of the methods compared with lightly's transforms, whose numbers are the papers'."""
+"""Published views of the methods compared with lightly's transforms, whose numbers are the papers'."""
+
+from dataclasses import replace
 
 import pytest
 from lightly.transforms import (
@@ -10,7 +12,8 @@ from lightly.transforms import (
     VICRegTransform,
 )
 
-from sslortho.methods import METHODS, load_method
+from sslortho.augment.published_views import PUBLISHED_VIEWS, create_views
+from sslortho.methods import METHODS
 
 PUBLISHED = {
     "simclr": SimCLRTransform,
@@ -47,7 +50,7 @@ def numbers_of(transform):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_views_are_the_published_ones(name):
-    views = load_method(name).views()
+    views = create_views(name)
     published = PUBLISHED[name]().transforms
     assert len(views) == len(published)
     for view, theirs in zip(views, published, strict=True):
@@ -55,10 +58,14 @@ def test_views_are_the_published_ones(name):
             assert getattr(view, field) == pytest.approx(number), (field, number)
 
 
-@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_views_of_its_name():
+    assert set(METHODS) <= set(PUBLISHED_VIEWS)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_VIEWS)
 def test_small_views_have_no_blur_and_keep_the_ratio_of_sizes(name):
-    method = load_method(name)
-    views, small = method.views(), method.small_views(32)
+    views, small = create_views(name), create_views(name + "_small", 32)
+    assert create_views(name + "_small") == small
     assert small[0].crop_size == 32
     for view, tiny in zip(views, small, strict=True):
         assert tiny.crop_size == round(view.crop_size / 7)
@@ -66,9 +73,17 @@ def test_small_views_have_no_blur_and_keep_the_ratio_of_sizes(name):
         assert (tiny.crop_scale, tiny.solarise_p) == (view.crop_scale, view.solarise_p)
 
 
+@pytest.mark.parametrize("name", PUBLISHED_VIEWS)
+def test_views_of_digits_are_small_views_without_flips_and_tiny_crops(name):
+    small, digits = create_views(name + "_small", 28), create_views(name + "_digits", 28)
+    for view, digit in zip(small, digits, strict=True):
+        low, high = view.crop_scale
+        assert digit == replace(view, flip_p=0, crop_scale=(max(low, 0.4), max(high, 0.4)))
+
+
 def test_simclr_on_small_images_has_half_the_strength():
     # arXiv 2002.05709, appendix B.9; lightly's cj_strength is of the same 0.8, 0.8, 0.8, 0.2
     theirs = numbers_of(SimCLRTransform(cj_strength=0.5).transforms[0])
-    for view in load_method("simclr").small_views():
+    for view in create_views("simclr_small"):
         for field in ("brightness", "contrast", "saturation", "hue"):
             assert getattr(view, field) == pytest.approx(theirs[field])
