@@ -61,9 +61,12 @@ def _find_state(folder: Path | None, log: Path | None) -> str:
         return "under_way"
     if state == "stopped":
         return "stopped"
+    if state is not None or log is not None:
+        return "failed"
+    # started by hand, by a version that wrote no status.json
     files = ("config.yaml", "metrics.jsonl")
     begun = folder is not None and any((folder / name).exists() for name in files)
-    return "failed" if begun or log is not None or state is not None else "not_begun"
+    return "under_way" if begun else "not_begun"
 
 
 def find_runs(experiment: Experiment, out: Path) -> list[CellRuns]:

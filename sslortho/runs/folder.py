@@ -11,7 +11,7 @@ from sslortho.atomic import atomic_file
 from sslortho.options import Options
 from sslortho.runs.config_file import check_same_run, to_yaml
 from sslortho.runs.curves import draw_views
-from sslortho.runs.lock import hold_folder
+from sslortho.runs.lock import hold_folder, release_folder
 from sslortho.train.records import jsonable
 
 if TYPE_CHECKING:
@@ -97,6 +97,12 @@ class RunFolder:
         """Raise ValueError if the folder holds results of other options, or of another command."""
         check_same_run(options, self.path)
 
+    def _write_beginning(self, options: Options, views: tuple[Tensor, ...] | None) -> None:
+        with atomic_file(self.config) as file:
+            file.write(to_yaml(options).encode())
+        if views is not None:
+            draw_views(self.views, views)
+
     def prepare(
         self, accelerator: "Accelerator", options: Options, views: tuple[Tensor, ...] | None = None
     ) -> None:
@@ -111,10 +117,11 @@ class RunFolder:
         """
         if accelerator.is_main_process:
             hold_folder(self.path)
-            with atomic_file(self.config) as file:
-                file.write(to_yaml(options).encode())
-            if views is not None:
-                draw_views(self.views, views)
+            try:
+                self._write_beginning(options, views)
+            except BaseException:
+                release_folder(self.path)
+                raise
         accelerator.wait_for_everyone()
         plain = (bool, int, float, str)  # what TensorBoard takes
         known = {

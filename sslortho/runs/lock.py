@@ -3,7 +3,11 @@
 import contextlib
 import fcntl
 import os
+import time
 from pathlib import Path
+
+PATIENCE = 1.0
+"""Seconds to try for a lock: `is_held` of another process has it for an instant."""
 
 _HELD: dict[Path, int] = {}
 
@@ -11,24 +15,37 @@ _HELD: dict[Path, int] = {}
 def hold_folder(folder: Path) -> None:
     """Lock a run folder, made if need be, until `release_folder`, or until this process ends.
 
-    Raises ValueError if another process has it.
+    Raises ValueError if another process, or another run of this one, has it.
     """
     path = folder.resolve() / ".lock"
+    busy = ValueError(
+        f"out={str(folder)!r}: another process is at work there; wait for it, stop it, or give "
+        "another --out"
+    )
     if path in _HELD and path.exists():
-        return
+        raise busy
     folder.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _lock(file):
         os.close(file)
-        raise ValueError(
-            f"out={str(folder)!r}: another process is at work there; wait for it, stop it, or give "
-            "another --out"
-        ) from None
-    except OSError:  # a file system without locks
-        pass
+        raise busy
     _HELD[path] = file
+
+
+def _lock(file: int) -> bool:
+    """Lock a file; False if another process still has it after PATIENCE."""
+    last = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > last:
+                return False
+            time.sleep(0.05)
+        except OSError:  # a file system without locks
+            return True
+        else:
+            return True
 
 
 def release_folder(folder: Path) -> None:

@@ -58,10 +58,13 @@ def write_status(folder: Path, state: State, message: str | None = None) -> None
 
 
 def read_status(folder: Path) -> Status | None:
-    """State of the run in a folder; None where no status.json says it.
+    """State of the run in a folder; None where no file says it.
 
-    A run that is "running" by its file and has no process is "killed".
+    A run with a summary.json is "finished". One that is "running" by its status.json and has no process
+    is "killed".
     """
+    if (folder / "summary.json").exists():
+        return Status("finished", None)
     try:
         content: Any = json.loads((folder / FILE).read_text())
         state, message = content["state"], content["message"]

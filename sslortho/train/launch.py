@@ -129,6 +129,10 @@ def create_accelerator(
     return accelerator
 
 
+_joined = False
+"""Whether this process has had a run."""
+
+
 def _forget_earlier_run() -> None:
     """Let a process have one run after another.
 
@@ -137,8 +141,10 @@ def _forget_earlier_run() -> None:
     Raises ValueError for one of several ranks: the end of its run has destroyed the process group, and
     another would be given the addresses of the first.
     """
-    if not AcceleratorState._shared_state or (dist.is_available() and dist.is_initialized()):
-        return
+    global _joined
+    earlier, _joined = _joined, True
+    if not earlier or (dist.is_available() and dist.is_initialized()):
+        return  # an Accelerator of the caller's own stays
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
             "this process has had its run, and ranks that a launcher started have one each; start the "

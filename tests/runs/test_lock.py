@@ -14,7 +14,12 @@ import pathlib
 from sslortho.runs.lock import hold_folder
 folder = pathlib.Path({str(folder)!r})
 hold_folder(folder)
-hold_folder(folder)  # by the same process
+try:
+    hold_folder(folder)  # by another run of the same process
+except ValueError:
+    pass
+else:
+    raise SystemExit("held twice")
 print("held", flush=True)
 input()
 """

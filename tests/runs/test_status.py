@@ -66,3 +66,9 @@ def test_the_file_names_the_process(tmp_path):
     write_status(tmp_path, "failed", "no memory")
     content = json.loads((tmp_path / "status.json").read_text())
     assert content.keys() == {"state", "message", "pid", "host", "time"}
+
+
+def test_a_run_with_a_summary_is_finished_whatever_was_written_last(tmp_path):
+    write_status(tmp_path, "running")
+    (tmp_path / "summary.json").write_text("{}")
+    assert read_status(tmp_path) == Status("finished", None)

@@ -247,3 +247,18 @@ class Interrupting:
 
     def __getattr__(self, name):
         return getattr(self.file, name)
+
+
+def test_a_path_that_was_stored_unexpanded_is_the_same(tmp_path, monkeypatch):
+    """As versions up to 0.1 stored them."""
+    monkeypatch.setenv("HOME", "/home/me")
+    CheckpointFolder(tmp_path).save({"value": 1, "config": {"data_dir": "~/d"}}, 1)
+    assert (
+        CheckpointFolder(tmp_path, expected={"data_dir": "/home/me/d"}).load_latest()["value"] == 1
+    )
+    other = CheckpointFolder(tmp_path, expected={"data_dir": "/home/you/d"})
+    with (
+        pytest.warns(UserWarning, match="of another run"),
+        pytest.raises(ValueError, match="none of the 1 checkpoints"),
+    ):
+        other.load_latest()

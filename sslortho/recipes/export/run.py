@@ -26,8 +26,9 @@ def run(options: ExportOptions) -> tuple[str, str]:
         options.weights_prefix,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = str(CHECKOUT)
-    lines = export_backbone(restored, options.format, out, options.crop_size, folder)
+    lines = export_backbone(restored, options.format, out, options.crop_size, str(CHECKOUT))
+    if options.format == "hub" and not (CHECKOUT / "hubconf.py").exists():  # an installed package
+        lines = ("import sslortho", f"model = sslortho.load_backbone({str(out)!r})")
     _tell(restored, lines)
     return lines
 

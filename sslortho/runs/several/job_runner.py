@@ -215,6 +215,7 @@ class JobRunner:
             return
         gpu = self.places[place]
         processes = len(gpu.split(",")) if gpu is not None else 1
+        (job.folder / "status.json").unlink(missing_ok=True)  # of an earlier session
         command = job.command_line(processes)
         start = log.tell()
         log.write(f"$ {shlex.join(command)}\n".encode())
