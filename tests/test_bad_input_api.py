@@ -143,17 +143,17 @@ def test_the_meta_device_has_nothing_to_orthonormalise(name):
 
 @table(
     [
-        (lambda: create_optimizer("orht_lars", [parameter(2)]), "did you mean 'orth_lars'"),
+        (lambda: create_optimizer("orht_lars", [parameter(2)]), "did you mean orth_lars"),
         (lambda: create_optimizer(None, [parameter(2)]), "optim=None is not one of"),
         (
             lambda: create_optimizer("lars", [parameter(2)], lr=1, polar="svd"),
             "polar='svd' is not an",
         ),
-        (lambda: create_optimizer("lars", [parameter(2)], lr=1, momentun=0), "mean 'momentum'"),
+        (lambda: create_optimizer("lars", [parameter(2)], lr=1, momentun=0), "mean momentum"),
         (lambda: LARS([parameter(2)], lr=1, trust_coefficient=NAN), "trust_coefficient=nan"),
         (lambda: LARS([parameter(2)], lr=1, trust_coefficient=INF), "trust_coefficient=inf"),
         (lambda: OrthSGD([parameter(2)], lr=1, orth="yes"), "orth='yes'"),
-        (lambda: OrthSGD([parameter(2)], lr=1, polar="svdd"), "did you mean 'svd'"),
+        (lambda: OrthSGD([parameter(2)], lr=1, polar="svdd"), "did you mean svd"),
         (lambda: OrthSGD([parameter(2)], lr=1, polar=None), "polar=None"),
         (lambda: OrthSGD([parameter(2)], lr=1, rank_tol=NAN), "rank_tol=nan"),
         (lambda: OrthSGD([parameter(2)], lr=1, rank_tol=1.0), "rank_tol=1.0"),
@@ -231,7 +231,7 @@ Z = torch.eye(4, 3)
         (lambda: BarlowTwinsLoss(-1.0), "lambda_param=-1.0"),
         (lambda: BarlowTwinsLoss(NAN), "lambda_param=nan"),
         (lambda: BarlowTwinsLoss(INF), "lambda_param=inf"),
-        (lambda: BarlowTwinsLoss(form="grm"), "did you mean 'gram'"),
+        (lambda: BarlowTwinsLoss(form="grm"), "did you mean gram"),
         (lambda: BarlowTwinsLoss(form=None), "form=None"),
         (lambda: BarlowTwinsLoss()(Z, Z[:3]), r"\(4, 3\) and \(3, 3\)"),
         (lambda: BarlowTwinsLoss()(Z, Z[:, :2]), r"\(4, 3\) and \(4, 2\)"),

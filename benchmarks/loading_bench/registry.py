@@ -1,12 +1,12 @@
 """The pipelines by name, and the packages that they need."""
 
-import difflib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
 from sslortho.data import require_ffcv
+from sslortho.options import nearest
 
 from . import bounds, kornia_pipeline, libraries, ours
 from .workload import Pipeline, Workload
@@ -110,10 +110,9 @@ def choose_pipelines(names: str | None, kinds: dict[str, Kind]) -> dict[str, Kin
     chosen = [name.strip() for name in names.split(",")]
     for name in chosen:
         if name not in kinds:
-            near = difflib.get_close_matches(name, kinds, n=1, cutoff=0.4)
-            hint = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(
-                f"pipelines={names!r}: {name!r} is not one of {', '.join(kinds)}{hint}"
+                f"pipelines={names!r}: {name!r} is not one of {', '.join(kinds)}"
+                f"{nearest(name, kinds)}"
             )
     return {name: kind for name, kind in kinds.items() if name in chosen}
 

@@ -1,6 +1,5 @@
 """The Barlow Twins loss (arXiv 2103.03230, equations 1 and 2)."""
 
-import difflib
 import math
 
 import torch
@@ -8,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sslortho.losses.gather import gather_batch
+from sslortho.options import nearest
 
 EPS = 1e-5
 """Added to the variance: the eps of the batch normalisation in facebookresearch/barlowtwins."""
@@ -79,9 +79,9 @@ class BarlowTwinsLoss(nn.Module):
     ) -> None:
         super().__init__()
         if form not in FORMS:
-            near = difflib.get_close_matches(str(form), FORMS, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"form={form!r} is not one of {', '.join(FORMS)}{hint}")
+            raise ValueError(
+                f"form={form!r} is not one of {', '.join(FORMS)}{nearest(form, FORMS)}"
+            )
         if not 0 <= lambda_param < math.inf:
             raise ValueError(f"lambda_param={lambda_param} must be 0 or more, and finite")
         if gather_distributed and not dist.is_available():

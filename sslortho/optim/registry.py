@@ -1,6 +1,5 @@
 """Optimizers by name: "orth_lars" -> OrthLARS."""
 
-import difflib
 import inspect
 from collections.abc import Iterable
 from typing import Any
@@ -19,6 +18,7 @@ from sslortho.optim.wrapped import (
     OrthSGD,
     ReplacedGradients,
 )
+from sslortho.options import nearest
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "sgd": SGD,
@@ -35,12 +35,6 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 """Name, as in `--optim`, to class."""
 
 
-def _hint(name: object, known: Iterable[str]) -> str:
-    """The known name that was probably meant, to stand behind a message."""
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
 def accepted_options(name: str) -> set[str]:
     """Names of the keyword arguments that an optimizer takes, group options included.
 
@@ -48,7 +42,7 @@ def accepted_options(name: str) -> set[str]:
     """
     if name not in OPTIMIZERS:
         raise ValueError(
-            f"optim={name!r} is not one of {', '.join(OPTIMIZERS)}{_hint(name, OPTIMIZERS)}"
+            f"optim={name!r} is not one of {', '.join(OPTIMIZERS)}{nearest(name, OPTIMIZERS)}"
         )
     cls = OPTIMIZERS[name]
     plain = next(base for base in cls.__mro__ if not issubclass(base, ReplacedGradients))
@@ -65,7 +59,7 @@ def check_options(name: str, options: Iterable[tuple[str, Any]]) -> None:
         if option not in accepted:
             raise ValueError(
                 f"{option}={value!r} is not an option of optim={name!r}, which takes "
-                f"{', '.join(sorted(accepted))}{_hint(option, accepted)}"
+                f"{', '.join(sorted(accepted))}{nearest(option, accepted)}"
             )
 
 

@@ -19,7 +19,6 @@ equivariant, and zero stays zero. The iterative methods take no hard decision: a
 `lower_bound` comes out somewhere between 0 and 1.
 """
 
-import difflib
 import functools
 
 import torch
@@ -30,6 +29,7 @@ from sslortho.optim.polar_factor.gram_iteration import iterate, relative_lower_b
 from sslortho.optim.polar_factor.parallel import run_on_threads
 from sslortho.optim.polar_factor.polynomials import newton_schulz_schedule, polar_express_schedule
 from sslortho.optim.polar_factor.precision import ieee_float32
+from sslortho.options import nearest
 
 REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Dtypes of matrices that `polar` takes."""
@@ -119,9 +119,9 @@ def choose_method(matrices: Tensor) -> str:
 def check_method(method: str) -> None:
     """Raise ValueError unless `method` is one of METHODS."""
     if method not in METHODS:
-        near = difflib.get_close_matches(str(method), METHODS, n=1, cutoff=0.3)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"polar={method!r} is not one of {', '.join(METHODS)}{hint}")
+        raise ValueError(
+            f"polar={method!r} is not one of {', '.join(METHODS)}{nearest(method, METHODS)}"
+        )
 
 
 def check_rank_tol(rank_tol: float | None, method: str) -> None:
