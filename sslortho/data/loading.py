@@ -20,12 +20,12 @@ from sslortho.data.view_loader import ViewLoader
 
 
 @dataclass(frozen=True)
-class Rank:
-    """This process among those that share a data set."""
+class Shard:
+    """Share of this process in every data set: its device, its index among `count` processes."""
 
     device: torch.device
     """Device that batches are delivered on."""
-    number: int = 0
+    index: int = 0
     count: int = 1
 
 
@@ -65,7 +65,7 @@ def create_train_loader(
     images: ImageSet,
     views: Sequence[ViewSpec],
     batch_size: int,
-    rank: Rank,
+    shard: Shard,
     accumulation_steps: int = 1,
 ) -> TensorLoader | ViewLoader:
     """Random views of a training set, this rank's share.
@@ -75,7 +75,7 @@ def create_train_loader(
         images: the training set, of all ranks.
         views: of each image.
         batch_size: samples of one optimizer step, over all ranks.
-        rank: this one.
+        shard: this rank's.
         accumulation_steps: parts of a step, each a batch.
 
     Raises ValueError for a batch that is larger than the data, or does not divide among the ranks.
@@ -90,10 +90,10 @@ def create_train_loader(
         ViewRenderer(tuple(views), options.seed, options.channels_last),
         batch_size=batch_size // accumulation_steps,
         seed=options.seed,
-        device=rank.device,
+        device=shard.device,
         workers=workers,
-        rank=rank.number,
-        world_size=rank.count,
+        rank=shard.index,
+        world_size=shard.count,
         cache=options.cache or "os",
     )
 
@@ -114,7 +114,7 @@ def create_evaluation_loader(
     options: DataOptions,
     images: ImageSet,
     specs: EvaluationSpec | tuple[EvaluationSpec, EvaluationSpec],
-    rank: Rank,
+    shard: Shard,
 ) -> EvaluationLoader:
     """The evaluation view of each image, this rank's share.
 
@@ -122,16 +122,16 @@ def create_evaluation_loader(
         options: how images are read.
         images: of all ranks.
         specs: the view; or one for photographs and one for small images, which the images choose from.
-        rank: this one.
+        shard: this rank's.
     """
     spec = specs[images.holds_small_images] if isinstance(specs, tuple) else specs
     return images.create_evaluation_loader(
         EvaluationRenderer(spec, options.channels_last),
-        batch_size=evaluation_batch(spec.crop_size, rank.device),
-        device=rank.device,
+        batch_size=evaluation_batch(spec.crop_size, shard.device),
+        device=shard.device,
         workers=_count_workers(options, images),
-        rank=rank.number,
-        world_size=rank.count,
+        rank=shard.index,
+        world_size=shard.count,
         cache=options.cache or "os",
     )
 
@@ -141,7 +141,7 @@ def evaluation_views(
 ) -> Tensor:
     """The evaluation views (n, 3, size, size) of the samples `indices` (n,), on the CPU, in order."""
     chosen = images.select(indices)
-    loader = create_evaluation_loader(options, chosen, spec, Rank(torch.device("cpu")))
+    loader = create_evaluation_loader(options, chosen, spec, Shard(torch.device("cpu")))
     return torch.cat([batch.views[0] for batch in loader])
 
 

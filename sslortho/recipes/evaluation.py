@@ -23,7 +23,7 @@ from sslortho.methods import Classification
 from sslortho.recipes.backbone import Subject, load_subject
 from sslortho.recipes.options import BackboneOptions, RunOptions
 from sslortho.recipes.training import Training
-from sslortho.train.launch import rank_of
+from sslortho.train.launch import shard_of
 
 LARGE_CROP = 224
 """Side of the views in pixels where neither the weights nor the images give another."""
@@ -60,7 +60,7 @@ class Evaluation:
 
     def evaluation_loader(self, data: ImageSet) -> EvaluationLoader:
         """Evaluation views of other images, this rank's share."""
-        return create_evaluation_loader(self.options, data, self.spec, rank_of(self.accelerator))
+        return create_evaluation_loader(self.options, data, self.spec, shard_of(self.accelerator))
 
     def evaluation_views(self, data: ImageSet, indices: Tensor) -> Tensor:
         """Evaluation views (n, 3, size, size) of the samples `indices`, normalised, on the CPU."""
@@ -118,5 +118,5 @@ def build_evaluation(options: BackboneOptions, accelerator: Accelerator) -> Eval
         data=data,
         subject=subject,
         spec=spec,
-        test=create_evaluation_loader(options, data.test, spec, rank_of(accelerator)),
+        test=create_evaluation_loader(options, data.test, spec, shard_of(accelerator)),
     )

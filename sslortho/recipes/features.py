@@ -17,7 +17,7 @@ from sslortho.data.loading import (
 from sslortho.options import option
 from sslortho.recipes.evaluation import place_subject
 from sslortho.recipes.options import BackboneOptions
-from sslortho.train.launch import join_ranks, rank_of
+from sslortho.train.launch import join_ranks, shard_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def extract(options: FeatureOptions) -> Features:
         images = _load_images(options)
     subject, spec = place_subject(options, images, accelerator)
     accelerator.print(subject.origin)
-    loader = create_evaluation_loader(options, images, spec, rank_of(accelerator))
+    loader = create_evaluation_loader(options, images, spec, shard_of(accelerator))
     found = evaluate.extract_features(subject.backbone, loader, lambda: accelerator.autocast())
     accelerator.end_training()
     return Features(*(tensor.cpu() for tensor in found))

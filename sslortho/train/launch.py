@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
-from sslortho.data.loading import Rank
+from sslortho.data.loading import Shard
 from sslortho.data.prefetch import share_of_cores
 from sslortho.train.options import ProcessOptions
 
@@ -173,6 +173,6 @@ def join_ranks(
     return create_accelerator(mixed_precision, trackers, folder, options.rank_timeout)
 
 
-def rank_of(accelerator: Accelerator) -> Rank:
-    """This process among those that share a data set."""
-    return Rank(accelerator.device, accelerator.process_index, accelerator.num_processes)
+def shard_of(accelerator: Accelerator) -> Shard:
+    """Share of this process in every data set."""
+    return Shard(accelerator.device, accelerator.process_index, accelerator.num_processes)

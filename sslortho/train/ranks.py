@@ -39,8 +39,8 @@ class Rank:
         return f"rank {self.number} (process {self.pid} on {self.host})"
 
 
-class Companions:
-    """The ranks of a training. Every rank must create one, at the same time.
+class RankWatch:
+    """Watch over the ranks of a training. Every rank must create one, at the same time.
 
     Args:
         accelerator: of this rank.

@@ -19,7 +19,7 @@ from sslortho.train.checkpoint import CheckpointFolder
 from sslortho.train.instruments import Instruments
 from sslortho.train.options import LoopOptions, TrainResult
 from sslortho.train.progress import Clock, Progress, Window
-from sslortho.train.ranks import Companions, RankLostError
+from sslortho.train.ranks import RankLostError, RankWatch
 from sslortho.train.records import Reporter
 from sslortho.train.sharding import gather_into, shard_task, total_norm
 from sslortho.train.signals import StopRequest
@@ -85,7 +85,7 @@ class Trainer:
         self.clock = Clock()
         self.window = Window()
         self.instruments = Instruments(self.trained, self.optimizer, options)
-        self.companions = Companions(accelerator)
+        self.rank_watch = RankWatch(accelerator)
 
     def run(self) -> TrainResult:
         """Train to the end, or to a signal that asks for a stop.
@@ -99,7 +99,7 @@ class Trainer:
         """
         with StopRequest(self.accelerator) as stop:
             try:
-                with self.companions.watch():
+                with self.rank_watch.watch():
                     self._resume()
                     return self._train(stop)
             except BaseException as error:
@@ -110,7 +110,7 @@ class Trainer:
         """Say after which step training ended; on every rank if another rank's end was the cause."""
         step, last = self.progress.step, self.checkpoints.describe_last()
         if isinstance(error, RankLostError):  # now: launchers end what is left soon
-            print(f"{self.companions.ours}: {error}", file=sys.stderr, flush=True)
+            print(f"{self.rank_watch.ours}: {error}", file=sys.stderr, flush=True)
         self.reporter.say(f"training ended early, after step {step}; {last}")
 
     def _resume(self) -> None:

@@ -15,7 +15,7 @@ from helpers.ranks import run_on_ranks
 from helpers.trainings import PRETRAIN, drift, farthest, same_bits, train, trainings_of_rank
 from PIL import Image
 
-from sslortho.data.loading import Rank, create_train_loader, load_training_set
+from sslortho.data.loading import Shard, create_train_loader, load_training_set
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import resolve
 
@@ -224,6 +224,6 @@ def test_one_rank_goes_on_from_two(two_ranks, one_rank, folder, tmp_path, name):
 def test_a_batch_that_ranks_cannot_share_is_refused(parts, ranks, said):
     options = PretrainOptions.of(**{**PRETRAIN, "accumulation_steps": parts})
     data, views = load_training_set(options), resolve(options).views
-    rank = Rank(torch.device("cpu"), 0, ranks)
+    shard = Shard(torch.device("cpu"), 0, ranks)
     with pytest.raises(ValueError, match=f"batch of {said} ranks; choose a multiple"):
-        create_train_loader(options, data, views, options.batch_size, rank, parts)
+        create_train_loader(options, data, views, options.batch_size, shard, parts)

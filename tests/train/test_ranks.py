@@ -9,13 +9,13 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from helpers.ranks import run_on_ranks
 
-from sslortho.train.ranks import Companions, Rank, RankLostError
+from sslortho.train.ranks import Rank, RankLostError, RankWatch
 
 
 @pytest.fixture
-def companions():
-    """Of rank 0, beside a rank 1 that is a process of its own, running until its input ends."""
-    found = Companions(Accelerator(cpu=True), patience=0.2)
+def rank_watch():
+    """The watch of rank 0, and rank 1: a process of its own that runs until its input ends."""
+    found = RankWatch(Accelerator(cpu=True), patience=0.2)
     found.alone = False
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         found.ranks.append(Rank(1, found.ours.host, other.pid))
@@ -27,8 +27,8 @@ def lose_contact():
     raise RuntimeError("Connection closed by peer")
 
 
-def test_a_rank_that_ended_is_named(companions):
-    found, other = companions
+def test_a_rank_that_ended_is_named(rank_watch):
+    found, other = rank_watch
     assert found.ended() == []
     other.kill()  # and not waited for: a zombie, as under a launcher that has not looked yet
     with (
@@ -40,16 +40,16 @@ def test_a_rank_that_ended_is_named(companions):
     assert [rank.number for rank in found.ended()] == [1]
 
 
-def test_other_errors_pass(companions):
-    found, _ = companions
+def test_other_errors_pass(rank_watch):
+    found, _ = rank_watch
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), found.watch():
         raise RuntimeError("shapes cannot be multiplied")
     with pytest.raises(ValueError, match="labels"), found.watch():
         raise ValueError("labels")
 
 
-def test_a_rank_of_another_machine_is_lost_without_a_name(companions):
-    found, other = companions
+def test_a_rank_of_another_machine_is_lost_without_a_name(rank_watch):
+    found, other = rank_watch
     found.ranks[1] = Rank(1, "elsewhere", other.pid)
     other.kill()
     with pytest.raises(RankLostError, match="another machine or one that hangs"), found.watch():
@@ -57,7 +57,7 @@ def test_a_rank_of_another_machine_is_lost_without_a_name(companions):
 
 
 def test_alone_nothing_is_asked():
-    alone = Companions(Accelerator(cpu=True), patience=1e9)
+    alone = RankWatch(Accelerator(cpu=True), patience=1e9)
     with pytest.raises(RuntimeError, match="peer"), alone.watch():
         lose_contact()
 
@@ -69,7 +69,7 @@ def test_this_process_has_not_ended():
 def _introduce(rank):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    found = Companions(Accelerator(cpu=True))
+    found = RankWatch(Accelerator(cpu=True))
     return [[r.number for r in found.ranks], [r.pid for r in found.ranks], found.ended() == []]
 
 

@@ -16,7 +16,7 @@ from sslortho.recipes.training import Training
 from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.provenance import Session
-from sslortho.train.launch import join_ranks, rank_of
+from sslortho.train.launch import join_ranks, shard_of
 from sslortho.train.options import TrainResult
 from sslortho.train.records import read_metrics
 from sslortho.train.sharding import check_sharding
@@ -47,7 +47,7 @@ def build_linear_evaluation(options: LinearEvalOptions) -> LinearEvaluation:
         data.train,
         views,
         options.batch_size,
-        rank_of(accelerator),
+        shard_of(accelerator),
         options.accumulation_steps,
     )
     task = recipe.create_task(subject, len(data.classes))

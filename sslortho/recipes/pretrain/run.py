@@ -25,7 +25,7 @@ from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.provenance import Session, provenance
 from sslortho.runs.status import status_of
-from sslortho.train.launch import join_ranks, rank_of
+from sslortho.train.launch import join_ranks, shard_of
 from sslortho.train.options import TrainResult
 from sslortho.train.records import read_metrics
 from sslortho.train.sharding import check_sharding
@@ -54,27 +54,27 @@ def build(options: PretrainOptions) -> Pretraining:
     accelerator = join_ranks(options, options.run_folder, options.mixed_precision, options.trackers)
     if options.shard:
         check_sharding(accelerator)
-    rank = rank_of(accelerator)
+    shard = shard_of(accelerator)
     with accelerator.local_main_process_first():  # the others find what it downloaded
         train, test = load_training_set(options), load_test_set(options)
     labelled = test is not None and bool((train.labels >= 0).all())
     specs = recipe.evaluation_views
     evaluation = FrozenEvaluation(
-        train=create_evaluation_loader(options, train, specs, rank),
-        test=create_evaluation_loader(options, test, specs, rank) if test and labelled else None,
+        train=create_evaluation_loader(options, train, specs, shard),
+        test=create_evaluation_loader(options, test, specs, shard) if test and labelled else None,
         knn_k=options.knn_k,
         knn_temperature=options.knn_temperature,
         linear_probe=options.linear_probe,
     )
     loader = create_train_loader(
-        options, train, recipe.views, options.batch_size, rank, options.accumulation_steps
+        options, train, recipe.views, options.batch_size, shard, options.accumulation_steps
     )
     task = create_method(recipe.method, recipe.backbone, recipe.view_sizes, options)
     place_network(
         task,
-        rank.device,
+        shard.device,
         channels_last=options.channels_last,
-        sync_batch_norm=options.sync_batch_norm and rank.count > 1,
+        sync_batch_norm=options.sync_batch_norm and shard.count > 1,
     )
     optimizer = recipe.optimizer.over(task, lr_biases=recipe.lr_biases)
     if options.compile:

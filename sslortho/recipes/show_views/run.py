@@ -22,7 +22,7 @@ from sslortho.data import ImageSet
 from sslortho.data.loading import create_train_loader, load_training_set
 from sslortho.recipes.pretrain.resolve import resolve
 from sslortho.recipes.show_views.options import ShowViewsOptions
-from sslortho.train.launch import join_ranks, rank_of
+from sslortho.train.launch import join_ranks, shard_of
 
 Indices = NDArray[np.int64]
 
@@ -104,7 +104,7 @@ def collect_samples(options: ShowViewsOptions) -> list[Sample]:
         data,
         recipe.views,
         options.batch_size,
-        rank_of(accelerator),
+        shard_of(accelerator),
         options.accumulation_steps,
     )
     loader.set_epoch(options.epoch)

@@ -36,7 +36,7 @@ from sslortho.runs.folder import RunFolder
 from sslortho.runs.provenance import Session
 from sslortho.runs.status import status_of
 from sslortho.train.backward import NonFiniteError
-from sslortho.train.launch import join_ranks, rank_of
+from sslortho.train.launch import join_ranks, shard_of
 from sslortho.train.records import Record, read_metrics
 from sslortho.train.sharding import check_sharding
 
@@ -81,7 +81,7 @@ def _build_training(
         data,
         (recipe.view,),
         options.batch_size,
-        rank_of(accelerator),
+        shard_of(accelerator),
         options.accumulation_steps,
     )
     place_network(
@@ -115,7 +115,7 @@ def build(options: SupervisedOptions) -> Supervised:
     spec = evaluation_spec(recipe.view, data.train.holds_small_images)
 
     def evaluation_loader(images: ImageSet) -> EvaluationLoader:
-        return create_evaluation_loader(options, images, spec, rank_of(accelerator))
+        return create_evaluation_loader(options, images, spec, shard_of(accelerator))
 
     return Supervised(
         options=options,
