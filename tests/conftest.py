@@ -1,4 +1,4 @@
-"""What every process that runs tests does first."""
+"""Set up every process that runs tests: its threads and signals."""
 
 import os
 import signal

@@ -30,7 +30,7 @@ REQUIRED = {"backbone_from": "x", "data_dir": "x", "format": "hub", "out": "x.be
 
 
 def required(config):
-    """What a configuration cannot do without: else it is refused whatever is drawn."""
+    """Arguments that a command needs; without them it refuses whatever is drawn."""
     given = [f"--{f.name}={REQUIRED[f.name]}" for f in fields(config) if f.default is MISSING]
     return [*given, "--data=digits"] if config is WriteBetonOptions else given
 

@@ -37,7 +37,7 @@ FORBIDDEN = {
     "yaml.load_all", "eval", "exec", "__import__", "os.system", "os.popen", "subprocess.getoutput",
     "subprocess.getstatusoutput", "tempfile.mktemp", "tarfile.open", "shutil.unpack_archive",
 }  # fmt: skip
-"""What runs, or may run, what a file says, or puts files where it says: not even to be mentioned."""
+"""Functions that may run code from a file, or write files where it says; never mentioned here."""
 
 SAFE_LOADERS = {"yaml.SafeLoader", "yaml.CSafeLoader"}
 SAFE_PER_CALL = {"torch.load", "torch.serialization.load", "yaml.load", "numpy.load"}
@@ -45,7 +45,7 @@ SAFE_PER_CALL = {"torch.load", "torch.serialization.load", "yaml.load", "numpy.l
 
 
 def imported_names(tree):
-    """What each name of a module stands for that an import made: `np` for numpy."""
+    """Map each name that a module imports to its full name: `np` to numpy."""
     names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -201,7 +201,7 @@ def test_yaml_does_not_run(tmp_path, capsys):
 
 @pytest.fixture
 def evil_archive(tmp_path, monkeypatch):
-    """What torchvision downloads: an archive that pickles run from, and that puts a file elsewhere."""
+    """An archive in place of torchvision's download, with a pickle that runs code and a path outside."""
     sign, batch = tmp_path / "ran", tmp_path / "batch"
     batch.write_bytes(pickle.dumps(Attack(sign)))
     archive = tmp_path / "evil.tar.gz"

@@ -45,7 +45,7 @@ def finish(process):
 
 
 def records(out):
-    """Of a run's metrics.jsonl."""
+    """Records of a run's metrics.jsonl."""
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 

@@ -25,7 +25,7 @@ for peer in ("torchvision", "timm", "lightly", "accelerate", "sklearn", "jsonarg
 
 
 def run_with_torch_alone(program: str, *folders: Path) -> str:
-    """What `program` prints, with `folders` before all others to import from."""
+    """Run `program` where `folders` come first for imports, and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", START + program, *map(str, folders)],
         capture_output=True,

@@ -69,7 +69,7 @@ def optimizer_of(recipe, task):
 
 
 def same_bits(ours: dict, theirs: dict) -> bool:
-    """Of parameters and batch norm's statistics, after as many steps."""
+    """Compare two trainings: steps, parameters, and statistics of batch norm."""
     pairs = zip(ours["state"].values(), theirs["state"].values(), strict=True)
     return ours["step"] == theirs["step"] and all(torch.equal(a, b) for a, b in pairs)
 

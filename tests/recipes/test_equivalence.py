@@ -20,7 +20,7 @@ from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import resolve
 
 ROUNDING = 0.02
-"""Of drift after 5 steps; 0.0065 is the most that was seen. After 15 steps twice as much is allowed."""
+"""Largest drift after 5 steps; 0.0065 is the most that was seen. After 15 steps, twice as much."""
 ACCUMULATED = {"accumulation_steps": 2}
 RAW_BF16 = {"optim": "lars", "mixed_precision": "bf16"}
 LONG = {"epochs": 3, "evaluate_every": 1}  # 15 steps: several ranks agree to stop every 10
@@ -76,7 +76,7 @@ def one_rank(folder):
 
 @pytest.fixture(scope="module")
 def two_ranks(folder):
-    """Of each training both ranks' results."""
+    """Results of both ranks by the name of the training."""
     stopped = train(folder / "two" / "stopped on one", stopped=True, **LONG)
     assert stopped["step"] == 1
     trainings = TWO_RANKS | (SHARDED if torch.__version__ >= "2.7" else {})

@@ -59,7 +59,7 @@ def parse(caption):
 
 
 def render_by_torchvision(image, caption, size):
-    """What a caption says, done by torchvision's functions to the source image."""
+    """Apply the operations of a caption to the source image by torchvision's functions."""
     box, _, steps, rest = parse(caption)
     view = tv.resized_crop(image, *box, [size, size], InterpolationMode.BICUBIC, antialias=True)
     if "flip" in rest:

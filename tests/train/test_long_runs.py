@@ -24,8 +24,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 @pytest.fixture(autouse=True)
 def clean_process():
-    """What other tests left: a million objects, over which the collector passes, and free memory, in
-    which a leak would not be seen."""
+    """Clear away objects and free memory of other tests.
+
+    The collector would pass over a million objects, and a leak would hide in the free memory.
+    """
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Who has ended, of processes that really end."""
+"""The watch over ranks, with processes that really end."""
 
 import os
 import subprocess

@@ -66,7 +66,7 @@ def literal_forgetting(content, step):
 
 
 TAILS = [b"", b'{"step": 4', b"{", b'{"ste\n', b"\0\0\0\0\n", b"\xff\xfe\n", b"\n\n{"]
-"""What a crash or a power cut may leave."""
+"""Ends of a file that a crash or a power cut may leave."""
 
 
 @pytest.mark.parametrize("seed", range(20))

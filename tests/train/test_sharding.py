@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 def ranks_of(count: int, scaler=None):
-    """What sharding asks of an accelerator."""
+    """A stand-in for an accelerator, with all that sharding reads of it."""
     return types.SimpleNamespace(num_processes=count, scaler=scaler, device=CPU)
 
 

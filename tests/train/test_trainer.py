@@ -312,7 +312,7 @@ def test_checkpoints_hold_the_configuration_and_the_newest_are_kept(tmp_path):
 
 
 def test_gradients_are_logged_with_every_record_when_asked(tmp_path):
-    """Of one row, as this model has, the factor is the gradient over its norm."""
+    """The model has matrices of one row, whose polar factor is the gradient over its norm."""
     train(tmp_path / "on", epochs=2, log_every=4, log_gradients=True)
     train(tmp_path / "off", epochs=2, log_every=4)
     on, off = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("on", "off"))

@@ -32,7 +32,7 @@ def evaluate(out, *arguments):
 
 
 def features(split):
-    """Of the random backbone of seed 0, images normalised by hand."""
+    """Features and labels by the random backbone of seed 0; images are normalised by hand."""
     torch.manual_seed(0)
     backbone = create_backbone("basic_cnn").eval()
     data = load_split("digits", None, split)

@@ -20,7 +20,7 @@ from sslortho.train.records import read_metrics
 POOLING = "timm:test_resnet"  # a tiny network that takes views of several sizes
 PROJECTORS = {"simclr": "16-8", "byol": "16-8", "moco_v2": "16-8", "dino": "16-8-16"}
 ROUNDING = 0.02
-"""Of drift after 5 steps, as between one and two ranks of Barlow Twins."""
+"""Largest drift after 5 steps, as between one and two ranks of Barlow Twins."""
 
 
 def options_of(name):
@@ -170,7 +170,7 @@ def test_dino_trains_a_vision_transformer_of_timm():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_checkpoint_is_a_file_of_the_backbones_weights(name, tmp_path):
-    """Of the teacher's, for DINO: what `Task.backbone` is."""
+    """For DINO these are the teacher's weights, as `Task.backbone` is the teacher's."""
     trained = train(tmp_path, **options_of(name))
     (path,) = tmp_path.glob("checkpoints/*.pt")
     backbone = create_backbone(options_of(name).get("backbone", "basic_cnn"))
