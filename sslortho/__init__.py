@@ -1,6 +1,8 @@
 """Self-supervised learning around orthogonalised gradients (arXiv 2202.07052).
 
-Names are imported when they are first used, so `import sslortho` costs nothing.
+`pretrain`, `supervised`, `linear_eval`, `knn_eval`, `extract_features` and `load_backbone` are the commands as
+functions. `OrthSGD`, `OrthAdam`, `OrthAdamW`, `OrthLARS` and `LARS` are the optimizers, `param_groups` their
+groups. Names are imported when they are first used, so `import sslortho` costs nothing.
 """
 
 import importlib
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
         pretrain,
         supervised,
     )
+    from sslortho.runs.status import RunStoppedError
+    from sslortho.train.backward import NonFiniteError
 
 _OPTIM = (
     "LARS", "OPTIMIZERS", "OrthAdam", "OrthAdamW", "OrthLARS", "OrthSGD", "create_optimizer",
@@ -47,6 +51,8 @@ _API = (
 )  # fmt: skip
 _HOME = {
     "BarlowTwinsLoss": "sslortho.losses",
+    "NonFiniteError": "sslortho.train.backward",
+    "RunStoppedError": "sslortho.runs.status",
     **dict.fromkeys(_OPTIM, "sslortho.optim"),
     **dict.fromkeys(_API, "sslortho.recipes.api"),
 }
@@ -61,10 +67,12 @@ __all__ = [
     "BarlowTwinsLoss",
     "EvaluationResult",
     "Features",
+    "NonFiniteError",
     "OrthAdam",
     "OrthAdamW",
     "OrthLARS",
     "OrthSGD",
+    "RunStoppedError",
     "TrainingResult",
     "__version__",
     "create_optimizer",
@@ -89,4 +97,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_PACKAGES})
+    return sorted({*__all__, *_PACKAGES})

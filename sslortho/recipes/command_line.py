@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser, get_loader, set_loader
 
 from sslortho.options import Options, nearest
 from sslortho.recipes.configs import find_config
-from sslortho.recipes.help import format_help
+from sslortho.recipes.help import describe_type, format_help
 
 Some = TypeVar("Some", bound=Options)
 
@@ -28,6 +28,21 @@ def _find_nearest(name: str, cls: type[Any]) -> str:
     if methods:
         return f" (it is an option of --method {', '.join(methods)})"
     return nearest(name, [f.name for f in fields(cls)])
+
+
+def _explain_wrong_type(message: str, cls: type[Any]) -> str:
+    """The parser's message on a value of a wrong type, in the words of `--help`; others unchanged."""
+    found = re.fullmatch(r'Parser key "(\w+)": .*(?:Got|Given) value: (.*)', message)
+    kinds = {f.name: f.type for f in fields(cls)}
+    if not found or found[1] not in kinds:
+        return message
+    name, value = found.groups()
+    wanted = describe_type(kinds[name])
+    choices = re.findall(r"[^{},]+", wanted) if wanted.startswith("{") else []
+    if choices:
+        return f"{name}={value} is not one of {', '.join(choices)}{nearest(value, choices)}"
+    words = {"INTEGER": "a whole number", "NUMBER": "a number", "TEXT": "text"}
+    return f"{name}={value} must be {words.get(wanted, wanted.strip('[]').replace('|', ' or '))}"
 
 
 class _Parser(ArgumentParser):
@@ -41,7 +56,8 @@ class _Parser(ArgumentParser):
             r"[Oo]ption '([\w-]+)' is not accepted", message
         )
         hint = _find_nearest(unknown[1], self.options_class) if unknown else ""
-        text = f"{' '.join(message.split())}{hint}"
+        plain = _explain_wrong_type(" ".join(message.split()), self.options_class)
+        text = f"{plain}{hint}"
         if self.debug:
             raise ValueError(text) from ex
         print(f"{self.prog}: error: {text}", file=sys.stderr)

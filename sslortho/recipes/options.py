@@ -105,7 +105,7 @@ class TrainingOptions(LoopOptions, OptimizerOptions, RunOptions):
     """Comma-separated trackers of Accelerate (tensorboard, wandb, ...), or none."""
 
     def __post_init__(self) -> None:
-        self._check_least(1, "batch_size", "accumulation_steps")
+        self._check_least(1, "batch_size", "accumulation_steps", "epochs")
         if self.batch_size % self.accumulation_steps:
             raise ValueError(
                 f"batch_size={self.batch_size} does not divide into accumulation_steps="

@@ -94,7 +94,15 @@ class RunFolder:
             file.write((text + "\n").encode())
 
     def check_same(self, options: Options) -> None:
-        """Raise ValueError if the folder holds results of other options, or of another command."""
+        """Raise ValueError if the folder holds results of other options, or of another command, or if it
+        is no place for a run: a file, or below one."""
+        for path in (self.path, *self.path.parents):
+            if path.exists():
+                if not path.is_dir():
+                    raise ValueError(
+                        f"out={str(self.path)!r}: {path} is a file; give a folder, new or of this run"
+                    )
+                break
         check_same_run(options, self.path)
 
     def _write_beginning(self, options: Options, views: tuple[Tensor, ...] | None) -> None:
