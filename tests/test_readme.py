@@ -37,7 +37,7 @@ SMALL = {
     "reproduce_run": "",
     "tune": f"--trials 1 --data digits --data_dir null --crop_size 32 {STEPS} {FEW}",
     "chaos": "--minutes 0.01 --faults kill",
-    "bench_optim": "--models resnet18 --rounds 1 --steps 0 --batch_size 1 --image_size 32 --errors false",
+    "bench_optim": "--models resnet18 --rounds 1 --steps 0 --batch_size 2 --image_size 32 --errors false",
     "bench_loading": "--images 8 --epochs 1 --batch_size 4 --workers 1 --pipelines ours_files",
 }
 """Name of a command to the flags that make it small; they stand behind the documented ones."""
