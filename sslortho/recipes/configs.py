@@ -16,10 +16,10 @@ def configs_folder() -> Path:
 def find_config(given: str) -> str:
     """Path of a YAML file from what follows `--config`: a file, or a name such as figure7_small.
 
-    Text that holds YAML itself ("{lr: 1}") is returned as it is. Raises ValueError for a name that is
+    Text that holds YAML itself ("{lr: 1}", "lr: 1") is returned as it is. Raises ValueError for a name that is
     neither a file nor known.
     """
-    if "{" in given or Path(given).expanduser().is_file():
+    if "{" in given or ": " in given or Path(given).expanduser().is_file():
         return given
     known = {path.stem: path for path in sorted(configs_folder().glob("*.yaml"))}
     if (

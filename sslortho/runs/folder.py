@@ -137,4 +137,8 @@ class RunFolder:
             for name, value in options.values().items()
             if value is not None
         }
-        accelerator.init_trackers("sslortho", config=known)
+        try:
+            accelerator.init_trackers("sslortho", config=known)
+        except BaseException:
+            release_folder(self.path)  # where this process does not hold it, nothing
+            raise
