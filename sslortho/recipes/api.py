@@ -6,13 +6,15 @@ finished run. Calls may follow each other in a process, and come from any thread
 several ranks every rank must call, and a process may have one call.
 """
 
+import contextlib
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
 
 from sslortho.models import read_weights, restore_backbone
@@ -170,7 +172,8 @@ def extract_features(
         "split": split,
         **options,
     }
-    return extract(create_options(FeatureOptions, values))
+    with _torch_as_before():
+        return extract(create_options(FeatureOptions, values))
 
 
 def load_backbone(
@@ -182,7 +185,8 @@ def load_backbone(
 ) -> nn.Module:
     """Backbone of a run or of a file, on the CPU, in evaluation mode.
 
-    It maps images (batch, 3, height, width) to features (batch, dim).
+    It maps images (batch, 3, height, width) to features (batch, dim). Their size and normalisation, where
+    the file says them, are `sslortho.models.read_weights(weights).info`.
 
     Args:
         weights: run folder, or file of ours, torchvision, timm, facebookresearch/barlowtwins, lightly
@@ -194,7 +198,8 @@ def load_backbone(
     Raises ValueError for a file that cannot be read, and weights that do not fit.
     """
     file = read_weights(os.fspath(weights))
-    return restore_backbone(file, model, stem, weights_prefix).network
+    with _torch_as_before():
+        return restore_backbone(file, model, stem, weights_prefix).network
 
 
 def _name_data(data: PathLike, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,6 +233,21 @@ def _name_model(model: str | None, options: Mapping[str, Any]) -> dict[str, Any]
 Run = Callable[[Any, Session], dict[str, Any]]
 
 
+@contextlib.contextmanager
+def _torch_as_before() -> Iterator[None]:
+    """Restore torch's threads, deterministic mode and random state at the end: a call leaves none."""
+    threads, generator = torch.get_num_threads(), torch.get_rng_state()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(generator)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = benchmark
+
+
 def _run(
     cls: type[RunOptions],
     run: Run,
@@ -239,7 +259,8 @@ def _run(
     values = {**values, **({} if out is None else {"out": out}), **options}
     chosen = create_options(cls, values)
     command = shlex.join(["sslortho", cls.command, *to_arguments(values)])
-    summary = run(chosen, Session(command))
+    with _torch_as_before():
+        summary = run(chosen, Session(command))
     folder = chosen.run_folder
     return RunFolder(folder).read_summary() or summary, folder
 
@@ -252,5 +273,6 @@ def _train(
     options: Mapping[str, Any],
 ) -> TrainingResult:
     summary, folder = _run(cls, run, values, out, options)
-    backbone = None if summary.get("diverged") else load_backbone(folder)
-    return TrainingResult(backbone, summary, folder)
+    return TrainingResult(
+        None if summary.get("diverged") else load_backbone(folder), summary, folder
+    )

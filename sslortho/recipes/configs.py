@@ -19,8 +19,13 @@ def find_config(given: str) -> str:
     Text that holds YAML itself ("{lr: 1}", "lr: 1") is returned as it is. Raises ValueError for a name that is
     neither a file nor known.
     """
-    if "{" in given or ": " in given or Path(given).expanduser().is_file():
-        return given
+    if (
+        given.startswith("--")
+        or "{" in given
+        or ": " in given
+        or Path(given).expanduser().is_file()
+    ):
+        return given  # the first is a mistake that the parser tells
     known = {path.stem: path for path in sorted(configs_folder().glob("*.yaml"))}
     if (
         Path(given).suffix in ("", ".yaml")
@@ -29,7 +34,7 @@ def find_config(given: str) -> str:
     ):
         return str(known[Path(given).stem])
     hint = nearest(Path(given).stem, known)
+    names = "" if len(Path(given).parts) > 1 or hint else f"; the names are {', '.join(known)}"
     raise ValueError(
-        f"config={given!r} is neither a file nor the name of a configuration{hint}; the names are "
-        f"{', '.join(known)}"
+        f"config={given!r} is neither a file nor the name of a configuration{hint}{names}"
     )

@@ -11,7 +11,8 @@ from sslortho.atomic import atomic_file
 from sslortho.options import Options
 from sslortho.runs.config_file import check_same_run, to_yaml
 from sslortho.runs.curves import draw_views
-from sslortho.runs.lock import hold_folder, release_folder
+from sslortho.runs.lock import hold_folder
+from sslortho.runs.status import give_up
 from sslortho.train.records import jsonable
 
 if TYPE_CHECKING:
@@ -123,22 +124,24 @@ class RunFolder:
 
         Raises ValueError if another process is at work in the folder.
         """
-        if accelerator.is_main_process:
+        main = accelerator.is_main_process
+        if main:
             hold_folder(self.path)
-            try:
-                self._write_beginning(options, views)
-            except BaseException:
-                release_folder(self.path)
-                raise
-        accelerator.wait_for_everyone()
-        plain = (bool, int, float, str)  # what TensorBoard takes
-        known = {
-            name: value if isinstance(value, plain) else str(value)
-            for name, value in options.values().items()
-            if value is not None
-        }
         try:
-            accelerator.init_trackers("sslortho", config=known)
-        except BaseException:
-            release_folder(self.path)  # where this process does not hold it, nothing
+            if main:
+                self._write_beginning(options, views)
+            accelerator.wait_for_everyone()
+            accelerator.init_trackers("sslortho", config=_trackable(options))
+        except BaseException as error:
+            if main:
+                give_up(self.path, error)
             raise
+
+
+def _trackable(options: Options) -> dict[str, Any]:
+    """Options as trackers take them: TensorBoard knows numbers and text alone."""
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in options.values().items()
+        if value is not None
+    }

@@ -86,22 +86,25 @@ def status_of(folder: Path, writes: bool) -> Iterator[None]:
         writes: whether this process writes; of several ranks the main one alone.
     """
 
-    def tell(state: State, message: str | None = None) -> None:
+    if writes:
+        write_status(folder, "running")
+    try:
+        yield
+    except BaseException as error:
         if writes:
-            write_status(folder, state, message)
+            give_up(folder, error)
+        raise
+    if writes:
+        write_status(folder, "finished")
+        release_folder(folder)
 
-    with contextlib.ExitStack() as stack:
-        if writes:
-            stack.callback(release_folder, folder)
-        tell("running")
-        try:
-            yield
-        except RunStoppedError as stop:
-            tell("stopped", str(stop))
-            raise
-        except BaseException as error:
-            with contextlib.suppress(OSError):  # the disk may be full, the folder gone
-                reason = " ".join(str(error).split()) or type(error).__name__
-                tell("failed", "interrupted" if isinstance(error, KeyboardInterrupt) else reason)
-            raise
-        tell("finished")
+
+def give_up(folder: Path, error: BaseException) -> None:
+    """Write the state of a run that an error ends, if the disk lets us, and release its folder."""
+    stopped = isinstance(error, RunStoppedError)
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, KeyboardInterrupt):
+        reason = "interrupted"
+    with contextlib.suppress(OSError):  # the disk may be full, the folder gone
+        write_status(folder, "stopped" if stopped else "failed", reason)
+    release_folder(folder)

@@ -1,8 +1,13 @@
 import json
 
 import pytest
+import torch
+from accelerate import Accelerator
 
+from sslortho.recipes.options import RunOptions
 from sslortho.runs.folder import RunFolder
+from sslortho.runs.lock import is_held
+from sslortho.runs.status import read_status
 
 
 def test_a_summary_is_strict_json(tmp_path):
@@ -29,3 +34,12 @@ def test_a_broken_summary_is_not_taken_for_a_result(tmp_path):
     assert folder.read_summary() is None
     with pytest.raises(ValueError, match="delimiter"):
         folder.finished_summary()
+
+
+def test_what_stops_a_beginning_is_told_and_leaves_the_folder_free(tmp_path):
+    (tmp_path / "views.png").mkdir()
+    folder, options = RunFolder(tmp_path), RunOptions()
+    with pytest.raises(OSError, match=r"views\.png"):
+        folder.prepare(Accelerator(cpu=True), options, (torch.zeros(2, 3, 4, 4),) * 2)
+    assert read_status(tmp_path).state == "failed"
+    assert not is_held(tmp_path / ".lock")
