@@ -35,7 +35,10 @@ SMALL = {
     "plot_runs": "",
     "reproduce": "--data digits --epochs 1 --seeds 1 --subset 64 --only basic_cnn,sgd --threads 1",
     "reproduce_run": "",
-    "tune": f"--trials 1 --data digits --data_dir null --crop_size 32 {STEPS} {FEW}",
+    "tune": (
+        "--trials 1 --data digits --data_dir null --backbone basic_cnn --crop_size 32 --schedule cosine "
+        f"--milestones null --gamma null {STEPS} --subset 80"
+    ),
     "chaos": "--minutes 0.01 --faults kill",
     "bench_optim": "--models resnet18 --rounds 1 --steps 0 --batch_size 2 --image_size 32 --errors false",
     "bench_loading": "--images 8 --epochs 1 --batch_size 4 --workers 1 --pipelines ours_files",
