@@ -41,7 +41,7 @@ SMALL = {
     ),
     "chaos": "--minutes 0.01 --faults kill",
     "bench_optim": "--models resnet18 --rounds 1 --steps 0 --batch_size 2 --image_size 32 --errors false",
-    "bench_loading": "--images 8 --epochs 1 --batch_size 4 --workers 1 --pipelines ours_files",
+    "bench_loading": "--images 8 --epochs 1 --batch_size 4 --workers 1 --pipelines torchvision_pil",
 }
 """Name of a command to the flags that make it small; they stand behind the documented ones."""
 
