@@ -264,6 +264,7 @@ def may_be_float(kind):
 WITH_FRACTIONS = [c for c in OPTION_CLASSES if any(may_be_float(f.type) for f in fields(c))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["nan", "inf"])
 @pytest.mark.parametrize("config", WITH_FRACTIONS)
 def test_no_option_of_any_script_takes_a_number_that_is_not_finite(config, value, capsys):

@@ -92,6 +92,7 @@ def test_a_command_line_is_a_configuration_or_one_line(data):
             assert has_type(getattr(parsed, f.name), f.type), (f.name, getattr(parsed, f.name))
 
 
+@pytest.mark.slow
 @fuzzed(60)
 @given(
     text=st.one_of(st.text(max_size=40), st.binary(max_size=40)),
@@ -110,6 +111,7 @@ ANYTHING = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @fuzzed(60)
 @given(data=st.data())
 def test_any_value_in_a_file_has_its_type_or_is_refused(tmp_path, data):
@@ -125,6 +127,7 @@ def test_any_value_in_a_file_has_its_type_or_is_refused(tmp_path, data):
             assert has_type(getattr(parsed, f.name), f.type), (f.name, getattr(parsed, f.name))
 
 
+@pytest.mark.slow
 @fuzzed(15)
 @given(
     lr=st.floats(0, 1e6), epochs=st.integers(1, 10**6), seed=st.integers(0, 2**32 - 1),

@@ -51,6 +51,7 @@ def metadata(unpacked) -> Message:
     return Parser().parsestr((folder / "METADATA").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_holds_the_package_and_nothing_else(wheel, unpacked):
     assert wheel.name == f"sslortho-{sslortho.__version__}-py3-none-any.whl"
     information = f"sslortho-{sslortho.__version__}.dist-info"

@@ -144,6 +144,7 @@ def test_harmless_lines_are_not(line):
     assert find_dangers(f"import yaml\nimport numpy as np\n{mine}\n{line}") == []
 
 
+@pytest.mark.slow
 def test_there_are_none_in_the_package():
     assert len(SOURCES) > 150
     dangers = {str(path.relative_to(ROOT)): find_dangers(path.read_text()) for path in SOURCES}
@@ -314,6 +315,7 @@ def test_compressed_checkpoints_are_not_inflated(tmp_path):
         read_weights(path)
 
 
+@pytest.mark.slow
 def test_dictionaries_within_each_other_without_end(tmp_path):
     content = {"w": torch.ones(3, 3)}
     for _ in range(7):

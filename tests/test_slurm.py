@@ -126,6 +126,7 @@ def requeued(log):
     return (log / "scontrol").read_text().splitlines() if (log / "scontrol").exists() else []
 
 
+@pytest.mark.slow
 def test_time_up_stops_training_requeues_once_and_the_second_start_resumes(job):
     process, log = job("trains", "--out", "runs/x")
     tell_that_time_is_up(process, log)
@@ -150,6 +151,7 @@ def test_a_failure_is_passed_on_and_nothing_is_requeued(job):
     assert "--wait=60" in (log / "srun").read_text().splitlines()  # machines that still wait end
 
 
+@pytest.mark.slow
 def test_training_that_ends_as_the_time_does_is_not_requeued(job):
     process, log = job("is over")
     tell_that_time_is_up(process, log)
@@ -157,6 +159,7 @@ def test_training_that_ends_as_the_time_does_is_not_requeued(job):
     assert requeued(log) == []
 
 
+@pytest.mark.slow
 def test_what_does_not_hear_the_signal_is_requeued_before_it_is_killed(job):
     process, log = job("evaluates", GRACE="1")
     tell_that_time_is_up(process, log)
@@ -169,6 +172,7 @@ def test_what_does_not_hear_the_signal_is_requeued_before_it_is_killed(job):
     assert int(grace) + 20 <= int(warning)
 
 
+@pytest.mark.slow
 def test_a_requeue_that_is_refused_is_a_failure(job):
     process, log = job("trains", REQUEUE_FAILS="1")
     tell_that_time_is_up(process, log)

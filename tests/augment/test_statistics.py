@@ -141,6 +141,7 @@ LEFT_OUT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", LEFT_OUT.values(), ids=LEFT_OUT.keys())
 def test_an_operation_that_is_left_out_is_seen(change, theirs):
     values = p_values(replace(SPEC, **change), theirs)

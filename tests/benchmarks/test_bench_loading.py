@@ -314,6 +314,7 @@ def test_the_floor_decodes_the_betons_images(beton, photographs):
     assert bounds.create_decode_floor(work).run() == workload.FAST_PASSES * 8
 
 
+@pytest.mark.slow
 def test_the_photometric_part_runs_on_any_device():
     specs = create_views("barlow_twins", 24)
     found = time_photometric(specs, torch.device("cpu"), batch_size=3, rounds=2)

@@ -58,6 +58,7 @@ def test_bad_options_are_named(k, temperature):
         knn_predict(torch.ones(3, 2), torch.zeros(3).long(), torch.ones(1, 2), k, temperature)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_classes_are_ranked_as_lightly_ranks_them(preset):
     from lightly.utils import benchmarking

@@ -32,6 +32,7 @@ def test_the_held_out_part_is_balanced_and_leaves_of_every_class():
     assert held_out_mask(labels, 0.999, 0)[labels == 3].sum() == 1
 
 
+@pytest.mark.slow
 def test_too_strong_and_too_weak_are_not_chosen():
     features, labels = unequal_classes(0, 600, dim=120)
     selection = select_l2(features, labels, held_out=0.5)

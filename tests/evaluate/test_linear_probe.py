@@ -16,6 +16,7 @@ def blobs(seed, count=300, dim=5, classes=3):
     return features * torch.tensor([1.0, 100.0, 0.01, 5.0, 1.0]) + 7, labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 100, 2**19])
 def test_coefficients_equal_scikit_learns(monkeypatch, block):
     monkeypatch.setitem(linear_probe_module.BLOCKS, "cpu", block)

@@ -75,6 +75,7 @@ def test_every_name_is_known_here():
     assert set(BACKBONES) == set(DIMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_features_are_two_dimensional(name):
     with torch.device("meta"):
@@ -84,6 +85,7 @@ def test_features_are_two_dimensional(name):
     assert feature_dim(backbone, 32) == DIMS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "stem"), STEMS)
 def test_state_dict_fits_torchvisions_model_but_for_the_classifier(name, stem):
     with torch.device("meta"):
@@ -135,6 +137,7 @@ def test_other_networks_start_alike_whatever_zero_init_residual(name):
     assert states[0] == states[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stem", "resolution"), [("stock", 8), ("small", 32)])
 @pytest.mark.parametrize(("name", "channels"), [("densenet121", 64), ("densenet161", 96)])
 def test_small_stem_of_a_densenet_keeps_the_resolution(name, channels, stem, resolution):

@@ -52,6 +52,7 @@ def run(lines: tuple[str, str]) -> dict:
     return defined
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_timm_loads_it_strictly(tmp_path, suffix):
     source, out = restored("resnet18"), tmp_path / f"x{suffix}"
@@ -63,6 +64,7 @@ def test_timm_loads_it_strictly(tmp_path, suffix):
         same_features(source.network, run(lines)["model"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", ["small", "solo_learn"])
 @pytest.mark.parametrize(("format", "out"), [("timm", "x.safetensors"), ("torchvision", "file")])
 def test_other_stems_are_put_into_the_librarys_model(tmp_path, format, out, stem):
@@ -73,6 +75,7 @@ def test_other_stems_are_put_into_the_librarys_model(tmp_path, format, out, stem
     same_features(source.network, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["timm", "torchvision"])
 def test_the_small_stem_of_a_densenet_is_put_into_the_librarys_model(tmp_path, format):
     source = restored("densenet121", "small")
@@ -81,6 +84,7 @@ def test_the_small_stem_of_a_densenet_is_put_into_the_librarys_model(tmp_path, f
     same_features(source.network, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d", "densenet121"])
 def test_timm_computes_what_torchvision_computes(name):
     source = restored(name)
@@ -89,6 +93,7 @@ def test_timm_computes_what_torchvision_computes(name):
     same_features(source.network, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_timm_names_torchvisions_tensors_alike(name):
     with torch.device("meta"):
@@ -105,6 +110,7 @@ def test_timms_own(tmp_path, name):
     same_features(source.network, run(lines)["model"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_torchvision_lacks_its_classifier_alone(tmp_path, suffix):
     source, out = restored("resnet18"), tmp_path / f"x{suffix}"
@@ -197,6 +203,7 @@ def test_onnx_says_what_it_is(onnx_file):
     assert json.loads(said["mean"]) == [0.1, 0.2, 0.3]
 
 
+@pytest.mark.slow
 def test_an_impossible_size_is_told(tmp_path):
     with pytest.raises(ValueError, match="crop_size=32 does not fit a VisionTransformer"):
         export_backbone(restored("timm:vit_tiny_patch16_224"), "onnx", tmp_path / "x.onnx", 32)

@@ -54,6 +54,7 @@ def test_half_precision_is_measured_in_float32_inside_autocast_too(dtype):
     assert measured.item() == pytest.approx(literal_cosine(maps), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_convolutions_before_and_activations_after_their_norm():
     model, x = BasicCNN(10).train(), images(12, 3, 32, 32)
     with watch_representations(model) as watched:

@@ -231,6 +231,7 @@ def test_heads_of_timms_attention():
     assert layouts["patch_embed.proj.weight"] == (1, "rows")  # a convolution called proj
 
 
+@pytest.mark.slow
 def test_attention_of_other_forms_is_left_whole():
     """Heads whose values are wider than their keys; queries that are not in the same weight."""
     timm = pytest.importorskip("timm")

@@ -153,6 +153,7 @@ def test_roles_are_those_of_the_parameter_groups(orth, heads):
     assert views == {"rows", "transposed"} | ({"columns"} if heads else set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("orth", "heads"), LAYERS)
 @pytest.mark.parametrize(("cls", "rule", "options", "more"), CASES)
 def test_optimizers_step_as_the_reference(cls, rule, options, more, orth, heads):
@@ -163,6 +164,7 @@ def test_optimizers_step_as_the_reference(cls, rule, options, more, orth, heads)
         assert_same_parameters(ours, expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("polar", ["svd", "gram_eigh"])
 @pytest.mark.parametrize(("cls", "rule", "options", "more"), CASES)
 def test_exact_methods_step_as_the_reference(cls, rule, options, more, polar):

@@ -519,6 +519,7 @@ def test_parameters_without_gradient_are_left_alone():
     assert not torch.equal(model[0].weight, before[0].weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiled_models_train_the_same(backend):
     torch.compiler.reset()

@@ -44,6 +44,7 @@ def pretrained(tmp_path_factory):
     return sslortho.pretrain("digits", "basic_cnn", method="simclr", out=out, seed=3, **FEW)
 
 
+@pytest.mark.slow
 def test_pretraining_is_the_command(pretrained, tmp_path):
     out = tmp_path / "command"
     given = {"backbone": "basic_cnn", "method": "simclr", "seed": 3, **FEW}
@@ -74,6 +75,7 @@ def test_a_finished_run_is_returned(pretrained, capsys):
     assert "finished already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_precision_in_the_same_process(pretrained, tmp_path):
     for precision in ("bf16", "no"):
         options = {"threads": 1, "k": 5, "mixed_precision": precision, "pictures": False}
@@ -81,6 +83,7 @@ def test_another_precision_in_the_same_process(pretrained, tmp_path):
         assert found.summary["settings"]["mixed_precision"] == precision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear_eval", "knn_eval"])
 def test_an_evaluation_is_the_command(pretrained, name, tmp_path):
     options = {"threads": 1, "pictures": False, "subset": 100}
@@ -95,6 +98,7 @@ def test_an_evaluation_is_the_command(pretrained, name, tmp_path):
     assert found.folder == tmp_path / "python"
 
 
+@pytest.mark.slow
 def test_supervised_training_is_the_command(tmp_path):
     options = {**FEW, "pictures": False}
     found = sslortho.supervised("digits", "basic_cnn", out=tmp_path / "python", **options)
@@ -114,6 +118,7 @@ def test_a_training_that_diverges_is_a_result(tmp_path):
     assert found.backbone is None
 
 
+@pytest.mark.slow
 def test_a_call_from_another_thread(tmp_path):
     results = []
 

@@ -99,6 +99,7 @@ def test_another_seed_is_another_training(one_rank, tmp_path):
     assert farthest(other["end"], one_rank()["end"], matrices=True) > 0.1
 
 
+@pytest.mark.slow
 def test_accumulation_is_one_large_batch_where_samples_do_not_meet(one_rank, tmp_path):
     """Classification by a network without batch norm."""
     parts = train(tmp_path, supervised=True, **ACCUMULATED)
@@ -110,6 +111,7 @@ def test_accumulation_is_another_training_where_samples_meet(one_rank):
     assert drift(one_rank(**ACCUMULATED), one_rank()) > 0.5
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_and_its_own_bits_twice(one_rank, tmp_path):
     """Near where gradients stay raw: orthonormalised, rounding of 0.004 fills small directions."""
     assert 1e-3 < drift(one_rank(**RAW_BF16), one_rank(optim="lars")) < 0.4  # 0.27 seen

@@ -75,6 +75,7 @@ def test_a_run_and_the_lines_that_load_it(export, run_folder, tmp_path):
     assert read_weights(out).info == INFO
 
 
+@pytest.mark.slow
 def test_onnx_at_the_size_of_pretraining(export, run_folder, tmp_path):
     lines = export("--backbone_from", run_folder, "--format", "onnx", "--out", tmp_path / "x.onnx")
     images = torch.randn(3, 3, 32, 32)
@@ -88,6 +89,7 @@ def test_onnx_at_the_size_of_pretraining(export, run_folder, tmp_path):
     assert "onnxruntime" in lines
 
 
+@pytest.mark.slow
 def test_anothers_checkpoint_with_options(export, tmp_path):
     network = create_backbone("resnet18", "small")
     state = {"backbone." + key: value for key, value in network.state_dict().items()}

@@ -15,6 +15,7 @@ def test_the_picture_of_the_views_shows_their_pixels(tmp_path):
     assert {(255, 0, 0), (0, 255, 0)} <= colours
 
 
+@pytest.mark.slow
 def test_small_views_are_drawn_smaller_than_large_ones(tmp_path):
     """Two large ones in red, six of half their side in green: a quarter of the area."""
     red, green = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 4, 4)
@@ -40,6 +41,7 @@ def test_curves_draw_a_line_for_each_run(tmp_path):
     assert inks[0] < inks[1] < inks[2]
 
 
+@pytest.mark.slow
 def test_curves_of_a_classifier_are_of_its_own_accuracy(tmp_path):
     records = [{"step": s, "loss": 10 - s, "top1": 10 * s} for s in range(9)]
     draw_curves(tmp_path / "top1.png", {"a": records})

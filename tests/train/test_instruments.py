@@ -100,6 +100,7 @@ def pairs(vectors):
     return float(torch.stack(values).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, OrthSGD])
 def test_a_record_equals_figures_worked_out_by_hand(tmp_path, optimizer):
     _, records = train(tmp_path, optimizer=optimizer)
@@ -201,6 +202,7 @@ def test_a_step_that_is_skipped_has_no_figures(tmp_path):
     assert [bool(of_layers(record)) for record in records] == [True, False, True, True]
 
 
+@pytest.mark.slow
 def test_a_compiled_task_is_recorded_and_compiled_once(tmp_path):
     compilations = []
 
@@ -223,6 +225,7 @@ def test_a_compiled_task_is_recorded_and_compiled_once(tmp_path):
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 def test_a_stop_after_an_epochs_last_step_keeps_the_figures_of_its_record(tmp_path):
     train(tmp_path / "whole", log_every=3)
     stop = {(0, BATCHES - 1): lambda: os.kill(os.getpid(), signal.SIGTERM)}

@@ -27,6 +27,7 @@ SPECS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_a_view_is_torchvisions_to_within_torchvisions_own_rounding(spec, channels_last):

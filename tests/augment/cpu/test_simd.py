@@ -65,6 +65,7 @@ def test_arithmetic_is_numpys_and_the_product_is_not_rounded():
     assert not out[3 * LANES :].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pitch", "target_pitch"), [(16, 16), (20, 16), (16, 31), (100, 17)])
 def test_a_square_is_turned_and_nothing_else_is_touched(pitch, target_pitch):
     source = RNG.normal(size=5 + 16 * pitch).astype(np.float32)

@@ -56,6 +56,7 @@ def p_values(ours: np.ndarray, theirs: np.ndarray, height: int, width: int) -> d
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width"), [(224, 224), (375, 500), (500, 333), (32, 32), (120, 300), (300, 100)]
 )
@@ -93,6 +94,7 @@ def single_try(uniform: np.ndarray) -> None:
     uniform[:, : 2 * TRIES] = np.repeat(uniform[:, [0, TRIES]], TRIES, axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "alter", [linear_ratio, inverse_ratio, uniform_side, biased_place, single_try]
 )
@@ -206,6 +208,7 @@ def test_images_too_small_even_with_their_padding_are_refused(spec, height, widt
         draw_crops(spec, np.array([64, height]), np.array([64, width]), random_uniform(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["barlow_twins", "barlow_twins_small", "barlow_twins_digits"])
 def test_the_draws_of_every_pair_of_views_follow_torchvision(name):
     spec = create_views(name)[0]

@@ -75,6 +75,7 @@ def test_each_column_is_uniform(column):
     assert stats.kstest(result, "uniform").pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_one_sample_is_uniform_over_epochs():
     result = [uniforms(SEED, epoch, np.array([7]), STREAM, 4)[0] for epoch in range(3000)]
     assert stats.kstest(np.ravel(result), "uniform").pvalue > 1e-3

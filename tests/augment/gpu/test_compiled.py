@@ -42,6 +42,7 @@ def test_the_compiled_graph_is_the_function(spec):
     assert count_apart(result, expected, 1e-5) <= may_be_apart(spec)
 
 
+@pytest.mark.slow
 def test_a_renderer_is_compiled_once_and_more_than_eight_can_live_together():
     """Torch stops at 8 graphs for one function, and specifications must not share that number."""
     images = noise(2, 4, 4)

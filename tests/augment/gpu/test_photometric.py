@@ -199,6 +199,7 @@ def test_a_table_of_another_length_is_named():
         render_photometric_batched(noise(4), parameters[:, :12], EVERYTHING)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 def test_the_graph_has_fixed_shapes_and_waits_for_nobody(spec):
     """Fake tensors have no values: what asks for one (a mask's length, an item) raises.

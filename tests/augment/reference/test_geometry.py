@@ -102,6 +102,7 @@ def test_a_box_of_the_size_of_the_crop_is_copied_exactly():
     assert torch.equal(result[1], cut[1].flip(-1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width", "size", "padding"),
     [(32, 32, 32, 4), (12, 17, 11, 3), (50, 61, 24, 9), (5, 7, 9, 2), (4, 4, 3, 8)],

@@ -243,6 +243,7 @@ def test_a_jpeg_without_bytes(sound, damaged):
         damaged(as_jpg, (size, "<Q", 0))
 
 
+@pytest.mark.slow
 def test_a_copy_cut_short_anywhere(sound, tmp_path):
     path = tmp_path / "cut.beton"
     table = table_ptr(sound)
@@ -265,6 +266,7 @@ def test_a_copy_whose_end_has_not_arrived(sound, tmp_path):
         read_beton(path)
 
 
+@pytest.mark.slow
 def test_no_change_of_bytes_lets_an_image_leave_its_file(sound, tmp_path):
     """A thousand files with random bytes changed, in all that is not pixels."""
     table = table_ptr(sound)

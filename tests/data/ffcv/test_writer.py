@@ -160,6 +160,7 @@ def test_images_and_labels_are_in_the_order_of_the_data(out):
     assert stored(out) == [image.numpy().tobytes() for image in pixels]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["raw", "jpg", "smart"])
 def test_the_file_does_not_depend_on_the_number_of_workers(tmp_path, mode):
     generator = np.random.default_rng(0)

@@ -95,6 +95,7 @@ def test_lightly_numbers_the_children(tmp_path):
 # Recognised
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_is_recognised(name):
     with torch.device("meta"):
@@ -174,6 +175,7 @@ def test_a_stem_without_effect():
         choose_architecture(weights({}), "resnet20", "small")
 
 
+@pytest.mark.slow
 def test_restored_with_what_the_file_says(tmp_path):
     network = trained(create_backbone("resnet18", "small"))
     write_backbone(network, tmp_path / "backbone.safetensors", INFO)

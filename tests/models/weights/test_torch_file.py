@@ -75,6 +75,7 @@ def solo_learns(tmp_path_factory):
     return folder / "x.ckpt", model.backbone.eval()
 
 
+@pytest.mark.slow
 def test_lightning_with_a_dictconfig(solo_learns):
     path, backbone = solo_learns
     with pytest.raises(pickle.UnpicklingError):
@@ -102,6 +103,7 @@ def test_padding_that_the_weights_do_not_tell_is_a_note(solo_learns):
     assert (restored.name, restored.stem, restored.report.notes) == ("resnet18", "solo_learn", ())
 
 
+@pytest.mark.slow
 def test_no_such_note_where_solo_learn_cannot_have_written():
     state = prefixed("backbone.", create_backbone("resnet18", "small"))
     network = create_backbone("resnet18", "small")

@@ -96,6 +96,7 @@ def test_the_last_step_in_half_precision_costs_little(half, error):
     assert (torch.linalg.svdvals(low.double()) - 1).abs().max() < 1e-3 + error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["polar_express", "newton_schulz"])
 @pytest.mark.parametrize("shape", [(2, 8, 30), (8, 8), (30, 8)], ids=str)
 def test_compiles_into_one_graph(shape, method):

@@ -101,6 +101,7 @@ def test_a_dry_run_prints_the_papers_commands_and_writes_nothing(call, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", experiments.find_experiments().values(), ids=lambda path: path.stem
 )

@@ -81,6 +81,7 @@ def test_two_ranks_give_identical_figures(tmp_path):
     assert (tmp_path / "two" / "neighbours.png").exists()
 
 
+@pytest.mark.slow
 def test_presets_are_the_published_ones(tmp_path):
     for preset, expected in (("lightly", (200, 0.1)), ("dino", (20, 0.07))):
         arguments = ("--preset", preset, "--pictures", "false")

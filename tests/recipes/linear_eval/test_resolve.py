@@ -33,6 +33,7 @@ EVALUATIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", EVALUATIONS, ids=[path.stem for path in EVALUATIONS])
 def test_every_evaluation_builds_on_other_data(path, folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -103,6 +103,7 @@ def test_a_run_reports_the_last_epoch_and_the_best_only_beside_it(evaluate, weig
     assert f"{summary['top1']:.2f}" in (out / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_classifier_and_the_backbone_as_written_give_the_reported_accuracy(
     evaluate, weights, tmp_path
 ):
@@ -182,6 +183,7 @@ def test_the_same_command_on_a_finished_run_only_tells(whole, call):
     assert (whole / "summary.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_few_labels_are_few(evaluate, tmp_path):
     summary = evaluate(
         tmp_path, "--subset", "null", "--train_percent", "10", "--batch_size", "50",
@@ -203,6 +205,7 @@ def test_the_confusion_matrix_is_of_the_figure_also_in_bf16(evaluate, tmp_path, 
     assert summary["top1"] == pytest.approx(100 * int(drawn[0].trace()) / 360)
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_drawn_costs_no_figure(evaluate, tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("no fonts")

@@ -69,6 +69,7 @@ def test_an_epoch_of_digits_learns_and_reports_knn(name, tmp_path):
         assert all(record["spread"] > 0.05 for record in records if "spread" in record)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["moco_v2", "byol", "dino"])
 def test_a_stopped_run_with_a_teacher_goes_on_bit_by_bit(name, tmp_path):
     """Teacher, queue, centre and momentum are as they would have been."""

@@ -75,6 +75,7 @@ def test_a_run_learns_and_reports_its_last_epoch(tmp_path):
         assert f"{picture}.png" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_network_as_written_gives_the_reported_accuracy(tmp_path):
     summary = train(tmp_path, *PLAIN)
     backbone = create_backbone("basic_cnn").eval()
@@ -91,6 +92,7 @@ def test_the_network_as_written_gives_the_reported_accuracy(tmp_path):
     assert summary["test_loss"] == pytest.approx(float(loss), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_held_out_images_are_looked_at_on_the_way_and_test_images_at_the_end(tmp_path):
     summary = train(tmp_path, *PLAIN, "--validation", "0.25")
     assert summary["details"]["train_images"] == 300
@@ -102,6 +104,7 @@ def test_held_out_images_are_looked_at_on_the_way_and_test_images_at_the_end(tmp
     assert summary["top1"] > 20
 
 
+@pytest.mark.slow
 def test_test_images_need_not_be_looked_at(tmp_path, monkeypatch):
     def refuse(self, task):
         raise AssertionError("test images were looked at")
@@ -126,6 +129,7 @@ def test_a_run_that_diverges_says_so_and_is_finished(tmp_path):
     assert not (tmp_path / "backbone.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_at_the_end_are_not_written(tmp_path):
     """No evaluation on the way sees them, and the steps without gradients are too few to stop at."""
     done = call(

@@ -225,6 +225,7 @@ def stopped_after(call, out, *arguments, **how):
     )
 
 
+@pytest.mark.slow
 def test_a_search_stops_where_the_first_three_fail_and_counts_none_of_them(call, search, tmp_path):
     out = tmp_path / "search"
     assert stopped_after(call, out, "--trials", "9", fail_above=0) == (3, 3)
@@ -239,6 +240,7 @@ def test_later_it_stops_where_five_fail_in_a_row(call, tmp_path):
     assert stopped_after(call, out, "--trials", "9", broken=broken) == (5, 11)
 
 
+@pytest.mark.slow
 def test_trials_at_a_time(search, tmp_path):
     assert len(search(tmp_path / "search", "--trials", "5", "--jobs", "2")) == 5
 
@@ -255,6 +257,7 @@ def test_momentum_is_the_first_beta_of_adam(search, tmp_path):
         assert "momentum" not in summary["given"]
 
 
+@pytest.mark.slow
 def test_what_changes_no_result_may_change(search, tmp_path):
     out = tmp_path / "search"
     search(out, "--trials", "1", "--threads", "1", "--subset", "300")
@@ -262,6 +265,7 @@ def test_what_changes_no_result_may_change(search, tmp_path):
     assert len(search(out, "--trials", "2", "--subset", "300", *more)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

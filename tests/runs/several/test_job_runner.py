@@ -106,6 +106,7 @@ def summary(job):
     return json.loads((job.folder / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_runs_what_is_not_finished_in_order(plan, said):
     planned = plan("ok", "ok", seeds=2)
     planned[1].folder.mkdir(parents=True)
@@ -138,6 +139,7 @@ def test_so_many_at_a_time_and_no_more(plan, said):
     assert JobRunner([None, None], said.append).run(plan("meet", "meet")).failed == ()
 
 
+@pytest.mark.slow
 def test_no_more_at_a_time_than_places(plan, said):
     planned = plan(*["count"] * 5)
     JobRunner([None, None], said.append).run(planned)
@@ -171,6 +173,7 @@ def send_when_ready(folder, *numbers):
     return thread
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_the_runs_save_and_the_same_again_resumes(plan, said, number):
     planned = plan("wait", "ok")
@@ -202,6 +205,7 @@ def test_a_run_that_ends_without_being_asked_to_has_failed(plan, said, state):
     assert JobRunner([None], said.append).run([job]) == Outcome(failed=(job.name,))
 
 
+@pytest.mark.slow
 def test_a_second_signal_kills(plan, said):
     planned = plan("stubborn")
     thread = send_when_ready(planned[0].folder, signal.SIGTERM, signal.SIGTERM)
@@ -210,6 +214,7 @@ def test_a_second_signal_kills(plan, said):
     assert not planned[0].finished
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP])
 def test_the_end_of_a_session_is_one_signal(plan, said, first):
     (job,) = plan("slow")
@@ -220,6 +225,7 @@ def test_the_end_of_a_session_is_one_signal(plan, said, first):
     assert (job.folder / "saved").exists()
 
 
+@pytest.mark.slow
 def test_what_nohup_ignores_stays_ignored(plan, said):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -240,6 +246,7 @@ def test_a_terminal_that_is_gone_stops_nothing(plan):
     assert planned[0].finished
 
 
+@pytest.mark.slow
 def test_a_free_place_has_the_next_job_at_once(plan, said):
     long, *short = plan("wait", "ok", "ok", "ok")
     order = []
@@ -258,6 +265,7 @@ def test_a_free_place_has_the_next_job_at_once(plan, said):
     assert not any("left" in line for line in said)  # nobody knows how many come
 
 
+@pytest.mark.slow
 def test_how_each_ended_is_told_and_none_now_is_asked_again(plan, said, monkeypatch):
     monkeypatch.setattr(job_runner, "LOCK_WAIT", 0.0)
     done, ok, diverging, failing, busy = plan("ok", "ok", "diverge", "fail", "ok")
