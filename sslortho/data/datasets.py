@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from sslortho.data.ffcv.images import load_beton
+from sslortho.data.identity import ImageTable, hash_arrays
 from sslortho.data.image_folder import load_folder
 from sslortho.data.image_sets import ImageArray, ImageSet, Split
 from sslortho.options import nearest
@@ -27,7 +29,10 @@ def load_digits(split: Split) -> ImageArray:
     labels = torch.from_numpy(data.target).long()
     test = torch.arange(len(labels)) % 5 == 0
     chosen = (test if split == "test" else ~test).nonzero().squeeze(1)
-    return ImageArray(images, labels, tuple("0123456789")).select(chosen)
+    classes = tuple("0123456789")
+    # the source's hash, since enlarging may round otherwise in another version of torch
+    origin = ImageTable(labels.numpy(), classes, content=hash_arrays(data.images.astype(np.uint8)))
+    return ImageArray(images, labels, classes, origin).select(chosen)
 
 
 def load_cifar(name: str, data_dir: Path, split: Split) -> ImageArray:

@@ -96,7 +96,7 @@ def scan_folder(
         raise ValueError(
             f"{folder} holds no images (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
         )
-    return ImageFiles(tuple(paths), torch.tensor(labels), tuple(classes))
+    return ImageFiles(tuple(paths), torch.tensor(labels), tuple(classes), str(folder))
 
 
 def _warn_of_loose_images(folder: Path) -> None:
@@ -158,7 +158,7 @@ def read_into_memory(files: ImageFiles) -> ImageArray:
     with ThreadPoolExecutor() as pool:
         for _ in pool.map(fill, range(len(files)), chunksize=256):
             pass
-    return ImageArray(images, files.labels, files.classes)
+    return ImageArray(images, files.labels, files.classes, files.table)
 
 
 def load_folder(

@@ -4,6 +4,7 @@ A new origin of images is one subclass of `ImageSet`: `open`, `sizes`, `select` 
 are then decoded one by one; `open_source` is for an origin that is read faster otherwise.
 """
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from torch import Tensor
 from sslortho.augment import EvaluationRenderer, ViewRenderer
 from sslortho.data.batches import EpochOrder, EvaluationLoader
 from sslortho.data.decoding import read_pixels, read_size
+from sslortho.data.identity import ImageTable, hash_arrays, read_sizes
 from sslortho.data.pixel_source import PixelSource
 from sslortho.data.tensor_loader import TensorEvaluationLoader, TensorLoader
 from sslortho.data.view_loader import EvaluationViewLoader, Indices, Source, ViewLoader
@@ -60,6 +62,13 @@ class ImageSet(ABC):
     @abstractmethod
     def sizes(self, indices: Indices) -> tuple[Indices, Indices]:
         """Heights and widths in pixels of these samples, both int64 (m,)."""
+
+    @property
+    def table(self) -> ImageTable:
+        """Names, sizes and labels of the images: their identity, which a run compares when it resumes."""
+        names = [self.file_of(i) for i in range(len(self))]
+        known = [name for name in names if name is not None]
+        return ImageTable(self.labels.numpy(), self.classes, known or None)
 
     @property
     def first_size(self) -> tuple[int, int]:
@@ -163,6 +172,8 @@ class ImageArray(ImageSet):
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    origin: ImageTable | None = None
+    """Table of the files that the images were read from; None: the pixels themselves tell."""
 
     in_memory: ClassVar[bool] = True
 
@@ -170,7 +181,15 @@ class ImageArray(ImageSet):
         return len(self.images)
 
     def select(self, indices: Tensor) -> "ImageArray":
-        return ImageArray(self.images[indices], self.labels[indices], self.classes)
+        origin = None if self.origin is None else self.origin.select(indices.numpy())
+        return ImageArray(self.images[indices], self.labels[indices], self.classes, origin)
+
+    @cached_property
+    def table(self) -> ImageTable:
+        if self.origin is not None:
+            return self.origin
+        content = hash_arrays(self.images.numpy())
+        return ImageTable(self.labels.numpy(), self.classes, content=content)
 
     def open(self, index: int) -> NDArray[np.uint8]:
         return np.ascontiguousarray(self.images[index].permute(1, 2, 0).numpy())
@@ -217,13 +236,22 @@ class ImageFiles(ImageSet):
     paths: tuple[str, ...]
     labels: Tensor
     classes: tuple[str, ...]
+    root: str = ""
+    """Folder of the split, which the files' names are relative to in `table`."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def select(self, indices: Tensor) -> "ImageFiles":
         paths = tuple(self.paths[i] for i in indices.tolist())
-        return ImageFiles(paths, self.labels[indices], self.classes)
+        return ImageFiles(paths, self.labels[indices], self.classes, self.root)
+
+    @cached_property
+    def table(self) -> ImageTable:
+        start = f"{self.root}{os.sep}" if self.root else ""
+        names = [path.removeprefix(start) for path in self.paths]
+        sizes = read_sizes(self.paths)
+        return ImageTable(self.labels.numpy(), self.classes, names, sizes)
 
     def open(self, index: int) -> NDArray[np.uint8]:
         return read_pixels(self.paths[index])

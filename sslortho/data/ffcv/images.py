@@ -16,7 +16,8 @@ from torch import Tensor
 
 from sslortho.data.batches import EpochOrder, PageOrder
 from sslortho.data.ffcv.beton import RAW, BetonFile, read_beton
-from sslortho.data.ffcv.manifest import read_classes, read_names
+from sslortho.data.ffcv.manifest import read_classes, read_names, read_source_hash
+from sslortho.data.identity import ImageTable, hash_arrays
 from sslortho.data.image_sets import Cache, ImageSet, Split
 from sslortho.data.view_loader import Indices, Source
 
@@ -89,6 +90,18 @@ class BetonImages(ImageSet):
                 f"image {place} of {self.path} cannot be decoded; write the file again with "
                 "sslortho write_beton"
             ) from error
+
+    @cached_property
+    def table(self) -> ImageTable:
+        """Bytes and labels of the samples, and the hash of the source that the manifest holds.
+
+        A beton without a manifest is told by its metadata: sizes of images in pixels and bytes.
+        """
+        file = read_beton(self.path)
+        sides = [file.images[side][self.places] for side in ("mode", "height", "width")]
+        content = read_source_hash(self.path) or hash_arrays(*sides)
+        sizes = file.sizes[self.places].astype(np.int64)
+        return ImageTable(self.labels.numpy(), self.classes, sizes=sizes, content=content)
 
     def sizes(self, indices: Indices) -> tuple[Indices, Indices]:
         """From the file's metadata. Raises ValueError as `read_beton`."""

@@ -60,6 +60,15 @@ def read_classes(path: Path, count: int) -> tuple[str, ...]:
     return classes
 
 
+def read_source_hash(path: Path) -> str | None:
+    """Hash of the images and labels that `write_beton` read for the beton at `path`; None if not known."""
+    try:
+        found = json.loads(manifest_path(path).read_text())["source_sha256"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
+
+
 def write_names(path: Path, files: Iterable[str]) -> None:
     """Write the names of the images' files, without folders, one a line, beside the beton at `path`."""
     text = "".join(f"{Path(file).name}\n" for file in files)
