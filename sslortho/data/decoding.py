@@ -1,52 +1,139 @@
-"""Image files decoded to RGB by PIL and simplejpeg."""
+"""Image files checked, and decoded to RGB by PIL and simplejpeg."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from simplejpeg import decode_jpeg, decode_jpeg_header
+
+from sslortho.data.file_ends import seems_cut_short
+from sslortho.data.names import to_line
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 """Formats that are read, whatever a file's suffix. PIL has 40 more, and starts Ghostscript for EPS."""
 
 JPEG_START = b"\xff\xd8\xff"
 
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
+"""Tags BitsPerSample, PhotometricInterpretation and SampleFormat (TIFF 6.0, sections 8 and 19)."""
+
+WHITE_IS_ZERO, SIGNED = 0, (2,)
+"""Values of the last two."""
+
+TIFF_STARTS = (b"II*\0", b"MM\0*")
+
+
+class BrokenImageError(ValueError):
+    """An image file that cannot be read, or does not decode to its end.
+
+    Args:
+        path: of the file.
+        reason: fault of the file, in a few words.
+    """
+
+    fault = "cannot be read as an image ({})"
+    remedy = "remove or replace it"
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(
+            f"{to_line(path)} {self.fault.format(reason)}; {self.remedy}, or leave it out with "
+            "--skip_broken"
+        )
+
+
+class UnknownRangeError(BrokenImageError):
+    """An image file whose pixels cannot be scaled to 8 bits: nothing says which value is white."""
+
+    fault = "holds {}"
+    remedy = "convert it to 8 or 16 bits"
+
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
+def naming_broken(path: str) -> Iterator[None]:
+    """Raise BrokenImageError for whatever goes wrong inside, except for a lack of memory."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            yield image
-    except MemoryError:
+        yield
+    except (MemoryError, BrokenImageError):
         raise
     except Exception as error:  # PIL raises a dozen kinds for a damaged file
-        raise ValueError(
-            f"{path} cannot be read as an image ({error}); remove or replace it"
-        ) from error
+        raise BrokenImageError(path, _describe(path, error)) from error
+
+
+def _describe(path: str, error: Exception) -> str:
+    """Reason of an error, without the file's name and without names of Python objects."""
+    with contextlib.suppress(OSError), Path(path).open("rb") as file:
+        start = file.read(4)
+        if not start:
+            return "the file is empty"
+        if start in TIFF_STARTS and isinstance(error, UnidentifiedImageError):
+            return "a TIFF that is cut short, or of a kind that PIL does not read: convert it to 8 bits"
+    reason = re.sub(r" (<_io\.\w+[^>]*>|'[^']*'|\"[^\"]*\")$", "", str(error))
+    return reason or type(error).__name__
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[ImageFile]:
+    with naming_broken(path), Image.open(path, formats=FORMATS) as image:
+        yield image
 
 
 def read_image(path: str) -> Image.Image:
     """Decode a file to RGB.
 
-    The content decides the format (one of FORMATS), not the suffix. Alpha is dropped, 16 bits are
-    scaled to 8, and only the first image of an animation is read. A rotation in EXIF is not applied,
-    as in torchvision's ImageFolder. PIL's limit on pixels holds: it warns beyond
+    The content decides the format (one of FORMATS), not the suffix. Alpha is dropped, and only the
+    first image of an animation is read. Grey values of 16 bits are scaled so that 65,535 becomes 255;
+    in a TIFF of 12 bits 4,095 becomes 255, and one whose white is zero is inverted. A rotation in EXIF
+    is not applied, as in torchvision's ImageFolder. PIL's limit on pixels holds: it warns beyond
     Image.MAX_IMAGE_PIXELS and refuses beyond twice as many.
 
-    Raises ValueError, naming the file, if it cannot be decoded.
+    Raises BrokenImageError, naming the file, if it cannot be decoded, and for pixels of unknown range:
+    floating point, and integers that do not fit in 16 bits.
     """
     with _opened(path) as image:
-        if image.mode.startswith("I"):  # PIL's own conversion would cut off at 255
-            scaled = (np.asarray(image).astype(np.float32) / 257).round().clip(0, 255)
-            return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
         if image.mode == "F":
-            raise ValueError(f"{path} holds floating-point pixels of unknown range; convert it")
+            raise UnknownRangeError(path, "floating-point pixels of unknown range")
+        if image.mode == "L" and _read_tag(image, TIFF_SAMPLE_FORMAT) == SIGNED:
+            _refuse_negative(image, path)
+        if image.mode.startswith("I"):  # PIL's own conversion would cut off at 255
+            return Image.fromarray(_scale_integers(image, path)).convert("RGB")
         if image.mode == "P" and "transparency" in image.info:
             return image.convert("RGBA").convert("RGB")
         return image.convert("RGB")
+
+
+def _read_tag(image: Image.Image, tag: int) -> Any:
+    """Value of a tag of a TIFF; None for other files."""
+    return getattr(image, "tag_v2", {}).get(tag)
+
+
+def _refuse_negative(image: Image.Image, path: str) -> None:
+    """Raise UnknownRangeError for signed bytes below 0, which PIL takes for bright values."""
+    low = int(np.asarray(image).view(np.int8).min())
+    if low < 0:
+        raise UnknownRangeError(path, f"signed integers from {low} on, of unknown range")
+
+
+def _scale_integers(image: Image.Image, path: str) -> NDArray[np.uint8]:
+    """Grey values of more than 8 bits, (height, width), scaled to 0 to 255.
+
+    PIL opens some files of 16 bits in its mode of 32 bits, so there the values decide.
+
+    Raises UnknownRangeError for values below 0 or beyond 16 bits.
+    """
+    values = np.asarray(image)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise UnknownRangeError(path, f"integers from {low} to {high}, which do not fit in 16 bits")
+    most = 4095 if _read_tag(image, TIFF_BITS) == (12,) else 65535
+    scaled = (values.astype(np.float32) / (most / 255)).round().clip(0, 255).astype(np.uint8)
+    return 255 - scaled if _read_tag(image, TIFF_PHOTOMETRIC) == WHITE_IS_ZERO else scaled
 
 
 def _holds_plain_jpeg(data: bytes) -> bool:
@@ -75,6 +162,22 @@ def read_pixels(path: str) -> NDArray[np.uint8]:
 
 
 def read_size(path: str) -> tuple[int, int]:
-    """(width, height) in pixels, from a file's header. Raises ValueError as `read_image`."""
+    """(width, height) in pixels, from a file's header. Raises BrokenImageError as `read_image`."""
     with _opened(path) as image:
         return image.size
+
+
+def check_image(path: str) -> tuple[int, int]:
+    """Check a file by its header and its end; (width, height) in pixels.
+
+    A file that seems cut short, or whose kind of pixels may be refused, is decoded to be sure.
+
+    Raises BrokenImageError, naming the file.
+    """
+    with _opened(path) as image:
+        size = image.size
+        signed = _read_tag(image, TIFF_SAMPLE_FORMAT) == SIGNED
+        doubtful = image.mode in ("F", "I") or signed or seems_cut_short(image)
+    if doubtful:
+        read_pixels(path)
+    return size

@@ -1,10 +1,7 @@
 """Encoding of one image, from a file or from memory, to the bytes that a .beton stores."""
 
-import contextlib
 import hashlib
 import io
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from sslortho.data.decoding import FORMATS, read_image
+from sslortho.data.decoding import FORMATS, naming_broken, read_image
 from sslortho.data.ffcv.beton import JPG, RAW
 
 QUALITY = 90
@@ -106,16 +103,12 @@ class EncodedImage:
     digest: bytes
 
 
-class BrokenImageError(ValueError):
-    """An image file that cannot be read, or does not decode to its end."""
-
-
 def encode_file(path: str, encoding: ImageEncoding) -> EncodedImage:
     """Read, check and encode an image file.
 
     Raises BrokenImageError if it cannot be decoded, ValueError if it is too large; both name it.
     """
-    with _naming(path):
+    with naming_broken(path):
         source = Path(path).read_bytes()
         image = Image.open(io.BytesIO(source), formats=FORMATS)
         width, height = image.size
@@ -142,20 +135,6 @@ def encode_pixels(pixels: NDArray[np.uint8], name: str, encoding: ImageEncoding)
     pixels = np.ascontiguousarray(pixels)
     digest = hashlib.sha256(pixels.data).digest()
     return _encode(Image.fromarray(pixels), encoding, name, digest)
-
-
-@contextlib.contextmanager
-def _naming(path: str) -> Iterator[None]:
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:  # PIL raises a dozen kinds for a damaged file
-        reason = re.sub(r" <_io\.\w+ object at \w+>", "", str(error)) or type(error).__name__
-        named = (
-            reason if reason.startswith(path) else f"{path} cannot be read as an image ({reason})"
-        )
-        raise BrokenImageError(named) from error
 
 
 def is_plain_jpeg(image: Image.Image, content: bytes) -> bool:

@@ -15,9 +15,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from sslortho.atomic import atomic_file, find_partials
+from sslortho.data.decoding import BrokenImageError
 from sslortho.data.ffcv.beton import MAX_PAGE_SIZE, MIN_PAGE_SIZE
 from sslortho.data.ffcv.image_encoding import (
-    BrokenImageError,
     EncodedImage,
     ImageEncoding,
     Mode,
@@ -188,12 +188,10 @@ def _encode_in_order(
     def next_done() -> EncodedImage | None:
         try:
             return pending.popleft().result()
-        except BrokenImageError as error:
+        except BrokenImageError:
             if skip_broken:
                 return None
-            raise ValueError(
-                f"{error}; remove or replace it, or leave it out with skip_broken"
-            ) from error
+            raise
 
     try:
         for i in range(count):
