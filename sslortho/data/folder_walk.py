@@ -4,6 +4,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+SYSTEM_NAMES = {
+    # Windows
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler", "system volume information",
+    # macOS: archives of the Finder, and icons of folders
+    "__macosx", "icon\r",
+    # Linux
+    "lost+found",
+    # network drives: Synology, QNAP
+    "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp",
+}  # fmt: skip
+"""Names, in small letters, of files and folders that systems add of themselves; others begin with a
+point, such as .DS_Store and ._x.jpg (macOS), .Trash-1000, .ipynb_checkpoints, .git."""
+
 
 class Links:
     """Rule for symbolic links in a data set: follow those that stay in it, or all."""
@@ -32,26 +45,31 @@ class Links:
 
 
 def _visible(folder: str | Path) -> list[os.DirEntry[str]]:
-    """Entries of a folder, sorted; hidden ones are left out."""
+    """Entries of a folder, sorted; those that `is_system_name` tells are left out."""
     with os.scandir(folder) as entries:
-        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+        return sorted((e for e in entries if not is_system_name(e.name)), key=lambda e: e.name)
+
+
+def is_system_name(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or made by a system for itself."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def list_folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, and of links to folders, sorted; without hidden ones."""
+    """Names of the folders in a folder, and of links to folders, sorted; without hidden ones and a system's."""
     return [entry.name for entry in _visible(folder) if entry.is_dir()]
 
 
 def list_files(folder: Path) -> list[str]:
-    """Names of the files in a folder, and of links to files, sorted; without hidden ones."""
+    """Names of the files in a folder, and of links to files, sorted; without hidden ones and a system's."""
     return [entry.name for entry in _visible(folder) if entry.is_file()]
 
 
 def walk_files(folder: Path, links: Links) -> Iterator[str]:
     """Yield the paths of the files below a folder, sorted, its own before those of folders in it.
 
-    Hidden files and folders are left out. Listing a folder tells files from folders, so a million
-    files need no look-up each.
+    Hidden files and folders, and a system's own, are left out. Listing a folder tells files from
+    folders, so a million files need no look-up each.
 
     Raises ValueError for a link that is not followed, a link to a folder above it, and a pipe, socket
     or device, since reading these might never end.

@@ -13,6 +13,8 @@ from torch import Tensor
 from sslortho.data.decoding import read_image, read_size
 from sslortho.data.folder_walk import Links, list_files, list_folders, walk_files
 from sslortho.data.image_sets import SMALL_SIDE, ImageArray, ImageFiles, ImageSet, Split
+from sslortho.data.names import compose, to_line
+from sslortho.data.split_folders import find_test_folder, find_train_folder
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
 
@@ -21,29 +23,18 @@ HEADERS_CHECKED = 100_000
 
 
 def _list_images(folder: Path, links: Links) -> list[str]:
-    """Paths of all images below a folder, sorted; hidden files and folders are left out."""
+    """Paths of all images below a folder, sorted; without hidden files and a system's own."""
     found, other = [], []
     for path in walk_files(folder, links):
         is_image = os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
         (found if is_image else other).append(path)
     if other:
         warnings.warn(
-            f"{len(other)} files in {folder} have no image suffix and are left out, {other[0]} first",
+            f"{len(other)} files in {folder} have no image suffix and are left out, {to_line(other[0])} "
+            "first",
             stacklevel=2,
         )
     return found
-
-
-def _train_folder(data_dir: Path) -> Path:
-    if not data_dir.is_dir():
-        raise ValueError(f"data_dir={str(data_dir)!r} is no folder; give one that holds train/")
-    if not (data_dir / "train").is_dir():
-        inside = ", ".join(sorted(path.name for path in data_dir.iterdir())[:5]) or "nothing"
-        raise ValueError(
-            f"data_dir={str(data_dir)!r} has no folder train/ (it holds {inside}); expected "
-            "train/<class>/<image>, or train/<image> without labels"
-        )
-    return data_dir / "train"
 
 
 def scan_folder(
@@ -68,23 +59,29 @@ def scan_folder(
         ValueError: a missing folder, one without images, an empty class, test classes other than the
             training ones, a link that is not followed.
     """
-    folder = train = _train_folder(data_dir)
+    folder = train = find_train_folder(data_dir)
     links = Links(data_dir, follow_links)
     if split == "test":
-        found = [data_dir / name for name in test_folders if (data_dir / name).is_dir()]
-        if not found:
+        found = find_test_folder(data_dir, test_folders)
+        if found is None:
             return None
-        folder = found[0]
-        _check_same_classes(train, folder)
+        folder = found
     links.check_folder(folder)
-    classes = list_folders(folder)
+    classes = list_classes(folder)
+    training = (
+        _match_classes(list_classes(train), classes, train, folder) if split == "test" else {}
+    )
+    names = training or classes
     paths: list[str] = []
     labels: list[int] = []
-    for label, name in enumerate(classes):
-        links.check_folder(folder / name)
-        images = _list_images(folder / name, links)
+    for label, name in enumerate(names):
+        place = folder / classes[name]
+        links.check_folder(place)
+        images = _list_images(place, links)
         if not images:
-            raise ValueError(f"class folder {folder / name} holds no images; fill or remove it")
+            raise ValueError(
+                f"class folder {to_line(str(place))} holds no images; fill or remove it"
+            )
         paths += images
         labels += [label] * len(images)
     if classes:
@@ -96,7 +93,39 @@ def scan_folder(
         raise ValueError(
             f"{folder} holds no images (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
         )
-    return ImageFiles(tuple(paths), torch.tensor(labels), tuple(classes), str(folder))
+    shown = tuple(to_line(name) for name in names.values())
+    return ImageFiles(tuple(paths), torch.tensor(labels), shown, str(folder))
+
+
+def list_classes(folder: Path) -> dict[str, str]:
+    """Folders of classes, sorted: the composed name (see `names.compose`) to the name as it is.
+
+    Raises ValueError if two names differ in their Unicode form alone, since people see one class.
+    """
+    classes: dict[str, str] = {}
+    for name in list_folders(folder):
+        if (same := classes.setdefault(compose(name), name)) != name:
+            raise ValueError(
+                f"{folder} holds two folders {to_line(name)!r}, which differ in their Unicode form alone "
+                f"({same!a} and {name!a}); move the images of one into the other"
+            )
+    return classes
+
+
+def _match_classes(
+    ours: dict[str, str], theirs: dict[str, str], train: Path, test: Path
+) -> dict[str, str]:
+    """The training classes, `ours`, whose order the labels follow; empty if there are none.
+
+    Raises ValueError if the test classes, `theirs`, are others.
+    """
+    different = sorted(set(ours).symmetric_difference(theirs))
+    if ours and different:
+        raise ValueError(
+            f"{test} and {train} do not have the same classes ({to_line(different[0])} is in one alone); "
+            "labels would not match"
+        )
+    return ours
 
 
 def _warn_of_loose_images(folder: Path) -> None:
@@ -104,18 +133,8 @@ def _warn_of_loose_images(folder: Path) -> None:
     if loose:
         warnings.warn(
             f"{len(loose)} images in {folder} lie beside the class folders and are left out, "
-            f"{loose[0]} first",
+            f"{to_line(loose[0])} first",
             stacklevel=2,
-        )
-
-
-def _check_same_classes(train: Path, test: Path) -> None:
-    ours, theirs = list_folders(train), list_folders(test)
-    different = sorted(set(ours).symmetric_difference(theirs))
-    if ours and different:
-        raise ValueError(
-            f"{test} and {train} do not have the same classes ({different[0]} is in one alone); "
-            "labels would not match"
         )
 
 

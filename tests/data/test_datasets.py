@@ -111,7 +111,8 @@ def test_imagenet_is_read_from_train_and_val(tmp_path, split, folder, count):
 def test_imagenet_without_val_has_no_test_split(tmp_path):
     write_imagenet(tmp_path)
     shutil.rmtree(tmp_path / "val")
-    assert load_split("imagenet", tmp_path, "test") is None
+    with pytest.warns(UserWarning, match="holds test, which is not used: .* without val/"):
+        assert load_split("imagenet", tmp_path, "test") is None
 
 
 def test_imagenet_prefers_betons(tmp_path, monkeypatch):

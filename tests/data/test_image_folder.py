@@ -1,3 +1,5 @@
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +59,8 @@ def test_a_folder_test_goes_before_val(tmp_path):
     write_classes(tmp_path)
     write_classes(tmp_path, "val", count=3)
     paths = write_classes(tmp_path, "test", count=1)
-    assert load_split("folder", tmp_path, "test", "files").paths == tuple(paths)
+    with pytest.warns(UserWarning, match=r"holds val, which is not used: .* those of test$"):
+        assert load_split("folder", tmp_path, "test", "files").paths == tuple(paths)
 
 
 def test_a_folder_without_test_has_no_test_split(tmp_path):
@@ -308,3 +311,91 @@ def test_images_of_different_sizes_cannot_be_forced_into_memory(tmp_path):
     message = r"1\.png is 9 x 7 pixels and .*0\.png 8 x 8; .*--loader files"
     with pytest.raises(ValueError, match=message):
         load_split("folder", tmp_path, "train", "tensor")
+
+
+# names
+
+
+SYSTEMS = [
+    "Thumbs.db", "desktop.ini", "Desktop.ini", "__MACOSX", ".ipynb_checkpoints", "@eaDir",
+    "$RECYCLE.BIN", "System Volume Information", "lost+found", ".Trash-1000", ".git", "#recycle",
+    "._a", ".DS_Store", ".AppleDouble", ".thumbnails", ".Spotlight-V100", ".fseventsd",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_what_systems_add_is_no_class_and_no_image(tmp_path, name):
+    paths = write_classes(tmp_path) + [write(tmp_path / "train" / "b" / "deep" / "x.png")]
+    write_classes(tmp_path, "test")
+    for place in ("train", "test", "train/a", "train/b/deep"):
+        write(tmp_path / place / name / "a.png")
+        write(tmp_path / place / name / "deep" / "b.png")
+    data = load_split("folder", tmp_path, "train", "files")
+    assert data.paths == tuple(paths)
+    assert data.classes == load_split("folder", tmp_path, "test").classes == ("a", "b")
+
+
+@pytest.mark.parametrize("name", ["._0.png", ".0.png", "Thumbs.db", "desktop.ini", "ehthumbs.db"])
+def test_files_that_systems_add_are_left_out_without_a_word(tmp_path, name):
+    paths = write_classes(tmp_path)
+    for place in ("", "train", "train/a"):
+        (tmp_path / place / name).write_bytes(b"\0\5\x16\7")
+    assert load_split("folder", tmp_path, "train", "files").paths == tuple(paths)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_class_that_holds_a_systems_files_alone_is_empty(tmp_path, name):
+    write_classes(tmp_path)
+    write(tmp_path / "train" / "zebra" / name / "x.png")
+    (tmp_path / "train" / "zebra" / "._x.png").touch()
+    with pytest.raises(ValueError, match="class folder .*zebra holds no images; fill or remove"):
+        load_split("folder", tmp_path, "train")
+
+
+COMPOSED, SPLIT = "\u00e9t\u00e9", "e\u0301te\u0301"  # one word in Unicode's forms NFC and NFD
+
+
+@pytest.mark.parametrize(("train", "test"), [(COMPOSED, SPLIT), (SPLIT, COMPOSED), (SPLIT, SPLIT)])
+def test_classes_are_matched_whatever_their_unicode_form(tmp_path, train, test):
+    """The two forms have other places among the names: before f, and behind z."""
+    for name, seed in (("f", 0), (train, 1), ("z", 2)):
+        write(tmp_path / "train" / name / "0.png", seed)
+    for name, seed in (("f", 0), (test, 1), ("z", 2)):
+        write(tmp_path / "test" / name / "0.png", seed)
+    ours, theirs = (load_split("folder", tmp_path, split) for split in ("train", "test"))
+    assert ours.classes == theirs.classes == tuple(sorted(["f", train, "z"]))
+    assert torch.equal(ours.images, theirs.images)
+    assert torch.equal(ours.labels, theirs.labels)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_two_folders_that_look_the_same_are_named(tmp_path, split):
+    write_classes(tmp_path)
+    for name in (COMPOSED, SPLIT):
+        write(tmp_path / "train" / COMPOSED / "0.png")
+        write(tmp_path / split / name / "0.png")
+    with pytest.raises(ValueError, match=r"Unicode form alone \('e\\u0301te\\u0301' and '\\xe9t"):
+        load_split("folder", tmp_path, split)
+
+
+def test_names_that_differ_in_case_are_two_classes(tmp_path):
+    write_classes(tmp_path, names="aA")
+    assert load_split("folder", tmp_path, "train").classes == ("A", "a")
+
+
+@pytest.mark.parametrize(
+    "name", ["two\nlines", "a\ttab", os.fsdecode(b"caf\xe9"), "\x1b[31m", "\u2028"]
+)
+def test_odd_names_of_classes_are_one_line_of_text(tmp_path, name):
+    for split in ("train", "test"):
+        write(tmp_path / split / name / f"{name}.png")
+        write(tmp_path / split / "a" / "0.png")
+    data = load_split("folder", tmp_path, "test")
+    (shown,) = set(data.classes) - {"a"}
+    assert len(shown.splitlines()) == 1
+    shown.encode()
+    assert len(data) == 2
+    shutil.rmtree(tmp_path / "test" / name)
+    with pytest.raises(ValueError, match="same classes") as caught:
+        load_split("folder", tmp_path, "test")
+    assert len(str(caught.value).splitlines()) == 1

@@ -19,6 +19,7 @@ from sslortho.data.ffcv.beton import RAW, BetonFile, read_beton
 from sslortho.data.ffcv.manifest import read_classes, read_names, read_source_hash
 from sslortho.data.identity import ImageTable, hash_arrays
 from sslortho.data.image_sets import Cache, ImageSet, Split
+from sslortho.data.split_folders import find_test_beton
 from sslortho.data.view_loader import Indices, Source
 
 MOST_CLASSES = 1 << 20
@@ -150,20 +151,18 @@ def load_beton(data_dir: Path, split: Split) -> BetonImages | None:
     None if there is no test file. Raises ValueError, naming the file, if the training file is missing,
     FFCV is missing, a file or its manifest is damaged, or training and test classes differ.
     """
-    names = ("train",) if split == "train" else ("val", "test")
-    found = [path for name in names if (path := data_dir / f"{name}.beton").is_file()]
-    if not found:
-        if split == "test":
-            return None
+    train = data_dir / "train.beton"
+    path = train if split == "train" else find_test_beton(data_dir, ("val", "test"))
+    if path is None:
+        return None
+    if not path.is_file():
         raise ValueError(
             f"data_dir={str(data_dir)!r} holds no train.beton; write one with "
-            f"sslortho write_beton --split train --out {data_dir / 'train.beton'} ..."
+            f"sslortho write_beton --split train --out {train} ..."
         )
     require_ffcv()
-    path = found[0]
     file = read_beton(path)
     classes = read_classes(path, len(file))
-    train = data_dir / "train.beton"
     if split == "test" and train.is_file():
         _check_same_classes(path, classes, train)
     _check_labels(path, file.labels, classes)

@@ -1,0 +1,111 @@
+"""Folders and betons of a data set's splits: found by name; those that are not used are named."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from sslortho.data.folder_walk import list_files, list_folders
+from sslortho.data.names import to_line
+
+SHOWN = 5
+"""Names that a message gives of a folder's content."""
+
+TRAIN_NAMES = {
+    "train",
+    "training",
+    "trains",
+    "trainset",
+    "train_set",
+    "training_set",
+    "train_images",
+}
+TEST_NAMES = {
+    "test", "tests", "testing", "testset", "test_set", "test_images",
+    "val", "vals", "valid", "validation", "valset", "val_set", "validation_set", "val_images",
+    "eval", "evaluation", "dev", "holdout", "hold_out", "heldout", "held_out",
+}  # fmt: skip
+"""Names, in small letters and with _ for - and spaces, by which people call a split."""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_").replace(" ", "_")
+
+
+def find_train_folder(data_dir: Path) -> Path:
+    """The folder train/ of a data set. Raises ValueError, with the remedy, if there is none."""
+    if not data_dir.is_dir():
+        raise ValueError(f"data_dir={str(data_dir)!r} is no folder; give one that holds train/")
+    # by its name in the listing: some file systems find Train/ for train/, and others do not
+    folders = list_folders(data_dir)
+    if "train" in folders or (data_dir / "train").is_dir():
+        return data_dir / "train"
+    files = list_files(data_dir)
+    names = sorted([*folders, *files])
+    inside = ", ".join(map(to_line, names[:SHOWN])) or "nothing"
+    raise ValueError(
+        f"data_dir={str(data_dir)!r} has no folder train/ (it holds {inside}); "
+        f"{_advise(data_dir, folders, files)}"
+    )
+
+
+def _advise(data_dir: Path, folders: Sequence[str], files: Sequence[str]) -> str:
+    """Remedy for a folder without train/."""
+    expected = "expected train/<class>/<image>, or train/<image> without labels"
+    near = [name for name in folders if _plain(name) in TRAIN_NAMES]
+    if near:
+        return f"{expected}: rename {near[0]} to train"
+    if any(_plain(name) in TEST_NAMES for name in folders):
+        return expected
+    if folders:
+        return f"{expected}: if these are the classes, move them into {data_dir / 'train'}"
+    if files:
+        return f"{expected}: if these are the images, move them into {data_dir / 'train'}"
+    return expected
+
+
+def find_test_folder(data_dir: Path, names: Sequence[str]) -> Path | None:
+    """The folder of the test images: the first of `names` that exists, or None.
+
+    Warns of folders that look like a split and are not used.
+    """
+    wanted = [data_dir / name for name in names if (data_dir / name).is_dir()]
+    present = [data_dir / name for name in list_folders(data_dir)]
+    similar = [path for path in present if _plain(path.name) in TEST_NAMES]
+    return _choose(data_dir, wanted, similar, " or ".join(f"{name}/" for name in names))
+
+
+def find_test_beton(data_dir: Path, names: Sequence[str]) -> Path | None:
+    """The beton of the test images, in the same way: `names` are without their suffix."""
+    files = [data_dir / f"{name}.beton" for name in names]
+    present = [data_dir / name for name in list_files(data_dir)] if data_dir.is_dir() else []
+    betons = [path for path in present if path.suffix == ".beton"]
+    similar = [path for path in betons if _plain(path.stem) in TEST_NAMES]
+    wanted = [path for path in files if path.is_file()]
+    return _choose(data_dir, wanted, similar, " or ".join(file.name for file in files))
+
+
+def _choose(
+    data_dir: Path, wanted: Sequence[Path], similar: Sequence[Path], names: str
+) -> Path | None:
+    """The first of `wanted`, after a warning of the `similar` ones that are not used."""
+    used = wanted[0] if wanted else None
+    others = [path for path in similar if used is None or not path.samefile(used)]
+    if used is None and others:
+        warnings.warn(
+            f"{data_dir} holds {_join(others)}, which is not used: there is no evaluation on test images "
+            f"without {names}; rename it to have one",
+            stacklevel=4,
+        )
+    # test/ beside the val/ of ImageNet is usual: it has no labels
+    unusual = [path for path in others if path.name != "test" or path in wanted]
+    if used is not None and unusual:
+        warnings.warn(
+            f"{data_dir} holds {_join(unusual)}, which is not used: the test images are those of "
+            f"{used.name}",
+            stacklevel=4,
+        )
+    return used
+
+
+def _join(paths: Sequence[Path]) -> str:
+    return ", ".join(to_line(path.name) for path in sorted(paths))
