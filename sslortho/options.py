@@ -9,10 +9,11 @@ import difflib
 import functools
 import inspect
 import itertools
+import json
 import math
 import os
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
@@ -38,6 +39,8 @@ class Facts:
     """The figures of a run may depend on it; False for where and how it ran."""
     path: bool = False
     """A file or folder; a leading ~ is expanded when the option is read."""
+    by_content: bool = False
+    """A file or folder that a run reads. When it resumes, what it holds is compared and not its name."""
 
 
 def option(default: Any = None, *, required: bool = False, **facts: Any) -> Any:
@@ -98,6 +101,45 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+def to_text(name: str, value: Any) -> str:
+    """A value as a command line has it: text and paths as they are, others as JSON.
+
+    Args:
+        name: of the option, for the message.
+        value: number, text, path or None, of Python, NumPy or torch, or a list of those.
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(value, str | os.PathLike):
+        return str(os.fspath(value))
+    try:
+        return json.dumps(value, default=lambda scalar: scalar.item())  # of NumPy and torch
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{name}={value!r} must be a number, text, a path, None, or a list of those"
+        ) from error
+
+
+def to_arguments(values: Mapping[str, Any], cls: type[Any] | None = None) -> list[str]:
+    """Options as a command line has them: {"lr": 0.1} to ["--lr", "0.1"].
+
+    Args:
+        values: options by name.
+        cls: options class. Its text options that are None are left out: any text behind their flag would
+            be taken as it is, and None is their default.
+
+    Raises ValueError as `to_text`.
+    """
+    texts = {f.name for f in fields(cls) if f.type in (str, str | None)} if cls else set[str]()
+    words: list[str] = []
+    for name, value in values.items():
+        if value is None and name in texts:
+            continue
+        text = to_text(name, value)
+        words += [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
+    return words
+
+
 class Options:
     """Base of all options: expands paths, checks its own fields, those of its bases in turn.
 
@@ -110,14 +152,18 @@ class Options:
     def __post_init__(self) -> None:
         for name, fact in facts(type(self)).items():
             value = getattr(self, name)
-            if fact.path and isinstance(value, str) and value.startswith("~"):
-                object.__setattr__(self, name, self._expand(name, value))
+            if fact.path and isinstance(value, str | os.PathLike):
+                value = self._expand(name, str(os.fspath(value)))
+                object.__setattr__(self, name, value)
             several = isinstance(value, tuple | list)
             numbers = [v for v in (value if several else [value]) if isinstance(v, float)]
             wanted = "finite numbers" if several else "a finite number"
             self._check(name, all(map(math.isfinite, numbers)), wanted)
 
     def _expand(self, name: str, value: str) -> str:
+        self._check(name, value != "", "a path; leave it out for its default")
+        if not value.startswith("~"):
+            return value
         expanded = os.path.expanduser(value)  # noqa: PTH111 - Path raises where there is no such user
         if expanded == value:
             raise ValueError(
@@ -143,9 +189,16 @@ class Options:
                 )
 
     def fixed(self) -> dict[str, Any]:
-        """Options that a run must keep to resume: the weights depend on them."""
+        """Options that a run must keep to resume: the weights depend on them.
+
+        Not those whose content is compared: see `runs.inputs`.
+        """
         known = facts(type(self))
-        return {name: value for name, value in self.values().items() if not known[name].may_change}
+        return {
+            name: value
+            for name, value in self.values().items()
+            if not (known[name].may_change or known[name].by_content)
+        }
 
     def values(self) -> dict[str, Any]:
         """All options by name, as plain values."""

@@ -16,7 +16,7 @@ class DataOptions(RandomOptions):
     """Data set. folder: data_dir/train/<class>/*, data_dir/test or val/<class>/*. beton:
     data_dir/train.beton, data_dir/val.beton, see write_beton; needs FFCV. imagenet: betons if data_dir
     has them, else folders."""
-    data_dir: str | None = option(None, group="data", path=True)
+    data_dir: str | None = option(None, group="data", path=True, by_content=True)
     """Folder of the data set (digits needs none)."""
     subset: int | None = option(None, group="data")
     """Train on this many images only, balanced over the classes and chosen by seed."""

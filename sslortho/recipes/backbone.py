@@ -20,7 +20,7 @@ from sslortho.models import (
     read_weights,
     restore_backbone,
 )
-from sslortho.models.backbones import TORCHVISION, Stem
+from sslortho.models.backbones import STEMMED, Stem, required_size
 from sslortho.recipes.options import BackboneOptions
 
 SMALL_CROP = 64
@@ -34,11 +34,11 @@ def resolve_stem(backbone: str, stem: str, crop_size: int) -> Stem:
 
     Raises ValueError for a stem that has no effect.
     """
-    if backbone not in TORCHVISION:
+    if backbone not in STEMMED:
         if stem != "auto":
             raise ValueError(
                 f"stem={stem!r} has no effect on backbone={backbone!r}; it is for "
-                f"{', '.join(TORCHVISION)}"
+                f"{', '.join(STEMMED)}"
             )
         return "stock"
     if stem == "auto":
@@ -56,6 +56,8 @@ class Subject:
     """Number of features."""
     origin: str
     """Where its weights come from, and what was guessed, in words."""
+    restored: bool = False
+    """Whether a file has given the weights."""
 
 
 def _normalisation(
@@ -91,7 +93,9 @@ def load_subject(options: BackboneOptions, native_size: int) -> Subject:
     stem = None if options.stem == "auto" else options.stem
     restored = restore_backbone(weights, options.backbone, stem, options.weights_prefix)
     known = restored.info
-    crop_size = options.crop_size or (known.crop_size if known else native_size)
+    crop_size = options.crop_size or (
+        known.crop_size if known else required_size(restored.network) or native_size
+    )
     mean, std = _normalisation(options, crop_size, known)
     info = BackboneInfo(
         backbone=restored.name, stem=restored.stem, crop_size=crop_size, mean=mean, std=std
@@ -100,7 +104,7 @@ def load_subject(options: BackboneOptions, native_size: int) -> Subject:
     if known is None:
         origin += _describe_guesses(options, info)
     dim = feature_dim(restored.network, info.crop_size)
-    return Subject(restored.network, info, dim, origin)
+    return Subject(restored.network, info, dim, origin, restored=True)
 
 
 def _create_subject(options: BackboneOptions, crop_size: int) -> Subject:

@@ -10,6 +10,7 @@ from torch import Tensor
 from sslortho.augment import EvaluationSpec, ViewSpec
 from sslortho.augment.views import evaluation_spec
 from sslortho.data import EvaluationLoader, ImageSet
+from sslortho.data.identity import ImageTable
 from sslortho.data.loading import (
     LabelledData,
     choose_training_images,
@@ -23,6 +24,7 @@ from sslortho.methods import Classification
 from sslortho.recipes.backbone import Subject, load_subject
 from sslortho.recipes.options import BackboneOptions, RunOptions
 from sslortho.recipes.training import Training
+from sslortho.runs.inputs import Inputs, Role, hash_tensors
 from sslortho.train.launch import shard_of
 
 LARGE_CROP = 224
@@ -103,6 +105,38 @@ def place_subject(
     if options.channels_last:
         subject.backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return subject, evaluation_spec(view, data.holds_small_images)
+
+
+def identify(
+    data: LabelledData,
+    subject: Subject | None,
+    held_out: ImageSet | None = None,
+    *,
+    classifies: bool = False,
+) -> Inputs:
+    """Identity of images and weights.
+
+    Args:
+        data: images to train and to test on.
+        subject: the backbone, if a file may have given its weights.
+        held_out: images held out of the training images.
+        classifies: see `Inputs`.
+    """
+    tables: dict[Role, ImageTable] = {"training": data.train.table, "test": data.test.table}
+    if held_out is not None:
+        tables["held-out"] = held_out.table
+    weights = None
+    if subject is not None and subject.restored:
+        weights = hash_tensors(subject.backbone.state_dict())
+    return Inputs(tables, weights, classifies)
+
+
+def read_inputs(options: BackboneOptions) -> Inputs:
+    """Identity of the images and weights that the options name. Raises ValueError as they do."""
+    data = choose_training_images(
+        options, load_labelled_data(options), options.train_percent, options.train_list
+    )
+    return identify(data, load_subject(options, native_size(data.train)))
 
 
 def build_evaluation(options: BackboneOptions, accelerator: Accelerator) -> Evaluation:

@@ -136,11 +136,22 @@ def _write_report(
 
 
 def write_results(
-    run: Evaluation, folder: RunFolder, results: Results, session: Session
+    run: Evaluation,
+    folder: RunFolder,
+    results: Results,
+    session: Session,
+    inputs: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Draw the pictures, write report.md, and at last summary.json; the summary.
 
     Every rank must call; the main process writes.
+
+    Args:
+        run: the evaluation.
+        folder: of the run.
+        results: figures and words.
+        session: command and start.
+        inputs: entries of summary.json that say which images and weights these were.
     """
     details = {
         **results.details,
@@ -157,6 +168,7 @@ def write_results(
         "weights_from": run.subject.origin,
         "details": details,
         **origin,
+        **inputs,
         "config": run.options.values(),
     }
     if run.accelerator.is_main_process:

@@ -101,6 +101,11 @@ class TrainingOptions(LoopOptions, OptimizerOptions, RunOptions):
     """torch.compile the model."""
     sync_batch_norm: bool = option(True, group="hardware", rare=True)
     """Batch norm statistics over all ranks."""
+    accept_changed_data: bool = option(
+        False, group="data", rare=True, may_change=True, affects_result=False
+    )
+    """Resume though images were added, removed or changed since the run began. It goes on at the same
+    place of the schedule, with the images in a new order. Without it such a run is refused."""
     trackers: str = option("tensorboard", group="output", may_change=True, affects_result=False)
     """Comma-separated trackers of Accelerate (tensorboard, wandb, ...), or none."""
 
@@ -131,7 +136,7 @@ WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 class BackboneOptions(RunOptions):
     """Which backbone is evaluated, on which images."""
 
-    backbone_from: str = option(required=True, group="model and method", path=True)
+    backbone_from: str = option(required=True, group="model and method", path=True, by_content=True)
     """Run folder, or weights file of ours, torchvision, timm, facebookresearch/barlowtwins, lightly or
     solo-learn; random: initial weights, drawn by seed."""
     backbone: str | None = option(None, group="model and method")
@@ -151,7 +156,7 @@ class BackboneOptions(RunOptions):
     not say, ImageNet's beyond 64 pixels, else CIFAR-10's."""
     train_percent: float | None = option(None, group="data", unit="percent")
     """Train on this share of the training images only, balanced over the classes and chosen by seed."""
-    train_list: str | None = option(None, group="data", path=True)
+    train_list: str | None = option(None, group="data", path=True, by_content=True)
     """Train on the images named in this file only, one file name a line (SimCLR's lists)."""
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", group="hardware")
     """Precision of the backbone; fp16 needs a GPU."""

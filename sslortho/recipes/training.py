@@ -1,20 +1,22 @@
-"""Parts that every training has: process and ranks, placement, schedule, the loop in a run folder."""
+"""Parts that every training has: its inputs compared, its run folder prepared, the loop run in it."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from torch.optim import Optimizer
 
 from sslortho.data import TrainLoader
 from sslortho.methods.task import Task
+from sslortho.recipes.changed_inputs import accept_changes, describe_effect
 from sslortho.recipes.options import TrainingOptions
 from sslortho.runs.folder import RunFolder
-from sslortho.runs.status import RunStoppedError
+from sslortho.runs.inputs import Inputs, write_tables
+from sslortho.runs.status import RunStoppedError, status_of
 from sslortho.train.checkpoint import CheckpointFolder
 from sslortho.train.options import TrainResult
 from sslortho.train.records import Reporter
@@ -31,43 +33,85 @@ class Training:
     optimizer: Optimizer
     loader: TrainLoader
     schedule: Schedule
+    inputs: Inputs
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return len(self.loader) // self.options.accumulation_steps
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole training."""
-        return len(self.loader) // self.options.accumulation_steps * self.options.epochs
+        return self.steps_per_epoch * self.options.epochs
 
-    def run(self, folder: Path, evaluate: Evaluate | None) -> TrainResult:
-        """Train, from the newest checkpoint in the run folder if there is one; see `Trainer.run`."""
-        files = RunFolder(folder)
-        reporter = Reporter(folder, self.accelerator, self.total_steps)
-        checkpoints = CheckpointFolder(
-            files.checkpoints, self.options.keep_last, self.options.fixed()
-        )
+    @contextmanager
+    def hold(self, folder: RunFolder) -> Iterator["HeldTraining"]:
+        """Prepare the run folder, and keep its status while the block runs. Every rank must call.
+
+        Raises ValueError, with nothing written, if the newest checkpoint is of other images or weights.
+        """
+        held = HeldTraining(self, folder)
+        main = self.accelerator.is_main_process
+        views = next(iter(self.loader)).views if main else None
+        folder.prepare(self.accelerator, self.options, views)
+        with status_of(folder.path, main):
+            if main:
+                write_tables(folder.images, self.inputs)
+            yield held
+
+
+class HeldTraining:
+    """A training at work in its run folder.
+
+    Raises ValueError as `Training.hold`.
+    """
+
+    def __init__(self, training: Training, folder: RunFolder) -> None:
+        options = training.options
+        self.training = training
+        self.folder = folder
+        self.checkpoints = CheckpointFolder(folder.checkpoints, options.keep_last, options.fixed())
+        state = self.checkpoints.peek()
+        accepted = []
+        if state is not None:
+            effect = describe_effect(state, training.steps_per_epoch, options.epochs)
+            accepted = accept_changes(options, training.inputs, folder, state, effect)
+        self.inputs: dict[str, Any] = {"inputs": training.inputs.state()}
+        """Identity of the inputs, and changes that were accepted, for checkpoints and summary.json."""
+        if accepted:
+            self.inputs["accepted_changes"] = accepted
+
+    def run(self, evaluate: Evaluate | None) -> TrainResult:
+        """Train, from the newest checkpoint if there is one; see `Trainer.run`."""
+        training = self.training
+        options, accelerator = training.options, training.accelerator
+        reporter = Reporter(self.folder.path, accelerator, training.total_steps)
         try:
             return Trainer(
-                self.task,
-                self.optimizer,
-                self.loader,
-                accelerator=self.accelerator,
-                schedule=self.schedule,
-                options=self.options,
+                training.task,
+                training.optimizer,
+                training.loader,
+                accelerator=accelerator,
+                schedule=training.schedule,
+                options=options,
                 reporter=reporter,
-                checkpoints=checkpoints,
+                checkpoints=self.checkpoints,
                 evaluate=evaluate,
+                inputs=self.inputs,
             ).run()
         finally:
             reporter.close()
 
-    def complete(self, folder: Path, evaluate: Evaluate | None) -> TrainResult:
+    def complete(self, evaluate: Evaluate | None) -> TrainResult:
         """Train to the end. Raises RunStoppedError, and ends the trackers, if a signal stops it."""
-        result = self.run(folder, evaluate)
+        result, accelerator = self.run(evaluate), self.training.accelerator
         if result.stopped_by is None:
             return result
         stop = RunStoppedError(result.stopped_by, result.step)
-        self.accelerator.print(stop)
+        accelerator.print(stop)
         with _uninterrupted():  # a second Ctrl-C has nothing left to hasten
-            self.accelerator.end_training()
+            accelerator.end_training()
         raise stop
 
 

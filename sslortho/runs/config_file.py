@@ -81,7 +81,7 @@ def check_same_run(options: Options, folder: Path) -> None:
     different = [
         f"{name} ({stored[name]!r} there, {ours[name]!r} here)"
         for name, fact in facts(type(options)).items()
-        if name in stored and not fact.may_change
+        if name in stored and not (fact.may_change or fact.by_content)
         if _expand(stored[name], fact.path) != ours[name]
     ]
     if different:

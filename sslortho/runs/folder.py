@@ -41,6 +41,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def images(self) -> Path:
+        """Names, sizes and labels of the images, as a NumPy archive; see `runs.inputs`."""
+        return self.path / "images.npz"
+
+    @property
     def summary(self) -> Path:
         """Final figures, options and provenance; a run that has it is finished."""
         return self.path / "summary.json"

@@ -95,6 +95,7 @@ class CheckpointFolder:
         self.keep_last = keep_last
         self.expected = expected or {}
         self._foreign: set[Path] = set()
+        self._peeked: dict[str, Any] | None = None
 
     def list(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
@@ -146,11 +147,19 @@ class CheckpointFolder:
             return "there is no checkpoint, so the same command starts from the beginning"
         return f"the same command resumes from {paths[-1]}"
 
+    def peek(self) -> dict[str, Any] | None:
+        """`load_latest`, whose next call returns the same without reading it again."""
+        self._peeked = self.load_latest()
+        return self._peeked
+
     def load_latest(self) -> dict[str, Any] | None:
         """The newest checkpoint that is whole and of this run, on the CPU; None where there is none.
 
         Warns of each that is not. Raises ValueError if there are some but none is.
         """
+        if self._peeked is not None:
+            state, self._peeked = self._peeked, None
+            return state
         paths = self.list()
         for path in reversed(paths):
             try:

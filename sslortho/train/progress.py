@@ -24,6 +24,10 @@ class Progress:
         """Plain values: `Progress(**state)` is the inverse."""
         return dict(vars(self))
 
+    def rescale(self, before: int, now: int) -> None:
+        """Keep the place in the epoch, rounded down, where an epoch has `now` steps instead of `before`."""
+        self.step_in_epoch = self.step_in_epoch * now // before
+
 
 @dataclass
 class Clock:

@@ -97,9 +97,14 @@ class Reporter:
         folder.mkdir(parents=True, exist_ok=True)
         self.bar = tqdm(total=total_steps, unit="step", disable=not self.main, dynamic_ncols=True)
 
-    def resume(self, step: int) -> None:
-        """Remove records after `step`: those steps will be repeated."""
-        self.bar.update(step - self.bar.n)
+    def resume(self, step: int, place: int | None = None) -> None:
+        """Remove records after `step`: those steps will be repeated.
+
+        Args:
+            step: steps taken.
+            place: of the bar; default the same. They differ once the data have changed.
+        """
+        self.bar.update((step if place is None else place) - self.bar.n)
         if self.main and self.path.exists():
             forget_records(self.path, step)  # at step 0 the untrained evaluation is logged again
 
@@ -125,9 +130,9 @@ class Reporter:
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
-    def progress(self, step: int, shown: dict[str, float] | None = None) -> None:
-        """Move the bar to a step, and show values beside it."""
-        self.bar.update(step - self.bar.n)
+    def progress(self, place: int, shown: dict[str, float] | None = None) -> None:
+        """Move the bar to a place, and show values beside it."""
+        self.bar.update(place - self.bar.n)
         if shown:
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
 

@@ -49,6 +49,19 @@ def describe_change(state: dict[str, Any], accelerator: Accelerator) -> str:
     return f"; it goes on as an unbroken run would up to rounding only ({'; '.join(different)})"
 
 
+def steps_per_epoch(state: dict[str, Any]) -> int | None:
+    """Steps of an epoch in the training that saved `state`; None if it does not tell.
+
+    Older checkpoints do not hold the number, and tell it once an epoch is complete.
+    """
+    if "steps_per_epoch" in state:
+        return state["steps_per_epoch"]
+    progress = state["progress"]
+    if not progress["epoch"]:
+        return None
+    return (progress["step"] - progress["step_in_epoch"]) // progress["epoch"]
+
+
 def checkpoint_state(
     progress: Progress,
     window: Window,

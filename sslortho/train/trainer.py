@@ -1,7 +1,7 @@
 """The only training loop."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
@@ -23,7 +23,13 @@ from sslortho.train.ranks import RankLostError, RankWatch
 from sslortho.train.records import Reporter
 from sslortho.train.sharding import gather_into, shard_task, total_norm
 from sslortho.train.signals import StopRequest
-from sslortho.train.state import check_agreement, checkpoint_state, describe_change, restore
+from sslortho.train.state import (
+    check_agreement,
+    checkpoint_state,
+    describe_change,
+    restore,
+    steps_per_epoch,
+)
 
 Schedule = Callable[[int], float]
 """Step (from 0) to the multiplier of every group's learning rate."""
@@ -45,6 +51,7 @@ class Trainer:
             checkpoint.
         reporter, checkpoints: where records and checkpoints are written.
         evaluate: figures of the task, every `options.evaluate_every` epochs and at the end.
+        inputs: identity of the images and weights, stored in every checkpoint.
 
     Raises ValueError if an epoch has less than one step, or as `sharding.shard_task`.
     """
@@ -61,6 +68,7 @@ class Trainer:
         reporter: Reporter,
         checkpoints: CheckpointFolder,
         evaluate: Evaluate | None = None,
+        inputs: Mapping[str, Any] | None = None,
     ) -> None:
         self.plain_task = task
         self.trained = shard_task(task, optimizer, accelerator) if options.shard else task
@@ -73,6 +81,7 @@ class Trainer:
         self.reporter = reporter
         self.checkpoints = checkpoints
         self.evaluate = evaluate
+        self.inputs = dict(inputs or {})
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.steps_per_epoch = len(loader) // options.accumulation_steps
         if self.steps_per_epoch < 1:
@@ -86,6 +95,15 @@ class Trainer:
         self.window = Window()
         self.instruments = Instruments(self.trained, self.optimizer, options)
         self.rank_watch = RankWatch(accelerator)
+
+    @property
+    def place(self) -> int:
+        """Steps from the beginning to the current place of the schedule, of `total_steps`.
+
+        It is the number of steps taken, unless the data, and so the length of an epoch, changed on the
+        way.
+        """
+        return self.progress.epoch * self.steps_per_epoch + self.progress.step_in_epoch
 
     def run(self) -> TrainResult:
         """Train to the end, or to a signal that asks for a stop.
@@ -119,9 +137,12 @@ class Trainer:
         if state is not None:
             restored = restore(state, self.trained, self.optimizer, self.accelerator)
             self.progress, self.window = restored
+            before = steps_per_epoch(state) or self.steps_per_epoch
+            if before != self.steps_per_epoch:
+                self.progress.rescale(before, self.steps_per_epoch)
             change = describe_change(state, self.accelerator)
             self.reporter.say(f"resuming at step {self.progress.step}{change}")
-        self.reporter.resume(self.progress.step)
+        self.reporter.resume(self.progress.step, self.place)
 
     def _train(self, stop: StopRequest) -> TrainResult:
         self.task.train()
@@ -164,12 +185,12 @@ class Trainer:
             (self.options.seed << 32) + self.progress.step * self.accelerator.num_processes
             + self.accelerator.process_index
         )  # fmt: skip
-        multiplier = self.schedule(self.progress.step)
+        multiplier = self.schedule(self.place)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * multiplier
         self.optimizer.zero_grad(set_to_none=True)
         count = self.options.accumulation_steps
-        self.trained.before_step(self.progress.step, self.progress.epoch, self.total_steps)
+        self.trained.before_step(self.place, self.progress.epoch, self.total_steps)
         statistics = [b.clone() for b in self.trained.buffers()]
         watching = self.instruments.watch() if recorded else nullcontext()
         metrics, images = accumulate_gradients(
@@ -227,7 +248,7 @@ class Trainer:
             "img/s": values["images_per_second"],
             "lr": float(groups[0]["lr"]),
         }
-        self.reporter.progress(self.progress.step, shown)
+        self.reporter.progress(self.place, shown)
         self.window = Window()
 
     def _finish_epoch(self) -> None:
@@ -263,5 +284,10 @@ class Trainer:
         )
         if self.accelerator.is_main_process:
             self.reporter.sync()  # what is saved has its records on the disk too
-            self.checkpoints.save({**state, "config": self.options.values()}, self.progress.step)
+            about = {
+                "config": self.options.values(),
+                "inputs": self.inputs,
+                "steps_per_epoch": self.steps_per_epoch,
+            }
+            self.checkpoints.save({**state, **about}, self.progress.step)
         self.accelerator.wait_for_everyone()

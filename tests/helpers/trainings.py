@@ -12,6 +12,8 @@ from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.run import build
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.recipes.supervised.run import build as build_supervised
+from sslortho.recipes.training import HeldTraining
+from sslortho.runs.folder import RunFolder
 
 QUIET = {"threads": 1, "trackers": "none", "evaluate_every": 0}
 PRETRAIN = {
@@ -47,7 +49,7 @@ def train(folder, supervised=False, stopped=False, **options) -> dict:
         training = build(PretrainOptions.of(out=str(folder), **{**PRETRAIN, **options})).training
     task = training.task
     start = [p.detach().clone() for p in task.parameters()]
-    result = training.run(folder, evaluate)
+    result = HeldTraining(training, RunFolder(folder)).run(evaluate)
     assert result.stopped_by == (signal.SIGTERM if stopped else None)
     return {
         "start": start,

@@ -14,7 +14,8 @@ from sslortho.evaluate import (
     knn_accuracy,
     vote,
 )
-from sslortho.recipes.evaluation import Evaluation, build_evaluation
+from sslortho.recipes.changed_inputs import find_finished
+from sslortho.recipes.evaluation import Evaluation, build_evaluation, identify, read_inputs
 from sslortho.recipes.evaluation_report import Results, write_results
 from sslortho.recipes.knn_eval.options import KnnEvalOptions
 from sslortho.runs.folder import RunFolder
@@ -55,7 +56,8 @@ def run(options: KnnEvalOptions, session: Session) -> dict[str, Any]:
     """
     folder = RunFolder(options.run_folder)
     folder.check_same(options)
-    if (finished := folder.finished_summary()) is not None:
+    finished = find_finished(options, folder, lambda: read_inputs(options))
+    if finished is not None:
         tell(finished, folder.path)
         return finished
     k, temperature = resolve(options)
@@ -65,7 +67,8 @@ def run(options: KnnEvalOptions, session: Session) -> dict[str, Any]:
     folder.prepare(accelerator, options)
     with status_of(folder.path, accelerator.is_main_process):
         results = _measure(evaluation, options.pictures, k, temperature)
-        summary = write_results(evaluation, folder, results, session)
+        about = {"inputs": identify(evaluation.data, evaluation.subject).state()}
+        summary = write_results(evaluation, folder, results, session, about)
     if accelerator.is_main_process:
         tell(summary, folder.path)
     accelerator.end_training()

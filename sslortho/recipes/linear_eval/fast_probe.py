@@ -14,7 +14,7 @@ from sslortho.evaluate import (
     select_l2,
 )
 from sslortho.models import write_classifier
-from sslortho.recipes.evaluation import Evaluation, build_evaluation
+from sslortho.recipes.evaluation import Evaluation, build_evaluation, identify
 from sslortho.recipes.evaluation_report import Results, write_results
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.runs.folder import RunFolder
@@ -73,7 +73,8 @@ def run_fast_probe(
         inspection=inspection,
         tables=[] if selection is None else [_list_trials(selection)],
     )
-    return write_results(run, folder, results, session)
+    about = {"inputs": identify(run.data, run.subject).state()}
+    return write_results(run, folder, results, session, about)
 
 
 def _list_trials(selection: Selection) -> Table:

@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sslortho.recipes.changed_inputs import find_finished
+from sslortho.recipes.evaluation import read_inputs
 from sslortho.recipes.linear_eval.fast_probe import build_fast_probe, run_fast_probe
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.recipes.linear_eval.training import (
@@ -30,7 +32,8 @@ def run(options: LinearEvalOptions, session: Session) -> dict[str, Any]:
     """
     folder = RunFolder(options.run_folder)
     folder.check_same(options)
-    if (finished := folder.finished_summary()) is not None:
+    finished = find_finished(options, folder, lambda: read_inputs(options))
+    if finished is not None:
         tell(finished, folder.path)
         return finished
     fast = options.protocol == "lbfgs"
@@ -39,14 +42,11 @@ def run(options: LinearEvalOptions, session: Session) -> dict[str, Any]:
     accelerator.print(evaluation.subject.origin)
     if ignored := options.without_effect:
         accelerator.print(f"no effect on protocol='lbfgs': {', '.join(ignored)}", file=sys.stderr)
-    views = None
-    if isinstance(evaluation, LinearEvaluation) and accelerator.is_main_process:
-        views = next(iter(evaluation.training.loader)).views
-    folder.prepare(accelerator, options, views)
-    with status_of(folder.path, accelerator.is_main_process):
-        if isinstance(evaluation, LinearEvaluation):
-            summary = run_training(evaluation, folder, session)
-        else:
+    if isinstance(evaluation, LinearEvaluation):
+        summary = run_training(evaluation, folder, session)
+    else:
+        folder.prepare(accelerator, options)
+        with status_of(folder.path, accelerator.is_main_process):
             summary = run_fast_probe(evaluation, options, folder, session)
     if accelerator.is_main_process:
         tell(summary, folder.path)

@@ -8,11 +8,11 @@ from sslortho.evaluate import Picture
 from sslortho.models import write_backbone, write_classifier
 from sslortho.models.placement import place_network
 from sslortho.optim.schedules import cosine_schedule
-from sslortho.recipes.evaluation import ClassifierTraining, build_evaluation
+from sslortho.recipes.evaluation import ClassifierTraining, build_evaluation, identify
 from sslortho.recipes.evaluation_report import Results, inspect_run, write_results
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.recipes.linear_eval.resolve import LinearEvalRecipe, resolve
-from sslortho.recipes.training import Training
+from sslortho.recipes.training import HeldTraining, Training
 from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.provenance import Session
@@ -63,7 +63,8 @@ def build_linear_evaluation(options: LinearEvalOptions) -> LinearEvaluation:
     schedule = cosine_schedule(
         options.epochs, len(loader) // options.accumulation_steps, options.warmup_epochs, final=0.0
     )
-    training = Training(options, accelerator, task, optimizer, loader, schedule)
+    inputs = identify(data, subject, classifies=True)
+    training = Training(options, accelerator, task, optimizer, loader, schedule, inputs)
     return LinearEvaluation(**vars(evaluation), task=task, training=training, recipe=recipe)
 
 
@@ -85,9 +86,19 @@ def _describe(recipe: LinearEvalRecipe, crop_size: int) -> str:
 def run_training(run: LinearEvaluation, folder: RunFolder, session: Session) -> dict[str, Any]:
     """Train, write weights, report and summary; the summary.
 
-    Raises RunStoppedError, NonFiniteError, RankLostError and OSError as `Training.complete`.
+    Raises RunStoppedError, NonFiniteError, RankLostError and OSError as `HeldTraining.complete`, and
+    ValueError as `Training.hold`.
     """
-    result = run.training.complete(folder.path, run.evaluate)
+    with run.training.hold(folder) as held:
+        result = held.complete(run.evaluate)
+        return _finish(run, held, result, session)
+
+
+def _finish(
+    run: LinearEvaluation, held: HeldTraining, result: TrainResult, session: Session
+) -> dict[str, Any]:
+    """Write weights, report and summary; the summary."""
+    folder = held.folder
     task, info = run.task, run.subject.info
     if run.accelerator.is_main_process:
         write_classifier(task.classifier, folder.classifier)
@@ -106,7 +117,7 @@ def run_training(run: LinearEvaluation, folder: RunFolder, session: Session) -> 
             Picture(folder.views, "Training views of a few images."),
         ],
     )
-    return write_results(run, folder, results, session)
+    return write_results(run, folder, results, session, held.inputs)
 
 
 def _measure(run: LinearEvaluation, folder: RunFolder, result: TrainResult) -> dict[str, Any]:

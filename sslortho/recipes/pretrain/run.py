@@ -7,6 +7,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from sslortho.data import ImageSet
+from sslortho.data.identity import ImageTable
 from sslortho.data.loading import (
     create_evaluation_loader,
     create_train_loader,
@@ -18,13 +20,14 @@ from sslortho.methods.task import Task, create_method
 from sslortho.models import BackboneInfo, write_backbone
 from sslortho.models.placement import place_network
 from sslortho.optim.schedules import cosine_schedule
+from sslortho.recipes.changed_inputs import find_finished
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import PretrainRecipe, resolve
-from sslortho.recipes.training import Training
+from sslortho.recipes.training import HeldTraining, Training
 from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
+from sslortho.runs.inputs import Inputs, Role
 from sslortho.runs.provenance import Session, provenance
-from sslortho.runs.status import status_of
 from sslortho.train.launch import join_ranks, shard_of
 from sslortho.train.options import TrainResult
 from sslortho.train.records import read_metrics
@@ -43,6 +46,12 @@ class Pretraining:
     def evaluate_online(self, task: Task) -> dict[str, float]:
         """Figures during training."""
         return self.evaluation.online(task.backbone)
+
+
+def identify(train: ImageSet, test: ImageSet | None) -> Inputs:
+    """Identity of the images."""
+    tables: dict[Role, ImageTable] = {"training": train.table}
+    return Inputs(tables if test is None else {**tables, "test": test.table})
 
 
 def build(options: PretrainOptions) -> Pretraining:
@@ -82,7 +91,9 @@ def build(options: PretrainOptions) -> Pretraining:
     steps = len(loader) // options.accumulation_steps
     # down to a thousandth, as facebookresearch/barlowtwins
     schedule = cosine_schedule(options.epochs, steps, options.warmup_epochs, final=1e-3)
-    training = Training(options, accelerator, task, optimizer, loader, schedule)
+    training = Training(
+        options, accelerator, task, optimizer, loader, schedule, identify(train, test)
+    )
     return Pretraining(recipe, accelerator, training, evaluation)
 
 
@@ -100,17 +111,18 @@ def run(options: PretrainOptions, session: Session) -> dict[str, Any]:
     """
     folder = RunFolder(options.run_folder)
     folder.check_same(options)
-    if (finished := folder.finished_summary()) is not None:
+    finished = find_finished(
+        options, folder, lambda: identify(load_training_set(options), load_test_set(options))
+    )
+    if finished is not None:
         tell(finished, folder.path)
         return finished
     pretraining = build(options)
     accelerator, training = pretraining.accelerator, pretraining.training
-    views = next(iter(training.loader)).views if accelerator.is_main_process else None
-    folder.prepare(accelerator, options, views)
-    with status_of(folder.path, accelerator.is_main_process):
+    with training.hold(folder) as held:
         labelled = pretraining.evaluation.test is not None
-        result = training.complete(folder.path, pretraining.evaluate_online if labelled else None)
-        summary = _finish(pretraining, folder, result, session)
+        result = held.complete(pretraining.evaluate_online if labelled else None)
+        summary = _finish(pretraining, held, result, session)
     if accelerator.is_main_process:
         tell(summary, folder.path)
     accelerator.end_training()
@@ -118,9 +130,10 @@ def run(options: PretrainOptions, session: Session) -> dict[str, Any]:
 
 
 def _finish(
-    run: Pretraining, folder: RunFolder, result: TrainResult, session: Session
+    run: Pretraining, held: HeldTraining, result: TrainResult, session: Session
 ) -> dict[str, Any]:
     """Write weights, pictures and final figures; the summary."""
+    folder = held.folder
     recipe, backbone = run.recipe, run.training.task.backbone
     options, view = recipe.options, recipe.views[0]
     info = BackboneInfo(
@@ -143,6 +156,7 @@ def _finish(
         "images_per_second": result.images_per_second,
         "steps": result.step,
         **provenance(run.accelerator, session),
+        **held.inputs,
         "config": options.values(),
     }
     if run.accelerator.is_main_process:

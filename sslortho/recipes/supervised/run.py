@@ -21,7 +21,8 @@ from sslortho.models import write_backbone, write_classifier
 from sslortho.models.placement import place_network
 from sslortho.optim.monitor import state_bytes
 from sslortho.recipes.backbone import Subject
-from sslortho.recipes.evaluation import ClassifierTraining
+from sslortho.recipes.changed_inputs import find_finished
+from sslortho.recipes.evaluation import ClassifierTraining, identify
 from sslortho.recipes.evaluation_report import Results, inspect_run, write_results
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.recipes.supervised.resolve import (
@@ -30,11 +31,11 @@ from sslortho.recipes.supervised.resolve import (
     resolve,
     resolve_supervised_optimizer,
 )
-from sslortho.recipes.training import Training
+from sslortho.recipes.training import HeldTraining, Training
 from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
+from sslortho.runs.inputs import Inputs
 from sslortho.runs.provenance import Session
-from sslortho.runs.status import status_of
 from sslortho.train.backward import NonFiniteError
 from sslortho.train.launch import join_ranks, shard_of
 from sslortho.train.records import Record, read_metrics
@@ -72,13 +73,23 @@ def _load(options: SupervisedOptions) -> tuple[LabelledData, ImageSet | None]:
     return check_classes(options, LabelledData(train, data.test, data.classes)), held_out
 
 
+def _read_inputs(options: SupervisedOptions) -> Inputs:
+    """Identity of the images that the options name. Raises ValueError as they do."""
+    data, held_out = _load(options)
+    return identify(data, None, held_out, classifies=True)
+
+
 def _build_training(
-    recipe: SupervisedRecipe, accelerator: Accelerator, task: Classification, data: ImageSet
+    recipe: SupervisedRecipe,
+    accelerator: Accelerator,
+    task: Classification,
+    images: ImageSet,
+    inputs: Inputs,
 ) -> Training:
     options = recipe.options
     loader = create_train_loader(
         options,
-        data,
+        images,
         (recipe.view,),
         options.batch_size,
         shard_of(accelerator),
@@ -94,7 +105,7 @@ def _build_training(
     if options.compile:
         task.compile()
     schedule = create_schedule(options, len(loader))
-    return Training(options, accelerator, task, optimizer, loader, schedule)
+    return Training(options, accelerator, task, optimizer, loader, schedule, inputs)
 
 
 def build(options: SupervisedOptions) -> Supervised:
@@ -117,6 +128,7 @@ def build(options: SupervisedOptions) -> Supervised:
     def evaluation_loader(images: ImageSet) -> EvaluationLoader:
         return create_evaluation_loader(options, images, spec, shard_of(accelerator))
 
+    inputs = identify(data, None, held_out, classifies=True)
     return Supervised(
         options=options,
         accelerator=accelerator,
@@ -125,7 +137,7 @@ def build(options: SupervisedOptions) -> Supervised:
         spec=spec,
         test=evaluation_loader(data.test),
         task=task,
-        training=_build_training(recipe, accelerator, task, data.train),
+        training=_build_training(recipe, accelerator, task, data.train, inputs),
         recipe=recipe,
         held_out=None if held_out is None else evaluation_loader(held_out),
     )
@@ -148,33 +160,32 @@ def run(options: SupervisedOptions, session: Session) -> dict[str, Any]:
     """
     folder = RunFolder(options.run_folder)
     folder.check_same(options)
-    if (finished := folder.finished_summary()) is not None:
+    finished = find_finished(options, folder, lambda: _read_inputs(options))
+    if finished is not None:
         tell(finished, folder.path)
         return finished
     supervised = build(options)
     accelerator, training = supervised.accelerator, supervised.training
-    views = next(iter(training.loader)).views if accelerator.is_main_process else None
-    folder.prepare(accelerator, options, views)
-    with status_of(folder.path, accelerator.is_main_process):
+    with training.hold(folder) as held:
         measured: dict[str, Any] | Exception
         try:
-            measured = _train(supervised, folder)
+            measured = _train(supervised, held)
         except (NonFiniteError, NonFiniteScoresError) as error:
             measured = error
-        summary = _finish(supervised, folder, measured, session)
+        summary = _finish(supervised, held, measured, session)
     if accelerator.is_main_process:
         tell(summary, folder.path)
     accelerator.end_training()
     return summary
 
 
-def _train(run: Supervised, folder: RunFolder) -> dict[str, Any]:
+def _train(run: Supervised, held: HeldTraining) -> dict[str, Any]:
     """Train and measure the network of the last epoch.
 
     Raises NonFiniteError or NonFiniteScoresError if it diverges.
     """
-    result = run.training.complete(folder.path, run.evaluate_online)
-    figures = _measure(run, read_metrics(folder.metrics))
+    result = held.complete(run.evaluate_online)
+    figures = _measure(run, read_metrics(held.folder.metrics))
     return {**figures, "images_per_second": result.images_per_second}
 
 
@@ -232,17 +243,18 @@ def _describe(run: Supervised) -> str:
 
 
 def _finish(
-    run: Supervised, folder: RunFolder, measured: dict[str, Any] | Exception, session: Session
+    run: Supervised, held: HeldTraining, measured: dict[str, Any] | Exception, session: Session
 ) -> dict[str, Any]:
     """Write weights, pictures, report and summary; the summary.
 
     Args:
         run: the training.
-        folder: of the run.
+        held: its run folder.
         measured: figures, or the error if it diverged.
         session: command and start.
     """
-    options, records = run.recipe.options, read_metrics(folder.metrics)
+    options, folder = run.recipe.options, held.folder
+    records = read_metrics(folder.metrics)
     diverged, protocol = isinstance(measured, Exception), _describe(run)
     if run.accelerator.is_main_process:
         draw_curves(folder.curves, {options.optim: records})
@@ -270,7 +282,7 @@ def _finish(
             Picture(folder.views, "Training views of a few images."),
         ],
     )
-    return write_results(run, folder, results, session)
+    return write_results(run, folder, results, session, held.inputs)
 
 
 def tell(summary: dict[str, Any], folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from sslortho.options import Options, facts
+from sslortho.options import Options, facts, to_arguments
 
 PROGRAM = ("-m", "sslortho")
 """Arguments of Python that start the command line, installed or in a checkout."""
@@ -40,8 +40,7 @@ class Job:
     @property
     def arguments(self) -> list[str]:
         """The options as a command line has them."""
-        options = {**self.options, "out": str(self.folder)}
-        return [text for name, value in options.items() for text in (f"--{name}", _to_text(value))]
+        return to_arguments({**self.options, "out": str(self.folder)})
 
     @property
     def finished(self) -> bool:
@@ -60,10 +59,6 @@ class Job:
             launcher = ["torchrun", "--standalone", "--nproc_per_node", str(processes)]
             command = [*launcher, "-m", *command]
         return shlex.join(command)
-
-
-def _to_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def child_environment(folder: Path | None = None) -> dict[str, str]:
@@ -96,7 +91,8 @@ def check_same_options(job: Job, options: Options) -> None:
     """Raise ValueError if the run folder of a job holds results of other options.
 
     Options that only one side knows are not compared; nor are those that may change when the run
-    resumes and, for a finished run, those of `free_when_finished`.
+    resumes, those whose content it compares itself and, for a finished run, those of
+    `free_when_finished`.
 
     Args:
         job: its folder is looked at.
@@ -106,7 +102,7 @@ def check_same_options(job: Job, options: Options) -> None:
     if not path.exists() or not (job.finished or any(job.folder.glob("checkpoints/*"))):
         return
     known = facts(type(options))
-    free = {"out", *(name for name, fact in known.items() if fact.may_change)}
+    free = {"out", *(name for name, fact in known.items() if fact.may_change or fact.by_content)}
     if job.finished:
         free |= free_when_finished(type(options))
     stored = yaml.safe_load(path.read_text())

@@ -15,6 +15,8 @@ from sslortho.recipes.command_line import parse_options
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import resolve
 from sslortho.recipes.pretrain.run import build
+from sslortho.recipes.training import HeldTraining
+from sslortho.runs.folder import RunFolder
 from sslortho.train.records import read_metrics
 
 POOLING = "timm:test_resnet"  # a tiny network that takes views of several sizes
@@ -56,7 +58,7 @@ def test_an_epoch_of_digits_learns_and_reports_knn(name, tmp_path):
         out=str(tmp_path),
     )
     run = build(options)
-    result = run.training.run(tmp_path, run.evaluate_online)
+    result = HeldTraining(run.training, RunFolder(tmp_path)).run(run.evaluate_online)
     assert result.step == (256 if name == "dino" else 1437) // 64
     records = read_metrics(tmp_path / "metrics.jsonl")
     losses = [record["loss"] for record in records if "loss" in record]

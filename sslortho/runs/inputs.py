@@ -1,0 +1,138 @@
+"""Inputs of a run that its options only point to: images, and the weights of a backbone.
+
+A path says where images lie, not which they are. So a checkpoint and summary.json hold the identity of
+the inputs, and images.npz in the run folder their names, to say what has changed.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslortho.atomic import atomic_file
+from sslortho.data.identity import ImageTable, describe_difference
+
+Role = Literal["training", "held-out", "test"]
+"""Use of an image set in a run."""
+
+BACKBONE = "backbone"
+"""Name of the backbone's entry among the images' ones."""
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Hash of named tensors: names, types, shapes and values."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        plain = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(plain.numpy().data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Images and weights that a run reads."""
+
+    images: Mapping[Role, ImageTable]
+    backbone: str | None = None
+    """Hash of the weights that the run begins from; None for a fresh network."""
+    classifies: bool = False
+    """Whether the network has an output for each class, so that classes must stay."""
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """Identity of each input, for checkpoints and summary.json."""
+        found: dict[str, dict[str, Any]] = {r: table.state() for r, table in self.images.items()}
+        if self.backbone is not None:
+            found[BACKBONE] = {"digest": self.backbone}
+        return found
+
+    def find_changes(self, stored: Mapping[str, Any], path: Path) -> list[str]:
+        """Differences from the inputs of a checkpoint or of a finished run, in words.
+
+        Args:
+            stored: `state` of those inputs.
+            path: file that `write_tables` wrote for them; without it the words are fewer.
+        """
+        now = self.state()
+        names = [name for name in stored if stored[name].get("digest") != _digest(now.get(name))]
+        tables = read_tables(path) if set(names) - {BACKBONE} else {}
+        changes = [self._describe(name, stored[name], tables.get(name)) for name in names]
+        return changes + [
+            f"there {'is a backbone from a file' if name == BACKBONE else f'are {name} images'} now"
+            for name in now
+            if name not in stored
+        ]
+
+    def _describe(self, name: str, stored: Mapping[str, Any], before: ImageTable | None) -> str:
+        if name == BACKBONE:
+            return "the weights of the backbone have changed"
+        now = self.images.get(name)  # pyright: ignore[reportArgumentType]
+        if now is None:
+            return f"there are no {name} images any more"
+        if before is None or before.digest != stored["digest"]:
+            then = f"{stored['count']} of {stored['classes']} classes then"
+            return f"the {name} images have changed ({then}, {len(now)} of {len(now.classes)} now)"
+        return f"the {name} images have changed ({describe_difference(before, now)})"
+
+    def fits_network(self, stored: Mapping[str, Any], path: Path) -> bool:
+        """Whether a network that was trained on the stored inputs can go on with these."""
+        if _digest(stored.get(BACKBONE)) != self.backbone:
+            return False
+        if not self.classifies or "training" not in stored:
+            return True
+        before, now = read_tables(path).get("training"), self.images["training"]
+        if before is not None and before.digest == stored["training"]["digest"]:
+            return before.classes == now.classes
+        return stored["training"]["classes"] == len(now.classes)
+
+
+def _digest(entry: Mapping[str, Any] | None) -> str | None:
+    return None if entry is None else entry.get("digest")
+
+
+def write_tables(path: Path, inputs: Inputs) -> None:
+    """Write the names, sizes and labels of all images as a NumPy archive."""
+    arrays: dict[str, np.ndarray] = {}
+    for role, table in inputs.images.items():
+        text = json.dumps({"classes": table.classes, "content": table.content})
+        arrays[f"{role}/about"] = np.array(text)
+        arrays[f"{role}/labels"] = table.labels
+        if table.sizes is not None:
+            arrays[f"{role}/sizes"] = table.sizes
+        if table.names is not None:  # one array of bytes: an array of text pads each name
+            names = "\0".join(table.names).encode("utf-8", "surrogateescape")
+            arrays[f"{role}/names"] = np.frombuffer(names, np.uint8)
+    with atomic_file(path) as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def read_tables(path: Path) -> dict[str, ImageTable]:
+    """Tables by role, as `write_tables` wrote them; none where the file is missing or damaged."""
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+        roles = [name.removesuffix("/about") for name in arrays if name.endswith("/about")]
+        return {role: _read_table(arrays, role) for role in roles}
+    except Exception:  # it serves messages alone, and a damaged archive raises a dozen kinds
+        return {}
+
+
+def _read_table(arrays: Mapping[str, np.ndarray], role: str) -> ImageTable:
+    about = json.loads(str(arrays[f"{role}/about"]))
+    names = None
+    if f"{role}/names" in arrays:
+        text = arrays[f"{role}/names"].tobytes().decode("utf-8", "surrogateescape")
+        names = text.split("\0")
+    return ImageTable(
+        labels=arrays[f"{role}/labels"],
+        classes=tuple(about["classes"]),
+        names=names,
+        sizes=arrays.get(f"{role}/sizes"),
+        content=about["content"],
+    )
