@@ -18,9 +18,11 @@ The rest of `sslortho.optim` uses the names below; `polar` alone is public. The 
 
 from sslortho.optim.polar_factor.factor import (
     LOWER_BOUND,
+    LOWER_BOUND_FLOAT64,
     METHODS,
     REAL,
     TOLERANCE,
+    TOLERANCE_FLOAT64,
     check_method,
     check_rank_tol,
     polar,
@@ -30,9 +32,11 @@ from sslortho.optim.polar_factor.stacks import Matrices, solve
 
 __all__ = [
     "LOWER_BOUND",
+    "LOWER_BOUND_FLOAT64",
     "METHODS",
     "REAL",
     "TOLERANCE",
+    "TOLERANCE_FLOAT64",
     "Matrices",
     "check_method",
     "check_rank_tol",
