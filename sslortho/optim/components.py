@@ -18,7 +18,7 @@ the map of each head gets its own nearest orthonormal matrix, whatever the other
 
 from typing import Literal, get_args
 
-from torch import Tensor
+from torch import Size, Tensor
 
 View = Literal["rows", "columns", "transposed"]
 """How the matrices lie in a parameter: one below the other, side by side, or one below the other
@@ -43,6 +43,16 @@ def check_components(tensor: Tensor, components: int, view: View = "rows") -> No
             f"orth_components={components} does not divide the {side} of a parameter of shape "
             f"{tuple(tensor.shape)}; give the number of groups of that convolution, or 1"
         )
+
+
+def matrix_shape(shape: Size, components: int, view: View) -> tuple[int, int, int]:
+    """(number, rows, columns) of the matrices that `to_matrices` makes of a tensor of this shape."""
+    first, rest = shape[0], Size(shape[1:]).numel()
+    if view == "columns":
+        return components, first, rest // components
+    if view == "transposed":
+        return components, shape[1], first // components * Size(shape[2:]).numel()
+    return components, first // components, rest
 
 
 def to_matrices(tensor: Tensor, components: int = 1, view: View = "rows") -> Tensor:

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
+from sslortho.optim.components import matrix_shape
 from sslortho.optim.grouping import (
     Attention,
     Decision,
@@ -13,8 +15,8 @@ from sslortho.optim.grouping import (
     decide_all,
     group_name,
     group_order,
-    matrix_shape,
 )
+from sslortho.optim.uses import NamedUse, list_uses
 
 COLUMNS = ("parameter", "shape", "module", "matrices", "decay, LARS", "why")
 
@@ -22,9 +24,7 @@ COLUMNS = ("parameter", "shape", "module", "matrices", "decay, LARS", "why")
 class _Line(NamedTuple):
     """One line of the table: a name of a parameter; the decision is None for one that is left out."""
 
-    name: str
-    module: nn.Module
-    parameter: Tensor
+    named: NamedUse
     decision: Decision | None
     why: str
 
@@ -32,16 +32,14 @@ class _Line(NamedTuple):
 def _lines(model: nn.Module, decided: dict[str, tuple[Tensor, Decision]]) -> Iterator[_Line]:
     """Yield a line for every name of every parameter, in the model's order."""
     first_name: dict[int, str] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            name = f"{prefix}.{name}" if prefix else name
-            first = first_name.setdefault(id(parameter), name)
-            decision = decided[name][1] if name in decided else None
-            if first != name:
-                why = f"the same as {first}"
-            else:
-                why = decision.reason if decision else "left out: frozen"
-            yield _Line(name, module, parameter, decision, why)
+    for named in list_uses(model):
+        first = first_name.setdefault(id(named.parameter), named.name)
+        decision = decided[named.name][1] if named.name in decided else None
+        if first != named.name:
+            why = f"the same as {first}"
+        else:
+            why = decision.reason if decision else "left out: frozen"
+        yield _Line(named, decision, why)
 
 
 def _times(*sizes: int) -> str:
@@ -56,9 +54,10 @@ def _cells(line: _Line) -> tuple[str, ...]:
         kind, components, view = line.decision.key
         decay = "no" if kind == "biases and norms" else "yes"
         if kind == "orthonormalised weights":
-            matrices = _times(*matrix_shape(line.parameter.shape, components, view))
-    shape = _times(*line.parameter.shape) or "scalar"
-    return line.name, shape, type(line.module).__name__, matrices, decay, line.why
+            matrices = _times(*matrix_shape(line.named.parameter.shape, components, view))
+    shape = _times(*line.named.parameter.shape) or "scalar"
+    layer = type_before_parametrizations(line.named.uses[0].layer).__name__
+    return line.named.name, shape, layer, matrices, decay, line.why
 
 
 def _aligned(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> list[str]:
@@ -79,7 +78,7 @@ def _totals(lines: list[_Line]) -> list[tuple[str, ...]]:
     for line in lines:
         if not line.why.startswith("the same as"):
             key = line.decision.key if line.decision else None
-            sizes.setdefault(key, []).append(line.parameter.numel())
+            sizes.setdefault(key, []).append(line.named.parameter.numel())
     total = max(sum(map(sum, sizes.values())), 1)
     keys = sorted((key for key in sizes if key is not None), key=group_order)
     rows = [("group", "tensors", "parameters", "share")]
@@ -97,13 +96,14 @@ def describe_param_groups(
 
     Args:
         model: as for `param_groups`. Values are not read: a model on the meta device will do.
-        orth: "conv", "all", "none", or a function of (owning module, full name, parameter).
+        orth: "conv", "all", "none", or a function of (layer, full name, parameter).
         attention: "whole" or "heads".
 
     Returns:
         Two tables to print. First one line for each name of a parameter, frozen and shared ones too: its
-        shape, the type of the module that owns it, its matrices (number x rows x columns) where its
-        gradient is orthonormalised, whether it takes weight decay and LARS's ratio, and the reason.
+        shape, the type of the layer that uses it, its matrices (number x rows x columns) where its
+        gradient is orthonormalised, whether it takes weight decay and LARS's ratio, and the reason. The reason
+        names the parametrisation of a parametrised weight, and the layer that decides over a shared one.
         Then the totals of each group, and their share of all the model's parameters.
 
     Raises:

@@ -6,33 +6,39 @@
 | dense weight, and any other matrix with more than one row     | no          | yes        | yes         |
 | embedding table; tensor whose first dimension is 1 (positions)| no          | no         | yes         |
 | anything of a normalisation layer, any vector or scalar, a    | no          | no         | no          |
-| (channels, 1, 1) scale                                        |             |            |             |
+| (channels, 1, 1) scale, the magnitude of weight_norm          |             |            |             |
 
-The type of the owning module and the shape of the parameter decide, never its name.
-`sslortho.optim.components` has the shapes of the matrices; `sslortho.optim.describe_param_groups`
-prints what each parameter of a model gets, and why.
+The type of the layer that uses the parameter and the shape of the parameter decide, never its name:
+
+- a parametrised weight (torch's spectral_norm, weight_norm, orthogonal, or your own) is decided as the
+  layer's own weight. Where the parametrisation has several tensors, or one of another shape than the
+  weight, each is decided by its shape: that of the weight is the weight, a vector in the shape of a
+  scale is a scale, and any other is a matrix of its own;
+- a weight that several layers share is a table if one of them is an embedding, else a convolution's,
+  else a dense layer's, in whatever order they are registered;
+- a weight in a ParameterList or a ParameterDict belongs to the module that holds the list.
+
+`sslortho.optim.layers` knows the layers, `sslortho.optim.uses` who uses a parameter,
+`sslortho.optim.components` the shapes of the matrices. `sslortho.optim.describe_param_groups` prints
+what each parameter of a model gets, and why.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
+import torch
 from torch import Size, Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from sslortho.optim.components import View
-
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+from sslortho.optim.components import View, matrix_shape
+from sslortho.optim.layers import HeadsByTensor, find_heads
+from sslortho.optim.roles import Role, choose_role, describe_origin
+from sslortho.optim.uses import NamedUse, list_uses
 
 Kind = Literal["orthonormalised weights", "weights", "biases and norms"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 OrthChoice = Literal["conv", "all", "none"] | Callable[[nn.Module, str, Tensor], bool]
 Attention = Literal["whole", "heads"]
-
-Heads = tuple[int, View]
-"""`orth_components` and `orth_view` of an attention weight that is split into heads."""
 
 GroupKey = tuple[Kind, int, View]
 """Kind, `orth_components` and `orth_view` of a group."""
@@ -45,136 +51,50 @@ class Decision(NamedTuple):
     reason: str
 
 
-def owned_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """Yield (owning module, full name, parameter) of each trainable parameter, shared ones once."""
-    seen: set[int] = set()
-    for prefix, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad and id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield module, f"{prefix}.{name}" if prefix else name, parameter
-
-
-def attention_heads(model: nn.Module) -> dict[int, Heads]:
-    """Number and view of the heads of attention weights, by id(weight).
-
-    Knows torch's MultiheadAttention, and modules in the form of timm's: an integer `num_heads`, and
-    dense layers `qkv` (rows: q, k, v of one size; in each the heads, as timm stores them) and
-    `proj`. Attention of other forms is left whole.
-    """
-    found: dict[int, Heads] = {}
-    for module in model.modules():
-        heads = getattr(module, "num_heads", None)
-        qkv, output = getattr(module, "qkv", None), getattr(module, "proj", None)
-        if isinstance(module, nn.MultiheadAttention):
-            if module.in_proj_weight is not None:
-                found[id(module.in_proj_weight)] = (3 * module.num_heads, "rows")
-            for weight in (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight):
-                if weight is not None:
-                    found[id(weight)] = (module.num_heads, "rows")
-            found[id(module.out_proj.weight)] = (module.num_heads, "columns")
-        elif (
-            isinstance(heads, int) and isinstance(qkv, nn.Linear) and isinstance(output, nn.Linear)
-        ):
-            width = output.in_features
-            if qkv.out_features == 3 * width and width % heads == 0:  # q, k, v of one size
-                found[id(qkv.weight)] = (3 * heads, "rows")
-                found[id(output.weight)] = (heads, "columns")
-    return found
-
-
-def matrix_shape(shape: Size, components: int, view: View) -> tuple[int, int, int]:
-    """(number, rows, columns) of the matrices that `to_matrices` makes of a tensor of this shape."""
-    first, rest = shape[0], Size(shape[1:]).numel()
-    if view == "columns":
-        return components, first, rest // components
-    if view == "transposed":
-        return components, shape[1], first // components * Size(shape[2:]).numel()
-    return components, first // components, rest
-
-
-def _exemption(module: nn.Module, parameter: Tensor) -> str | None:
-    """The reason why a parameter takes neither decay nor LARS's ratio; None where it takes both."""
-    if isinstance(module, NORMS):
-        return "norm"
-    if parameter.ndim <= 1:
-        return "bias, scale or other vector"
-    # torchvision's ConvNeXt holds its layer scale as (channels, 1, 1), to multiply images by it
-    scale = parameter.ndim > 2 and Size(parameter.shape[1:]).numel() == 1
-    return "a vector in the shape of a scale" if scale and not isinstance(module, _ConvNd) else None
-
-
-def _layer(module: nn.Module, parameter: Tensor, heads: Heads | None) -> str:
-    """The kind of layer that a matrix is the weight of, in words."""
-    if isinstance(module, _ConvNd):
-        name = "transposed convolution" if isinstance(module, _ConvTransposeNd) else "convolution"
-        if module.groups == 1:
-            return name
-        return f"{'depthwise' if module.groups == module.in_channels else 'grouped'} {name}"
-    if heads is None:
-        return "dense" if isinstance(module, nn.Linear) else "other weight"
-    if heads[1] == "columns":
-        return "attention output"
-    fused = isinstance(module, nn.Linear) or parameter is getattr(module, "in_proj_weight", None)
-    return "fused qkv" if fused else "q, k or v"
-
-
-def _orthonormalised(
-    module: nn.Module, parameter: Tensor, heads: Heads | None, split: bool
-) -> Decision:
+def _orthonormalised(role: Role, shape: Size, split: bool) -> Decision:
     """The decision for a matrix that `orth` has chosen."""
-    layout: Heads = (1, "rows")
-    if split and heads is not None:
-        layout = heads
-    elif isinstance(module, _ConvNd):
-        layout = module.groups, "transposed" if isinstance(module, _ConvTransposeNd) else "rows"
-    number, rows, columns = matrix_shape(parameter.shape, *layout)
+    whole = role.kind == "attention" and not split
+    layout: tuple[int, View] = (1, "rows") if whole else (role.components, role.view)
+    number, rows, columns = matrix_shape(shape, *layout)
     count = f"{number} matrices of {rows} x {columns}" if number > 1 else "1 matrix"
-    reason = f"{_layer(module, parameter, heads)}, {count}"
+    reason = f"{role.words}, {count}"
     if rows == 1 or columns == 1:  # its nearest orthonormal matrix is itself at length 1
         reason += ": only normalised"
-    if heads is not None and not split:
+    if whole:
         reason += "; attention='heads' splits it"
     return Decision(("orthonormalised weights", layout[0], layout[1]), reason)
 
 
-def decide(
-    module: nn.Module,
-    name: str,
-    parameter: Tensor,
-    orth: OrthChoice,
-    heads: Heads | None = None,
-    split: bool = False,
-) -> Decision:
+def decide(role: Role, name: str, parameter: Tensor, orth: OrthChoice, split: bool) -> Decision:
     """Decide the group of one parameter by the rules of this module's table.
 
     Args:
-        module: the owner of the parameter.
+        role: what the parameter is to the layer that uses it.
         name: full name, for a function `orth`.
         parameter: its shape is read, never its values.
         orth: as for `param_groups`.
-        heads: the parameter's entry of `attention_heads`, if it has one.
-        split: whether each head is a matrix of its own.
+        split: whether each attention head is a matrix of its own.
     """
-    exemption = _exemption(module, parameter)
-    if exemption is not None:
-        return Decision(("biases and norms", 1, "rows"), exemption)
+    if role.kind in ("exempt", "scale"):
+        return Decision(("biases and norms", 1, "rows"), role.words)
     raw: GroupKey = ("weights", 1, "rows")
-    if isinstance(module, EMBEDDINGS):
-        return Decision(raw, "embedding")
+    if role.kind == "table":
+        return Decision(raw, role.words)
     if callable(orth):
-        if not orth(module, name, parameter):
+        if not orth(role.use.layer, name, parameter):
             return Decision(raw, "your function said no")
-        key, reason = _orthonormalised(module, parameter, heads, split)
+        key, reason = _orthonormalised(role, parameter.shape, split)
         return Decision(key, f"your function said yes: {reason}")
     if orth == "none":
         return Decision(raw, "orth='none' leaves all raw")
-    if not isinstance(module, _ConvNd):
+    if role.kind == "reordered convolution":
+        return Decision(raw, f"{role.words} of dimensions")
+    if role.kind != "convolution":
         if orth == "conv":
             return Decision(raw, "orth='conv' leaves all but convolutions raw")
         if parameter.shape[0] == 1:
             return Decision(raw, "first dimension is 1")
-    return _orthonormalised(module, parameter, heads, split)
+    return _orthonormalised(role, parameter.shape, split)
 
 
 def _check(model: nn.Module, orth: OrthChoice, attention: Attention) -> None:
@@ -192,10 +112,51 @@ def _check(model: nn.Module, orth: OrthChoice, attention: Attention) -> None:
             f"model={type(model).__name__} must be a torch.nn.Module: the modules tell which parameters "
             "are norms"
         )
-    if any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
+    lazy = [n for n, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
+    if lazy:
+        names = ", ".join(lazy[:3]) + (", ..." if len(lazy) > 3 else "")
         raise ValueError(
-            f"{type(model).__name__} has lazy parameters without shapes; run a batch through it first"
+            f"{type(model).__name__} has lazy parameters without shapes ({names}); run a batch through "
+            "it first"
         )
+
+
+def _memory(parameter: Tensor) -> object:
+    """A key that is the same for parameters that share their numbers.
+
+    weight_norm of a tied weight makes a parameter of its own in the same memory.
+    """
+    dense = type(parameter) is nn.Parameter and parameter.layout is torch.strided
+    if not dense or parameter.is_meta:
+        return id(parameter)
+    address = parameter.data_ptr()
+    return (address, parameter.device, parameter.shape) if address else id(parameter)
+
+
+def _decide_named(
+    named: list[NamedUse], orth: OrthChoice, split: bool, heads: HeadsByTensor
+) -> dict[str, tuple[Tensor, Decision]]:
+    """Every trainable parameter by its first name, with its decision."""
+    shared: dict[object, list[NamedUse]] = {}
+    for entry in named:
+        shared.setdefault(_memory(entry.parameter), []).append(entry)
+    decided: dict[str, tuple[Tensor, Decision]] = {}
+    seen: set[int] = set()
+    for first in named:
+        if id(first.parameter) in seen or not first.parameter.requires_grad:
+            continue
+        seen.add(id(first.parameter))
+        entries = shared[_memory(first.parameter)]
+        uses = [use for entry in entries for use in entry.uses]
+        role = choose_role(uses, first.parameter.shape, heads)
+        key, reason = decide(role, first.name, first.parameter, orth, split)
+        origin = describe_origin(role.use)
+        reason += f"; {origin}" if origin else ""
+        if not any(use is role.use for use in first.uses):
+            other = next(e.name for e in entries if any(use is role.use for use in e.uses))
+            reason += f"; shared with {other}, which decides"
+        decided[first.name] = first.parameter, Decision(key, reason)
+    return decided
 
 
 def decide_all(
@@ -203,16 +164,13 @@ def decide_all(
 ) -> dict[str, tuple[Tensor, Decision]]:
     """Every trainable parameter by name, with its decision; raises as `param_groups` does."""
     _check(model, orth, attention)
-    heads, split = attention_heads(model), attention == "heads"
+    heads, split = find_heads(model), attention == "heads"
     if split and not heads:
         raise ValueError(
             f"attention='heads' has no effect: {type(model).__name__} has no attention layer of a "
             "known form; set orth_components and orth_view in the groups yourself"
         )
-    decided = {
-        name: (p, decide(module, name, p, orth, heads.get(id(p)), split))
-        for module, name, p in owned_parameters(model)
-    }
+    decided = _decide_named(list_uses(model, every_name=False), orth, split, heads)
     if not decided:
         raise ValueError(f"{type(model).__name__} has no trainable parameters")
     return decided
@@ -260,9 +218,11 @@ def param_groups(
         model: a module whose parameters have shapes. Frozen parameters are left out.
         orth: "conv" orthonormalises the gradients of convolutions alone (the paper's choice for
             Barlow Twins, section 3.3), "all" those of every matrix, "none" none; or a function of
-            (owning module, full name, parameter) that is True for matrices to orthonormalise.
+            (layer, full name, parameter) that is True for matrices to orthonormalise. The layer is the
+            one that uses the parameter, such as the convolution under a parametrisation; where several
+            share the parameter, the one that decides over it.
         attention: "heads" gives each head of q, k, v and of the output a matrix of its own, "whole"
-            takes every weight as one matrix. See `attention_heads`.
+            takes every weight as one matrix. See `sslortho.optim.layers.find_heads`.
         lr: absolute learning rate of the weights; None leaves it to the optimizer.
         lr_biases: absolute learning rate of biases and norms; None for `lr`.
         weight_decay: decay of the weights; None leaves it to the optimizer. Biases and norms get 0.

@@ -12,13 +12,15 @@ after another, one singular value decomposition for each, plain torch, and nothi
 Sections and equations are the paper's unless another source is named.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.parametrize import ParametrizationList
 
 # --- Which matrices is a parameter? (section 2.2; dense layers 4.4.1; heads 5) ----------------------
 
@@ -36,25 +38,47 @@ class Role(NamedTuple):
 
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 
 def assign_roles(model: nn.Module, orth: str = "all", heads: bool = False) -> dict[str, Role]:
     """The role of each parameter, by name.
 
     Args:
-        model: its layers decide, never the names of its parameters.
+        model: the layer that uses a parameter decides, never its name. Read are layers of torch, their
+            parametrisations with weights of the same shape, and weights that layers share;
+            `param_groups` knows more.
         orth: "all" orthonormalises every weight matrix; "conv" convolutions alone, as the paper does
             for Barlow Twins (section 3.3).
         heads: with orth="all", each attention head is a matrix of its own (section 5, future work).
     """
+    uses = list(_uses(model))
+    tables = {id(parameter) for _, layer, parameter, _ in uses if isinstance(layer, TABLES)}
     roles = {}
-    for path, module in model.named_modules():
-        for name, parameter in module.named_parameters(prefix=path, recurse=False):
-            roles[name] = _role(module, parameter, orth)
+    for name, layer, parameter, magnitude in uses:
+        if magnitude:
+            roles[name] = Role(exempt=True)
+        elif id(parameter) in tables:  # also where a head shares it
+            roles[name] = Role()
+        else:
+            roles[name] = _role(layer, parameter, orth)
     if heads:
         split = _head_roles(model)
         roles.update({name: role for name, role in split.items() if name in roles})
     return roles
+
+
+def _uses(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor, bool]]:
+    """Yield (name, layer that uses it, parameter, whether it is weight_norm's magnitude)."""
+    for path, layer in model.named_modules():
+        if not isinstance(layer, ParametrizationList):
+            for name, parameter in layer.named_parameters(prefix=path, recurse=False):
+                yield name, layer, parameter, False
+        for tensor, made in getattr(layer, "parametrizations", {}).items():
+            prefix = f"{path}.parametrizations.{tensor}".lstrip(".")
+            for name, parameter in made.named_parameters(prefix=prefix, recurse=False):
+                is_weight_norm = isinstance(made[0], _WeightNorm)
+                yield name, layer, parameter, is_weight_norm and name.endswith("original0")
 
 
 def _role(module: nn.Module, parameter: Tensor, orth: str) -> Role:
@@ -62,7 +86,7 @@ def _role(module: nn.Module, parameter: Tensor, orth: str) -> Role:
     scale = parameter.ndim > 2 and parameter[0].numel() == 1 and not convolution  # (channels, 1, 1)
     if isinstance(module, NORMS) or parameter.ndim <= 1 or scale:
         return Role(exempt=True)
-    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):  # a table, not a map
+    if isinstance(module, TABLES):  # a table, not a map
         return Role()
     if convolution:
         # the channels of one group do not meet those of another: a matrix for each group

@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers.matrices import nearest_orthonormal, well_conditioned, with_singular_values
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from sslortho.optim import (
     LARS,
@@ -139,18 +140,43 @@ CASES = [
 LAYERS = [("all", True), ("all", False), ("conv", False)]
 
 
-@pytest.mark.parametrize(("orth", "heads"), LAYERS)
-def test_roles_are_those_of_the_parameter_groups(orth, heads):
-    model = make_model()
+def roles_of_groups(model, orth, heads):
     found = {}
     for group in param_groups(model, orth, attention="heads" if heads else "whole"):
         matrices = group["orth_components"] if group["orth"] else 0
         exempt = group["trust_coefficient"] is None if "trust_coefficient" in group else False
         for name in group["names"]:
             found[name] = reference.Role(matrices, group["orth_view"], exempt)
+    return found
+
+
+@pytest.mark.parametrize(("orth", "heads"), LAYERS)
+def test_roles_are_those_of_the_parameter_groups(orth, heads):
+    model = make_model()
+    found = roles_of_groups(model, orth, heads)
     assert reference.assign_roles(model, orth, heads) == found
     views = {role.view for role in found.values()}
     assert views == {"rows", "transposed"} | ({"columns"} if heads else set())
+
+
+@pytest.mark.parametrize("orth", ["all", "conv"])
+def test_roles_of_parametrised_and_shared_weights(orth):
+    head, table = nn.Linear(4, 10, bias=False), nn.Embedding(10, 4)
+    head.weight = table.weight
+    model = nn.Sequential(
+        head,
+        table,
+        parametrizations.spectral_norm(nn.Conv2d(4, 4, 3, groups=4)),
+        parametrizations.weight_norm(nn.ConvTranspose2d(4, 6, 3, groups=2)),
+        parametrizations.weight_norm(nn.Linear(4, 3)),
+    )
+    roles = reference.assign_roles(model, orth)
+    shared = roles.pop("1.weight")  # the groups have the first name alone
+    assert shared == reference.Role()
+    assert roles == roles_of_groups(model, orth, heads=False)
+    assert roles["2.parametrizations.weight.original"] == reference.Role(4)
+    assert roles["3.parametrizations.weight.original0"] == reference.Role(exempt=True)
+    assert roles["3.parametrizations.weight.original1"] == reference.Role(2, "transposed")
 
 
 @pytest.mark.slow
