@@ -29,6 +29,7 @@ from sslortho.runs.several.reproduction import (
     build_command_line,
     compare_finished,
     describe_changes,
+    describe_other_inputs,
     read_finished,
 )
 
@@ -143,6 +144,8 @@ def reproduce(folder: Path, options: ReproduceRunOptions, program: str) -> bool:
         print(change)
     print(shlex.join(command), flush=True)
     rerun(run, command, out)
+    for change in (other_inputs := describe_other_inputs(run, out)):
+        print(change)
     comparisons = compare_finished(folder, out)
     tell(comparisons, options.tolerance)
     reproduced = all(compared.passes(options.tolerance) for compared in comparisons)
@@ -150,7 +153,7 @@ def reproduce(folder: Path, options: ReproduceRunOptions, program: str) -> bool:
         "run": str(folder),
         "reproduced": reproduced,
         "tolerance": options.tolerance,
-        "changes": changes,
+        "changes": [*changes, *other_inputs],
         "command": shlex.join(command),
     }
     _write_result(out / "reproduction.json", comparisons, result)

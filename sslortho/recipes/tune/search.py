@@ -143,6 +143,22 @@ class Search:
             if set(trial.params) != {r.name for r in self.ranges}:
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
+    def check_images(self, images: Mapping[str, Any], *, accepted: bool) -> None:
+        """Raise ValueError if a trial had other images than those before it, unless that is accepted.
+
+        Args:
+            images: identity of a trial's images, from its summary.json.
+            accepted: whether the next trials may be compared with those of other images.
+        """
+        if not self._stored("images") or accepted:
+            self.study.set_user_attr("images", dict(images))
+        elif images != self._stored("images"):
+            raise ValueError(
+                "the images have changed since the first trial of this search, so that its trials cannot "
+                "be compared; restore them, or give another --out (or --accept_changed_data true, to "
+                "compare them nevertheless)"
+            )
+
     def open_trials(self) -> list[Trial]:
         """Trials begun and not ended, by this process or an earlier one."""
         from optuna.trial import TrialState

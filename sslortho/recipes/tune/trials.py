@@ -109,5 +109,7 @@ class Trials:
 
     def _objective(self, job: Job) -> float:
         summary = json.loads((job.folder / "summary.json").read_text())
+        images = summary.get("inputs", {})
+        self.search.check_images(images, accepted=self.options.accept_changed_data)
         value = summary[self.options.objective]
         return self.search.worst if summary["diverged"] or value is None else value

@@ -34,6 +34,9 @@ FIRST = ("top1", "top5", "linear_top1", "linear_top5", "knn_top1", "knn_top5", "
 NO_RESULTS = ("untrained_", "best_")
 """Prefixes of figures of the untrained network, and of the epoch chosen on the test images."""
 
+BY_SEED = ("subset", "validation", "train_percent")
+"""Options by which the seed chooses training images."""
+
 SEED = re.compile(r"(?<=-)(s?)(\d+)(?=/|$)")
 
 
@@ -218,6 +221,12 @@ def _notes(group: Sequence[_Compared]) -> list[str]:
     paths = dict.fromkeys(str(r.config.get("backbone_from")) for r in runs if r.origin is None)
     if len(paths) > 1 and "backbone_from" not in different:
         notes.append(f"the number at the end was taken for a seed, unseen: {', '.join(paths)}")
+    for role in ("training", "test"):
+        if role == "training" and any(r.config.get(n) is not None for r in runs for n in BY_SEED):
+            continue
+        inputs = [run.summary.get("inputs", {}).get(role, {}) for run in runs]
+        if len({entry["digest"] for entry in inputs if "digest" in entry}) > 1:
+            notes.append(f"the runs of one row have other {role} images: {folders}")
     return notes
 
 

@@ -119,6 +119,20 @@ def describe_changes(run: FinishedRun, now: dict[str, Any]) -> list[str]:
     return lines
 
 
+def describe_other_inputs(run: FinishedRun, rerun: Path) -> list[str]:
+    """Lines that say which images or weights of a finished rerun are not those of the run.
+
+    None for a run of version 0.1, which did not record them.
+    """
+    then = run.summary.get("inputs", {})
+    now = json.loads((rerun / "summary.json").read_text()).get("inputs", {})
+    return [
+        f"inputs.{name}: {old} then, {now.get(name)} now"
+        for name, old in then.items()
+        if now.get(name) != old
+    ]
+
+
 @dataclass(frozen=True)
 class BitComparison:
     """Comparison of one file of two runs."""
