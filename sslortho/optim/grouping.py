@@ -16,7 +16,9 @@ The type of the layer that uses the parameter and the shape of the parameter dec
   scale is a scale, and any other is a matrix of its own;
 - a weight that several layers share is a table if one of them is an embedding, else a convolution's,
   else a dense layer's, in whatever order they are registered;
-- a weight in a ParameterList or a ParameterDict belongs to the module that holds the list.
+- a weight in a ParameterList or a ParameterDict belongs to the module that holds the list;
+- a convolution weight whose dimensions are in an order that is not known is left raw, unless a function
+  chooses it.
 
 `sslortho.optim.layers` knows the layers, `sslortho.optim.uses` who uses a parameter,
 `sslortho.optim.components` the shapes of the matrices. `sslortho.optim.describe_param_groups` prints

@@ -2,14 +2,18 @@
 
 | layer                  | known by                                                                   |
 |------------------------|----------------------------------------------------------------------------|
-| norm                   | torch's classes, or `normalized_shape` that is the parameter's             |
+| norm                   | torch's classes, or a `normalized_shape` equal to the parameter's shape    |
 | embedding              | torch's classes, or `num_embeddings` and `embedding_dim`                   |
-| convolution            | torch's classes, or `kernel_size` and `in_channels` or `groups`, and a     |
-|                        | weight whose shape fits them, such as torchvision's DeformConv2d           |
-| transposed convolution | torch's classes, or a convolution with `transposed`, with a shape that     |
-|                        | fits no other, or with `output_padding`                                    |
-| dense layer            | nn.Linear and its subclasses                                               |
+| convolution            | torch's classes, or `kernel_size` and a weight whose shape fits it and     |
+|                        | `in_channels`, `out_channels` and `groups`, as far as the layer has them;  |
+|                        | such as torchvision's DeformConv2d                                         |
+| transposed convolution | torch's classes, or a convolution whose weight has inputs first; where     |
+|                        | inputs and outputs are as many, by `transposed`, by `output_padding`, or   |
+|                        | by the name of the class                                                   |
+| dense layer            | nn.Linear                                                                  |
 | attention              | see `find_heads`                                                           |
+
+Subclasses count as their class.
 """
 
 from typing import NamedTuple
@@ -22,6 +26,9 @@ from sslortho.optim.components import View
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
+WRAPPED = ("base_layer", "_orig_mod", "_checkpoint_wrapped_module", "module")
+"""Names of the layer inside peft's adapters, torch.compile, activation checkpointing, and DDP."""
 
 
 class Convolution(NamedTuple):
@@ -231,8 +238,8 @@ def find_heads(model: nn.Module) -> HeadsByTensor:
 
     Knows torch's MultiheadAttention, and modules in the form of timm's: an integer `num_heads`, and
     dense layers `qkv` (rows: q, k, v of one size; in each the heads, as timm stores them) and
-    `proj`. A dense layer may be the `base_layer` of an adapter. Attention of other forms is left
-    whole.
+    `proj`. A dense layer may be inside another module, see WRAPPED. Attention of other forms is
+    left whole.
     """
     found: HeadsByTensor = {}
     for module in model.modules():
@@ -268,7 +275,8 @@ def _torch_heads(attention: nn.MultiheadAttention) -> HeadsByTensor:
 
 
 def _dense(module: object) -> nn.Linear | None:
-    """The dense layer that a module is, or adapts as its `base_layer`."""
+    """The dense layer that a module is, or that it adapts or wraps."""
     while isinstance(module, nn.Module) and not isinstance(module, nn.Linear):
-        module = getattr(module, "base_layer", None)
+        inside = dict(module.named_children())
+        module = next((inside[name] for name in WRAPPED if name in inside), None)
     return module if isinstance(module, nn.Linear) else None

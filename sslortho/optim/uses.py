@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _WeightNorm
-from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -49,26 +49,27 @@ class UseFinder:
     def __init__(self, model: nn.Module) -> None:
         self._parametrised: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
         self._lists: dict[int, list[ParametrizationList]] = defaultdict(list)
-        self._holders: dict[int, list[nn.Module]] = defaultdict(list)
+        self._holders: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
         for module in model.modules():
-            if is_parametrized(module):
-                for tensor, made in module.parametrizations.items():  # pyright: ignore
-                    if isinstance(made, ParametrizationList):
-                        self._parametrised[id(made)].append((module, tensor))
+            # not getattr: a compiled layer answers with the attributes of the layer inside
+            lists = dict(module.named_children()).get("parametrizations")
+            for tensor, made in lists.items() if isinstance(lists, nn.ModuleDict) else ():
+                if isinstance(made, ParametrizationList):
+                    self._parametrised[id(made)].append((module, tensor))
             if isinstance(module, ParametrizationList):
                 for maker in module:
                     self._lists[id(maker)].append(module)
-            for child in module.children():
+            for name, child in module.named_children():
                 if is_container(child):
-                    self._holders[id(child)].append(module)
+                    self._holders[id(child)].append((module, name))
 
     def find(self, module: nn.Module, name: str) -> Iterator[Use]:
         """Yield the layers that use a parameter which `module` holds under `name`."""
         if id(module) in self._parametrised:
             yield from self._find_original(module, name)
         elif id(module) in self._holders:
-            for holder in self._holders[id(module)]:
-                yield from self.find(holder, name)
+            for holder, held in self._holders[id(module)]:
+                yield from self.find(holder, f"{held}.{name}")
         elif id(module) in self._lists and not is_known(module):
             for made in self._lists[id(module)]:
                 for use in self._find_original(made, name):

@@ -396,6 +396,18 @@ def test_a_convolution_wins_over_the_transposed_one(order):
     assert kinds(holder(layers, order)) == {f"{order[0]}.weight": ONE}
 
 
+@tied("conv", "emb", "plain")
+def test_an_embedding_wins_over_a_convolution(order):
+    """The head is a convolution over tokens of length 1, so that the table has three dimensions."""
+    conv = nn.Conv1d(4, 10, 1, bias=False)
+    table = nn.Embedding(10, 4)
+    table.weight = conv.weight
+    plain = nn.Module()
+    plain.kept = conv.weight
+    model = holder({"conv": conv, "emb": table, "plain": plain}, order)
+    assert list(layouts(model).values()) == [RAW]
+
+
 @tied("grouped", "whole")
 def test_more_groups_win(order):
     layers = {"grouped": nn.Conv2d(8, 6, 3, groups=2), "whole": nn.Conv2d(4, 6, 3)}
@@ -485,6 +497,12 @@ def test_lists_of_norms_and_tables():
             super().__init__(10, 4)
             self.tables = nn.ParameterDict({"x": torch.zeros(10, 4)})
 
+    class ConvolutionWithExtras(nn.Conv2d):
+        def __init__(self) -> None:
+            super().__init__(4, 6, 3, groups=2, bias=False)
+            self.extras = nn.ParameterDict({"weight": torch.zeros(5, 5)})
+
+    assert layouts(ConvolutionWithExtras()) == {"weight": (2, "rows"), "extras.weight": ONE}
     model = nn.Sequential(DomainNorm(), DomainTable(), nn.ParameterList([torch.zeros(3, 4)]))
     found = layouts(model)
     assert found.pop("2.0") == ONE
@@ -637,6 +655,18 @@ def test_attention_whose_layers_have_adapters():
     }
 
 
+def test_attention_whose_layers_are_compiled_one_by_one():
+    model = nn.Module()
+    model.num_heads = 2  # pyright: ignore
+    model.qkv = torch.compile(parametrizations.spectral_norm(nn.Linear(8, 24, bias=False)))
+    model.proj = torch.compile(nn.Linear(8, 8, bias=False))
+    expected = {
+        "qkv._orig_mod.parametrizations.weight.original": (6, "rows"),
+        "proj._orig_mod.weight": (2, "columns"),
+    }
+    assert layouts(model, attention="heads") == expected
+
+
 def test_the_quantisable_copy_of_attention_keeps_its_heads():
     quantizable = pytest.importorskip("torch.ao.nn.quantizable")
     model = quantizable.MultiheadAttention(8, 4, bias=False)
@@ -768,6 +798,13 @@ def test_scripted_layers_are_known_by_their_attributes():
     model = torch.jit.script(nn.Sequential(*layers))
     assert kinds(model, "conv") == dict(zip(names, conv, strict=True))
     assert kinds(model, "all") == dict(zip(names, everything, strict=True))
+
+
+def test_function_is_given_the_layer_inside_a_compiled_one():
+    layer = parametrizations.spectral_norm(nn.Conv2d(4, 4, 3, groups=4))
+    seen = []
+    param_groups(torch.compile(layer), lambda module, *_: seen.append(module) or True)  # pyright: ignore
+    assert seen == [layer]
 
 
 def test_modules_that_know_their_parent():
