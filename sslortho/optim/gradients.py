@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sslortho.optim.aliasing import separate_gradients
 from sslortho.optim.components import (
     View,
     check_components,
@@ -17,6 +18,7 @@ from sslortho.optim.components import (
     to_matrices,
 )
 from sslortho.optim.polar_factor import REAL, Matrices, check_method, check_rank_tol, solve
+from sslortho.optim.precision import in_float32
 from sslortho.optim.sharing import solve_shared, world_size
 
 WINDOW = 2**26
@@ -32,6 +34,14 @@ def check_real(tensor: Tensor) -> None:
         f"a parameter of shape {tuple(tensor.shape)} is {kind}; only real gradients of 16 bits or more "
         "are orthonormalised; put it in a parameter group with orth=False"
     )
+
+
+def split_written(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters whose gradients hold matrices, which are written to, and the others."""
+    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for parameter in parameters:
+        sides[0 if is_matrix(parameter) else 1].append(parameter)
+    return sides
 
 
 def _matrix_gradients(parameters: Iterable[Tensor] | Tensor) -> Iterator[Tensor]:
@@ -198,6 +208,8 @@ def orthonormalise_(
     """
     if not isinstance(share, bool):
         raise ValueError(f"share={share!r} must be True or False")
+    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    separate_gradients(*split_written(parameters))
     gradients = collect(parameters, polar, components, view, rank_tol)
     replace(gradients, solve_shared if share and world_size() > 1 else solve)
 
@@ -218,9 +230,10 @@ def normalise_(
     """
     if per not in ("layer", "component"):
         raise ValueError(f"per={per!r} is not one of 'layer', 'component'")
+    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    separate_gradients(*split_written(parameters))
     for grad in _matrix_gradients(parameters):
-        matrix = to_matrices(grad)[0]
-        matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+        matrix = in_float32(to_matrices(grad)[0])
         dim = (-2, -1) if per == "layer" else (-1,)
         largest = matrix.abs().amax(dim=dim, keepdim=True)  # so that squares stay in range
         matrix = matrix / torch.where(largest > 0, largest, 1)

@@ -21,8 +21,25 @@ def _is_finite_and_not_negative(value: Any) -> bool:
     return isinstance(value, numbers.Real) and 0 <= float(value) < math.inf
 
 
+TORCH_WORDING = {
+    "lr": "Invalid learning rate: ",
+    "momentum": "Invalid momentum value: ",
+    "weight_decay": "Invalid weight_decay value: ",
+}
+"""Beginnings of torch's messages, with the value behind them: other projects' tests look for these."""
+
+
 def check_numbers(options: Mapping[str, Any]) -> None:
     """Raise ValueError if a rate, momentum or decay is negative, not finite, or not a number."""
     for name in NUMBERS:
-        if name in options and not _is_finite_and_not_negative(options[name]):
-            raise ValueError(f"{name}={options[name]!r} must be 0 or more, and finite")
+        if name not in options or _is_finite_and_not_negative(options[name]):
+            continue
+        value = options[name]
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(
+                f"Tensor {name} must be 1-element: {name} of shape {tuple(value.shape)} must be a "
+                "number, or a tensor of one"
+            )
+        raise ValueError(
+            f"{TORCH_WORDING[name]}{value} ({name}={value!r} must be 0 or more, and finite)"
+        )

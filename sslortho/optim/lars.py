@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sslortho.optim.group_options import check_numbers
+from sslortho.optim.precision import in_float32
 
 
 def lars_direction(
@@ -21,8 +22,9 @@ def lars_direction(
     """`dp * trust_coefficient * ||p|| / ||dp||` with `dp = gradient + weight_decay * parameter`.
 
     The ratio is one where either norm is zero, and always where `trust_coefficient` is None. Shape of
-    the parameter. Does not wait for the device.
+    the parameter; float32 if that is of half precision. Does not wait for the device.
     """
+    parameter, gradient = in_float32(parameter), in_float32(gradient)
     direction = gradient.add(parameter, alpha=weight_decay) if weight_decay else gradient
     if trust_coefficient is None:
         return direction
@@ -40,6 +42,7 @@ def lars_directions(
     trust_coefficient: float | None,
 ) -> list[Tensor]:
     """Apply `lars_direction` to many parameters of one device and dtype, in few kernels."""
+    parameters, gradients = _all_in_float32(parameters), _all_in_float32(gradients)
     if weight_decay:
         gradients = list(torch._foreach_add(gradients, parameters, alpha=weight_decay))
     if trust_coefficient is None:
@@ -52,6 +55,22 @@ def lars_directions(
     return list(torch._foreach_mul(gradients, list(ratios.unbind())))
 
 
+def _scalar(rate: float | Tensor) -> float | Tensor:
+    """A rate that is a tensor of one element, of any shape, as one without dimensions."""
+    return rate.reshape(()) if isinstance(rate, Tensor) else rate
+
+
+def _all_in_float32(tensors: list[Tensor]) -> list[Tensor]:
+    return [in_float32(tensor) for tensor in tensors]
+
+
+def _round_into(narrow: list[Tensor], wide: list[Tensor]) -> None:
+    """Write the float32 values of half-precision tensors back; nothing if they are those tensors."""
+    if narrow and narrow[0].dtype != wide[0].dtype:
+        for target, value in zip(narrow, wide, strict=True):
+            target.copy_(value)
+
+
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling with momentum (arXiv 1708.03888, barlowtwins' dialect).
 
@@ -62,10 +81,13 @@ class LARS(Optimizer):
         mu = momentum * mu + dp
         p  = p - lr * mu                      (nesterov: lr * (dp + momentum * mu))
 
+    Half-precision parameters are updated in float32; p and mu are rounded at the end of a step.
+
     Args:
         params: parameters or groups of them; every option below can be set per group.
         lr: absolute learning rate (multiply one per 256 samples by batch_size / 256 yourself). May be a
-            tensor; for a CUDA graph one on the device.
+            tensor; for a CUDA graph one on the device. The default is that of `timm.optim.Lars`: with
+            the default trust_coefficient a weight moves by 0.001 of its norm, before momentum.
         momentum: 0 keeps no buffer.
         weight_decay: added to the gradient before the ratio, so the ratio scales it too.
         trust_coefficient: None leaves the second line out, so there is no ratio.
@@ -73,6 +95,8 @@ class LARS(Optimizer):
         exempt_1d: parameters of one dimension or none (biases, norms) take neither decay nor ratio.
         foreach: update the parameters of a group together, in few kernels; False: one by one, the
             plain form. Neither waits for the device.
+        maximize: step along the gradient instead of against it, as in torch's optimizers; the decay
+            still shrinks.
 
     Raises:
         ValueError: an option out of its range; in a step, a sparse gradient.
@@ -81,13 +105,14 @@ class LARS(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float | Tensor,
+        lr: float | Tensor = 1.0,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust_coefficient: float | None = 1e-3,
         nesterov: bool = False,
         exempt_1d: bool = True,
         foreach: bool = True,
+        maximize: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -97,13 +122,17 @@ class LARS(Optimizer):
             "nesterov": nesterov,
             "exempt_1d": exempt_1d,
             "foreach": foreach,
+            "maximize": maximize,
         }
+        check_numbers(defaults)
         super().__init__(params, defaults)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            group.setdefault("foreach", True)  # saved before there was such an option
+            # saved before there were such options
+            group.setdefault("foreach", True)
+            group.setdefault("maximize", False)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group as torch does, with its options checked."""
@@ -116,7 +145,11 @@ class LARS(Optimizer):
                 "and finite"
             )
         if options["nesterov"] and not options["momentum"]:
-            raise ValueError("nesterov=True needs momentum above 0")
+            # begins as torch's own message does, which other projects' tests look for
+            raise ValueError(
+                "Nesterov momentum requires a momentum: nesterov=True needs momentum above 0, got "
+                f"momentum={options['momentum']}"
+            )
         super().add_param_group(param_group)
 
     @torch.no_grad()
@@ -152,34 +185,42 @@ class LARS(Optimizer):
         exempt = group["exempt_1d"] and parameter.ndim <= 1
         update = lars_direction(
             parameter,
-            gradient,
+            -gradient if group["maximize"] else gradient,
             0.0 if exempt else group["weight_decay"],
             None if exempt else group["trust_coefficient"],
         )
         if group["momentum"]:
-            buffer = self._buffer(parameter).mul_(group["momentum"]).add_(update)
-            update = update.add(buffer, alpha=group["momentum"]) if group["nesterov"] else buffer
-        parameter.sub_(group["lr"] * update)
+            buffer = self._buffer(parameter)
+            moved = in_float32(buffer).mul_(group["momentum"]).add_(update)
+            _round_into([buffer], [moved])
+            update = update.add(moved, alpha=group["momentum"]) if group["nesterov"] else moved
+        _round_into([parameter], [in_float32(parameter).sub_(_scalar(group["lr"]) * update)])
 
     def _update_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """Update the parameters of a group with foreach functions, those alike in one call."""
         alike: dict[tuple, list[Tensor]] = defaultdict(list)
         for p in parameters:
             exempt = bool(group["exempt_1d"]) and p.ndim <= 1
-            alike[exempt, p.device, p.dtype, type(p.grad)].append(p)
+            assert p.grad is not None
+            alike[exempt, p.device, p.dtype, type(p.grad), p.grad.dtype].append(p)
         for (exempt, *_), params in alike.items():
+            gradients = [p.grad for p in params if p.grad is not None]
             updates = lars_directions(
                 params,
-                [p.grad for p in params if p.grad is not None],
+                list(torch._foreach_neg(gradients)) if group["maximize"] else gradients,
                 0.0 if exempt else group["weight_decay"],
                 None if exempt else group["trust_coefficient"],
             )
             if group["momentum"]:
                 buffers = [self._buffer(p) for p in params]
-                torch._foreach_mul_(buffers, group["momentum"])
-                torch._foreach_add_(buffers, updates)
+                moved = _all_in_float32(buffers)
+                torch._foreach_mul_(moved, group["momentum"])
+                torch._foreach_add_(moved, updates)
+                _round_into(buffers, moved)
                 if group["nesterov"]:
-                    updates = torch._foreach_add(updates, buffers, alpha=group["momentum"])
+                    updates = torch._foreach_add(updates, moved, alpha=group["momentum"])
                 else:
-                    updates = buffers
-            torch._foreach_sub_(params, torch._foreach_mul(updates, group["lr"]))
+                    updates = moved
+            wide = _all_in_float32(params)
+            torch._foreach_sub_(wide, torch._foreach_mul(updates, _scalar(group["lr"])))
+            _round_into(params, wide)

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from sslortho.optim.components import is_matrix, to_matrices
 from sslortho.optim.gradients import gather, is_sharded
 from sslortho.optim.polar_factor import ieee_float32, polar
+from sslortho.optim.precision import in_float32
 
 TINY = 1e-4
 """Largest absolute value of an entry that figure 9 counts as disabled (the authors' analysis.py)."""
@@ -52,7 +53,7 @@ def measure_gradient(
         its matrices), and "gradient_norm" `||G||_F`.
     """
     raw = to_matrices(_gather_whole(gradient), components, view)
-    factors = polar(raw).double()
+    factors = polar(in_float32(raw)).double()
     # in float64 the squares of all float32 numbers are in range; NaN everywhere if one is not finite
     matrices = torch.where(raw.isfinite().all(), raw.double(), torch.nan)
     norm = torch.linalg.vector_norm(matrices)
@@ -73,7 +74,7 @@ def count_disabled(gradient: Tensor) -> dict[str, Tensor]:
         "zero_gradients", the number that are exactly 0: the paper's temporarily disabled parameters;
         "tiny_gradients", the number of absolute value at most TINY, which its figure 9 counts.
     """
-    whole = _gather_whole(gradient)
+    whole = in_float32(_gather_whole(gradient))  # half precision would round TINY too
     return {"zero_gradients": (whole == 0).sum(), "tiny_gradients": (whole.abs() <= TINY).sum()}
 
 
@@ -88,7 +89,7 @@ def filter_cosine(weight: Tensor, components: int = 1, view: Any = "rows") -> Te
     rows = matrices.shape[1]
     if rows < 2:
         return None
-    matrices = matrices.to(torch.promote_types(matrices.dtype, torch.float32))
+    matrices = in_float32(matrices)
     unit = torch.nn.functional.normalize(matrices, dim=-1, eps=1e-8)  # eps of its cosine_similarity
     with ieee_float32({unit.device.type}):
         cosines = (unit @ unit.mT).abs_()

@@ -7,15 +7,23 @@ in the paper (arXiv 2202.07052, section 2.2).
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from sslortho.optim.aliasing import separate_gradients
 from sslortho.optim.components import check_components, is_matrix
-from sslortho.optim.gradients import Gradient, check_real, collect, normalise_, replace
+from sslortho.optim.gradients import (
+    Gradient,
+    check_real,
+    collect,
+    normalise_,
+    replace,
+    split_written,
+)
 from sslortho.optim.group_options import check_numbers
 from sslortho.optim.lars import LARS
 from sslortho.optim.polar_factor import Matrices, check_method, check_rank_tol
@@ -29,6 +37,12 @@ REFUSED = {
 """Optimizers that `orthogonal` does not take, and why."""
 
 
+def _has_tensor_option(options: Mapping[str, Any]) -> bool:
+    """Whether the rate or a beta is a tensor, with which some of torch's foreach forms do not work."""
+    numbers = (options.get("lr"), *(options.get("betas") or ()))
+    return any(isinstance(number, Tensor) for number in numbers)
+
+
 class ReplacedGradients(Optimizer):
     """Mixin in front of an optimizer class: each step replaces the gradients first.
 
@@ -39,21 +53,30 @@ class ReplacedGradients(Optimizer):
     group_defaults: dict[str, Any] = {"orth": True}
     """Group options of the class, with their defaults."""
 
+    _foreach_by_default = False
+    """Whether `foreach` was left to this class, which then takes True where torch allows it."""
+
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        check_numbers(kwargs)
-        names = inspect.signature(super().__init__).parameters
-        # torch's own default is foreach on CUDA alone; with a tensor as rate the user has to ask for it
-        others = kwargs.get("fused") or kwargs.get("differentiable")
-        if "foreach" in names and not (others or isinstance(kwargs.get("lr"), Tensor)):
-            kwargs.setdefault("foreach", True)
+        signature = inspect.signature(super().__init__)
+        theirs = {name: value for name, value in kwargs.items() if name in signature.parameters}
+        given = {**signature.bind_partial(params, *args, **theirs).arguments, **kwargs}
+        check_numbers(given)
+        # torch's own default is foreach on CUDA alone
+        others = given.get("fused") or given.get("differentiable")
+        if "foreach" in signature.parameters and "foreach" not in given and not others:
+            self._foreach_by_default = True
+            kwargs.update(foreach=None if _has_tensor_option(given) else True)
         self._options = {key: kwargs.pop(key, value) for key, value in self.group_defaults.items()}
         super().__init__(params, *args, **kwargs)
         self.defaults.update(self._options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group as torch does, with this class's options filled in and checked."""
-        for key, value in self._options.items():
-            param_group.setdefault(key, value)
+        if isinstance(param_group, dict):
+            for key, value in self._options.items():
+                param_group.setdefault(key, value)
+            if self._foreach_by_default and _has_tensor_option(param_group):
+                param_group.setdefault("foreach", None)
         super().add_param_group(param_group)
         try:
             self.check_group(self.param_groups[-1])
@@ -91,6 +114,7 @@ class ReplacedGradients(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._separate_gradients()
         with torch.no_grad():
             self.replace_gradients([group for group in self.param_groups if group["orth"]])
         # torch wraps the `step` of each class that has an instance, to run the step hooks. Ours is
@@ -100,6 +124,16 @@ class ReplacedGradients(Optimizer):
             step = step.__wrapped__
         step(self)
         return loss
+
+    def _separate_gradients(self) -> None:
+        """Give the gradients that are going to be replaced memory of their own, if they lack it."""
+        written: list[Tensor] = []
+        kept: list[Tensor] = []
+        for group in self.param_groups:
+            matrices, others = split_written(group["params"])
+            (written if group["orth"] else kept).extend(matrices)
+            kept.extend(others)
+        separate_gradients(written, kept)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         before = getattr(self, "param_groups", [])
@@ -170,7 +204,8 @@ class Orthogonal(ReplacedGradients):
     def __getstate__(self) -> dict[str, Any]:
         # a process group cannot be pickled, and True without it would wait for ranks outside of it
         forgotten = self.share is True and self.process_group is not None
-        return {**super().__getstate__(), "share": "auto" if forgotten else self.share}
+        share = "auto" if forgotten else self.share
+        return {**super().__getstate__(), "share": share, "process_group": None}
 
     def check_group(self, group: dict[str, Any]) -> None:
         super().check_group(group)

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from sslortho.methods import Task
+from sslortho.optim.precision import in_float32
 
 
 def check_sharding(accelerator: Accelerator) -> None:
@@ -92,8 +93,15 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def total_norm(tensors: Iterable[Tensor]) -> Tensor:
-    """Euclidean norm of all entries on all ranks, a scalar; every rank must call."""
-    return whole(torch.nn.utils.get_total_norm(tensors))
+    """Euclidean norm of all entries on all ranks, a scalar; every rank must call.
+
+    In float32 for half-precision tensors, whose norm may exceed 65,504.
+    """
+    norms = [
+        torch.linalg.vector_norm(in_float32(t)) if t.dtype in (torch.float16, torch.bfloat16) else t
+        for t in tensors
+    ]
+    return whole(torch.nn.utils.get_total_norm(norms))
 
 
 def gather_state(state: Any) -> Any:

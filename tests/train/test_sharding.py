@@ -212,6 +212,22 @@ def test_a_whole_state_is_left_as_it_is():
     assert total_norm([torch.tensor([3.0]), torch.tensor([[4.0]])]) == 5
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_norm_of_half_precision_gradients_is_taken_in_float32(dtype):
+    generator = torch.Generator().manual_seed(0)
+    gradients = [
+        (torch.randn(64, 64, generator=generator) * 3000).to(dtype),
+        torch.full((2, 3), 7e-5).to(dtype),
+        torch.randn(5, 5, generator=generator) * 1e4,
+    ]
+    expected = torch.cat([gradient.double().flatten() for gradient in gradients]).norm()
+    assert expected > 65504
+    norm = total_norm(iter(gradients))
+    assert norm.dtype == torch.float32
+    torch.testing.assert_close(norm.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(total_norm(gradients[:1]), gradients[0].float().norm())
+
+
 def test_one_rank_and_a_scaler_are_refused():
     with pytest.raises(ValueError, match="shard=True has no effect on one rank"):
         check_sharding(ranks_of(1))
