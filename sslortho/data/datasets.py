@@ -1,6 +1,7 @@
 """Data sets by name."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,9 +9,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from sslortho.data.ffcv.images import load_beton
+from sslortho.data.broken_images import handle_broken
+from sslortho.data.ffcv.images import BetonImages, load_beton
 from sslortho.data.identity import ImageTable, hash_arrays
-from sslortho.data.image_folder import load_folder
+from sslortho.data.image_folder import HEADERS_CHECKED, load_folder
 from sslortho.data.image_sets import ImageArray, ImageSet, Split
 from sslortho.options import nearest
 
@@ -60,14 +62,28 @@ def load_imagenet(
     split: Split,
     loader: Literal["auto", "tensor", "files"],
     follow_links: bool = False,
+    skip_broken: bool = False,
+    skip_list: Path | None = None,
 ) -> ImageSet | None:
     """ImageNet: betons if there is a train.beton, else image folders `train|val/<wnid>/*`.
 
     A folder test/ is ignored: ImageNet's has no labels.
     """
     if (data_dir / "train.beton").is_file():
-        return load_beton(data_dir, split)
-    return load_folder(data_dir, split, loader, ("val",), follow_links)
+        return _without_broken(load_beton(data_dir, split), split, skip_broken, skip_list)
+    return load_folder(data_dir, split, loader, ("val",), follow_links, skip_broken, skip_list)
+
+
+def _without_broken(
+    data: BetonImages | None, split: Split, skip_broken: bool, skip_list: Path | None
+) -> ImageSet | None:
+    """A beton whose images are checked as those of a folder; see `handle_broken`."""
+    if data is None:
+        return None
+    # a copy, since checking keeps the file's metadata, 40 MB for ImageNet
+    checked = handle_broken(replace(data), split, HEADERS_CHECKED, skip_broken, skip_list)[0]
+    assert isinstance(checked, BetonImages)
+    return replace(checked)
 
 
 DATASETS = ("digits", "cifar10", "cifar100", "folder", "beton", "imagenet")
@@ -79,6 +95,8 @@ def load_split(
     split: Split,
     loader: Literal["auto", "tensor", "files"] = "auto",
     follow_links: bool = False,
+    skip_broken: bool = False,
+    skip_list: Path | None = None,
 ) -> ImageSet | None:
     """One split of a data set by name.
 
@@ -89,6 +107,7 @@ def load_split(
         loader: how a folder is read: "tensor" into memory, "files" file by file, "auto" into memory if
             the images are small and of one size.
         follow_links: whether image files may be links that lead out of data_dir.
+        skip_broken, skip_list: see `broken_images.handle_broken`.
 
     Returns:
         The images; None if a folder, betons or ImageNet have no test split.
@@ -107,8 +126,12 @@ def load_split(
     readers: dict[str, Callable[[], ImageSet | None]] = {
         "cifar10": lambda: load_cifar("cifar10", path, split),
         "cifar100": lambda: load_cifar("cifar100", path, split),
-        "folder": lambda: load_folder(path, split, loader, follow_links=follow_links),
-        "beton": lambda: load_beton(path, split),
-        "imagenet": lambda: load_imagenet(path, split, loader, follow_links),
+        "folder": lambda: load_folder(
+            path, split, loader, ("test", "val"), follow_links, skip_broken, skip_list
+        ),
+        "beton": lambda: _without_broken(load_beton(path, split), split, skip_broken, skip_list),
+        "imagenet": lambda: load_imagenet(
+            path, split, loader, follow_links, skip_broken, skip_list
+        ),
     }
     return readers[name]()

@@ -8,6 +8,9 @@ from PIL.ImageFile import ImageFile
 TAIL = 4096
 """Bytes at the end that are searched: some programs write a few more behind an image's end."""
 
+JPEG_END = b"\xff\xd9"
+"""Marker EOI (ITU T.81, B.1.1.3); in compressed data a zero follows each byte 255."""
+
 TIFF_STARTS_AND_LENGTHS = ((273, 279), (324, 325))
 """Tags of where strips, and tiles, begin and how long they are (TIFF 6.0, sections 8 and 15)."""
 
@@ -34,8 +37,8 @@ def seems_cut_short(image: ImageFile) -> bool:
 def _lacks_end(image: ImageFile, file: IO[bytes], length: int, position: int) -> bool:
     kind = image.format
     if kind in ("JPEG", "MPO"):  # MPO: several JPEGs in one file
-        # from the image data on: a thumbnail in the header has an end marker too (ITU T.81, B.1.1.3)
-        return b"\xff\xd9" not in _read_tail(file, length, position)
+        # from the image data on: a thumbnail in the header has an end marker too
+        return JPEG_END not in _read_tail(file, length, position)
     if kind == "PNG":
         return b"IEND" not in _read_tail(file, length)
     if kind == "GIF":

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslortho.data.decoding import read_image, read_size
+from sslortho.data.broken_images import describe_broken, handle_broken
+from sslortho.data.decoding import BrokenImageError, read_image
 from sslortho.data.folder_walk import Links, list_files, list_folders, walk_files
 from sslortho.data.image_sets import SMALL_SIDE, ImageArray, ImageFiles, ImageSet, Split
 from sslortho.data.names import compose, to_line
@@ -19,7 +20,8 @@ from sslortho.data.split_folders import find_test_folder, find_train_folder
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
 
 HEADERS_CHECKED = 100_000
-"""Files up to which every header is read before training starts; beyond it one of each class."""
+"""Files up to which each is checked by its header and its end before training starts; of more files the
+first of each class, and one in a hundred of this number."""
 
 
 def _list_images(folder: Path, links: Links) -> list[str]:
@@ -139,17 +141,12 @@ def _warn_of_loose_images(folder: Path) -> None:
 
 
 def check_headers(files: ImageFiles) -> list[tuple[int, int]]:
-    """Read image headers, so that a broken file is known before training.
+    """Read the headers and ends of image files, so that a broken one is known before training.
 
-    Every file of a set of up to HEADERS_CHECKED, the first of each class of a larger one. Returns
-    their (width, height) in pixels. Raises ValueError, naming the file, if it is not an image.
+    Every file of a set of up to HEADERS_CHECKED, a sample of a larger one with the first file of each
+    class. Returns their (width, height) in pixels. Raises ValueError, naming the first broken files.
     """
-    paths = list(files.paths)
-    if len(paths) > HEADERS_CHECKED:
-        first = np.unique(files.labels.numpy(), return_index=True)[1]
-        paths = [files.paths[i] for i in first]
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(read_size, paths, chunksize=64))
+    return handle_broken(files, "train", HEADERS_CHECKED)[1]
 
 
 def read_into_memory(files: ImageFiles) -> ImageArray:
@@ -174,9 +171,17 @@ def read_into_memory(files: ImageFiles) -> ImageArray:
             )
         images[i] = image
 
+    def attempt(i: int) -> BrokenImageError | None:
+        try:
+            fill(i)
+        except BrokenImageError as error:
+            return error
+        return None
+
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(fill, range(len(files)), chunksize=256):
-            pass
+        broken = [error for error in pool.map(attempt, range(len(files))) if error is not None]
+    if broken:
+        raise ValueError(describe_broken(broken, len(files)))
     return ImageArray(images, files.labels, files.classes, files.table)
 
 
@@ -186,6 +191,8 @@ def load_folder(
     loader: Literal["auto", "tensor", "files"],
     test_folders: tuple[str, ...] = ("test", "val"),
     follow_links: bool = False,
+    skip_broken: bool = False,
+    skip_list: Path | None = None,
 ) -> ImageSet | None:
     """Images of a folder; read into memory if all are small and of one size.
 
@@ -193,16 +200,18 @@ def load_folder(
         data_dir, split, test_folders, follow_links: see `scan_folder`, also for what raises.
         loader: "tensor" reads them into memory, "files" leaves them on the disk, whatever their size.
 
+        skip_broken, skip_list: see `handle_broken`, also for what raises.
+
     Returns:
         The images; None if there is no test folder.
     """
     files = scan_folder(data_dir, split, test_folders, follow_links)
     if files is None:
         return None
-    if loader == "tensor":
-        return read_into_memory(files)
-    sizes = set(check_headers(files))
+    data, checked = handle_broken(files, split, HEADERS_CHECKED, skip_broken, skip_list)
+    assert isinstance(data, ImageFiles)
+    sizes = set(checked)
     small = len(sizes) == 1 and max(next(iter(sizes))) <= SMALL_SIDE
-    if loader == "auto" and small and len(files) <= HEADERS_CHECKED:
-        return read_into_memory(files)
-    return files
+    if loader == "tensor" or (loader == "auto" and small and len(data) <= HEADERS_CHECKED):
+        return read_into_memory(data)
+    return data

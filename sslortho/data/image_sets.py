@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sslortho.augment import EvaluationRenderer, ViewRenderer
 from sslortho.data.batches import EpochOrder, EvaluationLoader
-from sslortho.data.decoding import read_pixels, read_size
+from sslortho.data.decoding import check_image, read_pixels, read_size
 from sslortho.data.identity import ImageTable, hash_arrays, read_sizes
 from sslortho.data.pixel_source import PixelSource
 from sslortho.data.tensor_loader import TensorEvaluationLoader, TensorLoader
@@ -94,6 +94,19 @@ class ImageSet(ABC):
         Raises ValueError if they should be known and are not.
         """
         return None
+
+    def check(self, index: int, thorough: bool = False) -> tuple[int, int]:
+        """Check that an image can be decoded; (width, height) in pixels.
+
+        Cheap, so that some faults are not found; thorough: the image is decoded. Several threads may
+        call it at a time. Raises BrokenImageError, naming the image.
+        """
+        heights, widths = self.sizes(np.array([index]))
+        return int(widths[0]), int(heights[0])
+
+    def name_of(self, index: int) -> str:
+        """Name of one sample in lists: of a file its path, relative to the folder of the data."""
+        return str(index)
 
     @cached_property
     def _sources(self) -> dict[Cache, Source]:
@@ -264,6 +277,16 @@ class ImageFiles(ImageSet):
 
     def file_of(self, index: int) -> str:
         return self.paths[index]
+
+    def check(self, index: int, thorough: bool = False) -> tuple[int, int]:
+        if thorough:
+            height, width, _ = read_pixels(self.paths[index]).shape
+            return width, height
+        return check_image(self.paths[index])
+
+    def name_of(self, index: int) -> str:
+        start = f"{Path(self.root).parent}{os.sep}" if self.root else ""
+        return self.paths[index].removeprefix(start)
 
     def file_names(self) -> list[str]:
         return [Path(path).name for path in self.paths]

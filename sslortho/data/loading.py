@@ -11,7 +11,7 @@ from torch import Tensor
 from sslortho.augment import EvaluationRenderer, EvaluationSpec, ViewRenderer, ViewSpec
 from sslortho.data.batches import EvaluationLoader
 from sslortho.data.datasets import load_split
-from sslortho.data.image_sets import ImageSet
+from sslortho.data.image_sets import ImageSet, Split
 from sslortho.data.options import DataOptions
 from sslortho.data.prefetch import share_of_cores
 from sslortho.data.subsets import balanced_subset, named_subset
@@ -31,9 +31,7 @@ class Shard:
 
 def load_training_set(options: DataOptions) -> ImageSet:
     """The images to train on, those of all ranks."""
-    train = load_split(
-        options.data, options.data_dir, "train", options.loader, options.follow_links
-    )
+    train = _load_split(options, "train")
     assert train is not None
     if options.subset is None:
         return train
@@ -42,7 +40,19 @@ def load_training_set(options: DataOptions) -> ImageSet:
 
 def load_test_set(options: DataOptions) -> ImageSet | None:
     """The images to test on; None if the data set has none."""
-    return load_split(options.data, options.data_dir, "test", options.loader, options.follow_links)
+    return _load_split(options, "test")
+
+
+def _load_split(options: DataOptions, split: Split) -> ImageSet | None:
+    return load_split(
+        options.data,
+        options.data_dir,
+        split,
+        options.loader,
+        options.follow_links,
+        options.skip_broken,
+        options.skip_list,
+    )
 
 
 def _count_workers(options: DataOptions, images: ImageSet) -> int:

@@ -1,6 +1,7 @@
 """Features of a data set by a frozen backbone, as tensors: `sslortho.extract_features`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -51,6 +52,11 @@ class FeatureOptions(BackboneOptions):
     @property
     def default_folder(self) -> str:
         return "."  # nothing is written
+
+    @property
+    def skip_list(self) -> Path | None:
+        """None: nothing is written."""
+        return None
 
 
 def extract(options: FeatureOptions) -> Features:

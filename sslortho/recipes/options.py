@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sslortho.data.options import DataOptions
+from sslortho.data.skip_list import SKIP_LIST
 from sslortho.options import Options, option
 from sslortho.train.options import LoopOptions, ProcessOptions
 
@@ -29,6 +30,10 @@ class RunOptions(ProcessOptions, DataOptions):
     def run_folder(self) -> Path:
         """Folder of the run."""
         return Path(self.out or self.default_folder)
+
+    @property
+    def skip_list(self) -> Path | None:
+        return self.run_folder / SKIP_LIST
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,8 +70,11 @@ def read_source_hash(path: Path) -> str | None:
 
 
 def write_names(path: Path, files: Iterable[str]) -> None:
-    """Write the names of the images' files, without folders, one a line, beside the beton at `path`."""
-    text = "".join(f"{Path(file).name}\n" for file in files)
+    """Write the names of the images' files, without folders, one a line, beside the beton at `path`.
+
+    The list has no way to write a line's end in a name, which becomes a space.
+    """
+    text = "".join(f"{Path(file).name.replace(chr(10), ' ')}\n" for file in files)
     with atomic_file(names_path(path)) as file:
         file.write(text.encode("utf-8", "surrogateescape"))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from sslortho.augment.renderer import Draws, Renderer
 from sslortho.data.batches import Batch, EpochOrder
 from sslortho.data.ffcv.decoders import MultiCropDecoder, MultiViewDecoder
+from sslortho.data.ffcv.images import BrokenSampleError
 from sslortho.data.ffcv.page_cache import PageCache
 from sslortho.data.image_sets import Cache
 from sslortho.data.prefetch import Job
@@ -82,10 +83,8 @@ class _BetonReading:
         )  # fmt: skip
         code(samples, memory, source.metadata, self.context.state)
         if broken.any():
-            raise ValueError(
-                f"image {samples[broken[first:last].argmax()]} of {source.data.path} cannot be "
-                "decoded; write the file again with sslortho write_beton"
-            )
+            place = int(samples[broken[first:last].argmax()])
+            raise BrokenSampleError(source.data.path, place, "its bytes are no JPEG of its size")
 
     def crop(
         self, indices: Indices, draws: Draws, out: NDArray[np.uint8], first: int, last: int

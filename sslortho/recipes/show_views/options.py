@@ -38,3 +38,8 @@ class ShowViewsOptions(PretrainOptions):
     def picture(self) -> str:
         """`out`, or its default."""
         return self.out or "views.png"
+
+    @property
+    def skip_list(self) -> Path | None:
+        """None: there is no run folder to list them in."""
+        return None

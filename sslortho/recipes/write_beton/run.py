@@ -11,9 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sslortho.data import ImageSet, load_split
+from sslortho.data import ImageFiles, ImageSet, load_split
 from sslortho.data.ffcv import manifest_path, write_beton
-from sslortho.data.image_folder import scan_folder
+from sslortho.data.image_folder import check_headers, scan_folder
+from sslortho.data.names import to_line
 from sslortho.recipes.write_beton.options import WriteBetonOptions
 
 
@@ -75,6 +76,8 @@ def write(options: WriteBetonOptions, stop: Stop) -> dict[str, Any]:
         raise ValueError(f"out={options.out!r} exists already; give another one, or --overwrite")
     data = load(options)
     out.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(data, ImageFiles) and not options.skip_broken:
+        check_headers(data)  # before minutes of encoding
     return write_beton(
         data,
         out,
@@ -101,7 +104,7 @@ def tell(manifest: dict[str, Any], out: Path) -> None:
     )
     if skipped := manifest["skipped"]:
         print(
-            f"left out {len(skipped)} broken images, {skipped[0]} first; all are listed in "
+            f"left out {len(skipped)} broken images, {to_line(skipped[0])} first; all are listed in "
             f"{manifest_path(out)}"
         )
 

@@ -1,0 +1,196 @@
+"""Broken images: found before training starts, and left out where the user asks for it."""
+
+import itertools
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import distributed
+from torch.distributed import distributed_c10d
+from tqdm import tqdm
+
+from sslortho.data.decoding import BrokenImageError
+from sslortho.data.image_sets import ImageSet, Split
+from sslortho.data.names import to_line
+from sslortho.data.prefetch import available_cores
+from sslortho.data.skip_list import keeps_list, read_skip_list, write_skip_list
+
+NAMED = 3
+"""Broken images that a message names."""
+
+AT_ONCE = 4096
+"""Images that are handed to the threads at a time: a future for each of millions takes gigabytes."""
+
+BAR_AFTER = 5.0
+"""Seconds after which a check shows a bar."""
+
+SAMPLED = 100
+"""A set with too many images for each to be checked has one in as many, of those that it may have,
+checked: 1,000 of 100,000."""
+
+LONGEST_CHECK = timedelta(days=1)
+"""Time that ranks wait for the first one to decode all images."""
+
+Size = tuple[int, int]
+"""(width, height) in pixels."""
+
+
+def handle_broken(
+    data: ImageSet, split: Split, most: int, skip: bool = False, skip_list: Path | None = None
+) -> tuple[ImageSet, list[Size]]:
+    """Find broken images before training starts. Every rank must call.
+
+    Args:
+        data: images of a split.
+        split: its name, for messages and the list.
+        most: images up to which each is checked; of a larger set a sample is, with every class in it.
+        skip: leave broken images out. To find them each is decoded once, by the first rank.
+        skip_list: file that lists them. A run that has begun keeps its list: see `keeps_list`.
+
+    Returns:
+        The images, without those left out, and the sizes of those that were checked.
+
+    Raises:
+        ValueError: broken images, unless they are left out; images that broke after the list was made;
+            a split without any image that is whole.
+    """
+    if skip:
+        data = _leave_out(data, split, skip_list)
+    chosen = _choose_checked(data, most)
+    sizes, broken = _check(data, chosen, thorough=False)
+    if broken:
+        raise ValueError(_describe(list(broken.values()), len(chosen), skip_list if skip else None))
+    return data, sizes
+
+
+def _choose_checked(data: ImageSet, most: int) -> Sequence[int]:
+    if len(data) <= most:
+        return range(len(data))
+    first = np.unique(data.labels.numpy(), return_index=True)[1]
+    spread = np.linspace(0, len(data) - 1, most // SAMPLED).astype(np.int64)
+    return np.union1d(first, spread).tolist()
+
+
+def _check(
+    data: ImageSet, indices: Sequence[int], thorough: bool
+) -> tuple[list[Size], dict[int, BrokenImageError]]:
+    """Sizes of the images that are whole, and the fault of each other one by its index."""
+    # PIL itself calls this at the first rare format, when other threads' files can seem broken
+    Image.init()
+
+    def attempt(index: int) -> Size | BrokenImageError:
+        try:
+            return data.check(index, thorough)
+        except BrokenImageError as error:
+            return error
+
+    sizes: list[Size] = []
+    broken: dict[int, BrokenImageError] = {}
+    pool = ThreadPoolExecutor(available_cores() if thorough else None)
+    bar = tqdm(total=len(indices), unit="image", desc="checking", delay=BAR_AFTER)
+    try:
+        for start in range(0, len(indices), AT_ONCE):
+            part = indices[start : start + AT_ONCE]
+            for index, result in zip(part, pool.map(attempt, part), strict=True):
+                bar.update()
+                if isinstance(result, BrokenImageError):
+                    broken[index] = result
+                else:
+                    sizes.append(result)
+    finally:
+        bar.close()
+        pool.shutdown(cancel_futures=True)
+    return sizes, broken
+
+
+def describe_broken(broken: Sequence[BrokenImageError], checked: int) -> str:
+    """One line that says how many of the checked images are broken, names the first, and how to go on."""
+    return _describe(broken, checked, None)
+
+
+def _describe(broken: Sequence[BrokenImageError], checked: int, skip_list: Path | None) -> str:
+    if len(broken) == 1 and skip_list is None:
+        return str(broken[0])
+    named = ", ".join(f"{to_line(e.path)} ({e.reason})" for e in broken[:NAMED])
+    rest = ", ..." if len(broken) > NAMED else ""
+    number = f"{len(broken)} of {checked} images cannot be read: {named}{rest}"
+    if skip_list is None:
+        return f"{number}; remove or replace them, or leave them out with --skip_broken"
+    return (
+        f"{number}; they broke after {skip_list} was written, which lists what is left out: restore "
+        "them, or remove that file to have it written anew"
+    )
+
+
+def _leave_out(data: ImageSet, split: Split, skip_list: Path | None) -> ImageSet:
+    """The images that are whole, by the list of the run or of the first rank."""
+    broken = _ask_first_rank(lambda: _find_or_read(data, split, skip_list))
+    if not broken:
+        return data
+    kept = [i for i in range(len(data)) if data.name_of(i) not in broken]
+    name, reason = next(iter(broken.items()))
+    if not kept:
+        raise ValueError(
+            f"all {len(data)} {split} images are broken, {to_line(name)} ({reason}) first"
+        )
+    if _is_first_rank():
+        listed = "" if skip_list is None else f"; all are listed in {skip_list}"
+        warnings.warn(
+            f"{len(data) - len(kept)} of {len(data)} {split} images are broken and left out, "
+            f"{to_line(name)} ({reason}) first{listed}",
+            stacklevel=4,
+        )
+    return data.select(torch.tensor(kept))
+
+
+def _find_or_read(data: ImageSet, split: Split, skip_list: Path | None) -> dict[str, str]:
+    """Name and fault of each broken image, from the list of a run that has begun, or by decoding all."""
+    listed = read_skip_list(skip_list) if skip_list is not None and keeps_list(skip_list) else {}
+    if split in listed:
+        return listed[split]
+    _, broken = _check(data, range(len(data)), thorough=True)
+    found = {data.name_of(i): error.reason for i, error in broken.items()}
+    if skip_list is not None and _is_first_rank():
+        write_skip_list(skip_list, {**_keep_other(skip_list, split, listed), split: found})
+    return found
+
+
+def _keep_other(skip_list: Path, split: Split, listed: dict[str, dict[str, str]]) -> dict:
+    """Lists of other splits: of a run that begins, those that it wrote before this one."""
+    if listed or split == "train" or not skip_list.exists():
+        return listed
+    return read_skip_list(skip_list)
+
+
+def _is_first_rank() -> bool:
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank() == 0
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+_asked = itertools.count()
+
+
+def _ask_first_rank(find: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """The first rank's result of `find`, on every rank; without a process group this process's own.
+
+    Through the store of the process group and not by a collective: the first rank of a machine may be
+    loading while the others wait for it at a barrier.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return find()
+    store = distributed_c10d._get_default_store()
+    key = f"sslortho/broken_images/{next(_asked)}"
+    if distributed.get_rank() == 0:
+        found = find()
+        store.set(key, json.dumps(found))
+        return found
+    store.wait([key], LONGEST_CHECK)
+    return json.loads(store.get(key))
