@@ -39,6 +39,7 @@ with `layer_decay`, by depth: its scheduler scales the rate). Then only the shap
 | `nn.Embedding`                                    | one matrix               | raw                     |
 | norm, bias, layer scale of one dimension          | raw                      | raw                     |
 | bias or gain of more dimensions, (1, c, 1, 1)     | one row: its norm is 1   | raw                     |
+| magnitude of weight_norm, gain, (out, 1, 1, 1)    | one column: its norm is 1| raw                     |
 
 The right column is
 

@@ -5,8 +5,9 @@ A parameter is often held by another module than the layer that uses it:
 | held by                                       | used by                     | as                     |
 |-----------------------------------------------|-----------------------------|------------------------|
 | the layer itself                              | that layer                  | a tensor of the layer  |
-| torch's ParametrizationList                   | the parametrised layer      | the original, or one   |
-|                                               |                             | of several, of a tensor|
+| torch's ParametrizationList                   | the parametrised layer      | the original of a      |
+|                                               |                             | tensor, or one of      |
+|                                               |                             | several                |
 | a module that is a parametrisation            | the parametrised layer      | one of several         |
 | ParameterList, ParameterDict                  | the module that holds those | a tensor of the module |
 | several layers (tied weights)                 | each of them                | a tensor of each       |
@@ -20,7 +21,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _WeightNorm
-from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.parametrize import ParametrizationList, type_before_parametrizations
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -82,7 +83,7 @@ class UseFinder:
         part: Part = "piece" if name != "original" else "original"
         if isinstance(makers[0], _WeightNorm):
             part = "magnitude" if name == "original0" else "original"
-        names = tuple(type(maker).__name__.lstrip("_") for maker in makers)
+        names = tuple(type_before_parametrizations(maker).__name__.lstrip("_") for maker in makers)
         for layer, tensor in self._parametrised[id(made)]:
             for use in self.find(layer, tensor):
                 outer = use.part if use.part in ("magnitude", "piece") else part

@@ -287,6 +287,28 @@ def test_a_parametrised_original_belongs_to_the_layer_too():
     assert found == (4, "rows")
 
 
+def test_a_parametrised_magnitude_stays_one():
+    """Kept positive by a parametrisation of the parametrisation's own tensor."""
+    model = parametrizations.weight_norm(nn.Conv2d(4, 4, 3, groups=4, bias=False))
+    made = model.parametrizations.weight
+    parametrize.register_parametrization(made, "original0", nn.Softplus())  # pyright: ignore
+    assert layouts(model) == {
+        "parametrizations.weight.original1": (4, "rows"),
+        "parametrizations.weight.parametrizations.original0.original": EXEMPT,
+    }
+
+
+def test_a_parametrised_parameter_of_a_parametrisation():
+    model = nn.Linear(4, 6, bias=False)
+    change = LowRankChange(model.weight.shape)
+    parametrize.register_parametrization(model, "weight", change)
+    parametrizations.spectral_norm(change, "up")
+    assert set(kinds(model, "conv").values()) == {RAW, EXEMPT}
+    assert kinds(model)["parametrizations.weight.0.parametrizations.up.original"] == ONE
+    text = describe_param_groups(model)
+    assert "SpectralNorm and LowRankChange make the weight of Linear from it" in text
+
+
 def test_lstm_under_weight_norm():
     model = nn.LSTM(3, 5)
     parametrizations.weight_norm(model, "weight_hh_l0")
