@@ -56,7 +56,7 @@ class Training:
         views = next(iter(self.loader)).views if main else None
         folder.prepare(self.accelerator, self.options, views)
         with status_of(folder.path, main):
-            if main:
+            if main and held.writes_tables:
                 write_tables(folder.images, self.inputs)
             yield held
 
@@ -73,10 +73,12 @@ class HeldTraining:
         self.folder = folder
         self.checkpoints = CheckpointFolder(folder.checkpoints, options.keep_last, options.fixed())
         state = self.checkpoints.peek()
+        self.writes_tables = state is None or not folder.images.exists()
         accepted = []
         if state is not None:
             effect = describe_effect(state, training.steps_per_epoch, options.epochs)
             accepted = accept_changes(options, training.inputs, folder, state, effect)
+            self.writes_tables |= len(accepted) > len(state["inputs"].get("accepted_changes", []))
         self.inputs: dict[str, Any] = {"inputs": training.inputs.state()}
         """Identity of the inputs, and changes that were accepted, for checkpoints and summary.json."""
         if accepted:

@@ -20,8 +20,9 @@ from torch import Tensor
 from sslortho.data.batches import EpochOrder, PageOrder
 from sslortho.data.decoding import BrokenImageError
 from sslortho.data.ffcv.beton import RAW, BetonFile, read_beton
-from sslortho.data.ffcv.manifest import read_classes, read_names
+from sslortho.data.ffcv.manifest import read_classes, read_names, read_source_hash
 from sslortho.data.file_ends import JPEG_END, TAIL
+from sslortho.data.identity import ImageTable, hash_arrays
 from sslortho.data.image_sets import Cache, ImageSet, Split
 from sslortho.data.split_folders import find_test_beton
 from sslortho.data.view_loader import Indices, Source
@@ -137,6 +138,18 @@ class BetonImages(ImageSet):
     def name_of(self, index: int) -> str:
         """Name of the file, and the place in it."""
         return f"{self.path.name}:{self.places[index]}"
+
+    @cached_property
+    def table(self) -> ImageTable:
+        """Bytes and labels of the samples, and the hash of the source that the manifest holds.
+
+        A beton without a manifest is told by its metadata: sizes of images in pixels and bytes.
+        """
+        file = read_beton(self.path)
+        sides = [file.images[side][self.places] for side in ("mode", "height", "width")]
+        content = read_source_hash(self.path) or hash_arrays(*sides)
+        sizes = file.sizes[self.places].astype(np.int64)
+        return ImageTable(self.labels.numpy(), self.classes, sizes=sizes, content=content)
 
     def sizes(self, indices: Indices) -> tuple[Indices, Indices]:
         """From the file's metadata. Raises ValueError as `read_beton`."""
