@@ -19,7 +19,7 @@ class FileDeleted(LiveFault):
 
     def inject(self, run: BrokenRun) -> bool:
         if run.own_data is None:
-            # a copy of its own: its path is an option of the run, so all launches must keep it
+            # a copy of its own, so that other runs keep theirs
             run.own_data = run.references.copy_data(run.setting.name, run.home / "data")
         images = sorted((run.data / "train").glob("*.png"))
         self.image = images[run.random.randrange(len(images))]
