@@ -91,16 +91,16 @@ def is_known(layer: nn.Module) -> bool:
 
 
 def is_table(layer: nn.Module, tensor: str, shape: Size) -> bool:
-    """Whether a tensor of a layer is a table of embeddings, or a low-rank factor with a row for each.
+    """Whether a tensor of a layer is a table of embeddings, or the factor of one that is looked up.
 
-    A low-rank adapter keeps the factor that is looked up as (rank, num_embeddings). The other factor,
+    A low-rank adapter keeps that factor as (rank, num_embeddings). The other factor,
     (embedding_dim, rank), is a dense map.
     """
     number, width = (getattr(layer, name, None) for name in ("num_embeddings", "embedding_dim"))
     if isinstance(layer, EMBEDDINGS):
         return tensor == "weight" or number in shape
-    if isinstance(number, int) and isinstance(width, int):
-        return shape == (number, width)
+    if isinstance(number, int) and isinstance(width, int) and shape == (number, width):
+        return True
     # an adapter of an embedding holds that embedding and nothing else of its kind
     children = [
         child

@@ -613,6 +613,9 @@ def test_the_factor_of_a_table_that_is_looked_up_is_a_table():
     model = MatrixAdapter(table, (2, 50), (8, 2))
     assert layouts(model, "all") == {"down": RAW, "up.default": ONE}
 
+    model.num_embeddings, model.embedding_dim = 50, 8  # pyright: ignore
+    assert layouts(model, "all") == {"down": RAW, "up.default": ONE}
+
     class Subclass(nn.Embedding):
         def __init__(self) -> None:
             super().__init__(50, 8)
@@ -620,6 +623,19 @@ def test_the_factor_of_a_table_that_is_looked_up_is_a_table():
             self.up = nn.Parameter(torch.zeros(8, 2))
 
     assert layouts(Subclass(), "all") == {"weight": RAW, "down": RAW, "up": ONE}
+
+
+def test_tables_of_other_classes():
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_embeddings, self.embedding_dim = 50, 8
+            self.weight = nn.Parameter(torch.zeros(50, 8))
+
+    assert layouts(nn.Sequential(Table(), nn.Linear(8, 2, bias=False))) == {
+        "0.weight": RAW,
+        "1.weight": ONE,
+    }
 
 
 def test_a_head_of_its_own_beside_an_embedding_is_a_matrix():
