@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from sslortho.models.cifar_resnet import BasicCNN, CifarResNet
+from sslortho.models.torchvision_networks import create_torchvision, torchvision_names
+from sslortho.models.wide_resnet import WIDE_RESNETS, create_wide_resnet
 from sslortho.options import nearest
 
 Stem = Literal["stock", "small", "solo_learn"]
@@ -66,8 +68,19 @@ TORCHVISION = (
     "densenet161",
 )
 
+STEMMED = (
+    *TORCHVISION,
+    "resnet152",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet101_2",
+    "densenet169",
+    "densenet201",
+)
+"""Networks of torchvision that have stems."""
+
 BACKBONES = (*OWN, *TORCHVISION)
-"""Names that need no prefix; "timm:NAME" is any model of timm."""
+"""Names in common use. Others: any network of torchvision, WIDE_RESNETS, and "timm:NAME"."""
 
 
 def _densenet(name: str, stem: Stem) -> nn.Module:
@@ -123,6 +136,7 @@ def create_backbone(
     zero_init_residual: bool = True,
     any_size: bool = False,
     seed: int | None = None,
+    image_size: int | None = None,
 ) -> nn.Module:
     """Create a network from images (batch, 3, height, width) to features (batch, dim).
 
@@ -130,8 +144,8 @@ def create_backbone(
     torchvision's `fc` or `classifier`, so its state dict loads into theirs, given the same stem.
 
     Args:
-        name: one of BACKBONES, or "timm:NAME".
-        stem: first layers of torchvision's networks; the others have "stock" whatever is given.
+        name: one of BACKBONES or WIDE_RESNETS, any network of torchvision, or "timm:NAME".
+        stem: first layers of torchvision's networks in STEMMED; the others have "stock" whatever is given.
             "small": a 3x3 first convolution of stride 1 and no max pooling, for 32-pixel images.
             "solo_learn": the same with a padding of 2, as solo-learn builds residual networks for
             CIFAR; a state dict does not tell the two apart.
@@ -141,9 +155,12 @@ def create_backbone(
         any_size: let timm's vision transformers take images of any size that the patches fill, by
             interpolating the positions. The weights are the same.
         seed: of torch's generator, which the weights are drawn from; None: as it stands.
+        image_size: side of the images in pixels for torchvision's vision transformers (vit_*), which
+            take one size; None for 224.
 
     Raises:
-        ValueError: an unknown name or stem, or a stem that the network does not have.
+        ValueError: an unknown name or stem, a stem that the network does not have, or `image_size` for
+            a network that has none.
     """
     if stem not in get_args(Stem):
         raise ValueError(f"stem={stem!r} is not one of {', '.join(map(repr, get_args(Stem)))}")
@@ -151,15 +168,24 @@ def create_backbone(
         torch.manual_seed(seed)
     if name in OWN:
         return OWN[name]()
-    if name in TORCHVISION:
+    if image_size is not None and not str(name).startswith("vit_"):
+        raise ValueError(
+            f"image_size={image_size} has no effect on backbone={name!r}; it is for torchvision's vit_*"
+        )
+    if name in STEMMED:
         if name.startswith("densenet"):
             return _densenet(name, stem)
         return _residual_network(name, stem, zero_init_residual)
+    if name in WIDE_RESNETS:
+        return create_wide_resnet(name, zero_init_residual)
     if isinstance(name, str) and name.startswith("timm:"):
         return _timm_backbone(name.removeprefix("timm:"), any_size)
-    known = ", ".join(BACKBONES)
+    if name in torchvision_names():
+        return create_torchvision(name, image_size)
+    known, names = ", ".join(BACKBONES), (*BACKBONES, *WIDE_RESNETS, *torchvision_names())
     raise ValueError(
-        f"backbone={name!r} is not one of {known} or timm:NAME{nearest(name, BACKBONES)}"
+        f"backbone={name!r} is not one of {known} or timm:NAME, nor another of torchvision's"
+        f"{nearest(name, names)}"
     )
 
 
@@ -178,6 +204,20 @@ class BackboneSettings:
         return create_backbone(
             self.name, self.stem, self.zero_init_residual, self.any_size, self.seed
         )
+
+
+def required_size(backbone: nn.Module) -> int | None:
+    """Side in pixels of the only images that a backbone takes; None if it takes several sizes.
+
+    Vision transformers of torchvision and timm have a position embedding for one size.
+    """
+    if isinstance(size := getattr(backbone, "image_size", None), int):
+        return size
+    patches: Any = getattr(backbone, "patch_embed", None)
+    size = getattr(patches, "img_size", None)
+    if getattr(patches, "strict_img_size", False) and isinstance(size, tuple):
+        return size[0] if len(set(size)) == 1 else None
+    return None
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from sslortho.atomic import atomic_file
-from sslortho.models.backbones import TORCHVISION, feature_dim
+from sslortho.models.backbones import STEMMED, feature_dim
+from sslortho.models.torchvision_networks import torchvision_names
 from sslortho.models.weights import RestoredBackbone, write_backbone
 
 ExportFormat = Literal["timm", "torchvision", "hub", "onnx"]
@@ -43,7 +44,10 @@ def check_format(format: ExportFormat, name: str) -> None:
         raise ValueError(f"format={format!r} is not one of {', '.join(get_args(ExportFormat))}")
     if format in ("hub", "onnx"):
         return
-    fits = format == "timm" if name.startswith("timm:") else name in TORCHVISION
+    own = (
+        STEMMED if format == "timm" else torchvision_names()
+    )  # timm names the others' tensors otherwise
+    fits = format == "timm" if name.startswith("timm:") else name in own
     if not fits:
         raise ValueError(
             f"format={format!r} has no backbone={name!r}; format='hub' has all of ours, "
@@ -103,7 +107,8 @@ def export_timm(restored: RestoredBackbone, out: Path) -> tuple[str, str]:
 def export_torchvision(restored: RestoredBackbone, out: Path) -> tuple[str, str]:
     """Write a state dict of torchvision's model without its classifier."""
     _write_state(restored, out)
-    return _loading(restored, out, "torchvision", f"torchvision.models.{restored.name}()")
+    size = f"image_size={restored.image_size}" if restored.image_size else ""
+    return _loading(restored, out, "torchvision", f"torchvision.models.{restored.name}({size})")
 
 
 def export_hub(restored: RestoredBackbone, out: Path, repository: str) -> tuple[str, str]:

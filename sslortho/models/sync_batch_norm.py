@@ -85,8 +85,10 @@ class SyncBatchNorm(_BatchNorm):
         if momentum is None:
             momentum = 1 / float(self.num_batches_tracked)
         unbiased = variance * (total / (total - 1))
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
+        for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
+            # in the wider of the two, and rounded once
+            dtype = torch.promote_types(running.dtype, value.dtype)
+            running.copy_(running.to(dtype).lerp(value.to(dtype), momentum))
 
 
 class SyncBatchNormAct(SyncBatchNorm):

@@ -1,12 +1,12 @@
 """Files of weights, ours and others': read without running anything in them, loaded and checked."""
 
+from sslortho.models.weights.architecture import choose_architecture
 from sslortho.models.weights.file import BackboneInfo, WeightsFile, read_weights, write_backbone
+from sslortho.models.weights.recognition import recognise
 from sslortho.models.weights.restore import (
     LoadReport,
     RestoredBackbone,
-    choose_architecture,
     load_backbone,
-    recognise,
     restore_backbone,
 )
 

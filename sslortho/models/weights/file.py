@@ -1,7 +1,7 @@
 """Files of weights: writing our own, reading anyone's."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sslortho.atomic import atomic_file
-from sslortho.models.weights.torch_file import load_torch_file
+from sslortho.models.weights import solo_learn
+from sslortho.models.weights.torch_file import find_state_dicts, load_torch_file
 
 KINDS = "a run folder, or a file of weights (.safetensors, .pt, .pth, .ckpt, ...)"
-
-MOST_DICTIONARIES = 100_000
-"""Most dictionaries that a checkpoint may hold. Some that hold each other would be searched for ever."""
 
 MOST_CROP_SIZE = 8192
 """Largest believable side of the views, in pixels. A damaged or hostile file may say anything."""
@@ -105,39 +103,19 @@ class WeightsFile:
     """Place in the file of the only state dict: "model", "state_dict", ..."""
     lightning: bool = False
     """The file is a checkpoint of Lightning."""
+    small_stem: str | None = None
+    """Stem of its residual networks where they have a 3x3 first convolution: "small" in our checkpoints,
+    "solo_learn" in solo-learn's. None where the file does not say."""
     left_out: tuple[str, ...] = ()
     """Classes in the file that torch refuses; stand-ins took the place of their objects."""
 
 
-def _find_dictionaries(
-    content: Any, place: str, depth: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    if not isinstance(content, dict) or "param_groups" in content or not depth:
-        return
-    named = {key: value for key, value in content.items() if isinstance(key, str)}
-    yield place, named
-    for key, value in named.items():
-        yield from _find_dictionaries(value, f"{place}.{key}" if place else key, depth - 1)
-
-
-def find_state_dicts(content: Any) -> dict[str, dict[str, Tensor]]:
-    """Find the state dicts in a checkpoint, by their dotted place in it.
-
-    A state dict is a dictionary with a tensor of two or more dimensions; the states of generators and
-    stored figures have fewer. Optimizers' state dicts (with "param_groups") are left out, and so is
-    everything more than eight dictionaries deep.
-
-    Raises:
-        ValueError: there are more than MOST_DICTIONARIES dictionaries.
-    """
-    found: dict[str, dict[str, Tensor]] = {}
-    for count, (place, named) in enumerate(_find_dictionaries(content, "", depth=8), start=1):
-        if count > MOST_DICTIONARIES:
-            raise ValueError(f"it holds more than {MOST_DICTIONARIES} dictionaries")
-        tensors = {key: value.detach() for key, value in named.items() if isinstance(value, Tensor)}
-        if any(tensor.ndim >= 2 for tensor in tensors.values()):
-            found[place] = tensors
-    return found
+def _find_small_stem(content: Any, inside: str) -> str | None:
+    if inside == "task":  # our checkpoint
+        config = content.get("config")
+        given = config.get("stem") if isinstance(config, dict) else None
+        return "solo_learn" if given == "solo_learn" else "small"
+    return "solo_learn" if solo_learn.wrote(content) else None
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
@@ -163,6 +141,11 @@ def _check_beginning(path: Path) -> None:
             f"backbone_from={str(path)!r} is a pointer to a file in git LFS, not the file; "
             "fetch it: git lfs pull"
         )
+    if path.suffix in (".npz", ".npy", ".h5", ".onnx", ".tflite", ".msgpack"):
+        raise ValueError(
+            f"backbone_from={str(path)!r} is a file of another framework ({path.suffix}); convert it to "
+            "a state dict of PyTorch first, as its project describes"
+        )
     if beginning.isascii() and "".join(beginning.decode().split()).isprintable():
         raise ValueError(
             f"backbone_from={str(path)!r} is a text ({beginning[:40].decode()!r}...), perhaps a web "
@@ -183,6 +166,12 @@ def _read_safetensors(path: Path) -> WeightsFile:
     return WeightsFile(path=path, state=state, info=info)
 
 
+def _numpy_remedy(left_out: tuple[str, ...]) -> str:
+    if not any(name.startswith("numpy.") for name in left_out):
+        return ""
+    return "; if its weights are arrays of numpy, write them as tensors: torch.from_numpy(array)"
+
+
 def _read_torch(path: Path) -> WeightsFile:
     try:
         content, left_out = load_torch_file(path)
@@ -194,6 +183,7 @@ def _read_torch(path: Path) -> WeightsFile:
         raise ValueError(
             f"backbone_from={str(path)!r} holds no weights by name (but {keys[:200]}); if it is a "
             "whole pickled model, write torch.save(model.state_dict(), ...) where its code is"
+            + _numpy_remedy(left_out)
         )
     inside = next(iter(found)) if len(found) == 1 else ""
     if len(found) == 1:
@@ -206,8 +196,51 @@ def _read_torch(path: Path) -> WeightsFile:
         }
     lightning = isinstance(content, dict) and "pytorch-lightning_version" in content
     return WeightsFile(
-        path=path, state=state, inside=inside, lightning=lightning, left_out=left_out
+        path=path,
+        state=state,
+        inside=inside,
+        lightning=lightning,
+        small_stem=_find_small_stem(content, inside),
+        left_out=left_out,
     )
+
+
+def _read_shards(index: Path) -> WeightsFile:
+    """Read the files that an index of Hugging Face names: {"weight_map": {tensor: file}}."""
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(names.values()))
+        # a name from the file must not lead out of its folder
+        safe = files and all(isinstance(f, str) and Path(f).name == f for f in files)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(index, error) from error
+    if not safe:
+        raise ValueError(f"backbone_from={str(index)!r} names no files beside it as its shards")
+    absent = [name for name in files if not (index.parent / name).is_file()]
+    if absent:
+        raise ValueError(
+            f"backbone_from={str(index)!r} names {', '.join(absent[:3])}, which "
+            f"{'is' if len(absent) == 1 else 'are'} not beside it; fetch all of its {len(files)} files"
+        )
+    state: dict[str, Tensor] = {}
+    for name in files:
+        state |= read_weights(index.parent / name).state
+    lost = [name for name in names if name not in state]
+    if lost:
+        raise ValueError(
+            f"backbone_from={str(index)!r} names {lost[0]!r}, which its files lack; they are not of one model"
+        )
+    return WeightsFile(path=index, state=state)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """True for the suffix, or for the format in a file of another name: a length, then JSON."""
+    if path.suffix == ".safetensors":
+        return True
+    with path.open("rb") as file:
+        beginning = file.read(10)
+    length = int.from_bytes(beginning[:8], "little")
+    return beginning[8:] == b'{"' and 2 <= length <= path.stat().st_size - 8
 
 
 def _file_of_run(folder: Path) -> Path:
@@ -239,7 +272,8 @@ def read_weights(path: Path | str) -> WeightsFile:
 
     Args:
         path: a run folder (its backbone.safetensors is read), a .safetensors file, or a file of
-            torch.save with any name. Nothing in a file is ever run.
+            torch.save with any name, or an index of Hugging Face's shards (model.safetensors.index.json).
+            Nothing in a file is ever run.
 
     Raises:
         ValueError: the file does not exist, cannot be read, or holds no weights.
@@ -249,5 +283,7 @@ def read_weights(path: Path | str) -> WeightsFile:
         path = _file_of_run(path)
     elif not path.is_file():
         raise ValueError(f"backbone_from={str(path)!r} does not exist; give {KINDS}")
+    if path.name.endswith(".index.json"):
+        return _read_shards(path)
     _check_beginning(path)
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    return _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)

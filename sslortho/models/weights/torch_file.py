@@ -12,23 +12,55 @@ import pickletools
 import warnings
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 LEGACY_PICKLES = 4
 """Pickles in a row at the start of a file from before torch 1.6: magic number, version, system, content."""
 
 
+MOST_DICTIONARIES = 100_000
+"""Most dictionaries that a checkpoint may hold. Some that hold each other would be searched for ever."""
+
+
 class Inert:
-    """Stand-in for a class or function: accepts any arguments and any state, and keeps nothing."""
+    """Stand-in for a class or function: accepts any arguments and any state, and does nothing.
+
+    The state, which is made of plain containers, tensors and other stand-ins, is kept to be read.
+    """
+
+    kept_state: Any = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
     def __setstate__(self, state: Any) -> None:
-        pass
+        self.kept_state = state
+
+
+def read_plain(value: Any, depth: int = 8) -> Any:
+    """Value with the settings that stand-ins keep as plain dictionaries; None for other objects.
+
+    It reads argparse.Namespace, whose state is a dictionary, and omegaconf's DictConfig, whose state
+    has its items under "_content" and each value under "_val".
+    """
+    if isinstance(value, Inert):
+        state = value.kept_state
+        if not isinstance(state, dict):
+            return None
+        for inner in ("_content", "_val"):
+            if inner in state:
+                return read_plain(state[inner], depth)
+        value = state
+    if isinstance(value, dict):
+        if not depth:
+            return None
+        return {k: read_plain(v, depth - 1) for k, v in value.items() if isinstance(k, str)}
+    return value if isinstance(value, str | int | float | bool) else None
 
 
 class InertDict(Inert):
@@ -141,3 +173,34 @@ def load_torch_file(path: Path) -> tuple[Any, tuple[str, ...]]:
             if not stand_ins:
                 raise
         return _load_with_stand_ins(path, stand_ins, **options), tuple(sorted(stand_ins))
+
+
+def _find_dictionaries(
+    content: Any, place: str, depth: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not isinstance(content, dict) or "param_groups" in content or not depth:
+        return
+    named = {key: value for key, value in content.items() if isinstance(key, str)}
+    yield place, named
+    for key, value in named.items():
+        yield from _find_dictionaries(value, f"{place}.{key}" if place else key, depth - 1)
+
+
+def find_state_dicts(content: Any) -> dict[str, dict[str, Tensor]]:
+    """Find the state dicts in a checkpoint, by their dotted place in it.
+
+    A state dict is a dictionary with a tensor of two or more dimensions; the states of generators and
+    stored figures have fewer. Optimizers' state dicts (with "param_groups") are left out, and so is
+    everything more than eight dictionaries deep.
+
+    Raises:
+        ValueError: there are more than MOST_DICTIONARIES dictionaries.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    for count, (place, named) in enumerate(_find_dictionaries(content, "", depth=8), start=1):
+        if count > MOST_DICTIONARIES:
+            raise ValueError(f"it holds more than {MOST_DICTIONARIES} dictionaries")
+        tensors = {key: value.detach() for key, value in named.items() if isinstance(value, Tensor)}
+        if any(tensor.ndim >= 2 for tensor in tensors.values()):
+            found[place] = tensors
+    return found

@@ -163,10 +163,10 @@ def test_several_networks_in_one_file():
         ({"backbone": "resnet20", "stem": "stock"}, ("resnet20", "stock")),
     ],
 )
-@pytest.mark.parametrize("info", [INFO, None])
-def test_architecture_as_given_as_the_file_says_or_as_recognised(given, chosen, info):
+@pytest.mark.parametrize("known", [{"info": INFO}, {"small_stem": "small"}])
+def test_architecture_as_given_as_the_file_says_or_as_recognised(given, chosen, known):
     with torch.device("meta"):
-        file = weights(create_backbone("resnet18", "small").state_dict(), info=info)
+        file = weights(create_backbone("resnet18", "small").state_dict(), **known)
     assert choose_architecture(file, **given) == chosen
 
 
@@ -193,9 +193,11 @@ def test_restored_with_what_the_file_says(tmp_path):
     [
         ("backbone.", "momentum_backbone."),
         ("module.encoder_q.", "module.encoder_k."),
-        ("student.", "teacher."),
+        ("module.base_encoder.", "module.momentum_encoder."),
         ("online_network.", "target_network."),
         ("model.", "model_ema.module."),
+        ("state_dict.", "state_dict_ema."),
+        ("model.", "swa_model.module."),
     ],
 )
 def test_not_the_moving_average(tmp_path, online, copy):
@@ -206,22 +208,78 @@ def test_not_the_moving_average(tmp_path, online, copy):
     assert report.notes == (
         f"took {online!r}, not its moving average: weights_prefix={copy!r} takes that",
     )
+    assert report.notes[0] in str(report)
     for prefix in (copy, copy[:-1]):
         report = check(BasicCNN(), path, second, prefix)
         assert (report.prefix, report.notes) == (copy, ())
 
 
-def test_several_state_dicts_in_one_file(tmp_path):
-    """The layout of DINO, with the student inside DistributedDataParallel."""
+def test_dinos_teacher_is_evaluated(tmp_path):
+    """The layout of facebookresearch/dino, main_dino.py: the student lies in DistributedDataParallel."""
     student, teacher = trained(BasicCNN(), 0), trained(BasicCNN(), 1)
     content = {"student": prefixed("module.backbone.", student),
                "teacher": prefixed("backbone.", teacher), "epoch": 3,
                "args": argparse.Namespace(arch="x")}  # fmt: skip
     path = saved(tmp_path / "checkpoint.pth", content)
-    report = check(BasicCNN(), path, student)
-    assert report.prefix == "student.module.backbone."
-    assert report.unused == {"teacher": 21}
-    check(BasicCNN(), path, teacher, "teacher.backbone")
+    report = check(BasicCNN(), path, teacher)
+    assert report.prefix == "teacher.backbone."
+    assert report.unused == {"student": 21}
+    assert str(report).endswith(
+        "\ntook 'teacher.backbone.', the teacher, as DINO evaluates: "
+        "weights_prefix='student.module.backbone.' takes the other"
+    )
+    assert check(BasicCNN(), path, student, "student.module.backbone").notes == ()
+
+
+@pytest.mark.parametrize(
+    ("taken", "other", "reason"),
+    [
+        ("teacher_backbone.", "student_backbone.", "the teacher, as DINO evaluates"),
+        ("backbone.", "student_backbone.", "the teacher, as DINO evaluates"),
+        ("teacher.backbone._orig_mod.", "student.backbone.", "the teacher, as DINO evaluates"),
+        ("target_encoder.module.", "encoder.module.", "the target encoder, as MSN and V-JEPA"),
+        ("state_dict.backbone.", "current_model_state.backbone.", "the average, as Lightning"),
+    ],
+)
+def test_what_its_project_evaluates(tmp_path, taken, other, reason):
+    first, second = trained(BasicCNN(), 0), trained(BasicCNN(), 1)
+    path = saved(tmp_path / "x.pth", prefixed(other, second) | prefixed(taken, first))
+    report = check(BasicCNN(), path, first)
+    assert report.prefix == taken
+    [note] = report.notes
+    assert note.startswith(f"took {taken!r}, {reason}")
+    assert note.endswith(f"weights_prefix={other!r} takes the other")
+    assert check(BasicCNN(), path, second, other).prefix == other
+
+
+def test_online_network_and_target_are_byols_not_jepas(tmp_path):
+    online, target = trained(BasicCNN(), 0), trained(BasicCNN(), 1)
+    state = prefixed("online_encoder.", online) | prefixed("target_encoder.", target)
+    report = check(BasicCNN(), saved(tmp_path / "x.pth", state), online)
+    assert report.prefix == "online_encoder."
+
+
+def test_several_moving_averages_are_all_named():
+    state = {}
+    for seed, name in enumerate(("model.", "model_ema.", "swa_model.module.")):
+        state |= prefixed(name, trained(BasicCNN(), seed))
+    [note] = load_backbone(BasicCNN(), weights(state)).notes
+    assert note == (
+        "took 'model.', not its moving averages: weights_prefix='model_ema.' or "
+        "weights_prefix='swa_model.module.' takes one of them"
+    )
+
+
+@pytest.mark.parametrize("names", [("student.", "teacher.", "ema_teacher."),
+                                   ("student.a.", "student.b."), ("encoder.", "head.")])  # fmt: skip
+def test_teachers_that_cannot_be_told_are_asked_for(names):
+    state = {}
+    for seed, name in enumerate(names):
+        state |= prefixed(name, trained(BasicCNN(), seed))
+    with pytest.raises(
+        ValueError, match=r"several such networks, under .* say which by weights_prefix"
+    ):
+        load_backbone(BasicCNN(), weights(state))
 
 
 def test_a_moving_average_alone_is_taken(tmp_path):
