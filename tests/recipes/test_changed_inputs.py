@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.script_runs import TORCHRUN, finish, start_script
 from PIL import Image
 
 import sslortho
@@ -245,3 +246,23 @@ def test_supervised_training_refuses_other_classes_whatever_is_accepted(folder, 
     assert result.summary["steps"] == 18
     content = json.loads((tmp_path / "run/summary.json").read_text())
     assert content["inputs"]["training"]["count"] == 49
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+def test_two_ranks_compare_and_go_on_as_one(begun, folder):
+    delete_20(folder)
+    arguments = (
+        "--data", "folder", "--data_dir", str(folder), "--out", str(begun), "--backbone", "basic_cnn",
+        "--epochs", "6", "--batch_size", "8", "--linear_probe", "false", "--trackers", "none",
+        "--threads", "1", "--log_every", "1",
+    )  # fmt: skip
+    refused = start_script("pretrain.py", *arguments, launcher=TORCHRUN)
+    _, errors = refused.communicate(timeout=200)
+    assert refused.returncode != 0
+    assert "20 removed" in errors
+    assert "Traceback" not in errors.split("torch/distributed")[0]
+    finish(
+        start_script("pretrain.py", *arguments, "--accept_changed_data", "true", launcher=TORCHRUN)
+    )
+    assert RunFolder(begun).read_summary()["steps"] == 27
