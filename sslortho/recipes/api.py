@@ -19,8 +19,8 @@ from torch import nn
 
 from sslortho.models import read_weights, restore_backbone
 from sslortho.models.backbones import Stem
-from sslortho.options import nearest
-from sslortho.recipes.command_line import create_options, to_arguments
+from sslortho.options import nearest, to_arguments
+from sslortho.recipes.command_line import create_options
 from sslortho.recipes.features import FeatureOptions, Features, extract
 from sslortho.recipes.knn_eval.options import KnnEvalOptions
 from sslortho.recipes.knn_eval.run import run as run_knn_eval
@@ -258,7 +258,7 @@ def _run(
     """Run a command; its summary as the file has it, and its folder."""
     values = {**values, **({} if out is None else {"out": out}), **options}
     chosen = create_options(cls, values)
-    command = shlex.join(["sslortho", cls.command, *to_arguments(values)])
+    command = shlex.join(["sslortho", cls.command, *to_arguments(values, type(chosen))])
     with _torch_as_before():
         summary = run(chosen, Session(command))
     folder = chosen.run_folder

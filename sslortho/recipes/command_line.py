@@ -3,22 +3,27 @@
 import argparse
 import contextlib
 import itertools
-import json
-import os
 import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
 import yaml
-from jsonargparse import ArgumentParser, get_loader, set_loader
 
-from sslortho.options import Options, nearest
+from sslortho.options import Options, nearest, to_text
 from sslortho.recipes.configs import find_config
-from sslortho.recipes.help import describe_type, format_help
+from sslortho.recipes.help import format_help
+from sslortho.recipes.option_values import (
+    WrongValueError,
+    describe_wrong,
+    is_text,
+    read_file,
+    read_given,
+    read_text,
+)
 
 Some = TypeVar("Some", bound=Options)
 
@@ -30,40 +35,6 @@ def _find_nearest(name: str, cls: type[Any]) -> str:
     return nearest(name, [f.name for f in fields(cls)])
 
 
-def _explain_wrong_type(message: str, cls: type[Any]) -> str:
-    """The parser's message on a value of a wrong type, in the words of `--help`; others unchanged."""
-    found = re.fullmatch(r'Parser key "(\w+)": .*(?:Got|Given) value: (.*)', message)
-    kinds = {f.name: f.type for f in fields(cls)}
-    if not found or found[1] not in kinds:
-        return message
-    name, value = found.groups()
-    wanted = describe_type(kinds[name])
-    choices = re.findall(r"[^{},]+", wanted) if wanted.startswith("{") else []
-    if choices:
-        return f"{name}={value} is not one of {', '.join(choices)}{nearest(value, choices)}"
-    words = {"INTEGER": "a whole number", "NUMBER": "a number", "TEXT": "text"}
-    return f"{name}={value} must be {words.get(wanted, wanted.strip('[]').replace('|', ' or '))}"
-
-
-class _Parser(ArgumentParser):
-    """One line and exit code 2 for a mistake, with the nearest right name."""
-
-    options_class: type[Any]
-    debug = False
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        unknown = re.search(r"unrecognized arguments: --([\w-]+)", message) or re.search(
-            r"[Oo]ption '([\w-]+)' is not accepted", message
-        )
-        hint = _find_nearest(unknown[1], self.options_class) if unknown else ""
-        plain = _explain_wrong_type(" ".join(message.split()), self.options_class)
-        text = f"{plain}{hint}"
-        if self.debug:
-            raise ValueError(text) from ex
-        print(f"{self.prog}: error: {text}", file=sys.stderr)
-        sys.exit(2)
-
-
 class PlainParser(argparse.ArgumentParser):
     """argparse's parser, with one line and exit code 2 for a mistake, as `parse_options` has it."""
 
@@ -72,105 +43,61 @@ class PlainParser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-_load_plain_yaml = get_loader("yaml")
-
-
-def _load_yaml(text: str) -> Any:
-    """Load YAML; refuse mappings as values and options given twice, where the last would win in silence."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    top = yaml.compose(text, Loader=loader)
-    pairs = top.value if isinstance(top, yaml.MappingNode) else []
-    for key, value in pairs:
-        if isinstance(value, yaml.MappingNode):  # an empty one would pass, even of an unknown name
-            raise yaml.YAMLError(f"{key.value}: no option is a mapping; options stand side by side")
-    keys = [key.value for key, _ in pairs]
-    for i, key in enumerate(keys):
-        if isinstance(key, str) and key in keys[:i]:
-            raise yaml.YAMLError(f"{key} is given twice; leave one of them out")
-    return _load_plain_yaml(text)
-
-
-def _spell_out_switches(arguments: Sequence[str], cls: type[Any]) -> list[str]:
-    """`--compile` to `--compile true`: a switch needs no value, but may have one."""
-    switches = {f"--{f.name}" for f in fields(cls) if f.type in (bool, bool | None)}
-    result: list[str] = []
-    for i, argument in enumerate(arguments):
-        result.append(argument)
-        following = arguments[i + 1] if i + 1 < len(arguments) else "--"
-        if argument in switches and following.startswith("--"):
-            result.append("true")
-    return result
-
-
 def _asks_for_debug(arguments: Sequence[str]) -> bool:
     """Whether a command line, perhaps a wrong one, has `--debug`."""
     return "--debug" in arguments or "--debug=true" in arguments
 
 
-def _check_values(values: dict[str, Any], cls: type[Any]) -> None:
-    """Raise ValueError for values that the parser lets pass."""
-    for field in fields(cls):
-        value = values[field.name]
-        if value is None and type(None) not in get_args(field.type):
-            raise ValueError(f"{field.name}: null is no value for it; leave it out for its default")
-        if isinstance(value, str) and "\0" in value:
-            raise ValueError(f"{field.name}={value!r} must have no null character")
+class OptionParser(PlainParser):
+    """A parser with a flag for each option of a class, all of them texts, and `--config`.
+
+    Args:
+        program: name for messages.
+        cls: options class.
+        debug: a mistake is a ValueError, and does not end the process.
+    """
+
+    def __init__(self, program: str, cls: type[Any], debug: bool) -> None:
+        super().__init__(prog=program, allow_abbrev=False, add_help=False)
+        self.options_class, self.debug = cls, debug
+        self.add_argument("--config", action="append", default=[])
+        for field in fields(cls):
+            if field.type in (bool, bool | None):  # a switch needs no value, but may have one
+                self.add_argument(f"--{field.name}", nargs="?", const="true", default=None)
+            else:
+                self.add_argument(f"--{field.name}")
+
+    def error(self, message: str) -> NoReturn:
+        if unknown := re.search(r"unrecognized arguments: --([\w-]+)", message):
+            message += _find_nearest(unknown[1], self.options_class)
+        if missing := re.search(r"argument (--\w+): expected one argument", message):
+            message += f"; text that begins with - is given as {missing[1]}=-text"
+        if self.debug:
+            raise ValueError(" ".join(message.split()))
+        super().error(message)
 
 
-def _files_first(arguments: Sequence[str]) -> list[str]:
-    """Move `--config FILE` to the front, so that flags override files wherever they stand."""
-    rest = list(arguments)
-    files: list[str] = []
-    for i in reversed(range(len(rest))):
-        if rest[i] == "--config" or rest[i].startswith("--config="):
-            count = 2 if rest[i] == "--config" else 1
-            files[:0] = rest[i : i + count]
-            del rest[i : i + count]
-    return files + rest
-
-
-def _find_configs(arguments: Sequence[str]) -> list[str]:
-    """The same with names of configurations replaced by their files."""
-    result: list[str] = []
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if result and result[-1] == "--config":
-            result.append(find_config(argument))
-        elif flag == "--config" and equals:
-            result.append(f"{flag}={find_config(value)}")
-        else:
-            result.append(argument)
-    return result
-
-
-def _read_option(file: str, name: str) -> Any:
-    """Value of an option in a YAML file, or in YAML itself.
+def _read_option(file: str, name: str) -> str | None:
+    """Text of an option in a YAML file, or in YAML itself.
 
     None if it is absent or malformed; the parser reports it.
     """
     with contextlib.suppress(Exception):
-        text = file if "{" in file else Path(file).expanduser().read_text()
-        return yaml.safe_load(text).get(name)
+        given = read_file(find_config(file)).get(name)
+        return given.shown if given else None
     return None
 
 
 def _read_ahead(arguments: Sequence[str], name: str) -> str | None:
-    """Value of an option before all are parsed; None if it is not given, or not text."""
-    found = None
+    """Value of an option before all are parsed, as flags override files; None if it is not given."""
+    found: dict[str, str] = {}
     for argument, following in itertools.pairwise([*arguments, ""]):
         flag, equals, value = argument.partition("=")
         value = value if equals else following
         given = _read_option(value, name) if flag == "--config" else value
-        if flag in ("--config", f"--{name}") and isinstance(given, str):
-            found = given
-    return found
-
-
-def _create_parser(program: str, cls: type[Any], debug: bool) -> _Parser:
-    set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
-    parser = _Parser(prog=program, allow_abbrev=False, add_help=False)
-    parser.debug, parser.options_class = debug, cls
-    return parser
+        if flag in ("--config", f"--{name}") and given is not None:
+            found[flag] = given
+    return found.get(f"--{name}", found.get("--config"))
 
 
 def _choose_class(cls: type[Any], arguments: Sequence[str]) -> type[Any]:
@@ -179,21 +106,66 @@ def _choose_class(cls: type[Any], arguments: Sequence[str]) -> type[Any]:
     return for_method(_read_ahead(arguments, "method")) if for_method else cls
 
 
-def _read_options(parser: _Parser, arguments: Sequence[str]) -> Any:
-    """Options of the parser's class; configurations stand first and are files."""
-    cls = parser.options_class
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(cls)
-    values = parser.parse_args(_spell_out_switches(arguments, cls)).as_dict()
-    values.pop("config")
-    _check_values(values, cls)
+def _create(cls: type[Any], values: dict[str, Any]) -> Any:
+    """The options. Raises ValueError for one that is missing, and for text with a null character."""
+    missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in values]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} must be given (see --help)")
+    for name, value in values.items():
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError(f"{name}={value!r} must have no null character")
     return cls(**values)
+
+
+def _read_files(files: Sequence[str], cls: type[Any]) -> dict[str, Any]:
+    """Values of files of options; a later file overrides an earlier one."""
+    kinds = {f.name: f.type for f in fields(cls)}
+    values: dict[str, Any] = {}
+    for file in files:
+        for name, given in read_file(find_config(file)).items():
+            mapping = isinstance(given.node, yaml.MappingNode)
+            if mapping and not (name in kinds and is_text(kinds[name]) and given.in_brackets):
+                raise ValueError(f"{name}: no option is a mapping; options stand side by side")
+            if name not in kinds:
+                raise ValueError(f"option {name!r} is not accepted{_find_nearest(name, cls)}")
+            try:
+                values[name] = read_given(given, kinds[name])
+            except WrongValueError:
+                null = given.node.tag == "tag:yaml.org,2002:null"
+                raise ValueError(
+                    _explain(name, "null" if null else given.shown, kinds[name])
+                ) from None
+    return values
+
+
+def _explain(name: str, shown: str, kind: Any) -> str:
+    if shown == "null":
+        return f"{name}: null is no value for it; leave it out for its default"
+    return describe_wrong(name, shown, kind)
+
+
+def _read_options(parser: OptionParser, arguments: Sequence[str]) -> Any:
+    """Options of the parser's class, from files and the flags that override them."""
+    cls = parser.options_class
+    given = vars(parser.parse_args(arguments))
+    values = _read_files(given.pop("config"), cls)
+    kinds = {f.name: f.type for f in fields(cls)}
+    for name, text in given.items():
+        if text is not None:
+            try:
+                values[name] = read_text(text, kinds[name])
+            except WrongValueError:
+                raise ValueError(_explain(name, text, kinds[name])) from None
+    return _create(cls, values)
 
 
 def parse_options(
     cls: type[Some], arguments: Sequence[str] | None = None, program: str | None = None
 ) -> Some:
     """Options from a command line: `--config FILE.yaml`, and flags that override it.
+
+    What follows the flag of a text option is its value as typed, "null" and "#3" too. Other values are
+    read as YAML. In a file an unquoted null is None.
 
     Prints the help, or a mistake in one line, and exits (codes 0 and 2). An unknown key, on the command
     line or in a file, is a mistake; the nearest right one is named. A class with `for_method` has the
@@ -204,47 +176,19 @@ def parse_options(
         arguments: without the program's name. Default: those of this process.
         program: name for the help and for messages. Default: that of this process.
     """
-    given = _files_first(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     program = program or Path(sys.argv[0]).name
-    parser = _create_parser(program, cls, _asks_for_debug(given))
+    parser, debug = PlainParser(prog=program, add_help=False), _asks_for_debug(given)
     try:
-        given = _find_configs(given)
-        parser.options_class = _choose_class(cls, given)
+        chosen = _choose_class(cls, given)
         if {"--help", "-h"} & set(given):
-            print(format_help(parser.options_class, program), end="")
+            print(format_help(chosen, program), end="")
             sys.exit(0)
-        return _read_options(parser, given)
-    except Exception as error:  # YAML's own kinds, a RecursionError, an AttributeError of its tags
-        if parser.debug:
-            raise
+        return _read_options(OptionParser(program, chosen, debug), given)
+    except Exception as error:  # YAML's own kinds, a RecursionError
+        if debug:
+            raise ValueError(" ".join(str(error).split())) from error
         parser.error(str(error))
-
-
-def _to_text(value: Any) -> str:
-    """A value as a command line has it: numbers, lists and null as in JSON."""
-    if isinstance(value, str | os.PathLike):
-        return os.fspath(value)
-    return json.dumps(value, default=lambda scalar: scalar.item())  # of NumPy and torch
-
-
-def to_arguments(values: Mapping[str, Any]) -> list[str]:
-    """Options as a command line has them: {"lr": 0.1} to ["--lr", "0.1"].
-
-    Raises ValueError for a value that is neither number, text, path nor None, nor a list of those.
-    """
-    for name, value in values.items():
-        try:
-            _to_text(value)
-        except (TypeError, AttributeError, ValueError) as error:
-            raise ValueError(
-                f"{name}={value!r} must be a number, text, a path, None, or a list of those"
-            ) from error
-    pairs = [(f"--{name}", _to_text(value)) for name, value in values.items()]
-    return [
-        word
-        for flag, text in pairs
-        for word in ([f"{flag}={text}"] if text.startswith("-") else [flag, text])
-    ]
 
 
 def create_options(cls: type[Some], values: Mapping[str, Any]) -> Some:
@@ -257,18 +201,29 @@ def create_options(cls: type[Some], values: Mapping[str, Any]) -> Some:
     Raises ValueError for an unknown name (the nearest right one is named), a value of another type, and
     whatever the class does not accept.
     """
-    try:
-        arguments = to_arguments(values)
-        chosen = _choose_class(cls, arguments)
-        names = {field.name for field in fields(chosen)}
-        for name in values:
-            if name not in names:
-                raise ValueError(f"{name!r} is not an option{_find_nearest(name, chosen)}")
-        return _read_options(_create_parser(cls.command, chosen, debug=True), arguments)
-    except ValueError:
-        raise
-    except Exception as error:  # as in `parse_options`
-        raise ValueError(" ".join(str(error).split())) from error
+    texts = {
+        name: None if value is None else to_text(name, value) for name, value in values.items()
+    }
+    chosen = _choose_class(cls, [f"--method={texts['method']}"] if texts.get("method") else [])
+    kinds = {field.name: field.type for field in fields(chosen)}
+    read: dict[str, Any] = {}
+    for name, text in texts.items():
+        if name not in kinds:
+            raise ValueError(f"{name!r} is not an option{_find_nearest(name, chosen)}")
+        try:
+            read[name] = _read_python_value(text, kinds[name])
+        except WrongValueError:
+            shown = "null" if text is None else str(values[name])
+            raise ValueError(_explain(name, shown, kinds[name])) from None
+    return _create(chosen, read)
+
+
+def _read_python_value(text: str | None, kind: Any) -> Any:
+    if text is not None:
+        return read_text(text, kind)
+    if type(None) not in get_args(kind):
+        raise WrongValueError
+    return None
 
 
 @contextlib.contextmanager
