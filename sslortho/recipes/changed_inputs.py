@@ -18,7 +18,7 @@ def accept_changes(
     inputs: Inputs,
     folder: RunFolder,
     state: Mapping[str, Any],
-    effect: str,
+    steps: int,
 ) -> list[dict[str, Any]]:
     """Compare the inputs of a run with those of its checkpoint.
 
@@ -26,7 +26,7 @@ def accept_changes(
         options, inputs: of the run that resumes.
         folder: of the run.
         state: its checkpoint.
-        effect: of other images on the training, in words.
+        steps: of an epoch with these images.
 
     Returns:
         Every change that `accept_changed_data` has accepted, now and before: "step" and "change".
@@ -34,15 +34,18 @@ def accept_changes(
     Raises ValueError, saying what has changed, if it was not accepted or cannot be.
     """
     about = state.get("inputs", {})
-    if "inputs" not in about:  # of version 0.1, which compared the spelling of paths
+    stored = about.get("inputs", {})
+    if stored:
+        changes = "; ".join(inputs.find_changes(stored, folder.images))
+    else:  # of version 0.1, which compared the spelling of paths
         _check_paths(options, state.get("config", {}), folder)
-        return []
-    changes = "; ".join(inputs.find_changes(about["inputs"], folder.images))
+        changes = _compare_lengths(state, steps)
     earlier = list(about.get("accepted_changes", []))
     if not changes:
         return earlier
+    effect = _describe_effect(state, steps, options.epochs)
     beginning = f"the run in {folder.path} cannot resume: {changes}"
-    if not inputs.fits_network(about["inputs"], folder.images):
+    if stored and not inputs.fits_network(stored, folder.images):
         raise ValueError(
             f"{beginning}. What was trained there does not fit; give what the run began with, or another "
             "--out"
@@ -56,7 +59,15 @@ def accept_changes(
     return [*earlier, {"step": state["progress"]["step"], "change": changes}]
 
 
-def describe_effect(state: Mapping[str, Any], steps: int, epochs: int) -> str:
+def _compare_lengths(state: Mapping[str, Any], steps: int) -> str:
+    """Difference in the steps of an epoch, in words; empty if there is none, or it is not known."""
+    before = steps_per_epoch(state)
+    if before in (None, steps):
+        return ""
+    return f"the training images have changed (an epoch had {before} steps, it has {steps} now)"
+
+
+def _describe_effect(state: Mapping[str, Any], steps: int, epochs: int) -> str:
     """Effect of other images on schedule and order, in words.
 
     Args:

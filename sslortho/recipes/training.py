@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from sslortho.data import TrainLoader
 from sslortho.methods.task import Task
-from sslortho.recipes.changed_inputs import accept_changes, describe_effect
+from sslortho.recipes.changed_inputs import accept_changes
 from sslortho.recipes.options import TrainingOptions
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.inputs import Inputs, write_tables
@@ -76,9 +76,10 @@ class HeldTraining:
         self.writes_tables = state is None or not folder.images.exists()
         accepted = []
         if state is not None:
-            effect = describe_effect(state, training.steps_per_epoch, options.epochs)
-            accepted = accept_changes(options, training.inputs, folder, state, effect)
-            self.writes_tables |= len(accepted) > len(state["inputs"].get("accepted_changes", []))
+            steps = training.steps_per_epoch
+            accepted = accept_changes(options, training.inputs, folder, state, steps)
+            earlier = state.get("inputs", {}).get("accepted_changes", [])
+            self.writes_tables |= len(accepted) > len(earlier)
         self.inputs: dict[str, Any] = {"inputs": training.inputs.state()}
         """Identity of the inputs, and changes that were accepted, for checkpoints and summary.json."""
         if accepted:

@@ -1,5 +1,6 @@
 """State of a training for a checkpoint, and its restoration."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def describe_change(state: dict[str, Any], accelerator: Accelerator) -> str:
     return f"; it goes on as an unbroken run would up to rounding only ({'; '.join(different)})"
 
 
-def steps_per_epoch(state: dict[str, Any]) -> int | None:
+def steps_per_epoch(state: Mapping[str, Any]) -> int | None:
     """Steps of an epoch in the training that saved `state`; None if it does not tell.
 
     Older checkpoints do not hold the number, and tell it once an epoch is complete.

@@ -179,8 +179,14 @@ def test_checkpoints_of_version_0_1_are_compared_by_their_paths(begun, folder, t
     copy = shutil.copytree(folder, tmp_path / "copy")
     with pytest.raises(ValueError, match=r"did not record its images.*data_dir .*fold.*copy"):
         sslortho.pretrain(copy, out=begun, **SMALL)
-    result = sslortho.pretrain(folder.parent / "." / "fold", out=begun, **SMALL)
-    assert result.summary["steps"] == 36
+    stop_at(18)
+    with pytest.raises(RunStoppedError, match="step 18"):
+        sslortho.pretrain(folder.parent / "." / "fold", out=begun, **SMALL)
+    stop_at(None)
+    checkpoints.save(state, 19)
+    delete_20(folder)
+    with pytest.raises(ValueError, match="an epoch had 6 steps, it has 3 now"):
+        sslortho.pretrain(folder, out=begun, **SMALL)
 
 
 def write_weights(path, seed) -> None:
