@@ -1,4 +1,8 @@
-"""Accuracy of a classifier, counted exactly over any number of ranks."""
+"""Accuracy of a classifier, counted exactly over any number of ranks.
+
+Everywhere in this package the lower class comes first among equal scores, as in a stable sort. The order
+of the images has no part in it.
+"""
 
 import math
 from collections.abc import Callable
@@ -57,12 +61,14 @@ class AccuracyCounts:
         """Sums of cross-entropies, float64 (), one for each block that was added."""
 
     @torch.no_grad()
-    def add(self, scores: Tensor, labels: Tensor) -> None:
+    def add(self, scores: Tensor, labels: Tensor, candidates: Tensor | None = None) -> None:
         """Count a batch.
 
         Args:
             scores: real (batch, classes).
             labels: int64 (batch,), the true classes.
+            candidates: bool (batch, classes), the classes that can be predicted; by default all. The
+                scores of the others are not looked at.
 
         Raises ValueError for other shapes or types.
         """
@@ -75,15 +81,29 @@ class AccuracyCounts:
             raise ValueError(
                 f"scores must be real and labels int64, got {scores.dtype} and {labels.dtype}"
             )
+        if candidates is not None and (
+            candidates.shape != scores.shape or candidates.dtype != torch.bool
+        ):
+            raise ValueError(
+                f"candidates must be bool {tuple(scores.shape)}, as the scores, got "
+                f"{candidates.dtype} {tuple(candidates.shape)}"
+            )
         rows = max(1, BLOCK // max(1, scores.shape[1]))
-        for part, truth in zip(scores.split(rows), labels.split(rows), strict=True):
-            if len(part):
-                self._add(part, truth)
+        for start in range(0, len(scores), rows):
+            part = slice(start, start + rows)
+            chosen = None if candidates is None else candidates[part]
+            self._add(scores[part], labels[part], chosen)
 
-    def _add(self, scores: Tensor, labels: Tensor) -> None:
+    def _add(self, scores: Tensor, labels: Tensor, candidates: Tensor | None) -> None:
         classes = scores.shape[1]
         known = labels.clamp(0, classes - 1)
-        rank = true_class_rank(scores, known)
+        if candidates is None:
+            rank = true_class_rank(scores, known)
+        else:
+            rank = true_class_rank(scores.masked_fill(~candidates, -math.inf), known)
+            hopeless = torch.iinfo(torch.int64).max
+            rank = rank.masked_fill(~candidates.gather(1, known.unsqueeze(1)).squeeze(1), hopeless)
+            scores = scores.masked_fill(~candidates, 0.0)
         counts = torch.stack(
             [
                 (rank < 1).sum(),
@@ -144,7 +164,7 @@ class AccuracyCounts:
         return {"top1": 100 * top1 / total, "top5": 100 * top5 / total}
 
     def mean_loss(self) -> float:
-        """Mean cross-entropy, the same to the last bit on any number of ranks.
+        """Mean cross-entropy over all classes, the same to the last bit on any number of ranks.
 
         Raises as `percentages`. Needs `logits`.
         """

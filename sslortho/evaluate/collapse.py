@@ -32,8 +32,9 @@ def feature_std(features: Tensor) -> float:
     """Standard deviation of L2-normalised features (n, dim), its mean over dimensions, times sqrt(dim).
 
     Near 1 if features spread over the sphere, 0 if they all coincide (arXiv 2011.10566, section 4.1).
+    The scale of the features does not matter, however small; features of zero stay zero.
     Raises ValueError as `rankme`.
     """
     _check(features)
-    normalised = functional.normalize(features.double(), dim=1)
+    normalised = functional.normalize(features.double(), dim=1, eps=1e-300)
     return float(normalised.std(dim=0, correction=0).mean() * features.shape[1] ** 0.5)

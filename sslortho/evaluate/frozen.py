@@ -22,6 +22,14 @@ def accuracy(predictions: Tensor, labels: Tensor) -> float:
     return 100 * float((predictions == labels).double().mean())
 
 
+def _extract_test(backbone: nn.Module, test: EvaluationLoader) -> tuple[Tensor, Tensor]:
+    """Features and labels of the test set. Raises ValueError if it has no images."""
+    features, labels = extract_features(backbone, test)
+    if not len(labels):
+        raise ValueError("the test set has no images, so nothing can be evaluated: give test=None")
+    return features, labels
+
+
 @dataclass(frozen=True)
 class FrozenEvaluation:
     """Figures of a frozen backbone on a training and a test set.
@@ -47,7 +55,7 @@ class FrozenEvaluation:
         """{"knn_top1": percentage}, cheap enough for every few epochs; empty without a test set."""
         if self.test is None:
             return {}
-        test, test_labels = extract_features(backbone, self.test)
+        test, test_labels = _extract_test(backbone, self.test)
         return self._stream(backbone, test, test_labels)
 
     def _stream(self, backbone: nn.Module, test: Tensor, test_labels: Tensor) -> dict[str, float]:
@@ -63,7 +71,7 @@ class FrozenEvaluation:
     ) -> dict[str, float]:
         labels = gather_rows(labels)
         similarities, neighbours = search.result()
-        classes = int(max(labels.max(), test_labels.max())) + 1
+        classes = max(1, int(max(labels.max(), test_labels.max())) + 1)
         figures = knn_accuracy(
             similarities, labels[neighbours], test_labels, classes, self.knn_temperature
         )
@@ -77,7 +85,7 @@ class FrozenEvaluation:
         if self.test is None:
             unlabelled, _ = extract_features(backbone, self.train)
             return {"rankme": rankme(unlabelled), "feature_std": feature_std(unlabelled)}
-        test, test_labels = extract_features(backbone, self.test)
+        test, test_labels = _extract_test(backbone, self.test)
         if self.linear_probe:
             search = NeighbourSearch(test, self.knn_k)
             train, train_labels = local_features(backbone, self.train, each=search.add)

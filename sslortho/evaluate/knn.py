@@ -29,6 +29,10 @@ LOWER = 2**32 - 1
 """Mask of the lower half of a key."""
 
 
+UNDERFLOW = 1e-300
+"""Share of the nearest neighbour's vote below which float64 numbers lose digits, and then vanish."""
+
+
 def _flip(bits: Tensor) -> Tensor:
     # IEEE 754 orders positive numbers as their bits do, negative ones the other way round
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
@@ -53,6 +57,22 @@ EMPTY = int(to_keys(torch.tensor(-torch.inf), torch.tensor(0)))
 """Key of an empty place; below the keys of all finite similarities."""
 
 
+def unit_rows(features: Tensor) -> Tensor:
+    """Rows (n, dim) divided by their length, float32; a row of zeros stays one.
+
+    Rows whose squares float32 cannot add are divided in float64.
+    """
+    rows = features.float()
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    unit = rows / length.clamp_min(1e-12)  # as functional.normalize
+    odd = (~((length > 1e-12) & (length < math.inf))).squeeze(1).nonzero().squeeze(1)
+    if len(odd):
+        exact = features[odd].double()
+        exact = exact / exact.abs().amax(dim=1, keepdim=True).clamp_min(5e-324)
+        unit[odd] = functional.normalize(exact, dim=1).float()
+    return unit
+
+
 class NeighbourSearch:
     """Search for the k most similar rows (by cosine) of a bank, for each query; the bank is not kept.
 
@@ -75,7 +95,7 @@ class NeighbourSearch:
             raise ValueError(f"k={k} must be 1 or more")
         check_features(queries)
         _check_finite(int((~torch.isfinite(queries)).any(dim=1).sum()))
-        self.queries = functional.normalize(queries.float(), dim=1)
+        self.queries = unit_rows(queries)
         self.keys = torch.full((len(queries), k), EMPTY, device=queries.device)
         self.count = 0
         self.bad = torch.zeros((), dtype=torch.int64, device=queries.device)
@@ -89,7 +109,7 @@ class NeighbourSearch:
                 f"features of shape {tuple(features.shape)} cannot be neighbours of queries of shape "
                 f"{tuple(self.queries.shape)}"
             )
-        features = functional.normalize(features.float(), dim=1)
+        features = unit_rows(features)
         self.bad += (~torch.isfinite(features)).any(dim=1).sum()
         rows = max(1, BLOCK // max(1, len(features)))
         with torch.autocast(features.device.type, enabled=False):
@@ -160,7 +180,8 @@ def vote(similarities: Tensor, labels: Tensor, classes: int, temperature: float)
     """Scores float64 (m, classes): each neighbour votes for its class with exp(cosine / temperature).
 
     The votes are divided by that of the nearest neighbour, so that a low temperature does not
-    overflow; the order of the classes stays the same.
+    overflow; the order of the classes stays the same. A class without a vote has 0. So has one whose
+    votes are less than 1e-308 of the nearest's; `rank_votes` tells the two apart.
 
     Args:
         similarities: (m, k), nearest first.
@@ -193,12 +214,39 @@ def vote(similarities: Tensor, labels: Tensor, classes: int, temperature: float)
     return scores
 
 
+@torch.no_grad()
+def rank_votes(similarities: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
+    """Scores float64 (m, classes) in the order of the votes, -inf for a class without one.
+
+    They are those of `vote`. In place of votes that underflow there are their logarithms, which are
+    negative. See `vote` for the arguments and what raises.
+    """
+    scores = vote(similarities, labels, classes, temperature)
+    best = scores.new_full(scores.shape, -math.inf)
+    best.scatter_reduce_(1, labels, similarities.double(), "amax")
+    lost = (scores < UNDERFLOW) & (best > -math.inf)
+    if lost.any():
+        # relative to each class's own nearest neighbour, so that no sum is zero
+        own = ((similarities.double() - best.gather(1, labels)) / temperature).exp()
+        sums = torch.zeros_like(scores)
+        for neighbour in range(own.shape[1]):
+            column = slice(neighbour, neighbour + 1)
+            sums.scatter_add_(1, labels[:, column], own[:, column])
+        logarithms = (best - similarities[:, :1].double()) / temperature + sums.log()
+        least = torch.finfo(
+            scores.dtype
+        ).min  # of the lowest temperatures; -inf is not having voted
+        scores = torch.where(lost, logarithms.clamp_min(least), scores)
+    return scores.masked_fill(best == -math.inf, -math.inf)
+
+
 def knn_accuracy(
     similarities: Tensor, neighbours: Tensor, labels: Tensor, classes: int, temperature: float
 ) -> dict[str, float]:
     """{"top1", "top5"}: percentage of queries whose class wins the vote, or is among the best five.
 
-    The scores of all queries are never held at once.
+    Only classes with a vote count: with votes for two classes there are no best five, but two. Among
+    equal votes the lower class comes first. The scores of all queries are never held at once.
 
     Args:
         similarities: (m, k), nearest first.
@@ -215,7 +263,8 @@ def knn_accuracy(
     rows = max(1, BLOCK // classes)
     parts = (tensor.split(rows) for tensor in (similarities, neighbours, labels))
     for part, voters, truth in zip(*parts, strict=True):
-        counts.add(vote(part, voters, classes, temperature), truth)
+        scores = rank_votes(part, voters, classes, temperature)
+        counts.add(scores, truth, candidates=scores != -math.inf)
     return counts.percentages()
 
 
@@ -224,7 +273,8 @@ def knn_predict(
 ) -> Tensor:
     """Class of each query by a vote of its k nearest neighbours, weighted exp(cosine / temperature).
 
-    For features in memory; ranks exchange nothing. `NeighbourSearch` is for a bank in batches.
+    Among equal votes the lower class wins. For features in memory; ranks exchange nothing.
+    `NeighbourSearch` is for a bank in batches.
 
     Args:
         bank: (n, dim), features.

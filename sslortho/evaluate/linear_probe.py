@@ -208,8 +208,15 @@ class LogisticRegression:
         return torch.cat([torch.addmm(bias, block.double(), weight.mT) for block in blocks])
 
     def predict(self, features: Tensor) -> Tensor:
-        """Classes int64 (m,) of features (m, dim)."""
-        return self.logits(features).argmax(dim=1)
+        """Classes int64 (m,) of features (m, dim); among equal logits the lower class.
+
+        Raises ValueError for features that are not finite: they have no class.
+        """
+        logits = self.logits(features)
+        bad = int((~torch.isfinite(logits)).any(dim=1).sum())
+        if bad:
+            raise ValueError(f"features of {bad} images are not finite; they have no class")
+        return logits.argmax(dim=1)
 
     def as_linear(self) -> nn.Linear:
         """The same classifier as a float32 layer for the original features."""

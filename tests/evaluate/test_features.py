@@ -182,3 +182,24 @@ def test_features_that_are_not_finite_are_refused():
     for evaluate in (evaluation.final, evaluation.online):
         with pytest.raises(ValueError, match="4 of 4 images are not finite"):
             evaluate(broken)
+
+
+def test_a_test_set_without_images_is_one_line():
+    evaluation, backbone, _ = one_hot_evaluation(torch.arange(30) % 3)
+    empty = replace(evaluation, test=[])
+    for evaluate in (empty.online, empty.final, replace(empty, linear_probe=False).final):
+        with pytest.raises(ValueError, match="the test set has no images"):
+            evaluate(backbone)
+
+
+def test_test_images_without_a_class_are_named():
+    evaluation, backbone, labels = one_hot_evaluation(torch.arange(30) % 3 - 1)
+    with pytest.raises(ValueError, match=r"10 of 30 labels are not among 0 to 2.*from -1 to 1"):
+        evaluation.final(backbone)
+    unlabelled = replace(
+        evaluation, train=batches(torch.ones(30, 3, 2, 2), -torch.ones_like(labels))
+    )
+    with pytest.raises(ValueError, match="only labelled images can vote"):
+        replace(
+            unlabelled, test=batches(torch.ones(4, 3, 2, 2), -torch.ones_like(labels[:4]))
+        ).online(backbone)
