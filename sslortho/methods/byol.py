@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sslortho.methods.options import BYOLOptions, read_widths
 from sslortho.methods.task import Method, in_float32, spread
-from sslortho.methods.teacher import rising_momentum, update_teacher
+from sslortho.methods.teacher import MovingAverage, rising_momentum
 
 
 class BYOL(Method):
@@ -30,6 +30,7 @@ class BYOL(Method):
         self.predictor = BYOLPredictionHead(output, hidden, output)
         self.teacher = copy.deepcopy(nn.Sequential(self.backbone, self.projector))
         self.teacher.requires_grad_(False)
+        self.average = MovingAverage()
         self.loss = NegativeCosineSimilarity()
         self.first_momentum = self.momentum = options.teacher_momentum
 
@@ -37,8 +38,8 @@ class BYOL(Method):
         self.momentum = rising_momentum(step, total_steps, self.first_momentum)
 
     def after_step(self) -> None:
-        update_teacher(self.backbone, self.teacher[0], self.momentum)
-        update_teacher(self.projector, self.teacher[1], self.momentum)
+        student = (self.backbone, self.projector)
+        self.average.update(student, tuple(self.teacher), self.momentum)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         z_a, z_b = (self.projector(self.backbone(view)) for view in views)

@@ -46,10 +46,17 @@ class Classification(Task):
             features = self.backbone(images)
         # in float32, since products in bfloat16 round logits to ties
         with torch.autocast(features.device.type, enabled=False):
-            return self.classifier(features.float())
+            weight, bias = self.classifier.weight, self.classifier.bias
+            dtype = torch.promote_types(weight.dtype, torch.float32)
+            if weight.dtype == dtype:
+                return self.classifier(features.to(dtype))
+            bias = None if bias is None else bias.to(dtype)
+            return functional.linear(features.to(dtype), weight.to(dtype), bias)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         logits = self.classify(views[0])
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        hits = (logits.detach().argmax(dim=1) == labels).float()
-        return {"loss": loss, "train_top1": 100 * hits.mean()}
+        guesses = logits.detach().argmax(dim=1)
+        # argmax names a class for nan too, which is never right
+        hits = (guesses == labels) & ~logits.detach().isnan().any(dim=1)
+        return {"loss": loss, "train_top1": 100 * hits.float().mean()}

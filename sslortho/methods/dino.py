@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from sslortho.methods.options import DINOOptions, read_widths
-from sslortho.methods.task import Method, spread
-from sslortho.methods.teacher import rising_momentum, update_teacher
+from sslortho.methods.task import Method, at_least_float32, spread
+from sslortho.methods.teacher import MovingAverage, rising_momentum
 
 
 def create_dino_projector(
@@ -70,6 +70,7 @@ class DINO(Method):
         self.backbone.requires_grad_(False)
         self.projector.requires_grad_(False)
         self.loss = DINOLoss(widths[-1], teacher_temp=options.teacher_temperature)
+        self.average = MovingAverage()
         self.first_momentum = self.momentum = options.teacher_momentum
         self.epoch = 0
 
@@ -82,8 +83,8 @@ class DINO(Method):
         head.cancel_last_layer_gradients(self.epoch)
 
     def after_step(self) -> None:
-        update_teacher(self.student[0], self.backbone, self.momentum)
-        update_teacher(self.student[1], self.projector, self.momentum)
+        teacher = (self.backbone, self.projector)
+        self.average.update(tuple(self.student), teacher, self.momentum)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         # one pass for all views of a size, as in the paper's code
@@ -92,5 +93,5 @@ class DINO(Method):
         with torch.no_grad():
             targets = self.projector(self.backbone(torch.cat(views[:2]))).chunk(2)
         with torch.autocast(outputs[0].device.type, enabled=False):
-            loss = self.loss([t.float() for t in targets], [z.float() for z in outputs])
+            loss = self.loss(*(list(map(at_least_float32, z)) for z in (targets, outputs)))
         return {"loss": loss, "spread": spread(outputs[0])}

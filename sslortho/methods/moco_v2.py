@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sslortho.methods.options import MoCoV2Options, read_widths
 from sslortho.methods.task import Method, in_float32, spread
-from sslortho.methods.teacher import update_teacher
+from sslortho.methods.teacher import MovingAverage
 
 
 class MoCoV2(Method):
@@ -36,11 +36,12 @@ class MoCoV2(Method):
         bank = self.loss.memory_bank
         for name in ("bank", "bank_ptr"):  # lightly leaves them out of checkpoints
             bank.register_buffer(name, getattr(bank, name))
+        self.average = MovingAverage()
         self.momentum = options.teacher_momentum
 
     def after_step(self) -> None:
-        update_teacher(self.backbone, self.teacher[0], self.momentum)
-        update_teacher(self.projector, self.teacher[1], self.momentum)
+        student = (self.backbone, self.projector)
+        self.average.update(student, tuple(self.teacher), self.momentum)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         query = self.projector(self.backbone(views[0]))

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sslortho.methods.teacher import HALF_PRECISION
 from sslortho.models.backbones import BackboneSettings, feature_dim
 
 
@@ -61,6 +62,25 @@ class Method(Task):
         super().__init__()
         self.backbone = backbone
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "Method":
+        """Move or convert the method, but leave what its loss remembers in float32.
+
+        DINO's centre and MoCo's queue: half precision would round the average away.
+        """
+        loss = self._modules.get("loss")
+        kept = [] if loss is None else [
+            (part, name, value)
+            for part in loss.modules()
+            for name, value in part._buffers.items()
+            if value is not None and value.is_floating_point()
+        ]  # fmt: skip
+        super()._apply(fn, recurse)
+        for part, name, value in kept:
+            now = part._buffers[name]
+            if now is not None and now.dtype in HALF_PRECISION:
+                part._buffers[name] = at_least_float32(value).to(now.device)
+        return self
+
     @staticmethod
     def takes(views: int) -> bool:
         """Tell whether a batch may have this number of views of each image."""
@@ -106,10 +126,15 @@ def _check_installed(package: str, method: str) -> None:
         ) from error
 
 
+def at_least_float32(z: Tensor) -> Tensor:
+    """The tensor in float32 if it is of half precision, otherwise as it is."""
+    return z.to(torch.promote_types(z.dtype, torch.float32))
+
+
 def in_float32(loss: nn.Module, *projections: Tensor) -> Tensor:
-    """Compute a loss of projections in float32, whatever their precision, with autocast off."""
+    """Compute a loss of projections in float32 (float64 for float64 ones), with autocast off."""
     with torch.autocast(projections[0].device.type, enabled=False):
-        return loss(*(z.float() for z in projections))
+        return loss(*map(at_least_float32, projections))
 
 
 def spread(z: Tensor) -> Tensor:

@@ -3,14 +3,59 @@
 lightly, which computes this, takes seconds to import; it is imported at the first use.
 """
 
-from torch import nn
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
-def update_teacher(student: nn.Module, teacher: nn.Module, momentum: float) -> None:
-    """Set the teacher's parameters to momentum * teacher + (1 - momentum) * student, in place."""
-    from lightly.models.utils import update_momentum
+class MovingAverage(nn.Module):
+    """Moving average of parameters, exact also where the teacher's are of half precision.
 
-    update_momentum(student, teacher, momentum)
+    A step changes a weight by the share 1 - momentum of a difference. That is less than the rounding of
+    half precision, so the weight would never move. Of such weights a float32 copy is averaged, and the
+    teacher has its rounded values. The copies are part of the state dict, so that a resumed run continues
+    exactly. Without weights of half precision there is no copy, and the state dict is empty.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copies: list[Tensor] = []
+
+    @torch.no_grad()
+    def update(
+        self, student: tuple[nn.Module, ...], teacher: tuple[nn.Module, ...], momentum: float
+    ) -> None:
+        """Set the teacher's parameters to momentum * teacher + (1 - momentum) * student, in place.
+
+        Args:
+            student, teacher: modules of the same parameters, pair by pair, the same at every call.
+            momentum: from 0 to 1.
+        """
+        ours = [p for module in teacher for p in module.parameters()]
+        theirs = [p for module in student for p in module.parameters()]
+        if not any(p.dtype in HALF_PRECISION for p in ours):
+            self.copies = []
+            from lightly.models.utils import update_momentum
+
+            for source, target in zip(student, teacher, strict=True):
+                update_momentum(source, target, momentum)
+            return
+        self.copies = self.copies or [p.detach().clone() for p in ours]
+        for i, (p, source) in enumerate(zip(ours, theirs, strict=True)):
+            dtype = torch.promote_types(p.dtype, torch.float32)
+            self.copies[i] = self.copies[i].to(p.device, dtype)
+            self.copies[i].mul_(momentum).add_(source.to(dtype), alpha=1 - momentum)
+            p.copy_(self.copies[i])
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        destination.update({f"{prefix}{i}": copy for i, copy in enumerate(self.copies)})
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *_: Any) -> None:
+        count = sum(key.startswith(prefix) for key in state_dict)
+        self.copies = [state_dict[f"{prefix}{i}"].detach().clone() for i in range(count)]
 
 
 def rising_momentum(step: int, total_steps: int, first: float) -> float:

@@ -182,3 +182,22 @@ def test_convert_keeps_the_activation_of_timms_fused_norms(device):
     expected = model(images)
     assert expected.min() == 0
     torch.testing.assert_close(convert_sync_batch_norm(model, device)(images), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_running_statistics_of_half_precision_are_averaged_in_float32(dtype):
+    """A step of a hundredth of the difference, each rounded once."""
+    module = SyncBatchNorm(CHANNELS, momentum=0.01).to(dtype)
+    mean, variance = torch.tensor([[1.0, 2.5, -300.7], [2.0, 0.3, 7.1]])
+    total = torch.tensor(8.0)
+    for _ in range(5):
+        exact = [
+            torch.lerp(running.double(), value.double(), 0.01).to(dtype)
+            for running, value in (
+                (module.running_mean, mean),
+                (module.running_var, variance * 8 / 7),
+            )
+        ]
+        module._update_running_statistics(mean, variance, total)
+        assert torch.equal(module.running_mean, exact[0])
+        assert torch.equal(module.running_var, exact[1])
