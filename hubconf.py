@@ -18,8 +18,10 @@ def backbone(
 
     Args:
         weights: run folder or file of weights. None: random weights, for which `backbone` is needed.
-        backbone: name among BACKBONES, or timm:NAME. None: as the file says, else recognised.
-        stem: stock, small or solo_learn. None: as the file says, else recognised.
+        backbone: name among BACKBONES, another of torchvision's, or timm:NAME. None: as the file says,
+            else recognised.
+        stem: stock, small or solo_learn. None: as the file says, else recognised; needed for a 3x3 first
+            convolution whose padding the file does not say.
         weights_prefix: beginning of the names in the file; needed if several networks in it fit.
 
     Raises:

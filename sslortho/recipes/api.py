@@ -192,7 +192,8 @@ def load_backbone(
         weights: run folder, or file of ours, torchvision, timm, facebookresearch/barlowtwins, lightly
             or solo-learn.
         model: name of the backbone, or timm:NAME. Default: as the file says, else recognised.
-        stem: stock, small or solo_learn. Default: likewise.
+        stem: stock, small or solo_learn. Default: likewise; needed for a 3x3 first convolution whose
+            padding the file does not say.
         weights_prefix: beginning of the names in the file; needed if several networks in it fit.
 
     Raises ValueError for a file that cannot be read, and weights that do not fit.

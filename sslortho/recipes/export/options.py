@@ -27,7 +27,7 @@ class ExportOptions(Options):
         "auto", group="model and method", rare=True
     )
     """First layers of torchvision's networks. solo_learn: its CIFAR networks, small and padded by 2.
-    auto: as the weights say."""
+    auto: as the weights say; needed for a small one where they do not."""
     weights_prefix: str | None = option(None, group="model and method", rare=True)
     """Beginning of the names in the weights file; needed where several networks in it fit."""
     crop_size: int | None = option(None, group="output", unit="pixels")
