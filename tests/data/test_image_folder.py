@@ -325,7 +325,7 @@ SYSTEMS = [
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_what_systems_add_is_no_class_and_no_image(tmp_path, name):
-    paths = write_classes(tmp_path) + [write(tmp_path / "train" / "b" / "deep" / "x.png")]
+    paths = [*write_classes(tmp_path), write(tmp_path / "train" / "b" / "deep" / "x.png")]
     write_classes(tmp_path, "test")
     for place in ("train", "test", "train/a", "train/b/deep"):
         write(tmp_path / place / name / "a.png")
@@ -348,7 +348,7 @@ def test_a_class_that_holds_a_systems_files_alone_is_empty(tmp_path, name):
     write_classes(tmp_path)
     write(tmp_path / "train" / "zebra" / name / "x.png")
     (tmp_path / "train" / "zebra" / "._x.png").touch()
-    with pytest.raises(ValueError, match="class folder .*zebra holds no images; fill or remove"):
+    with pytest.raises(ValueError, match=r"class folder .*zebra holds no images; fill or remove"):
         load_split("folder", tmp_path, "train")
 
 

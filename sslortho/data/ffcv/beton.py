@@ -73,6 +73,7 @@ class BetonFile:
         images: IMAGE records (n,).
         sizes: uint64 (n,), bytes of each image from its data_ptr on; all within the file and one page.
         labels: int64 (n,).
+        image_field, label_field: names of the fields that these are of.
     """
 
     path: Path
@@ -80,6 +81,8 @@ class BetonFile:
     images: NDArray[np.void]
     sizes: NDArray[np.uint64]
     labels: NDArray[np.int64]
+    image_field: str = "image"
+    label_field: str = "label"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -88,14 +91,17 @@ class BetonFile:
 def read_beton(path: Path) -> BetonFile:
     """Read and check everything in a .beton except the images' bytes.
 
-    The file needs fields "image" and "label". It may be `write_beton`'s, or written by FFCV's own
-    DatasetWriter, with more fields in any order. JPEGs are not decoded, but their stated size is limited
-    as PIL limits it in files: a warning beyond Image.MAX_IMAGE_PIXELS, an error beyond twice as many.
+    The file may be `write_beton`'s, or written by FFCV's own DatasetWriter, with more fields in any
+    order. The images are those of the field "image", the labels those of "label"; where there is no
+    field of that name, of the only RGBImageField and the only IntField, whatever their names. JPEGs are
+    not decoded, but their stated size is limited as PIL limits it in files: a warning beyond
+    Image.MAX_IMAGE_PIXELS, an error beyond twice as many.
     Raw pixels need no limit: the file itself is as large.
 
     Raises:
         ValueError: naming the file, if reading an image could fail or go beyond the file: it is missing,
-            not a beton, of another version, unfinished, cut short, damaged, empty, or lacks a field;
+            not a beton, of another version, unfinished, cut short, damaged, empty, or lacks a field or has
+            several that could be meant;
             or a JPEG in it is too large.
     """
     path = Path(path)
@@ -122,15 +128,16 @@ def _read(path: Path, file: IO[bytes], file_size: int) -> BetonFile:
     if start > end:
         raise _DamageError(f"is damaged: metadata of {count} samples do not fit before its table")
     metadata = _read_array(file, metadata_start, record, count)
-    images = metadata[_member(fields, "image", IMAGE_FIELD)].copy()
-    labels = metadata[_member(fields, "label", INT_FIELD)].copy()
+    image, label = _find(fields, "image", IMAGE_FIELD), _find(fields, "label", INT_FIELD)
+    images, labels = (metadata[f"f{place}"].copy() for place in (image, label))
     if count == 0:
         raise _DamageError("holds no samples")
     table = _read_table(file, start, end, file_size)
     sizes = _look_up_sizes(images["data_ptr"], table)
     _check_images(images, sizes, int(header["page_size"]))
     _check_pixels(path, images)
-    return BetonFile(path, int(header["page_size"]), images, sizes, labels)
+    names = fields[image][0], fields[label][0]
+    return BetonFile(path, int(header["page_size"]), images, sizes, labels, *names)
 
 
 def _read_array(file: IO[bytes], offset: int, dtype: np.dtype, count: int) -> NDArray[np.void]:
@@ -182,10 +189,18 @@ def _read_fields(file: IO[bytes], count: int) -> list[tuple[str, int]]:
     return fields
 
 
-def _member(fields: Sequence[tuple[str, int]], name: str, type_id: int) -> str:
-    """Name of a field's member in a record."""
+def _find(fields: Sequence[tuple[str, int]], name: str, type_id: int) -> int:
+    """Place of the field of this name, or of the only one of this type."""
     wanted = FIELD_TYPES[type_id][0]
     found = [i for i, field in enumerate(fields) if field[0] == name]
+    if not found:
+        found = [i for i, field in enumerate(fields) if field[1] == type_id]
+        if len(found) > 1:
+            several = ", ".join(repr(fields[i][0]) for i in found)
+            raise _DamageError(
+                f"has no field {name!r}, and {len(found)} {wanted}s that could be meant ({several}); one "
+                f"of them must be called {name!r}"
+            )
     if len(found) != 1:
         present = ", ".join(repr(field[0]) for field in fields)
         number = "two fields" if found else "no field"
@@ -193,7 +208,7 @@ def _member(fields: Sequence[tuple[str, int]], name: str, type_id: int) -> str:
     if fields[found[0]][1] != type_id:
         kind = FIELD_TYPES[fields[found[0]][1]][0]
         raise _DamageError(f"has a {kind} {name!r}, and it must be a {wanted}")
-    return f"f{found[0]}"
+    return found[0]
 
 
 def _read_table(file: IO[bytes], start: int, end: int, file_size: int) -> NDArray[np.void]:

@@ -4,7 +4,7 @@ import importlib
 import io
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -75,14 +75,20 @@ class BetonImages(ImageSet):
     """(n,): page of the file that holds a sample's bytes."""
     labels: Tensor
     classes: tuple[str, ...]
+    image_field: str = "image"
+    """Name of the field that holds the images."""
 
     def __len__(self) -> int:
         return len(self.places)
 
     def select(self, indices: Tensor) -> "BetonImages":
         chosen = indices.numpy()
-        labels = self.labels[indices]
-        return BetonImages(self.path, self.places[chosen], self.pages[chosen], labels, self.classes)
+        return replace(
+            self,
+            places=self.places[chosen],
+            pages=self.pages[chosen],
+            labels=self.labels[indices],
+        )
 
     @cached_property
     def _file(self) -> BetonFile:
@@ -219,4 +225,5 @@ def load_beton(data_dir: Path, split: Split) -> BetonImages | None:
         pages=(file.images["data_ptr"] // file.page_size).astype(np.int64),
         labels=torch.from_numpy(file.labels.astype(np.int64)),
         classes=classes,
+        image_field=file.image_field,
     )

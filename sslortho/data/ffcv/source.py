@@ -38,6 +38,9 @@ class BetonSamples(Protocol):
     @property
     def labels(self) -> Tensor: ...
 
+    @property
+    def image_field(self) -> str: ...
+
 
 class ShardedOrder(TraversalOrder):
     """`EpochOrder` as a traversal order for FFCV's own loader: this rank's samples of an epoch.
@@ -119,9 +122,9 @@ class BetonSource:
         # FFCV looks bytes up by where they begin, and finds the empty ones of other fields too
         table = np.sort(reader.alloc_table[reader.alloc_table["size"] > 0], order="ptr")
         self.manager.ptrs, self.manager.sizes = table["ptr"].copy(), table["size"].copy()
-        field = list(reader.handlers).index("image")
-        self.metadata = reader.metadata[f"f{field}"]
-        self.field = reader.handlers["image"]
+        name = data.image_field
+        self.metadata = reader.metadata[f"f{list(reader.handlers).index(name)}"]
+        self.field = reader.handlers[name]
         self.file_size = data.path.stat().st_size
         self.places = data.places.astype(np.uint64)
         sizes = self.metadata["height"].astype(np.int64) * self.metadata["width"]

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from sslortho.data import ImageArray
+from sslortho.augment import EvaluationRenderer, EvaluationSpec
+from sslortho.data import EvaluationViewLoader, ImageArray, PixelSource, load_split
 from sslortho.data.ffcv import beton
 from sslortho.data.ffcv.beton import read_beton
 from sslortho.data.ffcv.writer import write_beton
@@ -170,10 +172,16 @@ def test_samples_that_no_metadata_were_written_for(damaged):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ([(FIRST_NAME, "B", ord("I"))], r"no field 'image' \(it has 'Image', 'label'\)"),
-        ([(SECOND_NAME, "B", ord("L"))], r"no field 'label' \(it has 'image', 'Label'\)"),
-        ([(FIRST_NAME + i, "B", byte) for i, byte in enumerate(b"label")], "no field 'image'"),
-        ([(FIRST_NAME, "B", 255)], r"no field 'image' .*xffmage"),
+        (
+            [(FIRST_NAME, "B", ord("I")), (FIRST_TYPE, "B", 3)],
+            r"no field 'image' \(it has 'Image', 'l",
+        ),
+        (
+            [(SECOND_NAME, "B", ord("L")), (SECOND_TYPE, "B", 0)],
+            r"no field 'label' \(it has 'image', 'L",
+        ),
+        ([(FIRST_NAME + i, "B", byte) for i, byte in enumerate(b"label")], "two fields 'label'"),
+        ([(FIRST_NAME, "B", 255), (FIRST_TYPE, "B", 3)], r"no field 'image' .*xffmage"),
         ([(FIRST_TYPE, "B", 3)], "has a BytesField 'image', and it must be a RGBImageField"),
         ([(SECOND_TYPE, "B", 0)], "has a FloatField 'label', and it must be a IntField"),
         ([(SECOND_TYPE, "B", 255)], "has a field 'label' of a custom type"),
@@ -183,6 +191,22 @@ def test_samples_that_no_metadata_were_written_for(damaged):
 def test_fields_other_than_the_ones_needed(damaged, changes, message):
     with pytest.raises(ValueError, match=rf"damaged\.beton .*{message}"):
         damaged(*changes)
+
+
+@pytest.mark.parametrize(
+    "names", [("x", "label"), ("image", "y"), ("pixels", "target"), ("label_", "")]
+)
+def test_the_only_fields_of_their_kinds_are_taken_whatever_their_names(damaged, names):
+    changes = [
+        (place + i, "B", byte)
+        for place, name in zip((FIRST_NAME, SECOND_NAME), names, strict=True)
+        for i, byte in enumerate(name.encode().ljust(16, b"\0"))
+    ]
+    data, plain = damaged(*changes), damaged()
+    assert (data.image_field, data.label_field) == names
+    assert (plain.image_field, plain.label_field) == ("image", "label")
+    assert data.labels.tolist() == [-1, 2, 5, 8]
+    assert np.array_equal(data.images, plain.images)
 
 
 def test_two_fields_of_one_name(damaged):
@@ -313,11 +337,13 @@ from ffcv.writer import DatasetWriter
 
 folder = sys.argv[1]
 ALL = {
+    "x": RGBImageField(), "x2": RGBImageField(), "y": IntField(), "index": IntField(),
     "image": RGBImageField(), "label": IntField(), "weight": FloatField(), "text": BytesField(),
     "box": NDArrayField(np.dtype("<f4"), (2, 2)), "note": JSONField(),
     "depth": TorchTensorField(torch.float32, (5,)),
 }
 VALUES = {
+    "y": lambda i: 7 * i, "index": lambda i: i,
     "weight": lambda i: i / 7, "label": lambda i: 100 - 3 * i, "note": lambda i: {"i": [int(i)] * i},
     "text": lambda i: np.arange(i, dtype=np.uint8),  # FFCV puts the first, empty, at byte 0
     "box": lambda i: np.full((2, 2), i, "<f4"), "depth": lambda i: torch.full((5,), float(i)),
@@ -329,7 +355,7 @@ class Samples:
     def __init__(self, names): self.names = names
     def __len__(self): return len(pixels)
     def __getitem__(self, i):
-        return tuple(pixels[i] if name == "image" else VALUES[name](i) for name in self.names)
+        return tuple(pixels[i] if name in ("image", "x", "x2") else VALUES[name](i) for name in self.names)
 
 def write(file, names, workers):
     writer = DatasetWriter(f"{folder}/{file}.beton", {name: ALL[name] for name in names},
@@ -340,7 +366,11 @@ write("plain", ["image", "label"], 1)
 write("swapped", ["label", "image"], 1)
 write("many", ["text", "weight", "image", "box", "note", "label", "depth"], 3)
 write("no_label", ["image", "weight"], 1)
-orders = [list(ALL), ["weight", "image", "image", "label"], ["image"], ["text", "image", "box"]]
+write("others", ["weight", "x", "y"], 1)
+write("two_labels", ["x", "index", "y"], 1)
+write("two_images", ["x2", "label", "x"], 1)
+write("named", ["x2", "index", "image", "label"], 1)
+orders = [list(ALL)[4:], ["weight", "image", "image", "label"], ["image"], ["text", "image", "box"]]
 layouts = [types.get_metadata_type([ALL[name] for name in order]) for order in orders]
 ids = {field: i for i, field in types.TYPE_ID_HANDLER.items() if field}
 pickle.dump({
@@ -404,6 +434,49 @@ def test_an_ffcv_file_without_labels_says_what_it_has(ffcv_folder):
     message = r"no field 'label' \(it has 'image', 'weight'\); one IntField is needed"
     with pytest.raises(ValueError, match=message):
         read_beton(ffcv_folder / "no_label.beton")
+
+
+@needs_ffcv
+@pytest.mark.slow
+def test_ffcv_files_with_fields_of_other_names(ffcv_folder, facts):
+    data = read_beton(ffcv_folder / "others.beton")
+    assert (data.image_field, data.label_field) == ("x", "y")
+    assert data.labels.tolist() == [7 * i for i in range(60)]
+    assert [tuple(map(int, (r["height"], r["width"]))) for r in data.images] == [
+        pixels.shape[:2] for pixels in facts["pixels"]
+    ]
+    named = read_beton(ffcv_folder / "named.beton")
+    assert (named.image_field, named.label_field) == ("image", "label")
+    assert named.labels.tolist() == [100 - 3 * i for i in range(60)]
+
+
+@needs_ffcv
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("two_labels", r"no field 'label', and 2 IntFields that could be meant \('index', 'y'\)"),
+        ("two_images", r"no field 'image', and 2 RGBImageFields that could be meant \('x2', 'x'\)"),
+    ],
+)
+def test_of_several_fields_none_is_guessed(ffcv_folder, name, message):
+    with pytest.raises(ValueError, match=rf"{name}\.beton has {message}"):
+        read_beton(ffcv_folder / f"{name}.beton")
+
+
+@needs_ffcv
+@pytest.mark.slow
+def test_a_loader_reads_the_field_that_holds_the_images(ffcv_folder, facts, tmp_path):
+    """The views of the same pixels from FFCV's loader and one by one."""
+    shutil.copy(ffcv_folder / "others.beton", tmp_path / "train.beton")
+    data = load_split("beton", tmp_path, "train").select(torch.arange(8))
+    assert np.array_equal(data.open(3), facts["pixels"][3])
+    renderer = EvaluationRenderer(EvaluationSpec(crop_size=32, resize=32))
+    settings = {"batch_size": 8, "device": torch.device("cpu"), "workers": 0}
+    (batch,) = data.create_evaluation_loader(renderer, **settings)
+    (expected,) = EvaluationViewLoader(PixelSource(data), renderer, *settings.values())
+    assert torch.equal(batch.views[0], expected.views[0])
+    assert batch.labels.tolist() == [7 * i for i in range(8)]
 
 
 @needs_ffcv
