@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from sslortho.data.image_sets import ImageSet
+from sslortho.data.names import compose
 
 
 def balanced_subset(data: ImageSet, size: int, seed: int) -> ImageSet:
@@ -34,7 +35,7 @@ def named_subset(data: ImageSet, path: Path) -> ImageSet:
     """The images whose files are named in the list at `path`, one file name a line.
 
     SimCLR's lists of 1 and 10 percent of ImageNet are such. Names are compared without folders, as
-    those lists have none.
+    those lists have none, and in either Unicode form.
 
     Raises ValueError for images without file names, and for a list that cannot be read, is empty, or
     names files that are missing or occur more than once.
@@ -43,7 +44,7 @@ def named_subset(data: ImageSet, path: Path) -> ImageSet:
         lines = path.expanduser().read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"train_list={str(path)!r} cannot be read ({error})") from error
-    wanted = {Path(line.strip()).name for line in lines if line.strip()}
+    wanted = {compose(Path(line.strip()).name) for line in lines if line.strip()}
     if not wanted:
         raise ValueError(f"train_list={str(path)!r} names no files")
     names = data.file_names()
@@ -52,6 +53,7 @@ def named_subset(data: ImageSet, path: Path) -> ImageSet:
             f"train_list={str(path)!r} needs images with file names: --data folder (with --loader "
             "files if they are small), or a beton that was written from a folder"
         )
+    names = [compose(name) for name in names]
     chosen = [i for i, name in enumerate(names) if name in wanted]
     missing = sorted(wanted.difference(names[i] for i in chosen))
     if missing:

@@ -210,3 +210,10 @@ def test_the_choice_is_of_the_seed_alone_and_not_that_of_a_subset(numbered):
 def test_an_empty_side_is_refused(numbered, share):
     with pytest.raises(ValueError, match=rf"validation={share} holds out (0|101) of 101"):
         hold_out(numbered, share, 0)
+
+
+def test_a_list_in_the_other_unicode_form_names_the_same_files(tmp_path):
+    composed, split = "\u00e9.png", "e\u0301.png"
+    for name, text in ((composed, split), (split, composed)):
+        data = ImageFiles((f"/x/{name}", "/x/other.png"), torch.tensor([0, 0]), ("x",))
+        assert named_subset(data, write_list(tmp_path, text)).paths == (f"/x/{name}",)
