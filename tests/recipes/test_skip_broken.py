@@ -1,0 +1,106 @@
+"""Commands on folders with broken images: refused, left out, or met in the middle of a run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sslortho
+from sslortho.data import ImageFiles
+from sslortho.data.skip_list import read_skip_list
+
+SMALL = {
+    "backbone": "basic_cnn", "crop_size": 16, "batch_size": 4, "epochs": 2, "projector": "8-8",
+    "trackers": "none", "loader": "files", "workers": 0, "linear_probe": False, "knn_k": 2,
+    "checkpoint_every": 1, "log_every": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    for split in ("train", "test"):
+        for label in "ab":
+            for i in range(8 if split == "train" else 2):
+                rng = np.random.default_rng(1000 * (split == "test") + 100 * ord(label) + i)
+                pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+                path = tmp_path / "data" / split / label / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    return tmp_path / "data"
+
+
+def spoil(path: Path) -> None:
+    """Change a byte in its middle: header and end stay, and its checksum is wrong."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
+def test_a_broken_file_is_refused_before_the_run_has_a_folder(data, tmp_path):
+    (data / "train" / "a" / "0.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"a/0\.png cannot be read .*--skip_broken"):
+        sslortho.pretrain(str(data), out=tmp_path / "run", **SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Training with few")
+def test_features_of_the_images_that_are_whole(data):
+    options = {"backbone": "basic_cnn", "crop_size": 16, "loader": "files", "workers": 0}
+    whole = sslortho.extract_features("random", str(data), split="train", **options)
+    spoil(data / "train" / "a" / "3.png")
+    with pytest.warns(UserWarning, match=r"1 of 16 train images .*train/a/3\.png"):
+        found = sslortho.extract_features(
+            "random", str(data), split="train", skip_broken=True, **options
+        )
+    kept = torch.arange(16) != 3
+    assert torch.equal(found.labels, whole.labels[kept])
+    torch.testing.assert_close(found.features, whole.features[kept])
+
+
+@pytest.mark.slow
+def test_a_file_that_breaks_in_mid_run_loses_nothing(data, tmp_path, monkeypatch):
+    """The run resumes to the weights of an undisturbed one, once the file is whole again."""
+    expected = sslortho.pretrain(str(data), out=tmp_path / "whole", **SMALL)
+    whole = data / "train" / "b" / "5.png"
+    opened, plain = [], ImageFiles.open
+
+    def break_later(self, index):
+        opened.append(index)
+        if len(opened) == 35:
+            shutil.copy(whole, tmp_path / "copy.png")
+            spoil(whole)
+        return plain(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFiles, "open", break_later)
+        with pytest.raises(ValueError, match=r"b/5\.png cannot be read .*--skip_broken"):
+            sslortho.pretrain(str(data), out=tmp_path / "run", **SMALL)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+    assert 0 < max(steps) < 8
+    shutil.copy(tmp_path / "copy.png", whole)
+    found = sslortho.pretrain(str(data), out=tmp_path / "run", **SMALL)
+    for ours, theirs in zip(
+        found.backbone.state_dict().values(), expected.backbone.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.slow
+def test_a_run_lists_what_it_leaves_out(data, tmp_path):
+    spoil(data / "train" / "a" / "0.png")
+    spoil(data / "test" / "b" / "1.png")
+    with pytest.warns(UserWarning, match="1 of 16 train images"):
+        sslortho.pretrain(str(data), out=tmp_path / "run", skip_broken=True, **SMALL)
+    assert {
+        s: list(n) for s, n in read_skip_list(tmp_path / "run" / "skipped_images.txt").items()
+    } == {
+        "train": ["train/a/0.png"],
+        "test": ["test/b/1.png"],
+    }
