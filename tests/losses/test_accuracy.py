@@ -4,6 +4,7 @@ import mpmath
 import pytest
 import torch
 from helpers.exact_loss import exact_loss, relative_errors
+from helpers.ranks import run_on_ranks
 from torch import nn
 
 from sslortho.losses import BarlowTwinsLoss
@@ -162,3 +163,21 @@ def test_small_batches_keep_the_precision_of_their_input(batch):
         )
         assert value.dtype == expected
         assert {gradient.dtype for gradient in gradients} == {dtype}
+
+
+def gathered_on_rank(rank: int, rows: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    share = slice(rank * rows, (rank + 1) * rows)
+    views = [1e3 * z[share].float() for z in draw(2 * rows)]
+    return value_and_gradients(BarlowTwinsLoss(LAMBDA, gather_distributed=True), views)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("rows", [1, 2, 20])
+def test_gathered_over_ranks_it_is_as_exact(rows, tmp_path):
+    """One sample a rank too: together they are a batch of two."""
+    ranks = run_on_ranks(gathered_on_rank, 2, tmp_path, rows)
+    exact = exact_loss(*(1e3 * z.float() for z in draw(2 * rows)), LAMBDA)
+    # times the ranks: DistributedDataParallel takes the mean
+    gradients = tuple(torch.cat(parts) / 2 for parts in zip(*(g for _, g in ranks), strict=True))
+    for value, _ in ranks:
+        assert max(relative_errors(value, gradients, exact)) < BOUNDS[torch.float32]
