@@ -1,7 +1,6 @@
 """A run that resumes on images or weights other than those that it began with."""
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,7 +28,8 @@ def accept_changes(
         steps: of an epoch with these images.
 
     Returns:
-        Every change that `accept_changed_data` has accepted, now and before: "step" and "change".
+        Every change that `accept_changed_data` has accepted, now and before: "step", "change" and
+        "effect".
 
     Raises ValueError, saying what has changed, if it was not accepted or cannot be.
     """
@@ -55,8 +55,8 @@ def accept_changes(
             f"{beginning}. Restore the images, give another --out, or go on with them by "
             f"--accept_changed_data true: {effect}"
         )
-    print(f"accepted: {changes}; {effect}", file=sys.stderr)
-    return [*earlier, {"step": state["progress"]["step"], "change": changes}]
+    step = state["progress"]["step"]
+    return [*earlier, {"step": step, "change": changes, "effect": effect}]
 
 
 def _compare_lengths(state: Mapping[str, Any], steps: int) -> str:

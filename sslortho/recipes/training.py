@@ -1,6 +1,7 @@
 """Parts that every training has: its inputs compared, its run folder prepared, the loop run in it."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,7 +80,11 @@ class HeldTraining:
             steps = training.steps_per_epoch
             accepted = accept_changes(options, training.inputs, folder, state, steps)
             earlier = state.get("inputs", {}).get("accepted_changes", [])
-            self.writes_tables |= len(accepted) > len(earlier)
+            if len(accepted) > len(earlier):
+                self.writes_tables = True
+                training.accelerator.print(
+                    f"accepted: {accepted[-1]['change']}; {accepted[-1]['effect']}", file=sys.stderr
+                )
         self.inputs: dict[str, Any] = {"inputs": training.inputs.state()}
         """Identity of the inputs, and changes that were accepted, for checkpoints and summary.json."""
         if accepted:
@@ -89,7 +94,7 @@ class HeldTraining:
         """Train, from the newest checkpoint if there is one; see `Trainer.run`."""
         training = self.training
         options, accelerator = training.options, training.accelerator
-        reporter = Reporter(self.folder.path, accelerator, training.total_steps)
+        reporter = Reporter(self.folder.path, accelerator, training.total_steps, options.values())
         try:
             return Trainer(
                 training.task,
