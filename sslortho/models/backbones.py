@@ -184,7 +184,7 @@ def create_backbone(
         return create_torchvision(name, image_size)
     known, names = ", ".join(BACKBONES), (*BACKBONES, *WIDE_RESNETS, *torchvision_names())
     raise ValueError(
-        f"backbone={name!r} is not one of {known} or timm:NAME, nor another of torchvision's"
+        f"backbone={name!r} is not one of {known}, another of torchvision's or timm:NAME"
         f"{nearest(name, names)}"
     )
 
