@@ -120,7 +120,7 @@ class RunFolder:
     def prepare(
         self, accelerator: "Accelerator", options: Options, views: tuple[Tensor, ...] | None = None
     ) -> None:
-        """Write config.yaml and views.png, and begin the trackers. Every rank must call.
+        """Write config.yaml and views.png. Every rank must call.
 
         Args:
             accelerator: only its main process writes, and holds the folder until `status_of` ends.
@@ -136,17 +136,7 @@ class RunFolder:
             if main:
                 self._write_beginning(options, views)
             accelerator.wait_for_everyone()
-            accelerator.init_trackers("sslortho", config=_trackable(options))
         except BaseException as error:
             if main:
                 give_up(self.path, error)
             raise
-
-
-def _trackable(options: Options) -> dict[str, Any]:
-    """Options as trackers take them: TensorBoard knows numbers and text alone."""
-    return {
-        name: value if isinstance(value, bool | int | float | str) else str(value)
-        for name, value in options.values().items()
-        if value is not None
-    }

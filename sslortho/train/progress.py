@@ -36,14 +36,19 @@ class Clock:
     images: int = 0
     seconds: float = 0.0
     _start: float = field(default_factory=time.perf_counter)
+    _images: int = 0
 
     def start(self) -> None:
         """Begin a stretch of steps."""
-        self._start = time.perf_counter()
+        self._start, self._images = time.perf_counter(), 0
 
-    def stop(self, images: int) -> float:
+    def add(self, images: int) -> None:
+        """Count images of this stretch, over all ranks."""
+        self._images += images
+
+    def stop(self) -> float:
         """End a stretch and begin the next; the rate of the one that ended."""
-        seconds = time.perf_counter() - self._start
+        seconds, images = time.perf_counter() - self._start, self._images
         self.images += images
         self.seconds += seconds
         self.start()

@@ -3,12 +3,14 @@
 import json
 import math
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from accelerate import Accelerator
 from tqdm.auto import tqdm
+
+from sslortho.train.trackers import begin_trackers
 
 Record = dict[str, float | int | None]
 
@@ -67,18 +69,39 @@ def _step_in(line: bytes) -> float:
         return math.inf
 
 
-def forget_records(path: Path, step: int) -> None:
+def forget_records(path: Path, step: int, length: int | None = None) -> None:
     """Truncate a metrics.jsonl after its last record of at most this step; for step 0 completely.
 
     Steps never decrease from record to record, so the file is read from its end, only as far as needed.
+
+    Args:
+        path: the file.
+        step: of the checkpoint that training resumes from.
+        length: of the file in bytes when that was saved. What is behind it is forgotten too: the
+            evaluation of this very step is repeated if it came after the checkpoint.
     """
     end = 0
     with path.open("rb+") as file:
+        if length is not None and step > 0:
+            file.truncate(min(length, file.seek(0, os.SEEK_END)))
         for place, line in lines_from_the_end(file) if step > 0 else ():
             if line.endswith(b"\n") and _step_in(line) <= step:
                 end = place + len(line)
                 break
         file.truncate(end)
+
+
+def records_from(path: Path, step: int) -> list[Record]:
+    """Records of a metrics.jsonl from this step on, in their order."""
+    if step <= 0:
+        return read_metrics(path)
+    found: list[Record] = []
+    with path.open("rb") as file:
+        for _, line in lines_from_the_end(file):
+            if _step_in(line) < step:
+                break
+            found.append(json.loads(line))
+    return found[::-1]
 
 
 class Reporter:
@@ -88,25 +111,54 @@ class Reporter:
         folder: of the run; created if needed.
         accelerator: its trackers receive every record too.
         total_steps: length of the progress bar.
+        options: of the run, for the trackers, which begin in `resume`. Default: they have begun.
     """
 
-    def __init__(self, folder: Path, accelerator: Accelerator, total_steps: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        accelerator: Accelerator,
+        total_steps: int,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = folder / "metrics.jsonl"
         self.accelerator = accelerator
         self.main = accelerator.is_main_process
+        self.options = options
         folder.mkdir(parents=True, exist_ok=True)
         self.bar = tqdm(total=total_steps, unit="step", disable=not self.main, dynamic_ncols=True)
 
-    def resume(self, step: int, place: int | None = None) -> None:
-        """Remove records after `step`: those steps will be repeated.
+    def resume(self, step: int, place: int | None = None, length: int | None = None) -> None:
+        """Remove records after `step`, which will be repeated, and begin the trackers. Every rank must call.
 
         Args:
             step: steps taken.
             place: of the bar; default the same. They differ once the data have changed.
+            length: `length` when the checkpoint was saved; None where it does not say.
         """
-        self.bar.update((step if place is None else place) - self.bar.n)
+        self.bar.reset()  # its rate is that of this session's steps, from now on
+        self.bar.initial = self.bar.n = self.bar.last_print_n = step if place is None else place
+        self.bar.refresh()
         if self.main and self.path.exists():
-            forget_records(self.path, step)  # at step 0 the untrained evaluation is logged again
+            forget_records(self.path, step, length)  # at 0 the untrained evaluation is logged again
+        if self.options is not None:
+            self._begin_trackers(self.options, step)
+
+    def _begin_trackers(self, options: Mapping[str, Any], step: int) -> None:
+        """Begin the trackers, and hand them the records that they lack."""
+        missing = begin_trackers(self.accelerator, options, step)
+        for tracker in self.accelerator.trackers:
+            if tracker.name in missing and self.path.exists():
+                for record in records_from(self.path, missing[tracker.name]):
+                    values = {k: math.nan if v is None else v for k, v in record.items()}
+                    number = values.pop("step")
+                    values.pop("epoch", None)
+                    tracker.log(values, step=int(number))
+
+    @property
+    def length(self) -> int:
+        """Length of metrics.jsonl in bytes."""
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def log(self, step: int, epoch: int, values: dict[str, float]) -> None:
         """Append one record and pass it to the trackers.

@@ -142,7 +142,8 @@ class Trainer:
                 self.progress.rescale(before, self.steps_per_epoch)
             change = describe_change(state, self.accelerator)
             self.reporter.say(f"resuming at step {self.progress.step}{change}")
-        self.reporter.resume(self.progress.step, self.place)
+        length = state.get("records_length") if state else None
+        self.reporter.resume(self.progress.step, self.place, length)
 
     def _train(self, stop: StopRequest) -> TrainResult:
         self.task.train()
@@ -208,7 +209,9 @@ class Trainer:
         if finite and recorded:
             self.instruments.measure()
         self._update(finite, metrics)
-        self.window.add(metrics, images * self.accelerator.num_processes)
+        images *= self.accelerator.num_processes
+        self.window.add(metrics, images)
+        self.clock.add(images)
 
     def _record_follows(self) -> bool:
         """Whether a record is written after the next step."""
@@ -238,7 +241,7 @@ class Trainer:
         assert isinstance(reduced, dict)
         values = {name: float(value) for name, value in reduced.items()}
         self.progress.loss = values["loss"]
-        values["images_per_second"] = self.clock.stop(self.window.images)
+        values["images_per_second"] = self.clock.stop()
         groups = self.optimizer.param_groups
         rates = {f"lr/{group.get('name', 'all')}": float(group["lr"]) for group in groups}
         record = {**values, **rates, **self.instruments.take()}
@@ -288,6 +291,7 @@ class Trainer:
                 "config": self.options.values(),
                 "inputs": self.inputs,
                 "steps_per_epoch": self.steps_per_epoch,
+                "records_length": self.reporter.length,
             }
             self.checkpoints.save({**state, **about}, self.progress.step)
         self.accelerator.wait_for_everyone()

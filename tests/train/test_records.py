@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
+from sslortho.train.progress import Clock
 from sslortho.train.records import (
     Reporter,
     forget_records,
@@ -148,3 +149,50 @@ def test_a_name_is_one_object_in_all_records(tmp_path):
     path.write_text('{"step": 1, "epoch": 0, "loss": 2.0}\n' * 9)
     names = {id(name) for record in read_metrics(path, ["loss"]) for name in record}
     assert len(names) == 3
+
+
+@pytest.mark.parametrize(
+    ("total", "step", "speed"), [(1000, 900, 20.0), (10, 0, 2.0), (50, 49, 0.5)]
+)
+def test_the_bar_shows_the_speed_of_this_session(tmp_path, monkeypatch, total, step, speed):
+    """A clock of our own: steps are taken at `speed` a second."""
+    reporter = Reporter(tmp_path, Accelerator(cpu=True), total)
+    now = reporter.bar._time()
+    monkeypatch.setattr(reporter.bar, "_time", lambda: now)
+    now += 5  # until the checkpoint is read
+    reporter.resume(step)
+    for each in range(step + 1, min(step + 21, total)):
+        now += 1 / speed
+        reporter.progress(each)
+    shown = reporter.bar.format_dict
+    taken = shown["n"] - step
+    assert (shown["n"], shown["initial"], shown["total"]) == (
+        min(step + 20, total - 1),
+        step,
+        total,
+    )
+    if taken:
+        assert taken / shown["elapsed"] == pytest.approx(speed)
+        assert shown["rate"] is None or shown["rate"] == pytest.approx(speed)
+        assert f"{speed:.2f}step/s" in str(reporter.bar) or f"{1 / speed:.2f}s/step" in str(
+            reporter.bar
+        )
+    reporter.close()
+
+
+def test_a_clock_counts_the_images_of_its_own_stretch(monkeypatch):
+    """A window that a checkpoint brought from another session has images that took no time here."""
+    now = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    clock = Clock(_start=0.0)
+    clock.start()
+    for images in (8, 8, 4):
+        clock.add(images)
+        now += 2.0
+    assert clock.stop() == pytest.approx(20 / 6)
+    now += 10  # an evaluation
+    clock.start()
+    clock.add(8)
+    now += 1.0
+    assert clock.stop() == pytest.approx(8.0)
+    assert clock.rate() == pytest.approx(28 / 7)
