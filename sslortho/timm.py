@@ -15,9 +15,10 @@ To run a script unchanged, such as timm's train.py, with the optimizers register
 | norm_sgd, component_norm_sgd | NormSGD, ComponentNormSGD | nesterov                                 |
 | sslortho_lars                | LARS                      | trust_coefficient, nesterov              |
 
-`lars` stays timm's, another dialect; compare orth_lars with `sslortho_lars`. timm's default momentum is
-0.9. `nesterov` is False here, as in the paper; in timm's `sgd` it is True. Gradients are clipped before
-they are orthonormalised, so `--clip-grad` by norm has no effect on matrices.
+`lars` stays timm's, another dialect; compare orth_lars with `sslortho_lars`. Without a rate each takes that
+of what it is built on: torch's 0.001, and 0.2 for the two of LARS (timm's `lars` takes 1). timm's default
+momentum is 0.9. `nesterov` is False here, as in the paper; in timm's `sgd` it is True. Gradients are clipped
+before they are orthonormalised, so `--clip-grad` by norm has no effect on matrices.
 
 **Names.** timm looks up what follows the last underscore of a name, so it would silently take its own
 `sgd` for "orth_sgd". Therefore this module wraps `create_optimizer` of timm's registry to read our names
