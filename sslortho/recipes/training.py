@@ -18,6 +18,7 @@ from sslortho.recipes.options import TrainingOptions
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.inputs import Inputs, write_tables
 from sslortho.runs.status import RunStoppedError, status_of
+from sslortho.train.batch_norm import check_batch_norm
 from sslortho.train.checkpoint import CheckpointFolder
 from sslortho.train.options import TrainResult
 from sslortho.train.records import Reporter
@@ -50,8 +51,11 @@ class Training:
     def hold(self, folder: RunFolder) -> Iterator["HeldTraining"]:
         """Prepare the run folder, and keep its status while the block runs. Every rank must call.
 
-        Raises ValueError, with nothing written, if the newest checkpoint is of other images or weights.
+        Raises ValueError, with nothing written, if the newest checkpoint is of other images or weights, or
+        if batch norm would be given single samples.
         """
+        sizes = self.options.batch_size, self.options.accumulation_steps
+        check_batch_norm(self.task, *sizes, self.accelerator.num_processes)
         held = HeldTraining(self, folder)
         main = self.accelerator.is_main_process
         views = next(iter(self.loader)).views if main else None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from sslortho.data import Batch
+from sslortho.train.batch_norm import SingleSampleError, describe_single
 from sslortho.train.sharding import hold_gradients
 
 
@@ -35,7 +36,12 @@ def accumulate_gradients(
     for i, batch in enumerate(batches):
         held = _hold(task, accelerator) if i < count - 1 else nullcontext()
         with held, around_first if i == 0 else nullcontext():
-            metrics = task(batch.views, batch.labels)
+            try:
+                metrics = task(batch.views, batch.labels)
+            except ValueError as error:  # torch's, of a map of one pixel
+                if "more than 1 value per channel" in str(error):
+                    raise SingleSampleError(describe_single()) from error
+                raise
             accelerator.backward(metrics["loss"] / count)
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0) + value.detach() / count
