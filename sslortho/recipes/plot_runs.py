@@ -22,6 +22,7 @@ def main(arguments: Sequence[str], program: str) -> int:
         from sslortho.train.records import read_metrics
 
         records = {run.name: read_metrics(run / "metrics.jsonl") for run in given.runs}
-        draw_curves(given.out, records, given.title)
-    print(given.out)
+        out = given.out.expanduser()
+        draw_curves(out, records, given.title)
+    print(out)
     return 0

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.script_runs import call_script
+from PIL import Image
 from torch import nn
 
 from sslortho.models.sync_batch_norm import convert_sync_batch_norm
@@ -59,4 +60,20 @@ def test_pretraining_says_so_in_one_line(tmp_path, sizes):
     assert done.returncode == 2
     assert f"batch_size={sizes[1]}" in done.stderr
     assert "error:" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_class_is_told_before_training_where_a_probe_needs_two(tmp_path):
+    for split in ("train", "test"):
+        folder = tmp_path / "data" / split / "cat"
+        folder.mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (32, 32), (50 * i, 90, 0)).save(folder / f"{i}.png")
+    done = call_script(
+        "pretrain", "--data", "folder", "--data_dir", tmp_path / "data", "--batch_size", "2", "--epochs", "1",
+        "--backbone", "basic_cnn", "--projector", "8-8", "--threads", "1", "--trackers", "none",
+        "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "linear_probe=True: the training images are of one class alone" in done.stderr
     assert not (tmp_path / "run").exists()

@@ -67,6 +67,11 @@ def build(options: PretrainOptions) -> Pretraining:
     with accelerator.local_main_process_first():  # the others find what it downloaded
         train, test = load_training_set(options), load_test_set(options)
     labelled = test is not None and bool((train.labels >= 0).all())
+    if labelled and options.linear_probe and len(train.labels.unique()) < 2:
+        raise ValueError(
+            "linear_probe=True: the training images are of one class alone, and a probe needs two; give "
+            "--linear_probe false, or leave the test images out"
+        )
     specs = recipe.evaluation_views
     evaluation = FrozenEvaluation(
         train=create_evaluation_loader(options, train, specs, shard),
