@@ -198,6 +198,9 @@ def orthonormalise_(
         share: deal the matrices out to the ranks of the default process group, all of which must
             hold the same gradients (as DDP leaves them) and make the same call.
 
+    A gradient that is expanded, or shares memory with another one or a parameter, is copied first; the copy
+    becomes the parameter's gradient.
+
     A matrix that holds a NaN or an infinity becomes all NaN, for the caller to find; the others are
     replaced as if it were not there.
 
