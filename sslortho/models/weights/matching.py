@@ -44,6 +44,21 @@ def unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
+FORMER_NAMES = (
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))([12])\."), r"\1.\2."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.0\."), r"\1.linear_1."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.3\."), r"\1.linear_2."),
+)
+"""Names in torchvision's published files of DenseNet and ViT, which its own loading changes
+(torchvision/models/densenet.py, _load_state_dict; vision_transformer.py, MLPBlock)."""
+
+
+def _former_name(name: str) -> str:
+    for pattern, former in FORMER_NAMES:
+        name = pattern.sub(former, name)
+    return name
+
+
 def _prefix_before(name: str, ending: str) -> str | None:
     """Beginning of a file's name before `ending`, which may have wrappers inside; None if not there.
 
@@ -101,7 +116,7 @@ class Blueprint:
 
     @functools.cached_property
     def spellings(self) -> list[dict[str, str]]:
-        """Maps from the network's names to a file's (after the prefix): equal, or children by number.
+        """Maps from the network's names to a file's (after the prefix): equal, former, or by number.
 
         A file's names are compared without the parts that wrappers add, so these have none either.
         `nn.Sequential(*list(network.children())[:-1])`, common with lightly, numbers the children.
@@ -109,14 +124,16 @@ class Blueprint:
         own = {name: unwrapped(name) for name in self.shapes}
         if len(set(own.values())) < len(own):  # a network with a layer of its own called "module"
             own = {name: name for name in self.shapes}
+        former = {name: _former_name(theirs) for name, theirs in own.items()}
+        older = [] if former == own else [former]
         number = {child: str(i) for i, child in enumerate(self.children)}
         numbered: dict[str, str] = {}
         for name in self.shapes:
             child, _, rest = name.partition(".")
             if child not in number or self.is_wrapped:
-                return [own]  # a Sequential cannot hold a tensor of the network itself
+                return [own, *older]  # a Sequential cannot hold a tensor of the network itself
             numbered[name] = f"{number[child]}.{rest}"
-        return [own] if numbered == own else [own, numbered]
+        return [own] if numbered == own else [own, numbered, *older]
 
 
 @dataclass(frozen=True)

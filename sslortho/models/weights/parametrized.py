@@ -33,14 +33,17 @@ class WholeState:
         return frozenset([*self.parts, *(name for names in self.parts.values() for name in names)])
 
 
+_torch_weight_norm: Callable[[Tensor, Tensor, int], Tensor] = torch._weight_norm  # pyright: ignore[reportPrivateImportUsage]
+
+
 def _weight_norm(g: Tensor, v: Tensor) -> Tensor | None:
     """Direction v with the norms g: w = g v / ||v|| (arXiv 1602.07868, equation 2)."""
     if g.numel() == 1:
-        return torch._weight_norm(v, g, -1) if g.ndim in (0, v.ndim) else None  # -1: over all of it
+        return _torch_weight_norm(v, g, -1) if g.ndim in (0, v.ndim) else None  # -1: over all of it
     along = [i for i in range(v.ndim) if g.ndim == v.ndim and g.shape[i] != 1]
     if len(along) != 1 or g.numel() != v.shape[along[0]]:
         return None
-    return torch._weight_norm(v, g, along[0])
+    return _torch_weight_norm(v, g, along[0])
 
 
 def _spectral_norm(weight: Tensor, u: Tensor, v: Tensor) -> Tensor | None:

@@ -187,7 +187,9 @@ def load_backbone(
     values = {ours: whole.tensors[theirs] for ours, theirs in fit.names.items()}
     _check_kinds(weights, backbone, values)
     _check_finite(weights, values)
-    backbone.load_state_dict({**backbone.state_dict(), **values})
+    state = backbone.state_dict()  # with the versions of its modules, which MNASNet needs
+    state.update(values)
+    backbone.load_state_dict(state)
     notes += [*_describe_parts(whole, fit), *_describe_stem(backbone, weights, fit)]
     return LoadReport(
         file=weights.path.name + (f" ({weights.inside})" if weights.inside else ""),
