@@ -31,7 +31,8 @@ _frozen = torch.backends.flags_frozen()
 from torch.testing._internal import common_optimizers as database  # noqa: E402
 
 if not _frozen:  # that import forbids other tests of this process to set torch's flags
-    setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
+    # `torch.backends` stands in for the module that holds the flag
+    torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
 
 INFOS = {info.optim_cls: info for info in database.optim_db}
 WRAPPED = [cls for cls in INFOS if cls.__name__ not in REFUSED]
@@ -57,6 +58,12 @@ EVERY = [
 ]
 CLASSES = [cls for cls, _ in EVERY]
 BASES = dict(EVERY)
+
+
+def test_torchs_flags_can_still_be_set():
+    assert torch.backends.flags_frozen() is _frozen
+
+
 ids = lambda value: getattr(value, "__name__", None)  # noqa: E731
 
 
