@@ -37,8 +37,8 @@ def check_numbers(options: Mapping[str, Any]) -> None:
         value = options[name]
         if isinstance(value, Tensor) and value.numel() != 1:
             raise ValueError(
-                f"Tensor {name} must be 1-element: {name} of shape {tuple(value.shape)} must be a "
-                "number, or a tensor of one"
+                f"Tensor {name} must be 1-element ({name}=tensor of shape {tuple(value.shape)}); "
+                "give a number, or a tensor of one"
             )
         raise ValueError(
             f"{TORCH_WORDING[name]}{value} ({name}={value!r} must be 0 or more, and finite)"
