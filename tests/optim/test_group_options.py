@@ -51,7 +51,7 @@ def test_numbers_that_torch_lets_through_are_refused(cls, value):
 
 @pytest.mark.parametrize("cls", [LARS, OrthLARS, OrthSGD, OrthAdam, NormSGD])
 def test_a_tensor_of_several_rates_is_refused_in_torchs_words(cls):
-    with pytest.raises(ValueError, match=r"Tensor lr must be 1-element: lr of shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"Tensor lr must be 1-element \(lr=tensor of shape \(2,\)\)"):
         cls(parameters(), lr=torch.tensor([0.1, 0.2]))
 
 
