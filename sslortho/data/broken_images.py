@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,12 +19,12 @@ from tqdm import tqdm
 
 from sslortho.data.decoding import BrokenImageError
 from sslortho.data.image_sets import ImageSet, Split
-from sslortho.data.names import to_line
+from sslortho.data.names import join_first, to_line
 from sslortho.data.prefetch import available_cores
 from sslortho.data.skip_list import keeps_list, read_skip_list, write_skip_list
 
-NAMED = 3
-"""Broken images that a message names."""
+MOST_CHECKED = 100_000
+"""Images up to which each is checked by its header and its end; of a larger set a sample is."""
 
 AT_ONCE = 4096
 """Images that are handed to the threads at a time: a future for each of millions takes gigabytes."""
@@ -32,8 +33,8 @@ BAR_AFTER = 5.0
 """Seconds after which a check shows a bar."""
 
 SAMPLED = 100
-"""A set with too many images for each to be checked has one in as many, of those that it may have,
-checked: 1,000 of 100,000."""
+"""Share of MOST_CHECKED in the sample of a larger set, beside the first image of each class: 1 of 100, so
+1,000 images."""
 
 LONGEST_CHECK = timedelta(days=1)
 """Time that ranks wait for the first one to decode all images."""
@@ -41,21 +42,23 @@ LONGEST_CHECK = timedelta(days=1)
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
+Images = TypeVar("Images", bound=ImageSet)
+
 
 def handle_broken(
-    data: ImageSet, split: Split, most: int, skip: bool = False, skip_list: Path | None = None
-) -> tuple[ImageSet, list[Size]]:
+    data: Images, split: Split, skip: bool = False, skip_list: Path | None = None
+) -> tuple[Images, list[Size]]:
     """Find broken images before training starts. Every rank must call.
 
     Args:
         data: images of a split.
         split: its name, for messages and the list.
-        most: images up to which each is checked; of a larger set a sample is, with every class in it.
         skip: leave broken images out. To find them each is decoded once, by the first rank.
         skip_list: file that lists them. A run that has begun keeps its list: see `keeps_list`.
 
     Returns:
-        The images, without those left out, and the sizes of those that were checked.
+        The images, without those left out, and the sizes of those that were checked: all up to
+        MOST_CHECKED.
 
     Raises:
         ValueError: broken images, unless they are left out; images that broke after the list was made;
@@ -63,18 +66,20 @@ def handle_broken(
     """
     if skip:
         data = _leave_out(data, split, skip_list)
-    chosen = _choose_checked(data, most)
+    chosen = _choose_checked(data)
     sizes, broken = _check(data, chosen, thorough=False)
     if broken:
-        raise ValueError(_describe(list(broken.values()), len(chosen), skip_list if skip else None))
+        raise ValueError(
+            describe_broken(list(broken.values()), len(chosen), skip_list if skip else None)
+        )
     return data, sizes
 
 
-def _choose_checked(data: ImageSet, most: int) -> Sequence[int]:
-    if len(data) <= most:
+def _choose_checked(data: ImageSet) -> Sequence[int]:
+    if len(data) <= MOST_CHECKED:
         return range(len(data))
     first = np.unique(data.labels.numpy(), return_index=True)[1]
-    spread = np.linspace(0, len(data) - 1, most // SAMPLED).astype(np.int64)
+    spread = np.linspace(0, len(data) - 1, MOST_CHECKED // SAMPLED).astype(np.int64)
     return np.union1d(first, spread).tolist()
 
 
@@ -110,17 +115,20 @@ def _check(
     return sizes, broken
 
 
-def describe_broken(broken: Sequence[BrokenImageError], checked: int) -> str:
-    """One line that says how many of the checked images are broken, names the first, and how to go on."""
-    return _describe(broken, checked, None)
+def describe_broken(
+    broken: Sequence[BrokenImageError], checked: int, skip_list: Path | None = None
+) -> str:
+    """One line that says how many of the checked images are broken, names the first, and how to go on.
 
-
-def _describe(broken: Sequence[BrokenImageError], checked: int, skip_list: Path | None) -> str:
+    Args:
+        broken: at least one.
+        checked: number of images that were looked at.
+        skip_list: list of images that are left out, which these are not in; None if none are.
+    """
     if len(broken) == 1 and skip_list is None:
         return str(broken[0])
-    named = ", ".join(f"{to_line(e.path)} ({e.reason})" for e in broken[:NAMED])
-    rest = ", ..." if len(broken) > NAMED else ""
-    number = f"{len(broken)} of {checked} images cannot be read: {named}{rest}"
+    named = join_first([f"{to_line(e.path)} ({e.reason})" for e in broken])
+    number = f"{len(broken)} of {checked} images cannot be read: {named}"
     if skip_list is None:
         return f"{number}; remove or replace them, or leave them out with --skip_broken"
     return (
@@ -129,7 +137,7 @@ def _describe(broken: Sequence[BrokenImageError], checked: int, skip_list: Path 
     )
 
 
-def _leave_out(data: ImageSet, split: Split, skip_list: Path | None) -> ImageSet:
+def _leave_out(data: Images, split: Split, skip_list: Path | None) -> Images:
     """The images that are whole, by the list of the run or of the first rank."""
     broken = _ask_first_rank(lambda: _find_or_read(data, split, skip_list))
     if not broken:
@@ -163,7 +171,8 @@ def _find_or_read(data: ImageSet, split: Split, skip_list: Path | None) -> dict[
 
 
 def _keep_other(skip_list: Path, split: Split, listed: dict[str, dict[str, str]]) -> dict:
-    """Lists of other splits: of a run that begins, those that it wrote before this one."""
+    """Lists of the splits that this run has written already. Training comes first, so a run that begins with
+    it drops the list of an earlier one."""
     if listed or split == "train" or not skip_list.exists():
         return listed
     return read_skip_list(skip_list)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from sslortho.data.broken_images import handle_broken
 from sslortho.data.ffcv.images import BetonImages, load_beton
 from sslortho.data.identity import ImageTable, hash_arrays
-from sslortho.data.image_folder import HEADERS_CHECKED, load_folder
+from sslortho.data.image_folder import load_folder
 from sslortho.data.image_sets import ImageArray, ImageSet, Split
 from sslortho.options import nearest
 
@@ -70,20 +70,18 @@ def load_imagenet(
     A folder test/ is ignored: ImageNet's has no labels.
     """
     if (data_dir / "train.beton").is_file():
-        return _without_broken(load_beton(data_dir, split), split, skip_broken, skip_list)
+        return _check_beton(load_beton(data_dir, split), split, skip_broken, skip_list)
     return load_folder(data_dir, split, loader, ("val",), follow_links, skip_broken, skip_list)
 
 
-def _without_broken(
+def _check_beton(
     data: BetonImages | None, split: Split, skip_broken: bool, skip_list: Path | None
 ) -> ImageSet | None:
-    """A beton whose images are checked as those of a folder; see `handle_broken`."""
+    """Check the images of a beton as those of a folder; see `handle_broken`."""
     if data is None:
         return None
-    # a copy, since checking keeps the file's metadata, 40 MB for ImageNet
-    checked = handle_broken(replace(data), split, HEADERS_CHECKED, skip_broken, skip_list)[0]
-    assert isinstance(checked, BetonImages)
-    return replace(checked)
+    # a copy, since the checked one keeps the file's metadata, 40 MB for ImageNet
+    return replace(handle_broken(data, split, skip_broken, skip_list)[0])
 
 
 DATASETS = ("digits", "cifar10", "cifar100", "folder", "beton", "imagenet")
@@ -129,7 +127,7 @@ def load_split(
         "folder": lambda: load_folder(
             path, split, loader, ("test", "val"), follow_links, skip_broken, skip_list
         ),
-        "beton": lambda: _without_broken(load_beton(path, split), split, skip_broken, skip_list),
+        "beton": lambda: _check_beton(load_beton(path, split), split, skip_broken, skip_list),
         "imagenet": lambda: load_imagenet(
             path, split, loader, follow_links, skip_broken, skip_list
         ),

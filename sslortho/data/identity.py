@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sslortho.data.names import compose, join_first, to_line
+
 SIZES_READ = 100_000
 """Files up to which the size of each is read; of more files as many, spread evenly. Asking a local disk
 for the size of a file takes 2 microseconds, so 1.3 million would take longer than the rest."""
-
-NAMED = 3
-"""Names that a message gives of the files that have changed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +52,8 @@ class ImageTable:
         digest = hashlib.blake2b(digest_size=16)
         sizes = [] if self.sizes is None else self.sizes
         for part in (
-            repr((len(self), [_composed(name) for name in self.classes], self.content)).encode(),
-            _composed("\0".join(self.names or ())).encode("utf-8", "surrogateescape"),
+            repr((len(self), [compose(name) for name in self.classes], self.content)).encode(),
+            compose("\0".join(self.names or ())).encode("utf-8", "surrogateescape"),
             np.asarray(sizes, "<i8").tobytes(),
             np.asarray(self.labels, "<i8").tobytes(),
         ):
@@ -65,10 +63,6 @@ class ImageTable:
     def state(self) -> dict[str, Any]:
         """Number of images, number of classes and digest, for checkpoints and summaries."""
         return {"count": len(self), "classes": len(self.classes), "digest": self.digest}
-
-
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
 
 
 def read_sizes(paths: Sequence[str]) -> NDArray[np.int64]:
@@ -111,7 +105,7 @@ def _compare_classes(before: tuple[str, ...], now: tuple[str, ...]) -> list[str]
     gone = [name for name in before if name not in set(now)]
     new = [name for name in now if name not in set(before)]
     return [
-        f"{len(names)} {'class is' if len(names) == 1 else 'classes are'} {word} ({_some(names)})"
+        f"{len(names)} {'class is' if len(names) == 1 else 'classes are'} {word} ({_show(names)})"
         for names, word in ((gone, "gone"), (new, "new"))
         if names
     ]
@@ -130,8 +124,8 @@ def _compare_files(before: ImageTable, now: ImageTable) -> list[str]:
     """Changes between tables of files, by their names."""
     assert before.names is not None
     assert now.names is not None
-    old = {_composed(name): i for i, name in enumerate(before.names)}
-    new = {_composed(name): i for i, name in enumerate(now.names)}
+    old = {compose(name): i for i, name in enumerate(before.names)}
+    new = {compose(name): i for i, name in enumerate(now.names)}
     gone, added = [n for n in old if n not in new], [n for n in new if n not in old]
     moved = _find_moved(gone, added)
     both = [(name, old[name], i) for name, i in new.items() if name in old]
@@ -144,7 +138,7 @@ def _compare_files(before: ImageTable, now: ImageTable) -> list[str]:
         "of another class": relabelled,
         "of another size in bytes": resized,
     }
-    changes = [f"{len(names)} {word} ({_some(names)})" for word, names in lists.items() if names]
+    changes = [f"{len(names)} {word} ({_show(names)})" for word, names in lists.items() if names]
     if changes:
         changes[0] = f"of {len(before)} images {changes[0]}"
     elif list(old) != list(new):
@@ -169,6 +163,5 @@ def _size(table: ImageTable, index: int) -> int:
     return -1 if table.sizes is None else int(table.sizes[index])
 
 
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(name.encode("utf-8", "replace").decode() for name in names[:NAMED])
-    return f"{shown}, ..." if len(names) > NAMED else shown
+def _show(names: Sequence[str]) -> str:
+    return join_first([to_line(name) for name in names])

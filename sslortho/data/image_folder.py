@@ -19,10 +19,6 @@ from sslortho.data.split_folders import find_test_folder, find_train_folder
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
 
-HEADERS_CHECKED = 100_000
-"""Files up to which each is checked by its header and its end before training starts; of more files the
-first of each class, and one in a hundred of this number."""
-
 
 def _list_images(folder: Path, links: Links) -> list[str]:
     """Paths of all images below a folder, sorted; without hidden files and a system's own."""
@@ -70,10 +66,10 @@ def scan_folder(
         folder = found
     links.check_folder(folder)
     classes = list_classes(folder)
-    training = (
-        _match_classes(list_classes(train), classes, train, folder) if split == "test" else {}
-    )
-    names = training or classes
+    names = classes
+    if split == "test" and (training := list_classes(train)):
+        _check_same_classes(training, classes, train, folder)
+        names = training  # whose order the labels follow
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(names):
@@ -114,20 +110,16 @@ def list_classes(folder: Path) -> dict[str, str]:
     return classes
 
 
-def _match_classes(
+def _check_same_classes(
     ours: dict[str, str], theirs: dict[str, str], train: Path, test: Path
-) -> dict[str, str]:
-    """The training classes, `ours`, whose order the labels follow; empty if there are none.
-
-    Raises ValueError if the test classes, `theirs`, are others.
-    """
+) -> None:
+    """Raise ValueError if the test classes, `theirs`, are others than the training classes, `ours`."""
     different = sorted(set(ours).symmetric_difference(theirs))
-    if ours and different:
+    if different:
         raise ValueError(
             f"{test} and {train} do not have the same classes ({to_line(different[0])} is in one alone); "
             "labels would not match"
         )
-    return ours
 
 
 def _warn_of_loose_images(folder: Path) -> None:
@@ -138,15 +130,6 @@ def _warn_of_loose_images(folder: Path) -> None:
             f"{to_line(loose[0])} first",
             stacklevel=2,
         )
-
-
-def check_headers(files: ImageFiles) -> list[tuple[int, int]]:
-    """Read the headers and ends of image files, so that a broken one is known before training.
-
-    Every file of a set of up to HEADERS_CHECKED, a sample of a larger one with the first file of each
-    class. Returns their (width, height) in pixels. Raises ValueError, naming the first broken files.
-    """
-    return handle_broken(files, "train", HEADERS_CHECKED)[1]
 
 
 def read_into_memory(files: ImageFiles) -> ImageArray:
@@ -199,7 +182,6 @@ def load_folder(
     Args:
         data_dir, split, test_folders, follow_links: see `scan_folder`, also for what raises.
         loader: "tensor" reads them into memory, "files" leaves them on the disk, whatever their size.
-
         skip_broken, skip_list: see `handle_broken`, also for what raises.
 
     Returns:
@@ -208,10 +190,8 @@ def load_folder(
     files = scan_folder(data_dir, split, test_folders, follow_links)
     if files is None:
         return None
-    data, checked = handle_broken(files, split, HEADERS_CHECKED, skip_broken, skip_list)
-    assert isinstance(data, ImageFiles)
-    sizes = set(checked)
-    small = len(sizes) == 1 and max(next(iter(sizes))) <= SMALL_SIDE
-    if loader == "tensor" or (loader == "auto" and small and len(data) <= HEADERS_CHECKED):
+    data, sizes = handle_broken(files, split, skip_broken, skip_list)
+    alike = len(sizes) == len(data) and len(set(sizes)) == 1  # not known of a sample
+    if loader == "tensor" or (loader == "auto" and alike and max(sizes[0]) <= SMALL_SIDE):
         return read_into_memory(data)
     return data

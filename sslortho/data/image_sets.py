@@ -6,10 +6,10 @@ are then decoded one by one; `open_source` is for an origin that is read faster 
 
 import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from sslortho.data.identity import ImageTable, hash_arrays, read_sizes
 from sslortho.data.pixel_source import PixelSource
 from sslortho.data.tensor_loader import TensorEvaluationLoader, TensorLoader
 from sslortho.data.view_loader import EvaluationViewLoader, Indices, Source, ViewLoader
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Split = Literal["train", "test"]
 
@@ -48,7 +51,7 @@ class ImageSet(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def select(self, indices: Tensor) -> "ImageSet":
+    def select(self, indices: Tensor) -> "Self":
         """Image set of these samples alone, in this order; indices int64 (m,)."""
 
     @abstractmethod
@@ -193,9 +196,11 @@ class ImageArray(ImageSet):
     def __len__(self) -> int:
         return len(self.images)
 
-    def select(self, indices: Tensor) -> "ImageArray":
+    def select(self, indices: Tensor) -> "Self":
         origin = None if self.origin is None else self.origin.select(indices.numpy())
-        return ImageArray(self.images[indices], self.labels[indices], self.classes, origin)
+        return replace(
+            self, images=self.images[indices], labels=self.labels[indices], origin=origin
+        )
 
     @cached_property
     def table(self) -> ImageTable:
@@ -255,9 +260,9 @@ class ImageFiles(ImageSet):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def select(self, indices: Tensor) -> "ImageFiles":
+    def select(self, indices: Tensor) -> "Self":
         paths = tuple(self.paths[i] for i in indices.tolist())
-        return ImageFiles(paths, self.labels[indices], self.classes, self.root)
+        return replace(self, paths=paths, labels=self.labels[indices])
 
     @cached_property
     def table(self) -> ImageTable:

@@ -2,8 +2,13 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+"""Characters that `to_line` writes as two."""
+
+NAMED = 3
+"""Names that a message gives of many."""
 
 
 def compose(name: str) -> str:
@@ -27,6 +32,12 @@ def _escape(character: str) -> str:
     if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
         return f"\\u{ord(character):04x}"
     return character
+
+
+def join_first(names: Sequence[str]) -> str:
+    """The first NAMED of many names, for a message: "a, b, c, ..."."""
+    shown = ", ".join(names[:NAMED])
+    return f"{shown}, ..." if len(names) > NAMED else shown
 
 
 def from_line(line: str) -> str:

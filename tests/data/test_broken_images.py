@@ -10,7 +10,7 @@ import torch
 from helpers.ranks import run_on_ranks
 from PIL import Image
 
-from sslortho.data import ImageArray, ImageFiles, image_folder, load_split
+from sslortho.data import ImageArray, ImageFiles, broken_images, load_split
 from sslortho.data.ffcv import read_beton, write_beton
 from sslortho.data.image_folder import scan_folder
 from sslortho.data.options import DataOptions
@@ -108,12 +108,12 @@ def test_of_a_huge_folder_a_sample_is_checked(tmp_path, monkeypatch):
     monkeypatch.setattr(
         ImageFiles, "check", lambda self, i, thorough: (checked.append(i), (1, 1))[1]
     )
-    monkeypatch.setattr(image_folder, "HEADERS_CHECKED", 99)
-    image_folder.check_headers(files)
+    monkeypatch.setattr(broken_images, "MOST_CHECKED", 99)
+    broken_images.handle_broken(files, "train")
     assert sorted(checked) == [0, 50]  # the first of each class
     checked.clear()
-    monkeypatch.setattr("sslortho.data.broken_images.SAMPLED", 9)
-    image_folder.check_headers(files)
+    monkeypatch.setattr(broken_images, "SAMPLED", 9)
+    broken_images.handle_broken(files, "train")
     assert {0, 50, 99} <= set(checked)
     assert 11 <= len(checked) <= 13
     assert max(np.diff(sorted(checked))) <= 11  # spread over all

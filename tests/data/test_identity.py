@@ -198,3 +198,11 @@ def test_files_without_a_root_keep_their_paths(tmp_path):
     path = tmp_path / "a.png"
     Image.new("RGB", (4, 4)).save(path)
     assert ImageFiles((str(path),), torch.tensor([-1]), ()).table.names == [str(path)]
+
+
+def test_names_that_changed_are_printable_and_in_one_line():
+    labels, classes = np.zeros(2, np.int64), ("a",)
+    before = ImageTable(labels, classes, ["a/x\n.png", "a/\udcff.png"])
+    now = ImageTable(labels, classes, ["a/y.png", "a/z.png"])
+    told = describe_difference(before, now)
+    assert told == r"of 2 images 2 removed (a/x\n.png, a/\xff.png); 2 added (a/y.png, a/z.png)"

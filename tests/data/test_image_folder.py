@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sslortho.data import ImageArray, ImageFiles, image_folder, load_split
+from sslortho.data import ImageArray, ImageFiles, broken_images, load_split
 from sslortho.data.decoding import read_image
 
 
@@ -212,7 +212,7 @@ def test_many_images_land_in_their_own_places(tmp_path):
 def test_a_huge_folder_stays_on_disk_and_only_the_first_of_each_class_is_checked(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(image_folder, "HEADERS_CHECKED", 3)
+    monkeypatch.setattr(broken_images, "MOST_CHECKED", 3)
     paths = write_classes(tmp_path)
     Path(paths[1]).write_bytes(b"")
     assert load_split("folder", tmp_path, "train").paths == tuple(paths)

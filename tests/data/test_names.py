@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from sslortho.data.names import compose, from_line, to_line
+from sslortho.data.names import compose, from_line, join_first, to_line
 
 NAMES = [
     "cat.jpg",
@@ -44,3 +44,11 @@ def test_both_unicode_forms_are_one_name():
     assert compose("Cat") != compose("cat")
     odd = os.fsdecode(b"\xff")
     assert compose(odd) == odd
+
+
+def test_the_first_names_stand_for_many():
+    assert [join_first(list("abcde")[:n]) for n in (1, 3, 4)] == [
+        "a",
+        "a, b, c",
+        "a, b, c, ...",
+    ]

@@ -13,11 +13,12 @@ from torchvision.datasets.folder import pil_loader
 
 from sslortho.augment import ViewRenderer, create_views
 from sslortho.data import EpochOrder, PixelSource, ViewLoader
+from sslortho.data.broken_images import handle_broken
 from sslortho.data.decoding import read_pixels
 from sslortho.data.ffcv.beton import read_beton
 from sslortho.data.ffcv.manifest import read_names
 from sslortho.data.ffcv.writer import write_beton
-from sslortho.data.image_folder import check_headers, read_into_memory, scan_folder
+from sslortho.data.image_folder import read_into_memory, scan_folder
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 40, 4), dtype=np.uint8)
 SMOOTH = Image.fromarray(NOISE[..., :3]).resize((8, 6)).resize((64, 48), Image.Resampling.BICUBIC)
@@ -161,6 +162,11 @@ def both_ways(tmp_path_factory):
         odd.write_bytes(content)
         oracle(odd).save(folder / "plain" / "train" / f"{i:02}.png")
     return tuple(scan_folder(folder / kind, "train") for kind in ("odd", "plain"))
+
+
+def check_headers(files):
+    """Sizes of the images, checked as before a training."""
+    return handle_broken(files, "train")[1]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

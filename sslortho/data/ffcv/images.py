@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from sslortho.data.identity import ImageTable, hash_arrays
 from sslortho.data.image_sets import Cache, ImageSet, Split
 from sslortho.data.split_folders import find_test_beton
 from sslortho.data.view_loader import Indices, Source
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 MOST_CLASSES = 1 << 20
 """Most classes of a beton without a manifest. A classifier has an output for each; ImageNet-22k has
@@ -81,7 +84,7 @@ class BetonImages(ImageSet):
     def __len__(self) -> int:
         return len(self.places)
 
-    def select(self, indices: Tensor) -> "BetonImages":
+    def select(self, indices: Tensor) -> "Self":
         chosen = indices.numpy()
         return replace(
             self,

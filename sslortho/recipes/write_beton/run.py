@@ -11,16 +11,22 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sslortho.data import ImageFiles, ImageSet, load_split
+from sslortho.data import ImageSet, load_split
+from sslortho.data.broken_images import handle_broken
 from sslortho.data.ffcv import manifest_path, write_beton
-from sslortho.data.image_folder import check_headers, scan_folder
+from sslortho.data.image_folder import scan_folder
+from sslortho.data.image_sets import Split
 from sslortho.data.names import to_line
 from sslortho.recipes.write_beton.options import WriteBetonOptions
 
 
+def _choose_split(options: WriteBetonOptions) -> Split:
+    return "train" if options.split == "train" else "test"
+
+
 def load(options: WriteBetonOptions) -> ImageSet:
     """Image set of the split; a folder's as paths, none of them opened yet."""
-    split = "train" if options.split == "train" else "test"
+    split = _choose_split(options)
     if options.data == "folder":
         data = scan_folder(Path(options.data_dir or ""), split, follow_links=options.follow_links)
     else:
@@ -76,8 +82,8 @@ def write(options: WriteBetonOptions, stop: Stop) -> dict[str, Any]:
         raise ValueError(f"out={options.out!r} exists already; give another one, or --overwrite")
     data = load(options)
     out.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(data, ImageFiles) and not options.skip_broken:
-        check_headers(data)  # before minutes of encoding
+    if not options.skip_broken:
+        handle_broken(data, _choose_split(options))  # before minutes of encoding
     return write_beton(
         data,
         out,
