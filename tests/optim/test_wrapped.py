@@ -640,6 +640,6 @@ def test_ten_steps_of_a_resnet_are_those_of_the_svd(monkeypatch):
     monkeypatch.setattr(factor, "polar_svd", lambda m, tol: svd(m.double(), tol).to(m.dtype))
     exact = ten_steps("svd")
     assert exact[1][-1] < 0.7 * exact[1][0]
-    assert 0 < distance(fast, exact) < max(2 * distance(single, exact), 0.1)
+    assert 0 < distance(fast, exact) < max(4 * distance(single, exact), 0.04)
     assert distance(fast, exact) < 0.1
     assert fast[1] == pytest.approx(exact[1], rel=0.03)
