@@ -23,10 +23,14 @@ JPEG_START = b"\xff\xd8\xff"
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
 """Tags BitsPerSample, PhotometricInterpretation and SampleFormat (TIFF 6.0, sections 8 and 19)."""
 
-WHITE_IS_ZERO, SIGNED = 0, (2,)
-"""Values of the last two."""
+WHITE_IS_ZERO = 0
+"""Value of PhotometricInterpretation."""
+
+SIGNED = (2,)
+"""Value of SampleFormat for signed integers of one channel."""
 
 TIFF_STARTS = (b"II*\0", b"MM\0*")
+"""First bytes of a TIFF, of either byte order."""
 
 
 class BrokenImageError(ValueError):
@@ -67,13 +71,18 @@ def naming_broken(path: str) -> Iterator[None]:
 
 
 def _describe(path: str, error: Exception) -> str:
-    """Reason of an error, without the file's name and without names of Python objects."""
+    """Reason why a file cannot be read."""
     with contextlib.suppress(OSError), Path(path).open("rb") as file:
         start = file.read(4)
         if not start:
             return "the file is empty"
         if start in TIFF_STARTS and isinstance(error, UnidentifiedImageError):
             return "a TIFF that is cut short, or of a kind that PIL does not read: convert it to 8 bits"
+    return describe_error(error)
+
+
+def describe_error(error: Exception) -> str:
+    """Reason of an error of PIL's, without the file or the Python object that it names at its end."""
     reason = re.sub(r" (<_io\.\w+[^>]*>|'[^']*'|\"[^\"]*\")$", "", str(error))
     return reason or type(error).__name__
 

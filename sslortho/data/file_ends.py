@@ -11,7 +11,7 @@ TAIL = 4096
 JPEG_END = b"\xff\xd9"
 """Marker EOI (ITU T.81, B.1.1.3); in compressed data a zero follows each byte 255."""
 
-TIFF_STARTS_AND_LENGTHS = ((273, 279), (324, 325))
+TIFF_OFFSETS_AND_LENGTHS = ((273, 279), (324, 325))
 """Tags of where strips, and tiles, begin and how long they are (TIFF 6.0, sections 8 and 15)."""
 
 
@@ -69,7 +69,7 @@ def _read_number(file: IO[bytes], place: int) -> int:
 def _find_tiff_end(image: ImageFile) -> int:
     """Byte behind the last strip or tile of the first picture."""
     tags = getattr(image, "tag_v2", {})
-    for starts, lengths in TIFF_STARTS_AND_LENGTHS:
+    for starts, lengths in TIFF_OFFSETS_AND_LENGTHS:
         if starts in tags and lengths in tags:
             places = zip(tags[starts], tags[lengths], strict=False)
             return max((start + length for start, length in places), default=0)

@@ -233,9 +233,7 @@ def rank_votes(similarities: Tensor, labels: Tensor, classes: int, temperature: 
             column = slice(neighbour, neighbour + 1)
             sums.scatter_add_(1, labels[:, column], own[:, column])
         logarithms = (best - similarities[:, :1].double()) / temperature + sums.log()
-        least = torch.finfo(
-            scores.dtype
-        ).min  # of the lowest temperatures; -inf is not having voted
+        least = torch.finfo(scores.dtype).min  # -inf would mean that the class has no vote
         scores = torch.where(lost, logarithms.clamp_min(least), scores)
     return scores.masked_fill(best == -math.inf, -math.inf)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sslortho.methods.options import BYOLOptions, read_widths
-from sslortho.methods.task import Method, in_float32, spread
+from sslortho.methods.task import Method, compute_in_float32, spread
 from sslortho.methods.teacher import MovingAverage, rising_momentum
 
 
@@ -45,6 +45,6 @@ class BYOL(Method):
         z_a, z_b = (self.projector(self.backbone(view)) for view in views)
         with torch.no_grad():
             target_a, target_b = (self.teacher(view) for view in views)
-        loss_a = in_float32(self.loss, self.predictor(z_a), target_b)
-        loss_b = in_float32(self.loss, self.predictor(z_b), target_a)
+        loss_a = compute_in_float32(self.loss, self.predictor(z_a), target_b)
+        loss_b = compute_in_float32(self.loss, self.predictor(z_b), target_a)
         return {"loss": (loss_a + loss_b) / 2, "spread": spread(z_a)}

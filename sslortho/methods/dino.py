@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from sslortho.methods.options import DINOOptions, read_widths
-from sslortho.methods.task import Method, at_least_float32, spread
+from sslortho.methods.task import Method, spread
 from sslortho.methods.teacher import MovingAverage, rising_momentum
+from sslortho.optim.precision import in_float32
 
 
 def create_dino_projector(
@@ -93,5 +94,5 @@ class DINO(Method):
         with torch.no_grad():
             targets = self.projector(self.backbone(torch.cat(views[:2]))).chunk(2)
         with torch.autocast(outputs[0].device.type, enabled=False):
-            loss = self.loss(*(list(map(at_least_float32, z)) for z in (targets, outputs)))
+            loss = self.loss([in_float32(t) for t in targets], [in_float32(z) for z in outputs])
         return {"loss": loss, "spread": spread(outputs[0])}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sslortho.methods.options import MoCoV2Options, read_widths
-from sslortho.methods.task import Method, in_float32, spread
+from sslortho.methods.task import Method, compute_in_float32, spread
 from sslortho.methods.teacher import MovingAverage
 
 
@@ -47,4 +47,4 @@ class MoCoV2(Method):
         query = self.projector(self.backbone(views[0]))
         with torch.no_grad():
             key = self.teacher(views[1])
-        return {"loss": in_float32(self.loss, query, key), "spread": spread(query)}
+        return {"loss": compute_in_float32(self.loss, query, key), "spread": spread(query)}

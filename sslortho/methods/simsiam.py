@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from sslortho.methods.options import SimSiamOptions, read_widths
-from sslortho.methods.task import Method, in_float32, spread
+from sslortho.methods.task import Method, compute_in_float32, spread
 
 
 class SimSiam(Method):
@@ -28,6 +28,6 @@ class SimSiam(Method):
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         z_a, z_b = (self.projector(self.backbone(view)) for view in views)
-        loss_a = in_float32(self.loss, self.predictor(z_a), z_b.detach())
-        loss_b = in_float32(self.loss, self.predictor(z_b), z_a.detach())
+        loss_a = compute_in_float32(self.loss, self.predictor(z_a), z_b.detach())
+        loss_b = compute_in_float32(self.loss, self.predictor(z_b), z_a.detach())
         return {"loss": (loss_a + loss_b) / 2, "spread": spread(z_a)}

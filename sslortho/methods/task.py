@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sslortho.methods.teacher import HALF_PRECISION
 from sslortho.models.backbones import BackboneSettings, feature_dim
+from sslortho.optim.precision import HALF_PRECISION, in_float32
 
 
 class Task(nn.Module):
@@ -78,7 +78,7 @@ class Method(Task):
         for part, name, value in kept:
             now = part._buffers[name]
             if now is not None and now.dtype in HALF_PRECISION:
-                part._buffers[name] = at_least_float32(value).to(now.device)
+                part._buffers[name] = in_float32(value).to(now.device)
         return self
 
     @staticmethod
@@ -126,15 +126,10 @@ def _check_installed(package: str, method: str) -> None:
         ) from error
 
 
-def at_least_float32(z: Tensor) -> Tensor:
-    """The tensor in float32 if it is of half precision, otherwise as it is."""
-    return z.to(torch.promote_types(z.dtype, torch.float32))
-
-
-def in_float32(loss: nn.Module, *projections: Tensor) -> Tensor:
+def compute_in_float32(loss: nn.Module, *projections: Tensor) -> Tensor:
     """Compute a loss of projections in float32 (float64 for float64 ones), with autocast off."""
     with torch.autocast(projections[0].device.type, enabled=False):
-        return loss(*map(at_least_float32, projections))
+        return loss(*map(in_float32, projections))
 
 
 def spread(z: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-HALF_PRECISION = (torch.float16, torch.bfloat16)
+from sslortho.optim.precision import HALF_PRECISION, in_float32
 
 
 class MovingAverage(nn.Module):
@@ -45,9 +45,8 @@ class MovingAverage(nn.Module):
             return
         self.copies = self.copies or [p.detach().clone() for p in ours]
         for i, (p, source) in enumerate(zip(ours, theirs, strict=True)):
-            dtype = torch.promote_types(p.dtype, torch.float32)
-            self.copies[i] = self.copies[i].to(p.device, dtype)
-            self.copies[i].mul_(momentum).add_(source.to(dtype), alpha=1 - momentum)
+            self.copies[i] = in_float32(self.copies[i].to(p.device))
+            self.copies[i].mul_(momentum).add_(in_float32(source), alpha=1 - momentum)
             p.copy_(self.copies[i])
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

@@ -44,9 +44,8 @@ def check_format(format: ExportFormat, name: str) -> None:
         raise ValueError(f"format={format!r} is not one of {', '.join(get_args(ExportFormat))}")
     if format in ("hub", "onnx"):
         return
-    own = (
-        STEMMED if format == "timm" else torchvision_names()
-    )  # timm names the others' tensors otherwise
+    # timm has other names for the tensors of torchvision's other networks
+    own = STEMMED if format == "timm" else torchvision_names()
     fits = format == "timm" if name.startswith("timm:") else name in own
     if not fits:
         raise ValueError(

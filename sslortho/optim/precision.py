@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+HALF_PRECISION = (torch.float16, torch.bfloat16)
+
 
 def in_float32(tensor: Tensor) -> Tensor:
     """A half-precision tensor in float32; any other one itself.

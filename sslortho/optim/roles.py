@@ -33,7 +33,7 @@ RANKS: tuple[RoleKind, ...] = get_args(RoleKind)
 
 
 class Role(NamedTuple):
-    """What a parameter is to a layer that uses it."""
+    """Part that a parameter plays in a layer that uses it."""
 
     kind: RoleKind
     use: Use

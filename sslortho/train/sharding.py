@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from sslortho.methods import Task
-from sslortho.optim.precision import in_float32
+from sslortho.optim.precision import HALF_PRECISION, in_float32
 
 
 def check_sharding(accelerator: Accelerator) -> None:
@@ -98,8 +98,7 @@ def total_norm(tensors: Iterable[Tensor]) -> Tensor:
     In float32 for half-precision tensors, whose norm may exceed 65,504.
     """
     norms = [
-        torch.linalg.vector_norm(in_float32(t)) if t.dtype in (torch.float16, torch.bfloat16) else t
-        for t in tensors
+        torch.linalg.vector_norm(in_float32(t)) if t.dtype in HALF_PRECISION else t for t in tensors
     ]
     return whole(torch.nn.utils.get_total_norm(norms))
 

@@ -6,7 +6,7 @@ from helpers.methods import BATCH, create, draw_views
 from torch import nn
 
 from sslortho.methods import METHODS, Classification
-from sslortho.methods.task import in_float32
+from sslortho.methods.task import compute_in_float32
 from sslortho.methods.teacher import MovingAverage
 
 HALF = [torch.bfloat16, torch.float16]
@@ -50,7 +50,7 @@ def test_a_loss_of_half_precision_is_that_of_float32_on_the_same_numbers(name, d
     for views in (z, z.float()):
         views = views.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
-            loss = in_float32(create(name).loss, *views)
+            loss = compute_in_float32(create(name).loss, *views)
         (gradient,) = torch.autograd.grad(loss, views)
         losses.append((loss.detach(), gradient.float()))
     (ours, gradient), (exact, exact_gradient) = losses

@@ -17,7 +17,7 @@ def parameters():
 
 
 def torch_message(**options):
-    """What torch's own SGD says of the options."""
+    """Message of torch's own SGD of the options."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         torch.optim.SGD(parameters(), **options)
     return str(caught.value)
@@ -51,7 +51,9 @@ def test_numbers_that_torch_lets_through_are_refused(cls, value):
 
 @pytest.mark.parametrize("cls", [LARS, OrthLARS, OrthSGD, OrthAdam, NormSGD])
 def test_a_tensor_of_several_rates_is_refused_in_torchs_words(cls):
-    with pytest.raises(ValueError, match=r"Tensor lr must be 1-element \(lr=tensor of shape \(2,\)\)"):
+    with pytest.raises(
+        ValueError, match=r"Tensor lr must be 1-element \(lr=tensor of shape \(2,\)\)"
+    ):
         cls(parameters(), lr=torch.tensor([0.1, 0.2]))
 
 

@@ -139,7 +139,7 @@ def test_records_from_a_step_are_those_of_the_whole_file(tmp_path):
 
 
 def begin_wandb(folder, step, monkeypatch):
-    """What W&B's tracker would be begun with."""
+    """Arguments that W&B's tracker would be begun with, and the steps that it is given."""
     given = {}
     project = ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs"))
     accelerator = Accelerator(cpu=True, project_config=project)

@@ -12,7 +12,7 @@ from sslortho.models.weights.recognition import closest_network, find_fits, reco
 def _describe_recognised(
     weights: WeightsFile, found: list[tuple[str, Stem]], prefix: str | None
 ) -> str:
-    """What the weights are recognised as, for the message of an error: none or several."""
+    """Result of a recognition that found no network or several, in the words of an error."""
     if found:
         return f"several networks: {found}"
     what = "no network of ours or torchvision's"

@@ -11,12 +11,10 @@ from torch import Size, Tensor, nn
 HEADS = frozenset({"fc", "head", "heads", "classifier", "head_dist", "last_linear"})
 """Top-level modules after the features. A file may hold them although the backbone lacks them."""
 
-COPIES = frozenset(
-    {
-        *("momentum", "teacher", "target", "key", "k", "shadow"),
-        *("ema", "ma", "swa", "avg", "average", "averaged", "averaging"),
-    }
-)
+COPIES = frozenset({
+    "momentum", "teacher", "target", "key", "k", "shadow",
+    "ema", "ma", "swa", "avg", "average", "averaged", "averaging",
+})  # fmt: skip
 """Words that name a moving average of another network: "momentum_backbone", "encoder_k" of MoCo,
 "model_ema". MoCo (main_lincls.py), BYOL and timm (validate.py without --use-ema) evaluate the other."""
 

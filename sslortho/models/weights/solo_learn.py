@@ -10,22 +10,10 @@ from typing import Any
 
 from sslortho.models.weights.torch_file import read_plain
 
-METHODS = frozenset(
-    {
-        *(
-            "all4one",
-            "barlow_twins",
-            "byol",
-            "deepclusterv2",
-            "dino",
-            "mae",
-            "mocov2plus",
-            "mocov3",
-        ),
-        *("nnbyol", "nnclr", "nnsiam", "ressl", "simclr", "simsiam", "supcon", "swav", "vibcreg"),
-        *("vicreg", "wmse"),
-    }
-)
+METHODS = frozenset({
+    "all4one", "barlow_twins", "byol", "deepclusterv2", "dino", "mae", "mocov2plus", "mocov3", "nnbyol",
+    "nnclr", "nnsiam", "ressl", "simclr", "simsiam", "supcon", "swav", "vibcreg", "vicreg", "wmse",
+})  # fmt: skip
 """Names in its solo/methods/__init__.py."""
 
 METHOD_GROUPS = frozenset({"projector", "predictor", "prototypes", "head", "decoder"})
