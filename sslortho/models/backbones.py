@@ -12,7 +12,11 @@ import torch
 from torch import nn
 
 from sslortho.models.cifar_resnet import BasicCNN, CifarResNet
-from sslortho.models.torchvision_networks import create_torchvision, torchvision_names
+from sslortho.models.torchvision_networks import (
+    check_image_size,
+    create_torchvision,
+    torchvision_names,
+)
 from sslortho.models.wide_resnet import WIDE_RESNETS, create_wide_resnet
 from sslortho.options import nearest
 
@@ -166,12 +170,10 @@ def create_backbone(
         raise ValueError(f"stem={stem!r} is not one of {', '.join(map(repr, get_args(Stem)))}")
     if seed is not None:
         torch.manual_seed(seed)
+    if image_size is not None:
+        check_image_size(str(name), image_size)
     if name in OWN:
         return OWN[name]()
-    if image_size is not None and not str(name).startswith("vit_"):
-        raise ValueError(
-            f"image_size={image_size} has no effect on backbone={name!r}; it is for torchvision's vit_*"
-        )
     if name in STEMMED:
         if name.startswith("densenet"):
             return _densenet(name, stem)

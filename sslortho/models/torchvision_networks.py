@@ -23,6 +23,22 @@ def vit_patch(name: str) -> int | None:
     return int(patch) if name.startswith("vit_") and patch.isdecimal() else None
 
 
+def check_image_size(name: str, image_size: int) -> None:
+    """Raise ValueError for a size in pixels that a network cannot be created with.
+
+    Only vision transformers of torchvision have one, and it must be a multiple of their patches' side.
+    """
+    patch = vit_patch(name)
+    if patch is None:
+        raise ValueError(
+            f"image_size={image_size} has no effect on backbone={name!r}; it is for torchvision's vit_*"
+        )
+    if image_size < patch or image_size % patch:
+        raise ValueError(
+            f"image_size={image_size} is not a multiple of {patch} pixels, the patches of {name}"
+        )
+
+
 def create_torchvision(name: str, image_size: int | None = None) -> nn.Module:
     """Create a network of torchvision that ends with the features before its last linear layer.
 
@@ -35,7 +51,7 @@ def create_torchvision(name: str, image_size: int | None = None) -> nn.Module:
         image_size: side of the images in pixels, for vision transformers (vit_*); None for 224.
 
     Raises:
-        ValueError: `image_size` is given for another network, or is not a multiple of the patches' side.
+        ValueError: as `check_image_size`.
     """
     import torchvision
 
@@ -43,13 +59,7 @@ def create_torchvision(name: str, image_size: int | None = None) -> nn.Module:
     if name in MIXED_INPUT:  # without the additional classifiers of training
         options |= {"aux_logits": False, "init_weights": True}
     if image_size is not None:
-        patch = vit_patch(name)
-        if patch is None or image_size % patch:
-            raise ValueError(
-                f"image_size={image_size} has no effect on backbone={name!r}"
-                if patch is None
-                else f"image_size={image_size} is not a multiple of {patch} pixels, the patches of {name}"
-            )
+        check_image_size(name, image_size)
         options["image_size"] = image_size
     model: Any = torchvision.models.get_model(name, **options)
     if name.startswith("squeezenet"):

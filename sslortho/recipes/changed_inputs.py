@@ -109,7 +109,7 @@ def find_finished(
     stored = summary.get("config", {})
     known = facts(type(options))
     paths = [name for name, fact in known.items() if fact.by_content and name in stored]
-    different = [n for n in paths if not same_path(stored[n], getattr(options, n))]
+    different = [n for n in paths if not _same_path(stored[n], getattr(options, n))]
     if not different:
         return summary
     if "inputs" in summary:
@@ -128,7 +128,7 @@ def _check_paths(options: Options, stored: Mapping[str, Any], folder: RunFolder)
     """Raise ValueError for other paths than those of a checkpoint that does not know its images."""
     for name, fact in facts(type(options)).items():
         then, now = stored.get(name), getattr(options, name)
-        if not fact.path or not fact.by_content or same_path(then, now):
+        if not fact.by_content or _same_path(then, now):
             continue
         raise ValueError(
             f"the run in {folder.path} is of a version that did not record its images, so only its "
@@ -136,7 +136,7 @@ def _check_paths(options: Options, stored: Mapping[str, Any], folder: RunFolder)
         )
 
 
-def same_path(one: Any, other: Any) -> bool:
+def _same_path(one: Any, other: Any) -> bool:
     """Whether two values of an option are the same file or folder, however they are spelt."""
     if isinstance(one, str) and isinstance(other, str):
         return os.path.realpath(os.path.expanduser(one)) == os.path.realpath(other)  # noqa: PTH111

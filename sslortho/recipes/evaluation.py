@@ -10,7 +10,6 @@ from torch import Tensor
 from sslortho.augment import EvaluationSpec, ViewSpec
 from sslortho.augment.views import evaluation_spec
 from sslortho.data import EvaluationLoader, ImageSet
-from sslortho.data.identity import ImageTable
 from sslortho.data.loading import (
     LabelledData,
     choose_training_images,
@@ -24,7 +23,7 @@ from sslortho.methods import Classification
 from sslortho.recipes.backbone import Subject, load_subject
 from sslortho.recipes.options import BackboneOptions, RunOptions
 from sslortho.recipes.training import Training
-from sslortho.runs.inputs import Inputs, Role, hash_tensors
+from sslortho.runs.inputs import Inputs, collect_tables, hash_tensors
 from sslortho.train.launch import shard_of
 
 LARGE_CROP = 224
@@ -122,13 +121,10 @@ def identify(
         held_out: images held out of the training images.
         classifies: see `Inputs`.
     """
-    tables: dict[Role, ImageTable] = {"training": data.train.table, "test": data.test.table}
-    if held_out is not None:
-        tables["held-out"] = held_out.table
     weights = None
     if subject is not None and subject.restored:
         weights = hash_tensors(subject.backbone.state_dict())
-    return Inputs(tables, weights, classifies)
+    return Inputs(collect_tables(data.train, data.test, held_out), weights, classifies)
 
 
 def read_inputs(options: BackboneOptions) -> Inputs:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 
 from sslortho.atomic import atomic_file
 from sslortho.data.identity import ImageTable, describe_difference
+
+if TYPE_CHECKING:
+    from sslortho.data import ImageSet
 
 Role = Literal["training", "held-out", "test"]
 """Use of an image set in a run."""
@@ -33,6 +36,14 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
         plain = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(plain.numpy().data)
     return digest.hexdigest()
+
+
+def collect_tables(
+    train: "ImageSet", test: "ImageSet | None", held_out: "ImageSet | None" = None
+) -> dict[Role, ImageTable]:
+    """Tables of the image sets of a run, those that it has."""
+    sets: dict[Role, ImageSet | None] = {"training": train, "test": test, "held-out": held_out}
+    return {role: images.table for role, images in sets.items() if images is not None}
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,6 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from sslortho.data import ImageSet
-from sslortho.data.identity import ImageTable
 from sslortho.data.loading import (
     create_evaluation_loader,
     create_train_loader,
@@ -26,7 +24,7 @@ from sslortho.recipes.pretrain.resolve import PretrainRecipe, resolve
 from sslortho.recipes.training import HeldTraining, Training
 from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
-from sslortho.runs.inputs import Inputs, Role
+from sslortho.runs.inputs import Inputs, collect_tables
 from sslortho.runs.provenance import Session, provenance
 from sslortho.train.launch import join_ranks, shard_of
 from sslortho.train.options import TrainResult
@@ -48,10 +46,9 @@ class Pretraining:
         return self.evaluation.online(task.backbone)
 
 
-def identify(train: ImageSet, test: ImageSet | None) -> Inputs:
-    """Identity of the images."""
-    tables: dict[Role, ImageTable] = {"training": train.table}
-    return Inputs(tables if test is None else {**tables, "test": test.table})
+def _read_inputs(options: PretrainOptions) -> Inputs:
+    """Identity of the images that the options name. Raises ValueError as they do."""
+    return Inputs(collect_tables(load_training_set(options), load_test_set(options)))
 
 
 def build(options: PretrainOptions) -> Pretraining:
@@ -96,9 +93,8 @@ def build(options: PretrainOptions) -> Pretraining:
     steps = len(loader) // options.accumulation_steps
     # down to a thousandth, as facebookresearch/barlowtwins
     schedule = cosine_schedule(options.epochs, steps, options.warmup_epochs, final=1e-3)
-    training = Training(
-        options, accelerator, task, optimizer, loader, schedule, identify(train, test)
-    )
+    inputs = Inputs(collect_tables(train, test))
+    training = Training(options, accelerator, task, optimizer, loader, schedule, inputs)
     return Pretraining(recipe, accelerator, training, evaluation)
 
 
@@ -116,9 +112,7 @@ def run(options: PretrainOptions, session: Session) -> dict[str, Any]:
     """
     folder = RunFolder(options.run_folder)
     folder.check_same(options)
-    finished = find_finished(
-        options, folder, lambda: identify(load_training_set(options), load_test_set(options))
-    )
+    finished = find_finished(options, folder, lambda: _read_inputs(options))
     if finished is not None:
         tell(finished, folder.path)
         return finished

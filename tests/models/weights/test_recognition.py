@@ -167,6 +167,10 @@ def test_a_stem_for_others_is_an_error(name):
 def test_image_sizes_are_for_vision_transformers():
     with pytest.raises(ValueError, match="image_size=64 has no effect on backbone='resnet18'"):
         create_backbone("resnet18", image_size=64)
+    with pytest.raises(ValueError, match="image_size=64 has no effect on backbone='resnet20'"):
+        create_backbone("resnet20", image_size=64)
+    with pytest.raises(ValueError, match="image_size=0 is not a multiple of 16"):
+        create_backbone("vit_b_16", image_size=0)
     with pytest.raises(ValueError, match="image_size=65 is not a multiple of 16"):
         create_backbone("vit_b_16", image_size=65)
 
