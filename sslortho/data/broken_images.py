@@ -192,14 +192,23 @@ def _ask_first_rank(find: Callable[[], dict[str, str]]) -> dict[str, str]:
 
     Through the store of the process group and not by a collective: the first rank of a machine may be
     loading while the others wait for it at a barrier.
+
+    Raises ValueError on every rank if it does on the first.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return find()
     store = distributed_c10d._get_default_store()
     key = f"sslortho/broken_images/{next(_asked)}"
     if distributed.get_rank() == 0:
-        found = find()
-        store.set(key, json.dumps(found))
+        try:
+            found = find()
+        except ValueError as error:
+            store.set(key, json.dumps({"error": str(error)}))
+            raise
+        store.set(key, json.dumps({"found": found}))
         return found
     store.wait([key], LONGEST_CHECK)
-    return json.loads(store.get(key))
+    answer = json.loads(store.get(key))
+    if "error" in answer:
+        raise ValueError(answer["error"])
+    return answer["found"]

@@ -375,6 +375,26 @@ def test_the_first_rank_decides_and_writes_for_all(data, tmp_path):
     assert (first[1:], second[1:]) == ((1, True), (0, False))
 
 
+def refuse_on_rank(rank, folder):
+    run = Path(folder) / "run"
+    try:
+        load(Path(folder) / "data", "train", run / "skipped_images.txt")
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.ranks
+def test_a_list_that_the_first_rank_cannot_read_is_an_error_of_all(data, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "skipped_images.txt").write_text("neither path nor fault\n")
+    begin(tmp_path / "run" / "skipped_images.txt")
+    (tmp_path / "ranks").mkdir()
+    first, second = run_on_ranks(refuse_on_rank, 2, tmp_path / "ranks", str(tmp_path))
+    assert "line 1 of" in first
+    assert first == second
+
+
 # options
 
 
