@@ -9,21 +9,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 
 from sslortho.options import Options, nearest, to_text
 from sslortho.recipes.configs import find_config
 from sslortho.recipes.help import format_help
-from sslortho.recipes.option_values import (
-    WrongValueError,
-    describe_wrong,
-    is_text,
-    read_file,
-    read_given,
-    read_text,
-)
+from sslortho.recipes.option_values import is_text, read_file, read_given, read_text
 
 Some = TypeVar("Some", bound=Options)
 
@@ -128,20 +121,8 @@ def _read_files(files: Sequence[str], cls: type[Any]) -> dict[str, Any]:
                 raise ValueError(f"{name}: no option is a mapping; options stand side by side")
             if name not in kinds:
                 raise ValueError(f"option {name!r} is not accepted{_find_nearest(name, cls)}")
-            try:
-                values[name] = read_given(given, kinds[name])
-            except WrongValueError:
-                null = given.node.tag == "tag:yaml.org,2002:null"
-                raise ValueError(
-                    _explain(name, "null" if null else given.shown, kinds[name])
-                ) from None
+            values[name] = read_given(name, given, kinds[name])
     return values
-
-
-def _explain(name: str, shown: str, kind: Any) -> str:
-    if shown == "null":
-        return f"{name}: null is no value for it; leave it out for its default"
-    return describe_wrong(name, shown, kind)
 
 
 def _read_options(parser: OptionParser, arguments: Sequence[str]) -> Any:
@@ -150,12 +131,8 @@ def _read_options(parser: OptionParser, arguments: Sequence[str]) -> Any:
     given = vars(parser.parse_args(arguments))
     values = _read_files(given.pop("config"), cls)
     kinds = {f.name: f.type for f in fields(cls)}
-    for name, text in given.items():
-        if text is not None:
-            try:
-                values[name] = read_text(text, kinds[name])
-            except WrongValueError:
-                raise ValueError(_explain(name, text, kinds[name])) from None
+    typed = {name: text for name, text in given.items() if text is not None}
+    values |= {name: read_text(name, text, kinds[name]) for name, text in typed.items()}
     return _create(cls, values)
 
 
@@ -210,20 +187,8 @@ def create_options(cls: type[Some], values: Mapping[str, Any]) -> Some:
     for name, text in texts.items():
         if name not in kinds:
             raise ValueError(f"{name!r} is not an option{_find_nearest(name, chosen)}")
-        try:
-            read[name] = _read_python_value(text, kinds[name])
-        except WrongValueError:
-            shown = "null" if text is None else str(values[name])
-            raise ValueError(_explain(name, shown, kinds[name])) from None
+        read[name] = read_text(name, text, kinds[name], str(values[name]))
     return _create(chosen, read)
-
-
-def _read_python_value(text: str | None, kind: Any) -> Any:
-    if text is not None:
-        return read_text(text, kind)
-    if type(None) not in get_args(kind):
-        raise WrongValueError
-    return None
 
 
 @contextlib.contextmanager

@@ -1,54 +1,97 @@
 """Values of options, from the text of a command line and from YAML files.
 
 Text is text: what stands behind the flag of a text option, or in a file, arrives as it was typed. Only the
-values of other options are read as YAML.
+values of other options are given to jsonargparse, which reads them as YAML and converts them.
 """
 
+import contextlib
+import re
 import types
-from collections.abc import Callable
+from argparse import ArgumentError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
-from yaml.constructor import SafeConstructor
 
 from sslortho.options import nearest
 from sslortho.recipes.help import describe_type
 
-PLAIN_TAGS = frozenset(
-    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")
-)
+NULL = "tag:yaml.org,2002:null"
+
+PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool")) | {
+    NULL
+}
 """Tags that a file may write out, such as !!str; all others would make objects of some kind."""
 
+NULLS = ("null", "Null", "NULL", "~")
 
-class WrongValueError(ValueError):
-    """A value is not of its option's type."""
+PLAIN = re.compile(r"[\w\s.,+\[\]-]+", re.ASCII)
+"""Numbers, switches and lists of those. YAML reads more: 1:30 as 90, and #3 as nothing."""
+
+LEADING_ZEROS = re.compile(r"(?<![\w.])0[0_]*(?=\d)", re.ASCII)
+"""They would make a number octal to YAML: 010 is 10 here."""
 
 
-def _parts(kind: Any) -> tuple[list[Any], bool]:
-    """Alternatives of a type, and whether None is one of them."""
-    if get_origin(kind) in (Union, types.UnionType):
-        kinds = get_args(kind)
-        return [part for part in kinds if part is not type(None)], type(None) in kinds
-    return [kind], False
+class _TextLoader(yaml.BaseLoader):
+    """YAML whose unquoted values are text, apart from null."""
+
+
+_TextLoader.add_implicit_resolver(NULL, re.compile(f"(?:{'|'.join(NULLS)}|)$"), ["~", "n", "N", ""])
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    """Alternatives of a type."""
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _choices(kind: Any) -> list[Any]:
+    return [c for part in _parts(kind) if get_origin(part) is Literal for c in get_args(part)]
 
 
 def is_text(kind: Any) -> bool:
     """Whether an option of this type takes any text."""
-    return str in _parts(kind)[0]
+    return str in _parts(kind)
 
 
-def describe_wrong(name: str, shown: str, kind: Any) -> str:
+def _describe_wrong(name: str, shown: str, kind: Any) -> str:
     """A message for a value of another type, in the words of `--help`."""
-    wanted = describe_type(kind)
-    choices = [
-        str(c) for part in _parts(kind)[0] if get_origin(part) is Literal for c in get_args(part)
-    ]
-    if choices:
+    if shown == "null":
+        return f"{name}: null is no value for it; leave it out for its default"
+    if choices := list(map(str, _choices(kind))):
         return f"{name}={shown} is not one of {', '.join(choices)}{nearest(shown, choices)}"
+    wanted = describe_type(kind)
     words = {"INTEGER": "a whole number", "NUMBER": "a number", "TEXT": "text"}
     return f"{name}={shown} must be {words.get(wanted, wanted.strip('[]').replace('|', ' or '))}"
+
+
+def _convert(name: str, value: Any, kind: Any, shown: str) -> Any:
+    """Value of a type from None, text or a list of those. Raises ValueError if it is none."""
+    if isinstance(value, str) and (is_text(kind) or value in _choices(kind)):
+        return value
+    if value is None and type(None) in _parts(kind):
+        return None
+    found = _parse(value, kind)
+    if found is None:
+        raise ValueError(_describe_wrong(name, shown, kind))
+    return found
+
+
+def _parse(value: Any, kind: Any) -> Any:
+    """Value of a type from text or a list of texts, by jsonargparse; None if it is none."""
+    parts = value if isinstance(value, list) else [value]
+    plain = [p for p in parts if isinstance(p, str) and PLAIN.fullmatch(p)]
+    if len(plain) < len(parts):
+        return None
+    from jsonargparse import ArgumentParser
+
+    decimal = [LEADING_ZEROS.sub("", part) for part in plain]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=kind)
+    with contextlib.suppress(ArgumentError, ValueError, OverflowError, RecursionError):
+        given = {"value": decimal if isinstance(value, list) else decimal[0]}
+        return parser.parse_object(given, defaults=False)["value"]
+    return None
 
 
 @dataclass(frozen=True)
@@ -63,7 +106,7 @@ class Given:
     def shown(self) -> str:
         """The value as it stands in the file."""
         if isinstance(self.node, yaml.ScalarNode):
-            return self.node.value
+            return "null" if self.node.tag == NULL else self.node.value
         return self.source[self.node.start_mark.index : self.node.end_mark.index].strip()
 
     @property
@@ -72,104 +115,33 @@ class Given:
         return isinstance(self.node, yaml.CollectionNode) and bool(self.node.flow_style)
 
 
-def _read_whole_number(text: str) -> int:
-    """The decimal number, also with underscores, or one with a prefix: 0x10."""
-    try:
-        return int(text)
-    except ValueError:
-        return int(text, 0)
-
-
-def _read_number(text: str) -> float:
-    special = text.lower().lstrip("+-")
-    return float(text.replace(".", "", 1) if special in (".inf", ".nan") else text)
-
-
-def _read_switch(text: str) -> bool:
-    return SafeConstructor.bool_values[text.lower()]
-
-
-_SCALARS: dict[Any, Callable[[str], Any]] = {
-    int: _read_whole_number,
-    float: _read_number,
-    bool: _read_switch,
-    str: str,
-}
-
-
-def _read_scalar(text: str, kind: Any) -> Any:
-    if get_origin(kind) is Literal:
-        if text in get_args(kind):
-            return text
-        raise WrongValueError
-    if kind not in _SCALARS or not (kind is str or text.isascii()):
-        raise WrongValueError
-    try:
-        return _SCALARS[kind](text)
-    except (ValueError, KeyError) as error:
-        raise WrongValueError from error
-
-
-def _read_several(given: Given, kind: Any) -> Any:
-    """A list or tuple of values of one type each."""
-    origin, inner = get_origin(kind), get_args(kind)
-    node = given.node
-    if origin not in (list, tuple) or not isinstance(node, yaml.SequenceNode):
-        raise WrongValueError
-    items = [Given(item, given.source) for item in node.value]
-    kinds = inner if origin is tuple else inner * len(items)
-    if len(kinds) != len(items):
-        raise WrongValueError
-    return origin(read_given(item, part) for item, part in zip(items, kinds, strict=True))
-
-
-def _is_null(node: yaml.ScalarNode) -> bool:
-    return node.style is None and node.tag == "tag:yaml.org,2002:null"
-
-
-def read_given(given: Given, kind: Any) -> Any:
-    """Value of a type from YAML. Raises WrongValueError if it is none, YAMLError for a tag."""
-    node, (kinds, optional) = given.node, _parts(kind)
-    if isinstance(node, yaml.ScalarNode):
-        _check_tag(node)
-        if _is_null(node):
-            if optional:
-                return None
-            raise WrongValueError
-    elif str in kinds and given.in_brackets:  # [a] and {a: b} are text to an option that takes text
-        return given.shown
-    for part in kinds:
-        try:
-            if isinstance(node, yaml.ScalarNode):
-                return _read_scalar(node.value, part)
-            return _read_several(given, part)
-        except WrongValueError:
-            continue
-    raise WrongValueError
-
-
-def _check_tag(node: yaml.ScalarNode) -> None:
-    """Raise YAMLError for a tag that is written out and asks for more than a plain value."""
-    implicit = yaml.SafeLoader("").resolve(yaml.ScalarNode, node.value, (True, False))
-    if node.tag not in PLAIN_TAGS and (node.style is not None or node.tag != implicit):
+def _read_node(node: yaml.Node) -> Any:
+    """None, text, or a list of those. Nodes in a list's lists stay: no option takes them."""
+    if not isinstance(node, yaml.ScalarNode):
+        return [_read_node(n) if isinstance(n, yaml.ScalarNode) else n for n in node.value]
+    if node.tag not in PLAIN_TAGS:
         raise yaml.YAMLError(f"no option takes the tag {node.tag}; quote text that begins with !")
+    return None if node.tag == NULL else node.value
 
 
-def read_text(text: str, kind: Any) -> Any:
-    """Value of a type from a command line. Raises WrongValueError if it is none."""
-    kinds, _ = _parts(kind)
-    if str in kinds:
-        return text
-    for part in kinds:
-        if get_origin(part) is Literal and text in get_args(part):
-            return text
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is None:
-            raise WrongValueError
-        return read_given(Given(node, text), kind)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise WrongValueError from error
+def read_given(name: str, given: Given, kind: Any) -> Any:
+    """Value of an option from YAML. Raises ValueError if it is of another type, YAMLError for a tag."""
+    if is_text(kind) and given.in_brackets:
+        return given.shown
+    return _convert(name, _read_node(given.node), kind, given.shown)
+
+
+def read_text(name: str, text: str | None, kind: Any, shown: str | None = None) -> Any:
+    """Value of an option from a command line, or None. Raises ValueError if it is of another type.
+
+    Args:
+        name: of the option, for the message.
+        text: what was given.
+        kind: the option's type.
+        shown: what the message shows in place of the text.
+    """
+    null = text is None or (text in NULLS and not is_text(kind))
+    return _convert(name, None if null else text, kind, "null" if null else shown or text or "")
 
 
 def read_file(given: str) -> dict[str, Given]:
@@ -180,7 +152,7 @@ def read_file(given: str) -> dict[str, Given]:
     """
     path = Path(given).expanduser()
     text = path.read_text(encoding="utf-8") if _is_file(path) else given
-    top = yaml.compose(text, Loader=yaml.SafeLoader)
+    top = yaml.compose(text, Loader=_TextLoader)
     if not isinstance(top, yaml.MappingNode) or top.tag != "tag:yaml.org,2002:map":
         raise yaml.YAMLError("the options must stand as lines of the form 'name: value'")
     found: dict[str, Given] = {}

@@ -19,7 +19,7 @@ class OnlyTorch:
 
 sys.meta_path.insert(0, OnlyTorch())
 sys.path[:0] = sys.argv[1:]
-for peer in ("torchvision", "timm", "lightly", "accelerate", "sklearn"):
+for peer in ("torchvision", "timm", "lightly", "accelerate", "sklearn", "jsonargparse"):
     assert peer not in AVAILABLE, peer
 """
 

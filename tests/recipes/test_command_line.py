@@ -147,7 +147,8 @@ def test_help_imports_nothing_heavy():
         "        importlib.import_module(module).main(['--help'], name)\n"
         "    except SystemExit:\n"
         "        pass\n"
-        "heavy = {'torch', 'numba', 'accelerate', 'torchvision', 'timm', 'lightly', 'matplotlib', 'sklearn'}\n"
+        "heavy = {'torch', 'numba', 'accelerate', 'torchvision', 'timm', 'lightly', 'matplotlib', 'sklearn',\n"
+        "         'jsonargparse'}\n"
         "print('heavy:', sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run(

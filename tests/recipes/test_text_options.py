@@ -126,6 +126,48 @@ def test_what_is_no_whole_number_is_refused(text, capsys):
     assert "seed" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "text", ["#3", "", " ", "---", "1:30", "5 #3", "&a 5", "!!null x", "''", "nothing"]
+)
+def test_only_null_is_none_where_a_number_is_optional(text, capsys):
+    with pytest.raises(SystemExit):
+        parse_options(PretrainOptions, [f"--subset={text}"])
+    assert f"subset={text.rstrip()} must be a whole number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[010, +020]", [10, 20]), ("[1_0, 0_20]", [10, 20]), ("[0x10, 00.5e2]", [16, 50]),
+        ("[1e1, 2.0E+01]", [10, 20]), ("- 5\n- 010", [5, 10]), ("[]", []), ("null", None),
+    ],
+)  # fmt: skip
+def test_numbers_in_a_list_are_decimal_too(text, expected, tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text("milestones:\n  " + text.replace("\n", "\n  "), encoding="utf-8")
+    for words in ([f"--milestones={text}"], ["--config", str(file)]):
+        assert read_raw(SupervisedOptions, words)["milestones"] == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["[1:30, 2]", "[null, 2]", "[[1], 2]", "[a: 1]", "[#3]", "[nan]", "5"]
+)
+def test_what_is_no_list_of_numbers_is_refused(text, capsys):
+    for words in (["--milestones", text], ["--config", f"milestones: {text}"]):
+        with pytest.raises(SystemExit):
+            parse_options(SupervisedOptions, words)
+        assert "error:" in capsys.readouterr().err
+
+
+def test_text_is_never_read_by_jsonargparse(monkeypatch):
+    monkeypatch.setattr("jsonargparse.ArgumentParser", None)
+    for words in (["--mixed_precision=no", "--out=5"], ["--config", "mixed_precision: no\nout: 5"]):
+        found = parse_options(PretrainOptions, words)
+        assert (found.mixed_precision, found.out) == ("no", "5")
+    with pytest.raises(SystemExit):
+        parse_options(PretrainOptions, ["--seed=5"])
+
+
 def test_an_empty_path_is_no_path(capsys):
     for name in ("out", "data_dir"):
         with pytest.raises(SystemExit):
