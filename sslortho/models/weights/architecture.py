@@ -36,6 +36,13 @@ def _choose_stem(weights: WeightsFile, name: str, recognised: Stem) -> Stem:
     )
 
 
+def _both_stems(weights: WeightsFile, name: str) -> ValueError:
+    return ValueError(
+        f"backbone_from={str(weights.path)!r} holds {name} with a 7x7 first convolution and with a 3x3 "
+        "one; say which by weights_prefix or stem"
+    )
+
+
 def choose_architecture(
     weights: WeightsFile,
     backbone: str | None = None,
@@ -60,8 +67,16 @@ def choose_architecture(
             return backbone, stem
         stems: tuple[Stem, ...] = ("stock", "small")
         found: list[Stem] = [s for s in stems if find_fits(weights, backbone, s, with_dot(prefix))]
+        if len(found) > 1:
+            raise _both_stems(weights, backbone)
         return backbone, _choose_stem(weights, backbone, found[0]) if found else "stock"
     recognised = recognise(weights, prefix)
+    if len(recognised) > 1 and stem is not None:
+        of_stem = "stock" if stem == "stock" else "small"  # solo-learn's has the tensors of "small"
+        recognised = [pair for pair in recognised if pair[1] == of_stem]
+    names = {name for name, _ in recognised}
+    if len(names) == 1 and len(recognised) > 1:
+        raise _both_stems(weights, *names)
     if len(recognised) != 1:
         what = _describe_recognised(weights, recognised, prefix)
         under = "" if prefix is None else f" under weights_prefix={prefix!r}"

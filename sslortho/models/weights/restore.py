@@ -87,18 +87,28 @@ def _misfit(weights: WeightsFile, whole: WholeState, wanted: Blueprint, prefix: 
     return f"backbone_from={str(weights.path)!r} does not fit the backbone: {'; '.join(parts)}"
 
 
+def _describe_wrong_kind(value: Tensor, ours: Tensor, name: str) -> str | None:
+    """What a file's tensor is, where it is no weight; None where it is one."""
+    if value.is_meta:
+        return "on the meta device, without its numbers"
+    if not value.is_quantized and value.layout != torch.strided:
+        return f"in the layout {value.layout}"
+    # float8 comes with scales of its own, by which its users multiply
+    coarse = value.is_floating_point() and value.itemsize < 2
+    other = value.is_floating_point() != ours.is_floating_point() and not name.endswith(OPTIONAL)
+    return f"as {value.dtype}" if value.is_quantized or coarse or other else None
+
+
 def _check_kinds(weights: WeightsFile, backbone: nn.Module, values: dict[str, Tensor]) -> None:
-    """Raise ValueError for numbers that are no weights: quantised, integer or complex ones."""
+    """Raise ValueError for tensors that are no weights: quantised, integer, complex, sparse, meta."""
     ours = backbone.state_dict()
     for name, value in values.items():
-        plain = not value.is_quantized and value.layout == torch.strided
-        if not plain or (
-            value.is_floating_point() != ours[name].is_floating_point()
-            and not name.endswith(OPTIONAL)
-        ):
+        kind = _describe_wrong_kind(value, ours[name], name)
+        if kind is not None:
             raise ValueError(
-                f"backbone_from={str(weights.path)!r} has {name} as {value.dtype}, which is not the kind of "
-                f"number of a weight ({ours[name].dtype}); if it is quantised, give the file from before that"
+                f"backbone_from={str(weights.path)!r} has {name} {kind}, which is not the kind of "
+                f"number of a weight ({ours[name].dtype}, dense); if it is quantised or sparse, give "
+                "the file from before that"
             )
 
 

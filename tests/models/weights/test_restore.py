@@ -152,6 +152,18 @@ def test_several_networks_in_one_file():
         choose_architecture(file)
 
 
+@pytest.mark.parametrize("backbone", [None, "resnet18"])
+def test_one_network_with_both_stems_is_asked_for(backbone):
+    with torch.device("meta"):
+        stock, small = create_backbone("resnet18"), create_backbone("resnet18", "small")
+    file = weights(prefixed("a.", stock) | prefixed("b.", small))
+    with pytest.raises(ValueError, match=r"7x7.*3x3.*say which by weights_prefix or stem"):
+        choose_architecture(file, backbone)
+    for stem in ("stock", "small", "solo_learn"):
+        assert choose_architecture(file, backbone, stem) == ("resnet18", stem)
+    assert choose_architecture(file, backbone, prefix="a") == ("resnet18", "stock")
+
+
 @pytest.mark.parametrize(
     ("given", "chosen"),
     [
@@ -384,3 +396,23 @@ def test_weights_that_are_not_finite(value):
 def test_what_is_not_the_backbones_may_be_nan():
     state = prefixed("backbone.", BasicCNN()) | {"head.weight": torch.full((2, 2), torch.nan)}
     assert load_backbone(BasicCNN(), weights(state)).unused == {"head": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.to("meta"), "on the meta device, without its numbers"),
+        (lambda w: w.to_sparse(), "in the layout torch.sparse_coo"),
+        (lambda w: w.to(torch.float8_e4m3fn), "as torch.float8_e4m3fn"),
+        (lambda w: w.int(), "as torch.int32"),
+        (lambda w: w.cfloat(), "as torch.complex64"),
+        (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "as torch.qint8"),
+    ],
+    ids=["meta", "sparse", "float8", "integer", "complex", "quantised"],
+)
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_tensors_that_are_no_weights(change, words):
+    state = BasicCNN().state_dict()
+    state["features.3.weight"] = change(state["features.3.weight"])
+    with pytest.raises(ValueError, match=f"has features.3.weight {words}, which is not the kind"):
+        load_backbone(BasicCNN(), weights(state))
