@@ -1,6 +1,7 @@
 """Weighted nearest neighbours on normalised features (arXiv 1805.01978, section 3.4)."""
 
 import math
+import numbers
 
 import torch
 import torch.distributed as dist
@@ -91,9 +92,12 @@ class NeighbourSearch:
     """
 
     def __init__(self, queries: Tensor, k: int) -> None:
-        if not k >= 1:
-            raise ValueError(f"k={k} must be 1 or more")
+        _check_k(k)
         check_features(queries)
+        if not queries.shape[1]:
+            raise ValueError(
+                f"features of shape {tuple(queries.shape)} have no dimension to compare"
+            )
         _check_finite(int((~torch.isfinite(queries)).any(dim=1).sum()))
         self.queries = unit_rows(queries)
         self.keys = torch.full((len(queries), k), EMPTY, device=queries.device)
@@ -164,6 +168,16 @@ class NeighbourSearch:
         return from_keys(torch.cat(merged))
 
 
+def _check_k(k: int) -> None:
+    if not isinstance(k, numbers.Integral) or k < 1:
+        raise ValueError(f"k={k} must be 1 or more, and a whole number")
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature={temperature} must be above 0, and finite")
+
+
 def _check_finite(bad: int) -> None:
     if bad:
         raise ValueError(f"features of {bad} images are not finite; they have no neighbours")
@@ -192,8 +206,7 @@ def vote(similarities: Tensor, labels: Tensor, classes: int, temperature: float)
     Raises:
         ValueError: a temperature out of range, other shapes or types, labels out of range.
     """
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature={temperature} must be above 0, and finite")
+    _check_temperature(temperature)
     if similarities.ndim != 2 or labels.shape != similarities.shape or labels.dtype != torch.int64:
         raise ValueError(
             "similarities and the neighbours' labels must both be (m, k), the latter int64, got "
@@ -287,8 +300,8 @@ def knn_predict(
     Raises:
         ValueError: as `NeighbourSearch` and `vote`.
     """
-    if not k >= 1 or not 0 < temperature < math.inf:
-        raise ValueError(f"k={k} must be 1 or more and temperature={temperature} above 0")
+    _check_k(k)
+    _check_temperature(temperature)
     check_features(bank, labels)
     search = NeighbourSearch(queries, max(1, min(k, len(bank))))
     for part in bank.split(BANK_BATCH):

@@ -52,10 +52,23 @@ def test_a_bank_predicts_its_own_labels_with_one_neighbour():
     assert torch.equal(knn_predict(bank, labels, 3 * bank, k=1), labels)
 
 
-@pytest.mark.parametrize(("k", "temperature"), [(0, 0.1), (5, 0.0)])
-def test_bad_options_are_named(k, temperature):
-    with pytest.raises(ValueError, match=f"k={k} .*temperature={temperature}"):
+@pytest.mark.parametrize(
+    ("k", "temperature", "words"),
+    [
+        (0, 0.1, "k=0 must be 1 or more"),
+        (2.5, 0.1, "k=2.5 must be 1 or more, and a whole number"),
+        (5, 0.0, "temperature=0.0 must be above 0"),
+        (5, float("nan"), "temperature=nan must be above 0"),
+    ],
+)
+def test_bad_options_are_named(k, temperature, words):
+    with pytest.raises(ValueError, match=words):
         knn_predict(torch.ones(3, 2), torch.zeros(3).long(), torch.ones(1, 2), k, temperature)
+
+
+def test_features_without_a_dimension():
+    with pytest.raises(ValueError, match=r"\(1, 0\) have no dimension"):
+        knn_predict(torch.ones(3, 0), torch.zeros(3).long(), torch.ones(1, 0))
 
 
 @pytest.mark.slow
