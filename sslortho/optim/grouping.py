@@ -15,7 +15,8 @@ The type of the layer that uses the parameter and the shape of the parameter dec
   weight, each is decided by its shape: that of the weight is the weight, a vector in the shape of a
   scale is a scale, and any other is a matrix of its own;
 - a weight that several layers share is a table if one of them is an embedding, else a convolution's,
-  else a dense layer's, in whatever order they are registered;
+  else a dense layer's, in whatever order they are registered. Parameters in the same memory count as
+  shared;
 - a weight in a ParameterList or a ParameterDict belongs to the module that holds the list;
 - a convolution weight whose dimensions are in an order that is not known is left raw, unless a function
   chooses it.
@@ -126,13 +127,24 @@ def _check(model: nn.Module, orth: OrthChoice, attention: Attention) -> None:
 def _memory(parameter: Tensor) -> object:
     """A key that is the same for parameters that share their numbers.
 
-    weight_norm of a tied weight makes a parameter of its own in the same memory.
+    weight_norm of a tied weight makes a parameter of its own in the same memory, and so does
+    `nn.Parameter(embedding.weight.t())`, which has another shape.
     """
     dense = type(parameter) is nn.Parameter and parameter.layout is torch.strided
     if not dense or parameter.is_meta:
         return id(parameter)
     address = parameter.data_ptr()
-    return (address, parameter.device, parameter.shape) if address else id(parameter)
+    return (address, parameter.device, parameter.numel()) if address else id(parameter)
+
+
+def _applies(role: Role, theirs: Size, ours: Size) -> bool:
+    """Whether a role of a parameter decides over one of another shape in the same memory.
+
+    A table does. The matrices of other roles must be the same, as those of a 1x1 convolution and a dense
+    layer are.
+    """
+    alike = role.view == "rows" and min(len(theirs), len(ours)) > 1 and theirs[0] == ours[0]
+    return theirs == ours or role.kind == "table" or alike
 
 
 def _decide_named(
@@ -149,8 +161,11 @@ def _decide_named(
             continue
         seen.add(id(first.parameter))
         entries = shared[_memory(first.parameter)]
-        uses = [use for entry in entries for use in entry.uses]
-        role = choose_role(uses, first.parameter.shape, heads)
+        own = first.parameter.shape
+        roles = [
+            (choose_role(e.uses, e.parameter.shape, heads), e.parameter.shape) for e in entries
+        ]
+        role = min((r for r, shape in roles if _applies(r, shape, own)), key=lambda r: r.rank)
         key, reason = decide(role, first.name, first.parameter, orth, split)
         origin = describe_origin(role.use)
         reason += f"; {origin}" if origin else ""

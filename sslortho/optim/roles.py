@@ -99,6 +99,11 @@ def _is_scale(use: Use, shape: Size, own: Size | None) -> bool:
     # timm's ScaledStdConv2d holds the gain of its filters as (channels, 1, 1, 1)
     if len(shape) > 2 and Size(shape[1:]).numel() == 1:
         return True
+    # NAFNet's scales of images are (1, channels, 1, 1), as peft's magnitudes of convolutions (DoRA,
+    # IA3); a token or a position has its numbers in the last dimension
+    images = len(shape) > 2 and is_vector(shape) and shape[0] == shape[-1] == 1
+    if images and not hasattr(use.layer, "kernel_size"):
+        return True
     if own is None:
         return use.part == "piece" and is_vector(shape)
     if len(shape) != len(own) or not is_vector(shape):

@@ -798,6 +798,46 @@ def test_gains_of_convolutions_are_scales():
     assert kinds(layers.StdConv2d(4, 6, 3, groups=2), "conv") == {"weight": (2, "rows")}
 
 
+class Scales(nn.Module):
+    """Parameters of one layer in shapes of its images (batch, channels, ...), and tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.zeros(1, 8, 1, 1))
+        self.magnitude = nn.Parameter(torch.zeros(1, 8, 1))
+        self.token = nn.Parameter(torch.zeros(1, 1, 8))
+        self.positions = nn.Parameter(torch.zeros(1, 5, 8))
+
+
+def test_scales_of_images_are_scales_and_tokens_are_not():
+    expected = {"beta": EXEMPT, "magnitude": EXEMPT, "token": RAW, "positions": RAW}
+    assert kinds(Scales(), "all") == expected
+    assert kinds(Scales(), "conv") == expected
+
+
+def test_a_transposed_view_of_a_table_is_the_table():
+    table, head = nn.Embedding(10, 4), nn.Linear(10, 4, bias=False)
+    head.weight = nn.Parameter(table.weight.detach().t())
+    assert head.weight.data_ptr() == table.weight.data_ptr()
+    for model in (nn.Sequential(table, head), nn.Sequential(head, table)):
+        assert set(kinds(model, "all").values()) == {RAW}
+    assert "shared with 1.weight, which decides" in describe_param_groups(
+        nn.Sequential(head, table)
+    )
+
+
+def test_a_dense_layer_in_the_memory_of_a_convolution():
+    dense, convolution = nn.Linear(4, 6, bias=False), nn.Conv1d(4, 6, 1, bias=False)
+    convolution.weight = nn.Parameter(dense.weight.detach().unsqueeze(2))
+    for model in (nn.Sequential(dense, convolution), nn.Sequential(convolution, dense)):
+        assert set(kinds(model, "conv").values()) == {ONE}
+    transposed = nn.ConvTranspose1d(6, 4, 1, bias=False)
+    transposed.weight = nn.Parameter(dense.weight.detach().unsqueeze(2))
+    model = nn.Sequential(dense, transposed)
+    # its matrix is the transpose, so it does not decide over the dense layer's
+    assert kinds(model, "conv") == {"0.weight": RAW, "1.weight": (1, "transposed")}
+
+
 def test_channels_cut_away_leave_a_convolution():
     model = nn.Conv2d(4, 6, 3)
     model.weight = nn.Parameter(model.weight[:4].detach())
