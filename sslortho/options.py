@@ -41,6 +41,9 @@ class Facts:
     """A file or folder; a leading ~ is expanded when the option is read."""
     by_content: bool = False
     """A file or folder that a run reads. When it resumes, what it holds is compared and not its name."""
+    once: bool = False
+    """A decision of whoever starts the command: config.yaml has the default, so that a start from it asks
+    again."""
 
 
 def option(default: Any = None, *, required: bool = False, **facts: Any) -> Any:

@@ -19,7 +19,7 @@ from torch import Tensor
 from sslortho.augment import EvaluationRenderer, ViewRenderer
 from sslortho.data.batches import EpochOrder, EvaluationLoader
 from sslortho.data.decoding import check_image, read_pixels, read_size
-from sslortho.data.identity import ImageTable, hash_arrays, read_sizes
+from sslortho.data.identity import ImageTable, hash_arrays, read_ends, read_sizes
 from sslortho.data.pixel_source import PixelSource
 from sslortho.data.tensor_loader import TensorEvaluationLoader, TensorLoader
 from sslortho.data.view_loader import EvaluationViewLoader, Indices, Source, ViewLoader
@@ -268,8 +268,8 @@ class ImageFiles(ImageSet):
     def table(self) -> ImageTable:
         start = f"{self.root}{os.sep}" if self.root else ""
         names = [path.removeprefix(start) for path in self.paths]
-        sizes = read_sizes(self.paths)
-        return ImageTable(self.labels.numpy(), self.classes, names, sizes)
+        sizes, ends = read_sizes(self.paths), read_ends(self.paths)
+        return ImageTable(self.labels.numpy(), self.classes, names, sizes, ends)
 
     def open(self, index: int) -> NDArray[np.uint8]:
         return read_pixels(self.paths[index])

@@ -43,7 +43,11 @@ def accept_changes(
     earlier = list(about.get("accepted_changes", []))
     if not changes:
         return earlier
-    effect = _describe_effect(state, steps, options.epochs)
+    trained = stored.get("training", {}).get("digest")
+    if trained == inputs.images["training"].digest:
+        effect = "training goes on as before, and evaluations from here on are of other images"
+    else:
+        effect = _describe_effect(state, steps, options.epochs)
     beginning = f"the run in {folder.path} cannot resume: {changes}"
     if stored and not inputs.fits_network(stored, folder.images):
         raise ValueError(

@@ -107,7 +107,7 @@ class TrainingOptions(LoopOptions, OptimizerOptions, RunOptions):
     sync_batch_norm: bool = option(True, group="hardware", rare=True)
     """Batch norm statistics over all ranks."""
     accept_changed_data: bool = option(
-        False, group="data", rare=True, may_change=True, affects_result=False
+        False, group="data", rare=True, may_change=True, affects_result=False, once=True
     )
     """Resume though images were added, removed or changed since the run began. It goes on at the same
     place of the schedule, with the images in a new order. Without it such a run is refused."""

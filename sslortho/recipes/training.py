@@ -62,7 +62,7 @@ class Training:
         folder.prepare(self.accelerator, self.options, views)
         with status_of(folder.path, main):
             if main and held.writes_tables:
-                write_tables(folder.images, self.inputs)
+                write_tables(folder.images, self.inputs, held.kept_tables)
             yield held
 
 
@@ -79,6 +79,8 @@ class HeldTraining:
         self.checkpoints = CheckpointFolder(folder.checkpoints, options.keep_last, options.fixed())
         state = self.checkpoints.peek()
         self.writes_tables = state is None or not folder.images.exists()
+        self.kept_tables: list[str] = []
+        """Digests of the checkpoint's images: a run that is killed before the next one compares these."""
         accepted = []
         if state is not None:
             steps = training.steps_per_epoch
@@ -86,6 +88,8 @@ class HeldTraining:
             earlier = state.get("inputs", {}).get("accepted_changes", [])
             if len(accepted) > len(earlier):
                 self.writes_tables = True
+                stored = state.get("inputs", {}).get("inputs", {})
+                self.kept_tables = [entry["digest"] for entry in stored.values()]
                 training.accelerator.print(
                     f"accepted: {accepted[-1]['change']}; {accepted[-1]['effect']}", file=sys.stderr
                 )

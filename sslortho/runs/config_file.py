@@ -38,8 +38,13 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def to_yaml(options: Options) -> str:
-    """Options as the YAML that `--config` reads, with their command in a comment at the top."""
-    body = yaml.dump(options.values(), Dumper=_Dumper, sort_keys=False)
+    """Options as the YAML that `--config` reads, with their command in a comment at the top.
+
+    Those that hold for one start alone (`Facts.once`) have their defaults.
+    """
+    known = facts(type(options))
+    defaults = {f.name: f.default for f in fields(options) if known[f.name].once}  # pyright: ignore[reportArgumentType]
+    body = yaml.dump({**options.values(), **defaults}, Dumper=_Dumper, sort_keys=False)
     return f"{HEADLINE}{options.command}\n{body}"
 
 

@@ -6,7 +6,7 @@ the inputs, and images.npz in the run folder their names, to say what has change
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -68,12 +68,14 @@ class Inputs:
 
         Args:
             stored: `state` of those inputs.
-            path: file that `write_tables` wrote for them; without it the words are fewer.
+            path: file in which `write_tables` wrote or kept them; without it the words are fewer.
         """
         now = self.state()
         names = [name for name in stored if stored[name].get("digest") != _digest(now.get(name))]
         tables = read_tables(path) if set(names) - {BACKBONE} else {}
-        changes = [self._describe(name, stored[name], tables.get(name)) for name in names]
+        changes = [
+            self._describe(name, stored[name], tables.get(stored[name]["digest"])) for name in names
+        ]
         return changes + [
             f"there {'is a backbone from a file' if name == BACKBONE else f'are {name} images'} now"
             for name in now
@@ -86,7 +88,7 @@ class Inputs:
         now = self.images.get(name)  # pyright: ignore[reportArgumentType]
         if now is None:
             return f"there are no {name} images any more"
-        if before is None or before.digest != stored["digest"]:
+        if before is None:
             then = f"{stored['count']} of {stored['classes']} classes then"
             return f"the {name} images have changed ({then}, {len(now)} of {len(now.classes)} now)"
         return f"the {name} images have changed ({describe_difference(before, now)})"
@@ -97,8 +99,8 @@ class Inputs:
             return False
         if not self.classifies or "training" not in stored:
             return True
-        before, now = read_tables(path).get("training"), self.images["training"]
-        if before is not None and before.digest == stored["training"]["digest"]:
+        before, now = read_tables(path).get(stored["training"]["digest"]), self.images["training"]
+        if before is not None:
             return before.classes == now.classes
         return stored["training"]["classes"] == len(now.classes)
 
@@ -107,43 +109,54 @@ def _digest(entry: Mapping[str, Any] | None) -> str | None:
     return None if entry is None else entry.get("digest")
 
 
-def write_tables(path: Path, inputs: Inputs) -> None:
-    """Write the names, sizes and labels of all images as a NumPy archive."""
+def write_tables(path: Path, inputs: Inputs, kept: Collection[str] = ()) -> None:
+    """Write the names, sizes and labels of all images as a NumPy archive.
+
+    Args:
+        path: of the file.
+        inputs: of the run.
+        kept: digests of tables in the file that stay: those of a checkpoint, until there is another.
+    """
+    tables = {digest: table for digest, table in read_tables(path).items() if digest in kept}
+    tables |= {table.digest: table for table in inputs.images.values()}
     arrays: dict[str, np.ndarray] = {}
-    for role, table in inputs.images.items():
+    for digest, table in tables.items():
         text = json.dumps({"classes": table.classes, "content": table.content})
-        arrays[f"{role}/about"] = np.array(text)
-        arrays[f"{role}/labels"] = table.labels
+        arrays[f"{digest}/about"] = np.array(text)
+        arrays[f"{digest}/labels"] = table.labels
         if table.sizes is not None:
-            arrays[f"{role}/sizes"] = table.sizes
+            arrays[f"{digest}/sizes"] = table.sizes
+        if table.ends is not None:
+            arrays[f"{digest}/ends"] = table.ends
         if table.names is not None:  # one array of bytes: an array of text pads each name
             names = "\0".join(table.names).encode("utf-8", "surrogateescape")
-            arrays[f"{role}/names"] = np.frombuffer(names, np.uint8)
+            arrays[f"{digest}/names"] = np.frombuffer(names, np.uint8)
     with atomic_file(path) as file:
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def read_tables(path: Path) -> dict[str, ImageTable]:
-    """Tables by role, as `write_tables` wrote them; none where the file is missing or damaged."""
+    """Tables by digest, as `write_tables` wrote them; none where the file is missing or damaged."""
     try:
         with np.load(path) as file:
             arrays = dict(file)
-        roles = [name.removesuffix("/about") for name in arrays if name.endswith("/about")]
-        return {role: _read_table(arrays, role) for role in roles}
+        digests = [name.removesuffix("/about") for name in arrays if name.endswith("/about")]
+        return {digest: _read_table(arrays, digest) for digest in digests}
     except Exception:  # it serves messages alone, and a damaged archive raises a dozen kinds
         return {}
 
 
-def _read_table(arrays: Mapping[str, np.ndarray], role: str) -> ImageTable:
-    about = json.loads(str(arrays[f"{role}/about"]))
+def _read_table(arrays: Mapping[str, np.ndarray], digest: str) -> ImageTable:
+    about = json.loads(str(arrays[f"{digest}/about"]))
     names = None
-    if f"{role}/names" in arrays:
-        text = arrays[f"{role}/names"].tobytes().decode("utf-8", "surrogateescape")
+    if f"{digest}/names" in arrays:
+        text = arrays[f"{digest}/names"].tobytes().decode("utf-8", "surrogateescape")
         names = text.split("\0")
     return ImageTable(
-        labels=arrays[f"{role}/labels"],
+        labels=arrays[f"{digest}/labels"],
         classes=tuple(about["classes"]),
         names=names,
-        sizes=arrays.get(f"{role}/sizes"),
+        sizes=arrays.get(f"{digest}/sizes"),
+        ends=arrays.get(f"{digest}/ends"),
         content=about["content"],
     )

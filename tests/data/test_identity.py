@@ -12,10 +12,13 @@ from PIL import Image
 from sslortho.data import ImageArray, ImageFiles
 from sslortho.data.datasets import load_split
 from sslortho.data.identity import (
+    END,
+    ENDS_READ,
     SIZES_READ,
     ImageTable,
     describe_difference,
     hash_arrays,
+    read_ends,
     read_sizes,
 )
 
@@ -91,7 +94,15 @@ def empty_class(train):
     return "of 12 images 5 removed (cat/"
 
 
-@pytest.mark.parametrize("change", [remove, add, move, rewrite, rename_class, empty_class])
+def replace(train):
+    pixels = np.random.default_rng(1).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    size = (train / "dog/dog5.png").stat().st_size
+    Image.fromarray(pixels).save(train / "dog/dog5.png")
+    assert (train / "dog/dog5.png").stat().st_size == size  # noise is stored, not compressed
+    return "of 12 images 1 of other content (dog/dog5.png)"
+
+
+@pytest.mark.parametrize("change", [remove, add, move, rewrite, replace, rename_class, empty_class])
 @pytest.mark.parametrize("loader", ["files", "tensor"])
 def test_every_change_makes_another_identity_and_is_named(folder, change, loader):
     before = table(folder, loader)
@@ -108,6 +119,31 @@ def test_long_lists_are_cut(folder):
         path.unlink()
     told = "of 12 images 5 removed (cat/cat0.png, cat/cat1.png, cat/cat2.png, ...)"
     assert describe_difference(before, table(folder)) == told
+
+
+def test_two_folders_that_change_their_names_are_other_images(tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        pixels = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "train" / name / "0.bmp")
+    before = table(tmp_path)
+    train = tmp_path / "train"
+    for old, new in (("a", "c"), ("b", "a"), ("c", "b")):
+        (train / old).rename(train / new)
+    told = "of 2 images 2 of other content (a/0.bmp, b/0.bmp)"
+    assert describe_difference(before, table(tmp_path)) == told
+
+
+def test_ends_of_large_files_and_of_many_files(tmp_path):
+    path = tmp_path / "a.bmp"
+    path.write_bytes(bytes(END + 10))
+    paths = [str(path)] * (2 * ENDS_READ)
+    first = read_ends(paths)
+    assert np.count_nonzero(first) == ENDS_READ
+    assert first[[0, -1]].all()
+    path.write_bytes(bytes(END + 9) + b"\1")
+    assert set(read_ends(paths)).isdisjoint(set(first) - {0})
+    assert read_ends([str(tmp_path / "none")]).tolist() == [0]
 
 
 def test_order_counts(folder):

@@ -13,7 +13,11 @@ from helpers.script_runs import TORCHRUN, finish, start_script
 from PIL import Image
 
 import sslortho
+from sslortho.recipes.command_line import parse_options
+from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.recipes.pretrain.run import run
 from sslortho.runs.folder import RunFolder
+from sslortho.runs.provenance import Session
 from sslortho.runs.status import RunStoppedError
 from sslortho.train.records import read_metrics
 from sslortho.train.trainer import Trainer
@@ -138,8 +142,61 @@ def test_a_place_is_kept_through_more_steps_an_epoch_and_a_second_stop(
 def test_changed_test_images_are_named_as_such(begun, folder):
     (folder / "test/a/a00.png").rename(folder / "test/b/a00.png")
     told = r"the test images .*1 moved to another folder \(a/a00.png, now b/a00.png\).*as before"
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=told) as caught:
         sslortho.pretrain(folder, out=begun, **SMALL)
+    assert "new order" not in str(caught.value)  # that of the training images stays
+
+
+@pytest.mark.slow
+def test_images_of_the_same_names_and_sizes_in_bytes_are_told_apart(begun, folder):
+    path = folder / "train/a/a03.png"
+    size = path.stat().st_size
+    pixels = np.random.default_rng(1).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    assert path.stat().st_size == size  # noise cannot be compressed
+    with pytest.raises(ValueError, match=r"of 48 images 1 of other content \(a/a03.png\)"):
+        sslortho.pretrain(folder, out=begun, **SMALL)
+
+
+class KilledError(Exception):
+    """Stands for a process that is killed."""
+
+
+@pytest.mark.slow
+def test_killed_before_the_first_checkpoint_on_accepted_images(
+    begun, folder, tmp_path, monkeypatch
+):
+    saved = shutil.copytree(folder, tmp_path / "saved")
+    step = Trainer._step
+
+    def kill(*_):
+        raise KilledError
+
+    monkeypatch.setattr(Trainer, "_step", kill)
+    delete_20(folder)
+    with pytest.raises(KilledError):
+        sslortho.pretrain(folder, out=begun, accept_changed_data=True, **SMALL)
+    monkeypatch.setattr(Trainer, "_step", step)
+    with pytest.raises(ValueError, match=r"of 48 images 20 removed \(b/b00.png"):
+        sslortho.pretrain(folder, out=begun, **SMALL)
+    result = sslortho.pretrain(saved, out=begun, **SMALL)
+    assert result.summary["steps"] == 36
+    assert "accepted_changes" not in result.summary
+
+
+@pytest.mark.slow
+def test_what_is_accepted_holds_for_one_start(begun, folder, stop_at):
+    delete_20(folder)
+    stop_at(20)
+    with pytest.raises(RunStoppedError):
+        sslortho.pretrain(folder, out=begun, accept_changed_data=True, **SMALL)
+    stop_at(None)
+    config = begun / "config.yaml"
+    assert yaml.safe_load(config.read_text())["accept_changed_data"] is False
+    (folder / "train/a/a00.png").unlink()
+    options = parse_options(PretrainOptions, ["--config", str(config)])
+    with pytest.raises(ValueError, match=r"of 28 images 1 removed \(a/a00.png\)"):
+        run(options, Session("sslortho pretrain"))
 
 
 @pytest.mark.slow
