@@ -19,8 +19,14 @@ SKIP_LIST = "skipped_images.txt"
 
 
 def keeps_list(path: Path) -> bool:
-    """Whether the list at `path` is that of a run which has begun, and so has an order of its images."""
-    return path.exists() and path.with_name("config.yaml").exists()
+    """Whether the list at `path` is that of a run which has begun with it, and so has an order of its images.
+
+    The list beside a run that leaves out nothing is of a start that was refused.
+    """
+    config = path.with_name("config.yaml")
+    if not (path.exists() and config.exists()):
+        return False
+    return "skip_broken: true" in config.read_text(encoding="utf-8").split("\n")
 
 
 def write_skip_list(path: Path, broken: Mapping[str, Mapping[str, str]]) -> None:

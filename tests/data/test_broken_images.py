@@ -56,7 +56,7 @@ def load(data: Path, split: str = "train", skip_list: Path | None = None, **opti
 
 def begin(skip_list: Path) -> None:
     """Let the run whose list it is have begun."""
-    (skip_list.parent / "config.yaml").touch()
+    (skip_list.parent / "config.yaml").write_text("skip_broken: true\n")
 
 
 # without --skip_broken

@@ -1,7 +1,9 @@
 """Commands on folders with broken images: refused, left out, or met in the middle of a run."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from PIL import Image
 import sslortho
 from sslortho.data import ImageFiles
 from sslortho.data.skip_list import read_skip_list
+from sslortho.runs.status import RunStoppedError
+from sslortho.train.trainer import Trainer
 
 SMALL = {
     "backbone": "basic_cnn", "crop_size": 16, "batch_size": 4, "epochs": 2, "projector": "8-8",
@@ -90,6 +94,31 @@ def test_a_file_that_breaks_in_mid_run_loses_nothing(data, tmp_path, monkeypatch
         found.backbone.state_dict().values(), expected.backbone.state_dict().values(), strict=True
     ):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:1 of 16 train images")
+def test_a_refused_start_leaves_no_list_behind_that_counts(data, tmp_path, monkeypatch):
+    """A run that began on whole images goes on with them, however often it was asked meanwhile."""
+    step = Trainer._step
+
+    def stop(self, *arguments) -> None:
+        step(self, *arguments)
+        if self.progress.step + 1 == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stop)
+        with pytest.raises(RunStoppedError, match="step 5"):
+            sslortho.pretrain(str(data), out=tmp_path / "run", **SMALL)
+    shutil.copy(data / "train/a/3.png", tmp_path / "copy.png")
+    spoil(data / "train/a/3.png")
+    with pytest.raises(ValueError, match=r"of 16 images 1 removed \(a/3.png\)"):
+        sslortho.pretrain(str(data), out=tmp_path / "run", skip_broken=True, **SMALL)
+    shutil.copy(tmp_path / "copy.png", data / "train/a/3.png")
+    found = sslortho.pretrain(str(data), out=tmp_path / "run", skip_broken=True, **SMALL)
+    assert found.summary["steps"] == 8
+    assert read_skip_list(tmp_path / "run" / "skipped_images.txt")["train"] == {}
 
 
 @pytest.mark.slow
