@@ -285,6 +285,25 @@ def test_linear_evaluation_compares_images_and_weights(folder, tmp_path, stop_at
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:l2=")
+@pytest.mark.parametrize("command", ["knn_eval", "linear_eval"])
+def test_finished_evaluations_without_training_name_what_has_changed(folder, tmp_path, command):
+    weights = tmp_path / "weights.safetensors"
+    write_weights(weights, seed=0)
+    own = {"protocol": "lbfgs"} if command == "linear_eval" else {"k": 2}
+
+    def evaluate(data):
+        options = {"out": tmp_path / "run", "threads": 1, "pictures": False, **own}
+        return getattr(sslortho, command)(weights, data=data, **options)
+
+    evaluate(folder)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "train/a/a00.png").rename(copy / "train/b/a00.png")
+    with pytest.raises(ValueError, match=r"1 moved to another folder \(a/a00.png, now b/a00.png\)"):
+        evaluate(copy)
+
+
+@pytest.mark.slow
 def test_supervised_training_refuses_other_classes_whatever_is_accepted(folder, tmp_path, stop_at):
     def train(**options):
         values = {**QUIET, "epochs": 3, "batch_size": 8, "optim": "sgd", "lr": 0.01,

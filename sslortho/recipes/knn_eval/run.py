@@ -19,6 +19,7 @@ from sslortho.recipes.evaluation import Evaluation, build_evaluation, identify, 
 from sslortho.recipes.evaluation_report import Results, write_results
 from sslortho.recipes.knn_eval.options import KnnEvalOptions
 from sslortho.runs.folder import RunFolder
+from sslortho.runs.inputs import write_tables
 from sslortho.runs.provenance import Session
 from sslortho.runs.status import status_of
 from sslortho.train.launch import join_ranks
@@ -67,8 +68,10 @@ def run(options: KnnEvalOptions, session: Session) -> dict[str, Any]:
     folder.prepare(accelerator, options)
     with status_of(folder.path, accelerator.is_main_process):
         results = _measure(evaluation, options.pictures, k, temperature)
-        about = {"inputs": identify(evaluation.data, evaluation.subject).state()}
-        summary = write_results(evaluation, folder, results, session, about)
+        inputs = identify(evaluation.data, evaluation.subject)
+        if accelerator.is_main_process:
+            write_tables(folder.images, inputs)
+        summary = write_results(evaluation, folder, results, session, {"inputs": inputs.state()})
     if accelerator.is_main_process:
         tell(summary, folder.path)
     accelerator.end_training()

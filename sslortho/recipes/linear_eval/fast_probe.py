@@ -18,6 +18,7 @@ from sslortho.recipes.evaluation import Evaluation, build_evaluation, identify
 from sslortho.recipes.evaluation_report import Results, write_results
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.runs.folder import RunFolder
+from sslortho.runs.inputs import write_tables
 from sslortho.runs.provenance import Session
 from sslortho.train.launch import join_ranks
 
@@ -73,8 +74,10 @@ def run_fast_probe(
         inspection=inspection,
         tables=[] if selection is None else [_list_trials(selection)],
     )
-    about = {"inputs": identify(run.data, run.subject).state()}
-    return write_results(run, folder, results, session, about)
+    inputs = identify(run.data, run.subject)
+    if run.accelerator.is_main_process:
+        write_tables(folder.images, inputs)
+    return write_results(run, folder, results, session, {"inputs": inputs.state()})
 
 
 def _list_trials(selection: Selection) -> Table:
