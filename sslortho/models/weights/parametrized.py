@@ -33,6 +33,10 @@ class WholeState:
         return frozenset([*self.parts, *(name for names in self.parts.values() for name in names)])
 
 
+MOST_OFF = 0.1
+"""Largest distance of a cosine from 1 by which the dimension of a spectral norm is known. It is 0 after a
+forward pass, little after the optimizer's step, and near 1 for another dimension."""
+
 _torch_weight_norm: Callable[[Tensor, Tensor, int], Tensor] = torch._weight_norm  # pyright: ignore[reportPrivateImportUsage]
 
 
@@ -49,14 +53,25 @@ def _weight_norm(g: Tensor, v: Tensor) -> Tensor | None:
 def _spectral_norm(weight: Tensor, u: Tensor, v: Tensor) -> Tensor | None:
     """Weight over u^T W v, its largest singular value as the stored vectors give it (arXiv 1802.05957).
 
-    torch turns dimension 0 to the front, and 1 for transposed convolutions, which no backbone has.
+    The vectors' lengths tell which dimension was turned to the front: torch's `dim`, which no file holds.
+    Where several fit (as many outputs as inputs), it is the one whose vectors are a step of the power
+    method, u = W v / ||W v|| or v = W^T u / ||W^T u||; None where that does not tell.
     """
-    for dim in (0, 1):
-        if weight.ndim > dim and u.shape == weight.shape[dim : dim + 1]:
-            matrix = weight.movedim(dim, 0).flatten(1)
-            if v.shape == matrix.shape[1:]:
-                return weight / torch.dot(u, matrix @ v)
-    return None
+    if weight.is_meta:  # it has no numbers to tell by
+        return None
+    fitting: list[tuple[float, Tensor]] = []
+    for dim in range(weight.ndim):
+        matrix = weight.movedim(dim, 0).flatten(1)
+        if u.shape == matrix.shape[:1] and v.shape == matrix.shape[1:]:
+            steps = ((matrix @ v, u), (matrix.mT @ u, v))
+            agreement = max(float(torch.cosine_similarity(*step, dim=0)) for step in steps)
+            fitting.append((agreement, torch.dot(u, matrix @ v)))
+    fitting.sort(key=lambda found: -found[0])
+    if len(fitting) > 1:
+        off, next_off = 1 - fitting[0][0], 1 - fitting[1][0]
+        if off > MOST_OFF or next_off < 10 * off:
+            return None
+    return weight / fitting[0][1] if fitting else None
 
 
 def _pruned(weight: Tensor, mask: Tensor) -> Tensor | None:
@@ -108,8 +123,9 @@ def put_together(state: Mapping[str, Tensor]) -> WholeState:
             new.setdefault(weight, (match[0], set()))[1].add(name[match.end() :])
         elif match := _OLD_PART.fullmatch(name):
             weight = match["name"]
-            ends = {e for _, wanted, _ in OLD for e in wanted if weight + e in state}
-            old[weight] = ends
+            # another tensor, such as the _sigma of a bounded spectral norm, means another formula
+            beside = (n.removeprefix(weight) for n in state if n.startswith(f"{weight}_"))
+            old[weight] = {ending for ending in beside if "." not in ending}
     for weight, (beginning, endings) in new.items():
         if weight in state:  # a layer of its own by that name
             continue

@@ -139,6 +139,14 @@ def old_spectral(module: nn.Module) -> None:
     nn.utils.spectral_norm(module)
 
 
+def spectral_of_inputs(module: nn.Module) -> None:
+    parametrizations.spectral_norm(module, dim=1)
+
+
+def old_spectral_of_inputs(module: nn.Module) -> None:
+    nn.utils.spectral_norm(module, dim=1)
+
+
 def weight_norm_over_all(module: nn.Module) -> None:
     parametrizations.weight_norm(module, dim=None)
 
@@ -157,6 +165,8 @@ def weight_norm_of_inputs(module: nn.Module) -> None:
         (nn.utils.weight_norm, "weight_norm"),
         (spectral, "spectral_norm"),
         (old_spectral, "spectral_norm"),
+        (spectral_of_inputs, "spectral_norm"),
+        (old_spectral_of_inputs, "spectral_norm"),
         (prune_some, "pruning"),
     ],
 )
@@ -210,6 +220,18 @@ def test_other_parametrisations_are_refused_with_the_remedy(function):
     )
     with pytest.raises(ValueError, match=message):
         load_backbone(BasicCNN(), weights(prefixed("backbone.", network)))
+
+
+def test_spectral_norms_that_cannot_be_told_are_refused():
+    """A bounded norm keeps its sigma; vectors that are no step of the power method tell no dimension."""
+    network = BasicCNN()
+    nn.utils.spectral_norm(network.features[3])
+    unknown = "features.3.weight is parametrised in the file"
+    bounded = {**network.state_dict(), "features.3.weight_sigma": torch.ones(())}
+    with pytest.raises(ValueError, match=unknown):
+        load_backbone(BasicCNN(), weights(bounded))
+    with pytest.raises(ValueError, match=unknown):  # random vectors of a square weight
+        load_backbone(BasicCNN(), weights(network.state_dict()))
 
 
 def test_adapters_beside_a_weight_are_not_dropped():
