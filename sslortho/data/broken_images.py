@@ -148,7 +148,7 @@ def _leave_out(data: Images, split: Split, skip_list: Path | None) -> Images:
         raise ValueError(
             f"all {len(data)} {split} images are broken, {to_line(name)} ({reason}) first"
         )
-    if _is_first_rank():
+    if len(kept) < len(data) and _is_first_rank():
         listed = "" if skip_list is None else f"; all are listed in {skip_list}"
         warnings.warn(
             f"{len(data) - len(kept)} of {len(data)} {split} images are broken and left out, "

@@ -64,7 +64,7 @@ class ImageTable:
         ends = [] if self.ends is None else self.ends
         for part in (
             repr((len(self), [compose(name) for name in self.classes], self.content)).encode(),
-            compose("\0".join(self.names or ())).encode("utf-8", "surrogateescape"),
+            _to_bytes(compose("\0".join(self.names or ()))),
             np.asarray(sizes, "<i8").tobytes(),
             np.asarray(ends, "<i8").tobytes(),
             np.asarray(self.labels, "<i8").tobytes(),
@@ -73,8 +73,21 @@ class ImageTable:
         return digest.hexdigest()
 
     def state(self) -> dict[str, Any]:
-        """Number of images, number of classes and digest, for checkpoints and summaries."""
-        return {"count": len(self), "classes": len(self.classes), "digest": self.digest}
+        """Identity for checkpoints and summaries: numbers of images and classes, and hashes.
+
+        "class_names" is the hash of the classes' names, "digest" that of everything.
+        """
+        names = "\0".join(compose(name) for name in self.classes)
+        return {
+            "count": len(self),
+            "classes": len(self.classes),
+            "class_names": hashlib.blake2b(_to_bytes(names), digest_size=8).hexdigest(),
+            "digest": self.digest,
+        }
+
+
+def _to_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def read_sizes(paths: Sequence[str]) -> NDArray[np.int64]:

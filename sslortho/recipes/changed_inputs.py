@@ -33,14 +33,13 @@ def accept_changes(
 
     Raises ValueError, saying what has changed, if it was not accepted or cannot be.
     """
-    about = state.get("inputs", {})
-    stored = about.get("inputs", {})
+    stored = state.get("inputs", {})
     if stored:
         changes = "; ".join(inputs.find_changes(stored, folder.images))
     else:  # of version 0.1, which compared the spelling of paths
         _check_paths(options, state.get("config", {}), folder)
         changes = _compare_lengths(state, steps)
-    earlier = list(about.get("accepted_changes", []))
+    earlier = list(state.get("accepted_changes", []))
     if not changes:
         return earlier
     trained = stored.get("training", {}).get("digest")
@@ -49,7 +48,7 @@ def accept_changes(
     else:
         effect = _describe_effect(state, steps, options.epochs)
     beginning = f"the run in {folder.path} cannot resume: {changes}"
-    if stored and not inputs.fits_network(stored, folder.images):
+    if stored and not inputs.fits_network(stored):
         raise ValueError(
             f"{beginning}. What was trained there does not fit; give what the run began with, or another "
             "--out"

@@ -85,18 +85,17 @@ class HeldTraining:
         if state is not None:
             steps = training.steps_per_epoch
             accepted = accept_changes(options, training.inputs, folder, state, steps)
-            earlier = state.get("inputs", {}).get("accepted_changes", [])
-            if len(accepted) > len(earlier):
+            if len(accepted) > len(state.get("accepted_changes", [])):
                 self.writes_tables = True
-                stored = state.get("inputs", {}).get("inputs", {})
-                self.kept_tables = [entry["digest"] for entry in stored.values()]
+                stored = state.get("inputs", {}).values()
+                self.kept_tables = [entry["digest"] for entry in stored]
                 training.accelerator.print(
                     f"accepted: {accepted[-1]['change']}; {accepted[-1]['effect']}", file=sys.stderr
                 )
-        self.inputs: dict[str, Any] = {"inputs": training.inputs.state()}
+        self.about: dict[str, Any] = {"inputs": training.inputs.state()}
         """Identity of the inputs, and changes that were accepted, for checkpoints and summary.json."""
         if accepted:
-            self.inputs["accepted_changes"] = accepted
+            self.about["accepted_changes"] = accepted
 
     def run(self, evaluate: Evaluate | None) -> TrainResult:
         """Train, from the newest checkpoint if there is one; see `Trainer.run`."""
@@ -114,7 +113,7 @@ class HeldTraining:
                 reporter=reporter,
                 checkpoints=self.checkpoints,
                 evaluate=evaluate,
-                inputs=self.inputs,
+                about=self.about,
             ).run()
         finally:
             reporter.close()

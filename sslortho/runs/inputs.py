@@ -93,16 +93,12 @@ class Inputs:
             return f"the {name} images have changed ({then}, {len(now)} of {len(now.classes)} now)"
         return f"the {name} images have changed ({describe_difference(before, now)})"
 
-    def fits_network(self, stored: Mapping[str, Any], path: Path) -> bool:
+    def fits_network(self, stored: Mapping[str, Any]) -> bool:
         """Whether a network that was trained on the stored inputs can go on with these."""
         if _digest(stored.get(BACKBONE)) != self.backbone:
             return False
-        if not self.classifies or "training" not in stored:
-            return True
-        before, now = read_tables(path).get(stored["training"]["digest"]), self.images["training"]
-        if before is not None:
-            return before.classes == now.classes
-        return stored["training"]["classes"] == len(now.classes)
+        names = "class_names"
+        return not self.classifies or stored["training"][names] == self.state()["training"][names]
 
 
 def _digest(entry: Mapping[str, Any] | None) -> str | None:

@@ -51,7 +51,7 @@ class Trainer:
             checkpoint.
         reporter, checkpoints: where records and checkpoints are written.
         evaluate: figures of the task, every `options.evaluate_every` epochs and at the end.
-        inputs: identity of the images and weights, stored in every checkpoint.
+        about: entries of every checkpoint beside the state, such as the identity of the images.
 
     Raises ValueError if an epoch has less than one step, or as `sharding.shard_task`.
     """
@@ -68,7 +68,7 @@ class Trainer:
         reporter: Reporter,
         checkpoints: CheckpointFolder,
         evaluate: Evaluate | None = None,
-        inputs: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.plain_task = task
         self.trained = shard_task(task, optimizer, accelerator) if options.shard else task
@@ -81,7 +81,7 @@ class Trainer:
         self.reporter = reporter
         self.checkpoints = checkpoints
         self.evaluate = evaluate
-        self.inputs = dict(inputs or {})
+        self.about = dict(about or {})
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.steps_per_epoch = len(loader) // options.accumulation_steps
         if self.steps_per_epoch < 1:
@@ -289,7 +289,7 @@ class Trainer:
             self.reporter.sync()  # what is saved has its records on the disk too
             about = {
                 "config": self.options.values(),
-                "inputs": self.inputs,
+                **self.about,
                 "steps_per_epoch": self.steps_per_epoch,
                 "records_length": self.reporter.length,
             }

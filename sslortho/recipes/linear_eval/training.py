@@ -117,7 +117,7 @@ def _finish(
             Picture(folder.views, "Training views of a few images."),
         ],
     )
-    return write_results(run, folder, results, session, held.inputs)
+    return write_results(run, folder, results, session, held.about)
 
 
 def _measure(run: LinearEvaluation, folder: RunFolder, result: TrainResult) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def _finish(
         "images_per_second": result.images_per_second,
         "steps": result.step,
         **provenance(run.accelerator, session),
-        **held.inputs,
+        **held.about,
         "config": options.values(),
     }
     if run.accelerator.is_main_process:

@@ -282,7 +282,7 @@ def _finish(
             Picture(folder.views, "Training views of a few images."),
         ],
     )
-    return write_results(run, folder, results, session, held.inputs)
+    return write_results(run, folder, results, session, held.about)
 
 
 def tell(summary: dict[str, Any], folder: Path) -> None:
