@@ -13,10 +13,13 @@ from helpers.script_runs import TORCHRUN, finish, start_script
 from PIL import Image
 
 import sslortho
+from sslortho.data.identity import ImageTable
+from sslortho.recipes.changed_inputs import accept_changes
 from sslortho.recipes.command_line import parse_options
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.run import run
 from sslortho.runs.folder import RunFolder
+from sslortho.runs.inputs import Inputs, read_tables, write_tables
 from sslortho.runs.provenance import Session
 from sslortho.runs.status import RunStoppedError
 from sslortho.train.records import read_metrics
@@ -348,3 +351,72 @@ def test_two_ranks_compare_and_go_on_as_one(begun, folder):
         start_script("pretrain.py", *arguments, "--accept_changed_data", "true", launcher=TORCHRUN)
     )
     assert RunFolder(begun).read_summary()["steps"] == 27
+
+
+def options(**values) -> PretrainOptions:
+    return PretrainOptions.of(epochs=6, batch_size=8, **values)
+
+
+def table_of(count: int, classes: tuple[str, ...] = ("a", "b")) -> ImageTable:
+    names = [f"{classes[i % 2]}/{i}.png" for i in range(count)]
+    return ImageTable(np.arange(count) % 2, classes, names)
+
+
+def checkpoint(inputs: Inputs, **values) -> dict:
+    """Checkpoint of step 17: the fifth of six steps of the third epoch."""
+    progress = {"step": 17, "epoch": 2, "step_in_epoch": 5}
+    return {"progress": progress, "steps_per_epoch": 6, "inputs": inputs.state(), **values}
+
+
+def test_nothing_is_told_where_nothing_changed(tmp_path):
+    state = checkpoint(Inputs({"training": table_of(48)}))
+    again = Inputs({"training": table_of(48)})
+    assert accept_changes(options(), again, RunFolder(tmp_path), state, 6) == []
+
+
+def test_changes_are_refused_or_kept_with_their_effect(tmp_path):
+    folder, before = RunFolder(tmp_path), Inputs({"training": table_of(48)})
+    write_tables(folder.images, before)
+    now, state = Inputs({"training": table_of(28)}), checkpoint(before)
+    with pytest.raises(ValueError, match=r"of 48 images 20 removed .*--accept_changed_data true"):
+        accept_changes(options(), now, folder, state, 3)
+    accepting = options(accept_changed_data=True)
+    (entry,) = accept_changes(accepting, now, folder, state, 3)
+    assert entry["step"] == 17
+    assert "20 removed" in entry["change"]
+    assert "3 steps instead of 6" in entry["effect"]
+    assert "epoch 3 of 6 after step 2 of 3 (it was 5 of 6)" in entry["effect"]
+    later = checkpoint(now, accepted_changes=[entry])
+    assert len(accept_changes(accepting, before, folder, later, 6)) == 2
+
+
+@pytest.mark.parametrize("classifies", [False, True])
+def test_other_classes_matter_to_a_classifier_alone(tmp_path, classifies):
+    before = Inputs({"training": table_of(4)}, classifies=classifies)
+    now = Inputs({"training": table_of(4, ("a", "c"))}, classifies=classifies)
+    accepting, state = options(accept_changed_data=True), checkpoint(before)
+    if classifies:
+        with pytest.raises(ValueError, match="does not fit"):
+            accept_changes(accepting, now, RunFolder(tmp_path), state, 6)
+    else:
+        assert accept_changes(accepting, now, RunFolder(tmp_path), state, 6)
+
+
+@pytest.mark.parametrize("hashes", [("x", "y"), ("x", None), (None, "y")])
+def test_other_weights_never_fit(tmp_path, hashes):
+    before, now = (Inputs({"training": table_of(4)}, digest) for digest in hashes)
+    with pytest.raises(ValueError, match="does not fit"):
+        accept_changes(
+            options(accept_changed_data=True), now, RunFolder(tmp_path), checkpoint(before), 6
+        )
+
+
+@pytest.mark.parametrize("classes", [(), ("a",), ("é", "\udcff")])
+@pytest.mark.parametrize("names", [None, ["a\nb.png", "\udcff.png"]])
+def test_tables_are_read_as_they_were_written(tmp_path, classes, names):
+    sizes = None if names is None else np.array([3, -1])
+    table = ImageTable(np.array([0, -1]), classes, names, sizes, content="c")
+    write_tables(tmp_path / "images.npz", Inputs({"training": table}))
+    (found,) = read_tables(tmp_path / "images.npz").values()
+    assert found.digest == table.digest
+    assert found.classes == table.classes
