@@ -88,7 +88,7 @@ def _misfit(weights: WeightsFile, whole: WholeState, wanted: Blueprint, prefix: 
 
 
 def _describe_wrong_kind(value: Tensor, ours: Tensor, name: str) -> str | None:
-    """What a file's tensor is, where it is no weight; None where it is one."""
+    """Kind of a tensor that is no weight, in words; None for a weight."""
     if value.is_meta:
         return "on the meta device, without its numbers"
     if not value.is_quantized and value.layout != torch.strided:
