@@ -245,6 +245,8 @@ def take_step(
     state: dict[str, dict[str, Any]],
     rule: Callable[..., None],
     rank_tol: float | None = None,
+    orth_momentum: float = 0.0,
+    orth_nesterov: bool = False,
     **options: Any,
 ) -> None:
     """One step of a model after its backward pass; gradients are left as they are.
@@ -255,10 +257,19 @@ def take_step(
         state: empty at first; the same dictionary at every step.
         rule: `sgd_step`, `adam_step` or `lars_step`.
         rank_tol: see `nearest_orthonormal`.
+        orth_momentum: coefficient of a momentum before the orthonormalisation (Muon: K. Jordan et al.,
+            2024); 0 for none. The rule's own momentum comes after it.
+        orth_nesterov: whether it looks ahead by one gradient.
         options: keyword arguments of the rule; `lr` is absolute.
     """
     for name, p in model.named_parameters():
         if p.grad is not None:
             role = roles[name]
-            o = orthonormalise(p.grad, role, rank_tol) if role.matrices else p.grad
-            rule(p, o, state.setdefault(name, {}), role.exempt, **options)
+            own, direction = state.setdefault(name, {}), p.grad
+            if role.matrices and orth_momentum:
+                buffer = orth_momentum * own.get("before", 0) + (1 - orth_momentum) * p.grad
+                own["before"] = direction = buffer
+                if orth_nesterov:
+                    direction = orth_momentum * buffer + (1 - orth_momentum) * p.grad
+            o = orthonormalise(direction, role, rank_tol) if role.matrices else direction
+            rule(p, o, own, role.exempt, **options)

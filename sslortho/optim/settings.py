@@ -1,7 +1,7 @@
 """Settings of an optimizer by name, checked against what it takes before anything is built."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
@@ -9,6 +9,9 @@ from torch.optim import Optimizer
 
 from sslortho.optim.grouping import param_groups
 from sslortho.optim.registry import OPTIMIZERS, accepted_options, check_options, create_optimizer
+
+BETAS = (0.9, 0.999)
+"""Default betas of torch's Adam (arXiv 1412.6980)."""
 
 Layers = Literal["conv", "all", "none"]
 
@@ -27,6 +30,8 @@ class OptimizerSettings:
     """Matrices of attention layers."""
     settings: Mapping[str, Any]
     """Other arguments of `create_optimizer`."""
+    raw_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Those that are others for gradients that are not orthonormalised."""
 
     def over(self, module: nn.Module, lr_biases: float | None = None) -> Optimizer:
         """The optimizer over all parameters of a module.
@@ -49,6 +54,7 @@ class OptimizerSettings:
 
     def create(self, groups: list[dict[str, Any]]) -> Optimizer:
         """The optimizer over parameter groups; `lr` where a group has none."""
+        groups = [{**({} if g.get("orth", True) else self.raw_settings), **g} for g in groups]
         return create_optimizer(self.name, groups, lr=self.lr, **self.settings)
 
 
@@ -71,6 +77,9 @@ def settle_optimizer(
         orth_layers, attention: see `param_groups`; None where not given.
         default_layers: layers to orthonormalise where `orth_layers` is None.
 
+    With `orth_momentum` alone, momentum comes before the orthonormalisation and none after it; gradients
+    that are not orthonormalised keep the optimizer's usual one.
+
     Raises ValueError for an unknown name, and for a setting that has no effect on the optimizer.
     """
     accepted = accepted_options(name)
@@ -85,6 +94,14 @@ def settle_optimizer(
                 f"{', '.join(others)}"
             )
     settings = {option: value for option, value in given.items() if value is not None}
+    raw_settings: dict[str, Any] = {}
+    usual, none = ({"momentum": 0.9}, {"momentum": 0.0})
+    if "betas" in accepted:
+        usual, none = {"betas": BETAS}, {"betas": (0.0, BETAS[1])}
+    (after,) = usual
+    if "orth_momentum" in accepted and settings.get("orth_momentum") and after not in settings:
+        settings |= none
+        raw_settings = usual
     if "momentum" in accepted:
         settings.setdefault("momentum", 0.9)
     elif "momentum" in settings and "betas" in accepted:
@@ -101,4 +118,5 @@ def settle_optimizer(
         orth_layers=(orth_layers or default_layers) if "orth" in accepted else "none",
         attention=attention or "whole",
         settings=settings,
+        raw_settings=raw_settings,
     )

@@ -26,6 +26,12 @@ from sslortho.optim.gradients import (
 )
 from sslortho.optim.group_options import check_numbers
 from sslortho.optim.lars import LARS
+from sslortho.optim.momentum import (
+    check_orth_momentum,
+    means_orth_nesterov,
+    replace_by_momentum,
+    set_aside,
+)
 from sslortho.optim.polar_factor import Matrices, check_method, check_rank_tol
 from sslortho.optim.sharing import Share, Sharing, check_share
 
@@ -61,6 +67,9 @@ class ReplacedGradients(Optimizer):
         theirs = {name: value for name, value in kwargs.items() if name in signature.parameters}
         given = {**signature.bind_partial(params, *args, **theirs).arguments, **kwargs}
         check_numbers(given)
+        defaults = {name: p.default for name, p in signature.parameters.items()}
+        if kwargs.get("nesterov") and means_orth_nesterov({**defaults, **given}):
+            kwargs.update(nesterov=False, orth_nesterov=True)
         # torch's own default is foreach on CUDA alone
         others = given.get("fused") or given.get("differentiable")
         if "foreach" in signature.parameters and "foreach" not in given and not others:
@@ -122,7 +131,8 @@ class ReplacedGradients(Optimizer):
         step = super().step.__func__  # pyright: ignore[reportFunctionMemberAccess]
         if getattr(step, "hooked", False):
             step = step.__wrapped__
-        step(self)
+        with set_aside(self.state):
+            step(self)
         return loss
 
     def _separate_gradients(self) -> None:
@@ -158,6 +168,13 @@ class Orthogonal(ReplacedGradients):
         orth_view: how they lie in it, "rows", "columns" or "transposed"; `optim.components` has
             the table.
         rank_tol: see `sslortho.optim.polar`; None for its default.
+        orth_momentum: coefficient of a momentum that is taken before the orthonormalisation, as Muon
+            does; 0 for none. It costs one more buffer of the parameter's size. The base class keeps its
+            own momentum after it: OrthSGD(momentum=0, orth_momentum=0.95) has Muon's order,
+            momentum=0.9 and orth_momentum=0 the paper's; both may be set, or none. Gradients that stay
+            raw have the base class's momentum alone, so give their groups one.
+        orth_nesterov: whether that momentum looks ahead by one gradient. An optimizer with
+            `nesterov=True`, orth_momentum and no momentum of its own means this.
 
     Options of the optimizer, not of a group:
         share: whether ranks share the work, each solving some of the matrices. "auto": within
@@ -177,6 +194,8 @@ class Orthogonal(ReplacedGradients):
         "orth_components": 1,
         "orth_view": "rows",
         "rank_tol": None,
+        "orth_momentum": 0.0,
+        "orth_nesterov": False,
     }
     share: Share = "auto"
     process_group: Any = None
@@ -211,6 +230,7 @@ class Orthogonal(ReplacedGradients):
         super().check_group(group)
         check_method(group["polar"])
         check_rank_tol(group["rank_tol"], group["polar"])
+        check_orth_momentum(group)
         if group["orth"]:
             for parameter in group["params"]:
                 if is_matrix(parameter):
@@ -226,6 +246,11 @@ class Orthogonal(ReplacedGradients):
                 view=group["orth_view"],
                 rank_tol=group["rank_tol"],
             )
+        for group in groups:
+            if group["orth_momentum"]:
+                parameters = split_written(group["params"])[0]
+                momentum, nesterov = group["orth_momentum"], group["orth_nesterov"]
+                replace_by_momentum(parameters, self.state, momentum, nesterov)
         replace(gradients, self._solve)
 
 

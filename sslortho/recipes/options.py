@@ -45,9 +45,13 @@ class OptimizerOptions(Options):
     lr: float = option(required=True, group="optimisation", unit="per 256 samples")
     """Learning rate of the weights; multiplied by batch_size / 256."""
     momentum: float | None = option(None, group="optimisation")
-    """Momentum of sgd and lars; default 0.9. 0 keeps no buffer."""
+    """Momentum of sgd and lars, after the orthonormalisation; default 0.9, or 0 with orth_momentum. 0 keeps
+    no buffer."""
+    orth_momentum: float | None = option(None, group="optimisation")
+    """Momentum of orth_* before the orthonormalisation, as Muon has it; default none. Alone it replaces the
+    one after it; with momentum (adam: betas) there are both. Raw gradients keep the usual one."""
     nesterov: bool | None = option(None, group="optimisation", rare=True)
-    """Nesterov momentum of sgd and lars. Default false."""
+    """Nesterov momentum of sgd and lars, and of orth_momentum where it is the only one. Default false."""
     betas: tuple[float, float] | None = option(None, group="optimisation", rare=True)
     """Decay of the mean gradient and of the mean square, of adam. Default 0.9 and 0.999."""
     weight_decay: float = option(1e-6, group="optimisation")
@@ -69,7 +73,9 @@ class OptimizerOptions(Options):
     @property
     def optimizer_settings(self) -> dict[str, Any]:
         """Arguments of `optim.settings.settle_optimizer`, but for rate and default layers."""
-        names = ("momentum", "nesterov", "betas", "trust_coefficient", "polar", "share")
+        names = (
+            "momentum", "orth_momentum", "nesterov", "betas", "trust_coefficient", "polar", "share",
+        )  # fmt: skip
         return {
             "name": self.optim,
             "given": {name: getattr(self, name) for name in names},
@@ -83,7 +89,9 @@ class OptimizerOptions(Options):
         self._check(
             "momentum", self.momentum is None or 0 <= self.momentum < 1, "from 0 to below 1"
         )
-        if self.nesterov and self.momentum == 0:
+        before = self.orth_momentum
+        self._check("orth_momentum", before is None or 0 <= before < 1, "from 0 to below 1")
+        if self.nesterov and self.momentum == 0 and not before:
             raise ValueError("nesterov=True has no effect on momentum=0; leave one of them out")
         betas = self.betas
         self._check(

@@ -72,7 +72,10 @@ def test_options_reach_the_optimizer():
 
 
 def test_accepted_options():
-    orth = {"orth", "polar", "orth_components", "orth_view", "rank_tol", "share", "process_group"}
+    orth = {
+        "orth", "polar", "orth_components", "orth_view", "rank_tol", "orth_momentum", "orth_nesterov",
+        "share", "process_group",
+    }  # fmt: skip
     assert accepted_options("orth_sgd") - accepted_options("sgd") == orth
     assert accepted_options("norm_sgd") - accepted_options("sgd") == {"orth"}
     assert {"lr", "momentum", "nesterov"} <= accepted_options("orth_sgd")

@@ -60,3 +60,40 @@ def test_layers_are_the_default_where_they_have_an_effect():
     assert settle("orth_lars").orth_layers == "conv"
     assert settle("orth_lars", orth_layers="all").orth_layers == "all"
     assert settle("lars").orth_layers == "none"
+
+
+MODEL = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+
+def momenta(name, **given):
+    """Momentum before and after the orthonormalisation, of weights and of biases and norms."""
+    groups = settle(name, **given).over(MODEL).param_groups
+    after = "betas" if "adam" in name else "momentum"
+    return [(g["orth_momentum"], g[after]) for g in groups]
+
+
+@pytest.mark.parametrize("name", ["orth_sgd", "orth_lars"])
+def test_momentum_comes_before_or_after_or_both_or_neither(name):
+    assert momenta(name) == [(0.0, 0.9), (0.0, 0.9)]
+    assert momenta(name, orth_momentum=0.95) == [(0.95, 0.0), (0.95, 0.9)]
+    assert momenta(name, orth_momentum=0.95, momentum=0.5) == [(0.95, 0.5), (0.95, 0.5)]
+    assert momenta(name, momentum=0.0) == [(0.0, 0.0), (0.0, 0.0)]
+
+
+@pytest.mark.parametrize("name", ["orth_adam", "orth_adamw"])
+def test_adams_first_beta_is_its_momentum(name):
+    usual = (0.9, 0.999)
+    assert momenta(name) == [(0.0, usual), (0.0, usual)]
+    assert momenta(name, orth_momentum=0.95) == [(0.95, (0.0, 0.999)), (0.95, usual)]
+    assert momenta(name, orth_momentum=0.95, betas=(0.8, 0.9)) == [(0.95, (0.8, 0.9))] * 2
+
+
+def test_nesterov_is_that_of_the_only_momentum():
+    groups = settle("orth_sgd", orth_momentum=0.95, nesterov=True).over(MODEL).param_groups
+    assert [(g["orth_nesterov"], g["nesterov"]) for g in groups] == [(True, False)] * 2
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw", "norm_sgd"])
+def test_others_have_no_orthonormalisation_to_come_before(name):
+    with pytest.raises(ValueError, match=r"orth_momentum=0.9 is not an option of optim="):
+        settle(name, orth_momentum=0.9)
