@@ -49,8 +49,8 @@ def test_features_are_those_before_the_classifier(tmp_path, name, size):
     torch.testing.assert_close(ours, last_inputs(model, images).flatten(1), rtol=0, atol=0)
 
 
-LARGE_REGNETS = ("regnet_y_128gf", "regnet_x_32gf")
-"""Networks of gigabytes; others of their family stand for them."""
+LARGE_REGNETS = [n for n in torchvision_names() if n.startswith("regnet") and n.endswith("gf")]
+"""Networks up to gigabytes, made with their numbers; the smaller ones of their family stand for them."""
 
 
 @pytest.mark.slow
