@@ -1,0 +1,156 @@
+"""Options, the choice of adapters, expected failures of others, and the table."""
+
+import json
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+from conformance.adapter import Adapter
+from conformance.others import OTHERS
+from conformance.ours import OURS
+from conformance.table import Outcomes, write_table
+
+ADAPTERS = {**OURS, **OTHERS}
+RECORDED = Path(__file__).with_name("recorded.json")
+"""Failures of others, by adapter: the version that was tested, and its failing tests."""
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("conformance")
+    group.addoption(
+        "--optimizer", action="append", metavar="NAME",
+        help=f"only this adapter, results as they are: {', '.join(ADAPTERS)}, or FILE.py:NAME of yours",
+    )  # fmt: skip
+    group.addoption("--table", metavar="FILE", help="write a Markdown table of who passes what")
+    group.addoption(
+        "--record", action="store_true", help="write the failures of others to recorded.json"
+    )
+
+
+def load_adapter(name: str) -> Adapter:
+    """The adapter of a name, or NAME in a file; raises UsageError where there is none."""
+    path, _, attribute = name.rpartition(":")
+    if not path:
+        if name not in ADAPTERS:
+            raise pytest.UsageError(
+                f"--optimizer {name}: not one of {', '.join(ADAPTERS)}, nor FILE.py:NAME"
+            )
+        if not ADAPTERS[name].available():
+            raise pytest.UsageError(
+                f"--optimizer {name}: {ADAPTERS[name].package} is not installed"
+            )
+        return ADAPTERS[name]
+    spec = spec_from_file_location("own_adapter", path)
+    if spec is None or spec.loader is None or not Path(path).exists():
+        raise pytest.UsageError(f"--optimizer {name}: {path} is not a file of Python")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    adapter = getattr(module, attribute, None)
+    if not isinstance(adapter, Adapter):
+        raise pytest.UsageError(f"--optimizer {name}: {attribute} is not an Adapter in {path}")
+    return adapter
+
+
+def selected(config) -> dict[str, Adapter]:
+    """Adapters by name: those asked for, else all that are installed."""
+    names = config.getoption("--optimizer", default=None)
+    if names:
+        return {name: load_adapter(name) for name in names}
+    return {name: adapter for name, adapter in ADAPTERS.items() if adapter.available()}
+
+
+def pytest_generate_tests(metafunc):
+    if "adapter" in metafunc.fixturenames:
+        chosen = selected(metafunc.config)
+        metafunc.parametrize("adapter", chosen.values(), ids=chosen)
+
+
+def adapter_of(item) -> tuple[str, Adapter] | None:
+    """Name and adapter of a test of this suite."""
+    adapter = getattr(item, "callspec", None) and item.callspec.params.get("adapter")
+    if not isinstance(adapter, Adapter):
+        return None
+    return next(part for part in item.callspec._idlist if part in selected(item.config)), adapter
+
+
+def row_of(item, name: str) -> str:
+    """Name of a test, the same for every adapter."""
+    others = "-".join(part for part in item.callspec._idlist if part != name and part)
+    test = item.function.__name__.removeprefix("test_").replace("_", " ")
+    if test == "matrix":
+        return others
+    return f"{test}: {others}" if others else test
+
+
+def pytest_collection_modifyitems(config, items):
+    recorded = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
+    raw = config.getoption("--optimizer", default=None) or config.getoption(
+        "--record", default=False
+    )
+    for item in items:
+        found = adapter_of(item)
+        if found is None:
+            continue
+        name, adapter = found
+        row = row_of(item, name)
+        item.user_properties += [("adapter", name), ("row", row)]
+        if adapter.ours or raw:
+            continue
+        known = recorded.get(name, {})
+        same = known.get("version") == adapter.version
+        if row in known.get("failures", ()) or not same:
+            # another version may have mended it, or broken more
+            reason = "known" if same else f"recorded with {known.get('version', 'none')}"
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=same))
+
+
+def pytest_configure(config):
+    # processes of xdist send their reports to the first one, which alone writes
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Recorder(config), "conformance-recorder")
+
+
+class Recorder:
+    """Outcomes of the tests of this suite, written at the end of the session."""
+
+    def __init__(self, config):
+        self.config = config
+        self.outcomes: Outcomes = {}
+
+    def pytest_runtest_logreport(self, report):
+        facts = dict(report.user_properties)
+        if "row" not in facts or (report.when != "call" and report.passed):
+            return
+        failed = report.failed or hasattr(report, "wasxfail")
+        skipped = report.skipped and not failed
+        outcome = "failed" if failed else "skipped" if skipped else "passed"
+        why = ""
+        if skipped and isinstance(report.longrepr, tuple):
+            why = report.longrepr[2].removeprefix("Skipped: ")
+        elif failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = crash.message.splitlines()[0] if crash else ""
+        self.outcomes.setdefault(facts["row"], {})[facts["adapter"]] = outcome, why
+
+    def pytest_sessionfinish(self):
+        chosen = selected(self.config) if self.outcomes else {}
+        if path := self.config.getoption("--table", default=None):
+            Path(path).write_text(write_table(self.outcomes, chosen))
+        if self.config.getoption("--record", default=False):
+            RECORDED.write_text(json.dumps(self._failures(chosen), indent=2) + "\n")
+
+    def _failures(self, chosen):
+        """Version and failing rows, with the reasons, of each adapter of others."""
+        return {
+            name: {
+                "version": adapter.version,
+                "failures": {
+                    row: cells[name][1]
+                    for row, cells in sorted(self.outcomes.items())
+                    if cells.get(name, ("",))[0] == "failed"
+                },
+            }
+            for name, adapter in chosen.items()
+            if not adapter.ours
+        }
