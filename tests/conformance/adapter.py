@@ -74,7 +74,7 @@ class Adapter:
     @property
     def version(self) -> str:
         try:
-            return installed_version(self.package)
+            return installed_version(self.package).partition("+")[0]  # without +cpu
         except PackageNotFoundError:
             return "unknown"
 

@@ -1,17 +1,14 @@
 """Options, the choice of adapters, expected failures of others, and the table."""
 
 import json
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 
 from conformance.adapter import Adapter
-from conformance.others import OTHERS
-from conformance.ours import OURS
+from conformance.choice import ADAPTERS, select_adapters
 from conformance.table import Outcomes, write_table
 
-ADAPTERS = {**OURS, **OTHERS}
 RECORDED = Path(__file__).with_name("recorded.json")
 """Failures of others, by adapter: the version that was tested, and its failing tests."""
 
@@ -28,36 +25,12 @@ def pytest_addoption(parser):
     )
 
 
-def load_adapter(name: str) -> Adapter:
-    """The adapter of a name, or NAME in a file; raises UsageError where there is none."""
-    path, _, attribute = name.rpartition(":")
-    if not path:
-        if name not in ADAPTERS:
-            raise pytest.UsageError(
-                f"--optimizer {name}: not one of {', '.join(ADAPTERS)}, nor FILE.py:NAME"
-            )
-        if not ADAPTERS[name].available():
-            raise pytest.UsageError(
-                f"--optimizer {name}: {ADAPTERS[name].package} is not installed"
-            )
-        return ADAPTERS[name]
-    spec = spec_from_file_location("own_adapter", path)
-    if spec is None or spec.loader is None or not Path(path).exists():
-        raise pytest.UsageError(f"--optimizer {name}: {path} is not a file of Python")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    adapter = getattr(module, attribute, None)
-    if not isinstance(adapter, Adapter):
-        raise pytest.UsageError(f"--optimizer {name}: {attribute} is not an Adapter in {path}")
-    return adapter
-
-
 def selected(config) -> dict[str, Adapter]:
     """Adapters by name: those asked for, else all that are installed."""
-    names = config.getoption("--optimizer", default=None)
-    if names:
-        return {name: load_adapter(name) for name in names}
-    return {name: adapter for name, adapter in ADAPTERS.items() if adapter.available()}
+    try:
+        return select_adapters(config.getoption("--optimizer", default=None))
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def pytest_generate_tests(metafunc):
@@ -88,13 +61,13 @@ def pytest_collection_modifyitems(config, items):
     raw = config.getoption("--optimizer", default=None) or config.getoption(
         "--record", default=False
     )
-    for item in items:
+    for place, item in enumerate(items):
         found = adapter_of(item)
         if found is None:
             continue
         name, adapter = found
         row = row_of(item, name)
-        item.user_properties += [("adapter", name), ("row", row)]
+        item.user_properties += [("adapter", name), ("row", row), ("place", place)]
         if adapter.ours or raw:
             continue
         known = recorded.get(name, {})
@@ -117,6 +90,7 @@ class Recorder:
     def __init__(self, config):
         self.config = config
         self.outcomes: Outcomes = {}
+        self.places: dict[str, int] = {}
 
     def pytest_runtest_logreport(self, report):
         facts = dict(report.user_properties)
@@ -131,12 +105,18 @@ class Recorder:
         elif failed:
             crash = getattr(report.longrepr, "reprcrash", None)
             why = crash.message.splitlines()[0] if crash else ""
-        self.outcomes.setdefault(facts["row"], {})[facts["adapter"]] = outcome, why
+        row = facts["row"]
+        self.places[row] = min(facts["place"], self.places.get(row, facts["place"]))
+        self.outcomes.setdefault(row, {})[facts["adapter"]] = outcome, why
 
     def pytest_sessionfinish(self):
         chosen = selected(self.config) if self.outcomes else {}
         if path := self.config.getoption("--table", default=None):
-            Path(path).write_text(write_table(self.outcomes, chosen))
+            # processes of xdist report in any order
+            ordered = {
+                row: self.outcomes[row] for row in sorted(self.places, key=self.places.__getitem__)
+            }
+            Path(path).write_text(write_table(ordered, chosen))
         if self.config.getoption("--record", default=False):
             RECORDED.write_text(json.dumps(self._failures(chosen), indent=2) + "\n")
 

@@ -4,6 +4,7 @@ from functools import partial
 from importlib.util import find_spec
 
 import torch
+from torch import nn
 
 from conformance.adapter import (
     Adapter,
@@ -60,10 +61,14 @@ class Eager:
 
 
 def build_dion(model, lr, fused=False, **options):
-    """Matrices, convolutions with flatten=True, and AdamW for the rest: "Example Code" of its README."""
+    """Weights of dense layers, convolutions with flatten=True, AdamW for the rest, as its README's table."""
     import dion
 
-    hidden, others = hidden_matrices(model)
+    layers = [m for m in model.body if isinstance(m, nn.Linear) or hasattr(m, "kernel_size")]
+    layers += [m for m in model.body.modules() if isinstance(m, nn.Linear) and m not in layers]
+    hidden = [layer.weight for layer in layers]
+    chosen = {id(p) for p in hidden}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     groups = [
         {"params": [p for p in hidden if p.ndim == 2]},
         {"params": [p for p in hidden if p.ndim > 2], "flatten": True},

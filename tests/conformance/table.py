@@ -31,4 +31,6 @@ def write_table(outcomes: Outcomes, adapters: Mapping[str, Adapter]) -> str:
     for word in (PASSED, FAILED, LEFT):
         counts = [sum(cell(r.get(name)) == word for r in outcomes.values()) for name in names]
         lines.append([f"number of {word.strip('*')}", *map(str, counts)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    notes = [f"- {a.title}: {a.note}\n" for a in adapters.values() if a.note]
+    return table + ("\n" + "".join(notes) if notes else "")

@@ -1,17 +1,21 @@
 """The suite sees what is wrong: optimizers with one fault each fail the test of that fault."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
 from conformance.adapter import Adapter, Option, jordan
 from conformance.layers import MATRICES
+from conformance.others import OTHERS
 from conformance.test_gradients import test_rank_deficient_gradient as check_rank
 from conformance.test_gradients import test_zero_gradient as check_zero
 from conformance.test_layers import test_embedding as check_embedding
 from conformance.test_layers import test_matrix as check_matrix
 from conformance.test_layers import test_vector_is_no_matrix as check_vector
 from conformance.test_promises import test_order_of_momentum as check_order
+from conformance.test_promises import test_rate_transfer as check_transfer
 from conformance.test_promises import test_size_of_every_shape as check_sizes
 from conformance.test_reports import test_dion_121_equal_shapes as check_equal_shapes
 from conformance.test_reports import test_kozistr_372_rate_of_convolutions as check_rates
@@ -90,6 +94,14 @@ FAULTS = {
 def test_fault_is_seen(fault, check):
     with pytest.raises(AssertionError):
         check(faulty(fault))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not OTHERS["torch"].available(), reason="torch has no Muon before 2.9")
+def test_rate_that_moves_with_the_width_is_seen():
+    moonlight = dataclasses.replace(OTHERS["torch"], transfer="match_rms_adamw")
+    with pytest.raises(AssertionError, match="best rates"):
+        check_transfer(moonlight)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,65 @@
+"""The choice of adapters, and the table of results."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conformance.checks import LEFT_OUT
+from conformance.choice import load_adapter, select_adapters
+from conformance.others import OTHERS
+from conformance.ours import OURS
+from conformance.table import write_table
+
+OWN = """
+import torch
+from conformance.adapter import Adapter, Option, plain
+
+MINE = Adapter(
+    title="mine", package="torch",
+    options={"": Option(lambda model, lr: torch.optim.SGD(model.parameters(), lr), plain)},
+)
+OTHER = 3
+"""
+
+
+def test_adapter_in_a_file_of_its_own(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(OWN)
+    chosen = select_adapters([f"{file}:MINE", "orth_sgd"])
+    assert [adapter.title for adapter in chosen.values()] == ["mine", OURS["orth_sgd"].title]
+    assert chosen["orth_sgd"].ours
+    with pytest.raises(ValueError, match="OTHER is not an Adapter"):
+        load_adapter(f"{file}:OTHER")
+
+
+@pytest.mark.parametrize("name", ["adam", "missing.py:MINE"])
+def test_unknown_adapter(name):
+    with pytest.raises(ValueError, match=f"--optimizer {name}"):
+        load_adapter(name)
+
+
+def test_table():
+    outcomes = {
+        "dense": {"torch": ("passed", ""), "timm": ("failed", "too long")},
+        "depthwise": {"torch": ("skipped", LEFT_OUT), "timm": ("skipped", "promises a size alone")},
+    }
+    adapters = {name: OTHERS[name] for name in ("torch", "timm")}
+    lines = write_table(outcomes, adapters).splitlines()
+    assert OTHERS["torch"].version in lines[0]
+    assert lines[2] == "| who sorts the parameters | you | itself |"
+    assert lines[3:5] == ["| dense | yes | **no** |", "| depthwise | left | - |"]
+    assert lines[5:8] == [
+        "| number of yes | 1 | 0 |", "| number of no | 0 | 1 |", "| number of left | 1 | 0 |",
+    ]  # fmt: skip
+
+
+def test_documented_failures_are_those_recorded():
+    page = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text()
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in page.splitlines()]
+    (head,) = (row for row in cells if len(row) > 2 and f"{OTHERS['timm'].title} " in " ".join(row))
+    recorded = json.loads(Path(__file__).with_name("recorded.json").read_text())
+    for name, known in recorded.items():
+        column = head.index(f"{OTHERS[name].title} {known['version']}")
+        rows = [row for row in cells if len(row) == len(head)]
+        assert {row[0] for row in rows if row[column] == "**no**"} == set(known["failures"])
