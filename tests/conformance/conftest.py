@@ -79,6 +79,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_configure(config):
+    selected(config)  # so that a name that is none is told once, before any test
     # processes of xdist send their reports to the first one, which alone writes
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Recorder(config), "conformance-recorder")

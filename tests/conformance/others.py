@@ -107,7 +107,13 @@ def build_ultralytics(model, lr):
 
 
 def installed(module):
-    return lambda: find_spec(module) is not None
+    def is_installed():
+        try:
+            return find_spec(module) is not None
+        except ModuleNotFoundError:  # of the package that would hold it
+            return False
+
+    return is_installed
 
 
 OTHERS = {

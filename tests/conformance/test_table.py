@@ -1,6 +1,7 @@
 """The choice of adapters, and the table of results."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from conformance.choice import load_adapter, select_adapters
 from conformance.others import OTHERS
 from conformance.ours import OURS
 from conformance.table import write_table
+from conformance.test_reports import (
+    test_pytorch_180561_takes_convolutions as check_taken,
+)
 
 OWN = """
 import torch
@@ -54,8 +58,26 @@ def test_table():
     ]  # fmt: skip
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
+
+
+def test_documented_adapter(tmp_path, monkeypatch):
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "my_package.py").write_text(
+        "def MyMuon(hidden, others, lr):\n"
+        "    from torch.optim import SGD\n"
+        "    return SGD([{'params': hidden}, {'params': others}], lr=lr)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "mine.py"
+    file.write_text(example)
+    adapter = load_adapter(f"{file}:ADAPTER")
+    with pytest.raises(AssertionError, match=LEFT_OUT):
+        check_taken(adapter)
+
+
 def test_documented_failures_are_those_recorded():
-    page = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text()
+    page = PAGE.read_text()
     cells = [[c.strip() for c in line.split("|")[1:-1]] for line in page.splitlines()]
     (head,) = (row for row in cells if len(row) > 2 and f"{OTHERS['timm'].title} " in " ".join(row))
     recorded = json.loads(Path(__file__).with_name("recorded.json").read_text())
