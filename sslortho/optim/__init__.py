@@ -8,6 +8,7 @@ from sslortho.optim.describe import describe_param_groups
 from sslortho.optim.gradients import orthonormalise_
 from sslortho.optim.grouping import param_groups
 from sslortho.optim.lars import LARS
+from sslortho.optim.muon import Muon
 from sslortho.optim.polar_factor import polar
 from sslortho.optim.registry import OPTIMIZERS, create_optimizer
 from sslortho.optim.wrapped import OrthAdam, OrthAdamW, OrthLARS, OrthSGD, orthogonal
@@ -15,6 +16,7 @@ from sslortho.optim.wrapped import OrthAdam, OrthAdamW, OrthLARS, OrthSGD, ortho
 __all__ = [
     "LARS",
     "OPTIMIZERS",
+    "Muon",
     "OrthAdam",
     "OrthAdamW",
     "OrthLARS",

@@ -99,6 +99,8 @@ class Gradient:
     """See `sslortho.optim.polar`."""
     rank_tol: float | None = None
     """See `sslortho.optim.polar`."""
+    finish: Callable[[Tensor], None] | None = None
+    """Called with the polar factors (number, rows, columns), to change them in place; on every rank."""
 
     @property
     def sharded(self) -> bool:
@@ -151,7 +153,9 @@ def _replace_window(
     """Replace gradients that are held in full at the same time."""
     opened = [gradient.open() for gradient in gradients]
     solver([problem for problem, _ in opened])  # with none too: other ranks may have some
-    for _, closing in opened:
+    for gradient, (problem, closing) in zip(gradients, opened, strict=True):
+        if gradient.finish is not None:
+            gradient.finish(problem.out)
         for close in closing:
             close()
 

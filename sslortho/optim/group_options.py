@@ -12,7 +12,7 @@ NUMBERS = ("lr", "momentum", "weight_decay")
 Adafactor."""
 
 
-def _is_finite_and_not_negative(value: Any) -> bool:
+def is_finite_and_not_negative(value: Any) -> bool:
     """Whether a number, or a tensor of one element, is 0 or more and finite."""
     if isinstance(value, Tensor):
         if value.is_meta:  # has no value yet
@@ -32,7 +32,7 @@ TORCH_WORDING = {
 def check_numbers(options: Mapping[str, Any]) -> None:
     """Raise ValueError if a rate, momentum or decay is negative, not finite, or not a number."""
     for name in NUMBERS:
-        if name not in options or _is_finite_and_not_negative(options[name]):
+        if name not in options or is_finite_and_not_negative(options[name]):
             continue
         value = options[name]
         if isinstance(value, Tensor) and value.numel() != 1:

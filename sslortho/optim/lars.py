@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sslortho.optim.group_options import check_numbers
-from sslortho.optim.precision import in_float32
+from sslortho.optim.precision import all_in_float32, as_scalar, in_float32, round_into
 
 
 def lars_direction(
@@ -42,7 +42,7 @@ def lars_directions(
     trust_coefficient: float | None,
 ) -> list[Tensor]:
     """Apply `lars_direction` to many parameters of one device and dtype, in few kernels."""
-    parameters, gradients = _all_in_float32(parameters), _all_in_float32(gradients)
+    parameters, gradients = all_in_float32(parameters), all_in_float32(gradients)
     if weight_decay:
         gradients = list(torch._foreach_add(gradients, parameters, alpha=weight_decay))
     if trust_coefficient is None:
@@ -53,22 +53,6 @@ def lars_directions(
     defined = (parameter_norms > 0) & (direction_norms > 0)
     ratios = torch.where(defined, ratios, torch.ones_like(ratios))
     return list(torch._foreach_mul(gradients, list(ratios.unbind())))
-
-
-def _scalar(rate: float | Tensor) -> float | Tensor:
-    """A rate that is a tensor of one element, of any shape, as one without dimensions."""
-    return rate.reshape(()) if isinstance(rate, Tensor) else rate
-
-
-def _all_in_float32(tensors: list[Tensor]) -> list[Tensor]:
-    return [in_float32(tensor) for tensor in tensors]
-
-
-def _round_into(narrow: list[Tensor], wide: list[Tensor]) -> None:
-    """Write the float32 values of half-precision tensors back; nothing if they are those tensors."""
-    if narrow and narrow[0].dtype != wide[0].dtype:
-        for target, value in zip(narrow, wide, strict=True):
-            target.copy_(value)
 
 
 class LARS(Optimizer):
@@ -192,9 +176,9 @@ class LARS(Optimizer):
         if group["momentum"]:
             buffer = self._buffer(parameter)
             moved = in_float32(buffer).mul_(group["momentum"]).add_(update)
-            _round_into([buffer], [moved])
+            round_into([buffer], [moved])
             update = update.add(moved, alpha=group["momentum"]) if group["nesterov"] else moved
-        _round_into([parameter], [in_float32(parameter).sub_(_scalar(group["lr"]) * update)])
+        round_into([parameter], [in_float32(parameter).sub_(as_scalar(group["lr"]) * update)])
 
     def _update_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """Update the parameters of a group with foreach functions, those alike in one call."""
@@ -213,14 +197,14 @@ class LARS(Optimizer):
             )
             if group["momentum"]:
                 buffers = [self._buffer(p) for p in params]
-                moved = _all_in_float32(buffers)
+                moved = all_in_float32(buffers)
                 torch._foreach_mul_(moved, group["momentum"])
                 torch._foreach_add_(moved, updates)
-                _round_into(buffers, moved)
+                round_into(buffers, moved)
                 if group["nesterov"]:
                     updates = torch._foreach_add(updates, moved, alpha=group["momentum"])
                 else:
                     updates = moved
-            wide = _all_in_float32(params)
-            torch._foreach_sub_(wide, torch._foreach_mul(updates, _scalar(group["lr"])))
-            _round_into(params, wide)
+            wide = all_in_float32(params)
+            torch._foreach_sub_(wide, torch._foreach_mul(updates, as_scalar(group["lr"])))
+            round_into(params, wide)

@@ -8,6 +8,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from sslortho.optim.group_options import check_numbers
 from sslortho.optim.lars import LARS
+from sslortho.optim.muon import Muon
+from sslortho.optim.replaced_gradients import ReplacedGradients
 from sslortho.optim.wrapped import (
     ComponentNormSGD,
     NormSGD,
@@ -16,7 +18,6 @@ from sslortho.optim.wrapped import (
     OrthLARS,
     Orthogonal,
     OrthSGD,
-    ReplacedGradients,
 )
 from sslortho.options import nearest
 
@@ -29,6 +30,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "orth_adam": OrthAdam,
     "orth_adamw": OrthAdamW,
     "orth_lars": OrthLARS,
+    "muon": Muon,
     "norm_sgd": NormSGD,
     "component_norm_sgd": ComponentNormSGD,
 }

@@ -6,156 +6,25 @@ in the paper (arXiv 2202.07052, section 2.2).
 """
 
 import functools
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from sslortho.optim.aliasing import separate_gradients
 from sslortho.optim.components import check_components, is_matrix
-from sslortho.optim.gradients import (
-    Gradient,
-    check_real,
-    collect,
-    normalise_,
-    replace,
-    split_written,
-)
-from sslortho.optim.group_options import check_numbers
+from sslortho.optim.gradients import Gradient, collect, normalise_, replace, split_written
 from sslortho.optim.lars import LARS
-from sslortho.optim.momentum import (
-    check_orth_momentum,
-    means_orth_nesterov,
-    replace_by_momentum,
-    set_aside,
-)
+from sslortho.optim.momentum import check_orth_momentum, replace_by_momentum
 from sslortho.optim.polar_factor import Matrices, check_method, check_rank_tol
+from sslortho.optim.replaced_gradients import ReplacedGradients
 from sslortho.optim.sharing import Share, Sharing, check_share
 
 REFUSED = {
     "LBFGS": "it evaluates the loss several times a step and needs the raw gradients",
     "SparseAdam": "a sparse gradient has no nearest orthonormal matrix",
-    "Muon": "it orthonormalises its momentum already",
+    "Muon": "it orthonormalises its momentum already; sslortho.optim.Muon does so for every layer",
 }
 """Optimizers that `orthogonal` does not take, and why."""
-
-
-def _has_tensor_option(options: Mapping[str, Any]) -> bool:
-    """Whether the rate or a beta is a tensor, with which some of torch's foreach forms do not work."""
-    numbers = (options.get("lr"), *(options.get("betas") or ()))
-    return any(isinstance(number, Tensor) for number in numbers)
-
-
-class ReplacedGradients(Optimizer):
-    """Mixin in front of an optimizer class: each step replaces the gradients first.
-
-    A subclass names its group options in `group_defaults`, checks them in `check_group` and
-    replaces the gradients of groups with orth=True in `replace_gradients`.
-    """
-
-    group_defaults: dict[str, Any] = {"orth": True}
-    """Group options of the class, with their defaults."""
-
-    _foreach_by_default = False
-    """Whether `foreach` was left to this class, which then takes True where torch allows it."""
-
-    def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        signature = inspect.signature(super().__init__)
-        theirs = {name: value for name, value in kwargs.items() if name in signature.parameters}
-        given = {**signature.bind_partial(params, *args, **theirs).arguments, **kwargs}
-        check_numbers(given)
-        defaults = {name: p.default for name, p in signature.parameters.items()}
-        if kwargs.get("nesterov") and means_orth_nesterov({**defaults, **given}):
-            kwargs.update(nesterov=False, orth_nesterov=True)
-        # torch's own default is foreach on CUDA alone
-        others = given.get("fused") or given.get("differentiable")
-        if "foreach" in signature.parameters and "foreach" not in given and not others:
-            self._foreach_by_default = True
-            kwargs.update(foreach=None if _has_tensor_option(given) else True)
-        self._options = {key: kwargs.pop(key, value) for key, value in self.group_defaults.items()}
-        super().__init__(params, *args, **kwargs)
-        self.defaults.update(self._options)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group as torch does, with this class's options filled in and checked."""
-        if isinstance(param_group, dict):
-            for key, value in self._options.items():
-                param_group.setdefault(key, value)
-            if self._foreach_by_default and _has_tensor_option(param_group):
-                param_group.setdefault("foreach", None)
-        super().add_param_group(param_group)
-        try:
-            self.check_group(self.param_groups[-1])
-        except ValueError:
-            self.param_groups.pop()
-            raise
-
-    def check_group(self, group: dict[str, Any]) -> None:
-        """Raise ValueError for an option of a group that cannot be honoured."""
-        check_numbers(group)
-        name = type(self).__name__
-        if group.get("fused"):
-            raise ValueError(
-                f"{name}(fused=True): a gradient scaler hands fused optimizers scaled gradients, "
-                "which must not be replaced; use foreach=True"
-            )
-        if group.get("differentiable"):
-            raise ValueError(
-                f"{name}(differentiable=True): gradients are replaced in place, outside autograd"
-            )
-        if not isinstance(group["orth"], bool):
-            raise ValueError(f"orth={group['orth']!r} of a parameter group must be True or False")
-        if group["orth"]:
-            for parameter in group["params"]:
-                if is_matrix(parameter):
-                    check_real(parameter)
-
-    def replace_gradients(self, groups: list[dict[str, Any]]) -> None:
-        """Replace the gradients of these groups in place."""
-        raise TypeError(f"{type(self).__name__} does not say how it replaces gradients")
-
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Run the closure, replace the gradients, step as the base class; return the closure's loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self._separate_gradients()
-        with torch.no_grad():
-            self.replace_gradients([group for group in self.param_groups if group["orth"]])
-        # torch wraps the `step` of each class that has an instance, to run the step hooks. Ours is
-        # wrapped, so the base class's must be called unwrapped, or hooks would run twice.
-        step = super().step.__func__  # pyright: ignore[reportFunctionMemberAccess]
-        if getattr(step, "hooked", False):
-            step = step.__wrapped__
-        with set_aside(self.state):
-            step(self)
-        return loss
-
-    def _separate_gradients(self) -> None:
-        """Give the gradients that are going to be replaced memory of their own, if they lack it."""
-        written: list[Tensor] = []
-        kept: list[Tensor] = []
-        for group in self.param_groups:
-            matrices, others = split_written(group["params"])
-            (written if group["orth"] else kept).extend(matrices)
-            kept.extend(others)
-        separate_gradients(written, kept)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        before = getattr(self, "param_groups", [])
-        super().__setstate__(state)
-        self._options = {
-            key: self.defaults.get(key, value) for key, value in self.group_defaults.items()
-        }
-        # a state that the plain optimizer saved lacks our options: each group keeps its own
-        for i, group in enumerate(self.param_groups):
-            own = before[i] if i < len(before) else self._options
-            for key in self._options:
-                group.setdefault(key, own[key])
 
 
 class Orthogonal(ReplacedGradients):
@@ -163,7 +32,8 @@ class Orthogonal(ReplacedGradients):
 
     Group options, also keyword arguments of the optimizer:
         orth: False leaves a group's gradients raw. Those of one dimension always stay raw.
-        polar: "auto", "svd", "gram_eigh", "polar_express" or "newton_schulz".
+        polar: "auto", "svd", "gram_eigh", "polar_express", "newton_schulz", or Muon's five steps, "muon"
+            and "muon_bf16", which end at about 0.7 to 1.2 times an orthonormal matrix.
         orth_components: number of matrices in each parameter: groups of a convolution, heads.
         orth_view: how they lie in it, "rows", "columns" or "transposed"; `optim.components` has
             the table.
@@ -230,27 +100,38 @@ class Orthogonal(ReplacedGradients):
         super().check_group(group)
         check_method(group["polar"])
         check_rank_tol(group["rank_tol"], group["polar"])
-        check_orth_momentum(group)
+        self.check_momentum(group)
         if group["orth"]:
             for parameter in group["params"]:
                 if is_matrix(parameter):
                     check_components(parameter, group["orth_components"], group["orth_view"])
 
+    def check_momentum(self, group: dict[str, Any]) -> None:
+        """Raise ValueError for a momentum before the orthonormalisation that cannot be honoured."""
+        check_orth_momentum(group)
+
+    def collect_gradients(self, group: dict[str, Any]) -> list[Gradient]:
+        """The gradients of a group that are to be replaced; nothing is written."""
+        return collect(
+            group["params"],
+            group["polar"],
+            components=group["orth_components"],
+            view=group["orth_view"],
+            rank_tol=group["rank_tol"],
+        )
+
+    def apply_momentum(self, group: dict[str, Any]) -> None:
+        """Replace the gradients of a group by their momentum, if it has one here."""
+        if group["orth_momentum"]:
+            parameters = split_written(group["params"])[0]
+            momentum, nesterov = group["orth_momentum"], group["orth_nesterov"]
+            replace_by_momentum(parameters, self.state, momentum, nesterov)
+
     def replace_gradients(self, groups: list[dict[str, Any]]) -> None:
-        gradients: list[Gradient] = []
+        # every gradient is checked before the first is written to
+        gradients = [gradient for group in groups for gradient in self.collect_gradients(group)]
         for group in groups:
-            gradients += collect(
-                group["params"],
-                group["polar"],
-                components=group["orth_components"],
-                view=group["orth_view"],
-                rank_tol=group["rank_tol"],
-            )
-        for group in groups:
-            if group["orth_momentum"]:
-                parameters = split_written(group["params"])[0]
-                momentum, nesterov = group["orth_momentum"], group["orth_nesterov"]
-                replace_by_momentum(parameters, self.state, momentum, nesterov)
+            self.apply_momentum(group)
         replace(gradients, self._solve)
 
 

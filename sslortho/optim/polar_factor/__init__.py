@@ -8,7 +8,8 @@ How the files hang together, from the call down to the numbers:
 | `parallel`       | runs those parts side by side on the CPU's threads                               |
 | `factor`         | one stack: chooses the method, scales, keeps NaN and zero apart; public `polar`  |
 | `decompositions` | methods `svd` (the reference) and `gram_eigh`                                    |
-| `gram_iteration` | methods `polar_express` and `newton_schulz`: polynomials by the Gram matrix      |
+| `iterative`      | methods `polar_express`, `newton_schulz`, `muon` and `muon_bf16`                 |
+| `gram_iteration` | applies the polynomials of the first two by the Gram matrix                      |
 | `polynomials`    | the coefficients of those polynomials, for any interval and tolerance            |
 | `precision`      | keeps float32 products in float32, whatever the process is set to                |
 
@@ -17,15 +18,17 @@ The rest of `sslortho.optim` uses the names below; `polar` alone is public. The 
 """
 
 from sslortho.optim.polar_factor.factor import (
-    LOWER_BOUND,
-    LOWER_BOUND_FLOAT64,
     METHODS,
     REAL,
-    TOLERANCE,
-    TOLERANCE_FLOAT64,
     check_method,
     check_rank_tol,
     polar,
+)
+from sslortho.optim.polar_factor.iterative import (
+    LOWER_BOUND,
+    LOWER_BOUND_FLOAT64,
+    TOLERANCE,
+    TOLERANCE_FLOAT64,
 )
 from sslortho.optim.polar_factor.precision import ieee_float32
 from sslortho.optim.polar_factor.stacks import Matrices, solve

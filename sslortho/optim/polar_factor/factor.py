@@ -1,7 +1,7 @@
 """The polar factor of one stack of matrices: `U V^T` of `U S V^T` (arXiv 2202.07052, eq. 4 and 5).
 
 `polar` is the public function, `polar_stack` what `stacks` calls for gradients. `svd` is the reference;
-the others give the same answer:
+the others give the same answer, but for the last two:
 
 | method          | exact on                                   | cost                                   |
 |-----------------|--------------------------------------------|----------------------------------------|
@@ -9,9 +9,14 @@ the others give the same answer:
 | `gram_eigh`     | the same (its Gram matrix is in float64)   | two products and a small eigenproblem  |
 | `polar_express` | directions above `lower_bound * sigma_max` | four products, and small ones, fewest  |
 | `newton_schulz` | the same                                   | the same with more small ones          |
+| `muon`          | nothing; it is Muon's five steps           | ten products, and small ones           |
+| `muon_bf16`     | the same, in bfloat16 as torch.optim.Muon  | the same                               |
 
-Products are those of the large side. `decompositions` has the first two methods; `gram_iteration` and
-`polynomials` have the parts of the others.
+Products are those of the large side. `decompositions` has the first two methods; `iterative`,
+`gram_iteration` and `polynomials` have the others.
+
+Muon's steps do not converge: singular values above 0.0015 of the matrix's Frobenius norm come out between
+0.68 and 1.203, smaller ones below that. bfloat16 adds its rounding.
 
 Errors, in the spectral norm, on directions above 1e-3 of the largest, of matrices whose singular values
 reach from 1 down to 1e-6 (sides up to 900; measured against a float64 SVD; `tests/` holds them):
@@ -40,26 +45,13 @@ import torch
 from torch import Tensor
 
 from sslortho.optim.polar_factor.decompositions import default_rank_tol, polar_gram_eigh, polar_svd
-from sslortho.optim.polar_factor.gram_iteration import iterate, relative_lower_bound
+from sslortho.optim.polar_factor.iterative import MUON, muon, newton_schulz, polar_express
 from sslortho.optim.polar_factor.parallel import run_on_threads
-from sslortho.optim.polar_factor.polynomials import newton_schulz_schedule, polar_express_schedule
 from sslortho.optim.polar_factor.precision import ieee_float32
 from sslortho.options import nearest
 
 REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Dtypes of matrices that `polar` takes."""
-
-LOWER_BOUND = 1e-3
-"""Singular value, relative to the largest, above which the iterative methods keep `TOLERANCE`."""
-
-TOLERANCE = 1e-3
-"""Largest distance from one that the iterative methods leave to singular values above `LOWER_BOUND`."""
-
-LOWER_BOUND_FLOAT64 = 1e-12
-"""`LOWER_BOUND` of float64 matrices: as far above float64's rounding noise as 1e-3 is above float32's."""
-
-TOLERANCE_FLOAT64 = 1e-12
-"""`TOLERANCE` of float64 matrices: two steps more than 1e-3, as each cubes the distance."""
 
 CPU_STACK = 2**16
 """Most entries of matrices solved together on one CPU thread. In larger parts the cost of a call is
@@ -73,64 +65,7 @@ NATURAL = (1e-30, 1e30)
 """Squared norms of float32 matrices between which the float64 Gram matrix needs no scaling first."""
 
 
-def _half(matrices: Tensor) -> torch.dtype | None:
-    """Precision of the correcting last step: tensor cores where there are any.
-
-    float16 and not bfloat16: it keeps three bits more of numbers of about one, at the same speed.
-    """
-    on_tensor_cores = matrices.is_cuda and matrices.dtype == torch.float32
-    return torch.float16 if on_tensor_cores else None
-
-
-def _settle_promise(
-    dtype: torch.dtype, lower_bound: float | None, tolerance: float | None
-) -> tuple[float, float]:
-    """The lower bound and the tolerance of an iterative method; None stands for those of the dtype."""
-    exact = dtype == torch.float64
-    if lower_bound is None:
-        lower_bound = LOWER_BOUND_FLOAT64 if exact else LOWER_BOUND
-    if tolerance is None:
-        tolerance = TOLERANCE_FLOAT64 if exact else TOLERANCE
-    return lower_bound, tolerance
-
-
-def polar_express(
-    matrices: Tensor, lower_bound: float | None = None, tolerance: float | None = None
-) -> Tensor:
-    """Polar factor by the minimax iteration of Polar Express (arXiv 2505.16932).
-
-    As many steps as bring every singular value above `lower_bound * sigma_max` within `tolerance`
-    of one. Runs in the precision of its input; on CUDA the last step of float32, a small correction, takes
-    its products in float16. Below `TOLERANCE` the steps are those of Newton-Schulz, which the minimax
-    polynomials tend to there.
-
-    Args:
-        matrices: (..., rows, columns), float32 or float64, largest entry about one.
-        lower_bound, tolerance: None for LOWER_BOUND and TOLERANCE, or for float64
-            LOWER_BOUND_FLOAT64 and TOLERANCE_FLOAT64.
-    """
-    lower_bound, tolerance = _settle_promise(matrices.dtype, lower_bound, tolerance)
-    lower = relative_lower_bound(lower_bound, min(matrices.shape[-2:]))
-    schedule = polar_express_schedule(lower, max(tolerance, TOLERANCE))
-    if tolerance < TOLERANCE:
-        schedule += newton_schulz_schedule(1 - TOLERANCE, tolerance)
-    return iterate(matrices, schedule, half=_half(matrices))
-
-
-def newton_schulz(
-    matrices: Tensor, lower_bound: float | None = None, tolerance: float | None = None
-) -> Tensor:
-    """Polar factor by the quintic Newton-Schulz iteration, which converges to it.
-
-    Not Muon's five steps: those trade convergence for speed and leave singular values between about
-    0.7 and 1.2. Takes and keeps what `polar_express` does, in more steps.
-    """
-    lower_bound, tolerance = _settle_promise(matrices.dtype, lower_bound, tolerance)
-    lower = relative_lower_bound(lower_bound, min(matrices.shape[-2:]))
-    return iterate(matrices, newton_schulz_schedule(lower, tolerance))
-
-
-METHODS = ("auto", "svd", "gram_eigh", "polar_express", "newton_schulz")
+METHODS = ("auto", "svd", "gram_eigh", "polar_express", "newton_schulz", "muon", "muon_bf16")
 """Names of the methods of `polar`."""
 
 
@@ -195,6 +130,8 @@ def _decompose(matrices: Tensor, method: str, rank_tol: float) -> Tensor:
 
 def _solve(x: Tensor, method: str, rank_tol: float | None) -> Tensor:
     """Polar factors of finite matrices (..., rows, columns) whose squares are in range."""
+    if method in MUON:
+        return muon(x, torch.bfloat16 if method == "muon_bf16" else x.dtype)
     if min(x.shape[-2:]) == 1:  # depthwise filters; exact whatever the method
         return x / torch.linalg.matrix_norm(x, keepdim=True)
     if method == "polar_express":
@@ -204,6 +141,12 @@ def _solve(x: Tensor, method: str, rank_tol: float | None) -> Tensor:
     if rank_tol is None:
         rank_tol = default_rank_tol(x.shape[-2], x.shape[-1], x.dtype)
     return _decompose(x, method, rank_tol)
+
+
+def power_of_two(numbers: Tensor) -> Tensor:
+    """The largest power of two that is not above each number; division by it does not round."""
+    exponents = torch.frexp(numbers).exponent
+    return torch.ldexp(torch.ones_like(numbers), exponents - 1)
 
 
 def _needs_no_care(x: Tensor, method: str) -> bool:
@@ -232,7 +175,8 @@ def polar_stack(matrices: Tensor, method: str, rank_tol: float | None) -> Tensor
     finite = largest.isfinite()
     # Masked, not skipped: a decomposition of a stack must not see a NaN, and to look for one would
     # wait for the device.
-    x = torch.where(finite & (largest > 0), x / largest, 0)
+    scale = power_of_two(largest) if method in MUON else largest
+    x = torch.where(finite & (largest > 0), x / scale, 0)
     result = torch.where(largest > 0, _solve(x, method, rank_tol), 0)  # zero has no direction
     return torch.where(finite, result, torch.nan).to(matrices.dtype)
 
@@ -255,7 +199,8 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
     Args:
         matrices: real floating point, (..., rows, columns). Any scale: each matrix is brought into
             range first. float16 and bfloat16 are computed in float32.
-        method: "auto", "svd", "gram_eigh", "polar_express" or "newton_schulz" (this module's tables).
+        method: "auto", "svd", "gram_eigh", "polar_express", "newton_schulz", "muon" or "muon_bf16"
+            (this module's tables). The last two are about 0.7 to 1.2 times orthonormal.
             "auto": svd for float64 and wherever a rank_tol is given, else gram_eigh on a CPU and
             polar_express on other devices. In float32 it keeps directions above 1e-3 of the largest
             within 1.2e-3 of exact; "svd" keeps them within 1e-4.

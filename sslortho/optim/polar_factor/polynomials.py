@@ -22,6 +22,10 @@ NEWTON_SCHULZ: Quintic = (15 / 8, -10 / 8, 3 / 8)
 three (Higham, Functions of Matrices, section 8.3), and the limit of `minimax_quintic` as the
 interval closes on one."""
 
+MUON_QUINTIC: Quintic = (3.4445, -4.7750, 2.0315)
+"""Muon's quintic (K. Jordan et al. 2024): steepest at zero among those that stay within about 0.7 to 1.2.
+It has no fixed point at one, so it does not converge."""
+
 MARGIN = 1e-3
 """Relative rounding error before a step that a schedule tolerates. A minimax polynomial is steep beyond
 its interval (26 at the upper end of the first), so values that rounding pushes out would be driven
