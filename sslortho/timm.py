@@ -14,10 +14,13 @@ To run a script unchanged, such as timm's train.py, with the optimizers register
 | orth_lars                    | OrthLARS                  | those of orth_sgd, and trust_coefficient |
 | norm_sgd, component_norm_sgd | NormSGD, ComponentNormSGD | nesterov                                 |
 | sslortho_lars                | LARS                      | trust_coefficient, nesterov              |
+| sslortho_muon                | Muon                      | scale, adamw_lr, normalise_rows, polar,  |
+|                              |                           | decoupled_weight_decay, rank_tol, share  |
 
-`lars` stays timm's, another dialect; compare orth_lars with `sslortho_lars`. Without a rate each takes that
-of what it is built on: torch's 0.001, and 0.2 for the two of LARS (timm's `lars` takes 1). timm's default
-momentum is 0.9. `nesterov` is False here, as in the paper; in timm's `sgd` it is True. Gradients are clipped
+`lars` and `muon` stay timm's, other dialects; compare orth_lars with `sslortho_lars`. Without a rate each takes
+that of what it is built on: torch's 0.001, 0.2 for the two of LARS (timm's `lars` takes 1), and Muon's 0.02
+with 0.0003 for AdamW. timm's default momentum is 0.9, for Muon too; its author's is 0.95. `nesterov` is False
+here, as in the paper, and True in Muon; in timm's `sgd` it is True. Gradients are clipped
 before they are orthonormalised, so `--clip-grad` by norm has no effect on matrices.
 
 **Names.** timm looks up what follows the last underscore of a name, so it would silently take its own
@@ -69,6 +72,7 @@ NAMES = {
     "norm_sgd": "norm_sgd",
     "component_norm_sgd": "component_norm_sgd",
     "sslortho_lars": "lars",
+    "sslortho_muon": "muon",
 }
 """Name in timm -> name in `sslortho.optim.OPTIMIZERS`."""
 
@@ -130,8 +134,8 @@ def register_optimizers() -> None:
                 name=key,
                 opt_class=cls,
                 description=f"sslortho's {cls.__name__} (arXiv 2202.07052)",
-                has_eps=is_adam,
-                has_betas=is_adam,
+                has_eps=is_adam or ours == "muon",
+                has_betas=is_adam or ours == "muon",
                 has_momentum=not is_adam,
             )
             default_registry.register(info)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import sslortho.timm as sslortho_timm
-from sslortho.optim import LARS, OPTIMIZERS, OrthAdamW, OrthLARS, OrthSGD, param_groups
+from sslortho.optim import LARS, OPTIMIZERS, Muon, OrthAdamW, OrthLARS, OrthSGD, param_groups
 from sslortho.optim.wrapped import ComponentNormSGD, NormSGD
 
 
@@ -81,6 +81,7 @@ def split_by_dimension(model, weight_decay):
         ("norm_sgd", NormSGD),
         ("component_norm_sgd", ComponentNormSGD),
         ("sslortho_lars", LARS),
+        ("sslortho_muon", Muon),
     ],
 )
 def test_every_name_is_ours_in_every_spelling(name, cls, spell):
@@ -122,6 +123,7 @@ def test_without_this_module_the_underscored_name_would_be_timms_own():
         ("orth_sgd", OrthSGD, {"momentum": 0.8, "nesterov": True, "polar": "svd"}),
         ("orth_adamw", OrthAdamW, {"betas": (0.8, 0.9), "eps": 1e-3, "foreach": False}),
         ("orth_lars", OrthLARS, {"momentum": 0.8, "trust_coefficient": 0.02}),
+        ("sslortho_muon", Muon, {"momentum": 0.8, "betas": (0.8, 0.9), "scale": "moonlight"}),
         ("component_norm_sgd", ComponentNormSGD, {"momentum": 0.8, "foreach": False}),
     ],
 )

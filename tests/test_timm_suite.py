@@ -22,6 +22,7 @@ RATES = {
     "norm_sgd": (1e-3, 1e-2, 1e-3, 1e-3),
     "component_norm_sgd": (1e-3, 1e-2, 1e-3, 1e-3),
     "sslortho_lars": (1e-3, 1e-3, 1e-3, 1e-3),
+    "sslortho_muon": (1e-3, 1e-2, 1e-3, 1e-3),
 }
 NAMES = [*RATES, *(f"lookahead_{name}" for name in RATES)]
 
@@ -185,9 +186,11 @@ def test_timms_schedulers_drive_the_rate(name, schedule):
 
 @pytest.mark.parametrize("name", RATES)
 def test_a_default_rate_is_there(name):
-    """torch's 1e-3; for LARS that of facebookresearch/barlowtwins, --learning-rate-weights 0.2."""
+    """torch's 1e-3; LARS has that of facebookresearch/barlowtwins, Muon that of KellerJordan/Muon."""
     (group,) = create_optimizer_v2([nn.Parameter(torch.ones(2, 2))], name).param_groups
-    assert group["lr"] == (0.2 if "lars" in name else 1e-3)
+    assert group["lr"] == {"orth_lars": 0.2, "sslortho_lars": 0.2, "sslortho_muon": 0.02}.get(
+        name, 1e-3
+    )
 
 
 @pytest.mark.parametrize("name", RATES)

@@ -23,6 +23,13 @@ IN_FLOAT32 = (*MOMENTS, ROW_MOMENT)
 """Parts of the state that are float32 for half-precision parameters."""
 
 
+GROUP_OPTIONS = (
+    "lr", "momentum", "nesterov", "weight_decay", "decoupled_weight_decay", "scale", "normalise_rows",
+    "betas", "eps", "foreach",
+)  # fmt: skip
+"""Options of every group."""
+
+
 def is_stepped_as_matrix(parameter: Tensor, group: dict[str, Any]) -> bool:
     """Whether a parameter of a group is stepped as matrices, and not by AdamW."""
     return group["orth"] and is_matrix(parameter)
@@ -64,6 +71,12 @@ class ScaledStep(Optimizer):
             "foreach": foreach,
         }
         super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name in GROUP_OPTIONS:  # saved before there was such an option
+                group.setdefault(name, self.defaults[name])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

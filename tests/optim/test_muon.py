@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -166,8 +167,8 @@ class Every(nn.Module):
         self.head.weight = self.embedding.weight
 
 
-def as_matrices(model: Every) -> dict[str, tuple[torch.Tensor, int, int]]:
-    """Of each weight: its matrices' numbers as a function of a tensor; rows; columns. By hand."""
+def matrices_by_hand() -> dict[str, tuple[Callable, int, int]]:
+    """For each weight: its matrices as a function of a tensor, their rows and columns."""
     return {
         "dense.weight": (lambda t: [t], 4, 6),
         "conv.weight": (lambda t: [t.reshape(24, 18)], 24, 18),
@@ -200,7 +201,7 @@ def test_every_layer_steps_by_its_own_matrices(scale, memory_format):
     set_gradients(list(model.parameters()), 0)
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     optimizer.step()
-    layers = as_matrices(model)
+    layers = matrices_by_hand()
     for name, p in model.named_parameters():
         moved = before[name] - p.detach()
         if name in layers:

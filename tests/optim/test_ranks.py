@@ -5,7 +5,7 @@ import torch
 from helpers.ranks import run_on_ranks
 from torch import nn
 
-from sslortho.optim import OrthLARS, OrthSGD
+from sslortho.optim import Muon, OrthLARS, OrthSGD
 from sslortho.optim.monitor import measure_gradients
 
 fsdp_on_cpu = pytest.mark.skipif(
@@ -67,6 +67,7 @@ def test_sharded_gradients_are_measured_whole(tmp_path):
 
 OPTIMIZERS = {
     "sgd": lambda p: OrthSGD(p, lr=0.05, momentum=0.9, weight_decay=0.01),
+    "muon": lambda p: Muon(p, lr=0.02, adamw_lr=1e-3, weight_decay=0.01, normalise_rows=0.9),
     "lars": lambda p: OrthLARS(p, lr=2.0, weight_decay=0.01, trust_coefficient=0.1),
 }
 

@@ -8,7 +8,7 @@ from sslortho.optim.registry import accepted_options
 KEYS = {
     *("sgd", "adam", "adamw", "lars"),
     *("orth_sgd", "orth_adam", "orth_adamw", "orth_lars"),
-    *("norm_sgd", "component_norm_sgd"),
+    *("norm_sgd", "component_norm_sgd", "muon"),
 }
 PLAIN = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "lars": LARS}
 
@@ -77,6 +77,10 @@ def test_accepted_options():
         "share", "process_group",
     }  # fmt: skip
     assert accepted_options("orth_sgd") - accepted_options("sgd") == orth
+    assert accepted_options("muon") == {
+        "lr", "momentum", "nesterov", "weight_decay", "decoupled_weight_decay", "scale",
+        "normalise_rows", "adamw_lr", "betas", "eps", "foreach",
+    } | orth - {"orth_momentum", "orth_nesterov"}  # fmt: skip
     assert accepted_options("norm_sgd") - accepted_options("sgd") == {"orth"}
     assert {"lr", "momentum", "nesterov"} <= accepted_options("orth_sgd")
     assert not {"self", "params", "args", "kwargs"} & accepted_options("orth_adam")

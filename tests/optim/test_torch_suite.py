@@ -8,7 +8,7 @@ the tests are those of its test/test_optim.py, written anew. Left out, and why:
 - `capturable` on a CPU: torch has it on accelerators alone.
 - sparse gradients of matrices: no nearest orthonormal matrix; the error is tested in `test_wrapped`.
 - "gradients are never written to": ours are replaced in place, which is their contract.
-- LBFGS, SparseAdam and Muon: `orthogonal` refuses them.
+- LBFGS, SparseAdam and torch's Muon: `orthogonal` refuses them. Ours has options of its own here.
 """
 
 import copy
@@ -23,7 +23,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from sslortho.optim import LARS, OrthLARS, orthogonal
+from sslortho.optim import LARS, Muon, OrthLARS, orthogonal
+from sslortho.optim.momentum import BUFFER
 from sslortho.optim.wrapped import REFUSED, ComponentNormSGD, NormSGD
 
 pytest.importorskip("expecttest", reason="torch's own test helpers import it")
@@ -49,12 +50,26 @@ OF_LARS = [
 ]
 """Options of LARS in the manner of torch's of SGD, with rates that fit it."""
 
+OF_MUON = [
+    {},
+    {"lr": 0.01, "adamw_lr": 0.01},
+    {"lr": torch.tensor(0.01), "adamw_lr": torch.tensor(0.01)},
+    {"weight_decay": 0.5},
+    {"weight_decay": 0.1, "decoupled_weight_decay": False},
+    {"momentum": 0.0, "scale": "none"},
+    {"nesterov": False, "scale": "moonlight", "normalise_rows": 0.9},
+    {"scale": "spectral", "polar": "muon"},
+    {"betas": (0.8, 0.99), "eps": 1e-8},
+]
+"""Options of Muon in the same manner."""
+
 EVERY = [
     *[(orthogonal(cls), cls) for cls in WRAPPED],
     (NormSGD, torch.optim.SGD),
     (ComponentNormSGD, torch.optim.SGD),
     (LARS, None),
     (OrthLARS, None),
+    (Muon, None),
 ]
 CLASSES = [cls for cls, _ in EVERY]
 BASES = dict(EVERY)
@@ -71,7 +86,7 @@ def options_of(cls) -> list[dict]:
     """Fresh options: a rate that is a tensor must not be shared by tests."""
     base = BASES[cls]
     if base is None:
-        found = copy.deepcopy(OF_LARS)
+        found = copy.deepcopy(OF_MUON if cls is Muon else OF_LARS)
     else:
         found = [dict(each.kwargs) for each in INFOS[base].optim_inputs_func(device="cpu")]
     return [options for options in found if not options.get("capturable")]
@@ -233,6 +248,8 @@ def test_options_of_groups_are_used(cls, what):
         outer = {"lr": 1e-28}
         if cls.__name__ == "OrthRprop":
             outer["step_sizes"] = (0, 50)
+        if cls is Muon:
+            outer["adamw_lr"] = 1e-28
         if what == "weight_decay" and "weight_decay" not in cls([weight]).defaults:
             continue
         if what == "weight_decay":
@@ -333,7 +350,9 @@ def test_a_state_loads_into_parameters_of_another_precision(cls, dtype):
     other.load_state_dict(optimizer.state_dict())
     for parameter in others:
         for value in other.state[parameter].values():
-            assert not torch.is_tensor(value) or value.ndim == 0 or value.dtype == dtype
+            wide = cls is Muon and value is not other.state[parameter].get(BUFFER)
+            expected = torch.promote_types(dtype, torch.float32) if wide else dtype
+            assert not torch.is_tensor(value) or value.ndim == 0 or value.dtype == expected
     other.step(closure_of(other, *others, x.to(dtype)))
     assert all(p.dtype == dtype for p in others)
     if dtype != torch.float16:  # there torch's eps of 1e-8 is zero
