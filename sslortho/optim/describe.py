@@ -104,7 +104,8 @@ def describe_param_groups(
         shape, the type of the layer that uses it, its matrices (number x rows x columns) where its
         gradient is orthonormalised, whether it takes weight decay and LARS's ratio, and the reason. The reason
         names the parametrisation of a parametrised weight, and the layer that decides over a shared one.
-        Then the totals of each group, and their share of all the model's parameters.
+        Then the totals of each group, and their share of all the model's parameters. Muon steps those without
+        matrices by AdamW.
 
     Raises:
         ValueError: as `param_groups` does.

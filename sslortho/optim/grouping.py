@@ -212,6 +212,7 @@ def param_groups(
     attention: Attention = "whole",
     lr: float | None = None,
     lr_biases: float | None = None,
+    lr_raw: float | None = None,
     weight_decay: float | None = None,
 ) -> list[dict[str, Any]]:
     """Make parameter groups for an optimizer of `sslortho.optim` or of torch, by this module's table.
@@ -241,7 +242,9 @@ def param_groups(
         attention: "heads" gives each head of q, k, v and of the output a matrix of its own, "whole"
             takes every weight as one matrix. See `sslortho.optim.layers.find_heads`.
         lr: absolute learning rate of the weights; None leaves it to the optimizer.
-        lr_biases: absolute learning rate of biases and norms; None for `lr`.
+        lr_biases: absolute learning rate of biases and norms; None for that of other raw groups.
+        lr_raw: absolute learning rate of all groups with orth=False, which Muon steps by AdamW; None for
+            `lr`. With Muon give it, or leave `lr` out: AdamW then has Muon's `adamw_lr`.
         weight_decay: decay of the weights; None leaves it to the optimizer. Biases and norms get 0.
 
     Returns:
@@ -269,7 +272,9 @@ def param_groups(
             "orth_view": view,
         }
         exempt = kind == "biases and norms"
-        rate = lr_biases if exempt and lr_biases is not None else lr
+        rate = lr if group["orth"] or lr_raw is None else lr_raw
+        if exempt and lr_biases is not None:
+            rate = lr_biases
         if rate is not None:
             group["lr"] = rate
         if exempt:

@@ -38,7 +38,8 @@ class OptimizerSettings:
 
         Args:
             module: its parameters are sorted into groups by `param_groups`.
-            lr_biases: learning rate of biases and norms, absolute; None: as the weights.
+            lr_biases: learning rate of biases and norms, absolute; None: as the weights. No effect on
+                Muon, whose AdamW steps them.
         """
         rates = {} if lr_biases is None else {"lr_biases": lr_biases}
         return self.create(
@@ -53,9 +54,21 @@ class OptimizerSettings:
         )
 
     def create(self, groups: list[dict[str, Any]]) -> Optimizer:
-        """The optimizer over parameter groups; `lr` where a group has none."""
+        """The optimizer over parameter groups; `lr` where a group has none.
+
+        Groups that Muon leaves to AdamW have its `adamw_lr` in any case.
+        """
         groups = [{**({} if g.get("orth", True) else self.raw_settings), **g} for g in groups]
+        if has_auxiliary(self.name):
+            for group in groups:
+                if not group.get("orth", True):
+                    group.pop("lr", None)
         return create_optimizer(self.name, groups, lr=self.lr, **self.settings)
+
+
+def has_auxiliary(name: str) -> bool:
+    """Whether an optimizer steps what it does not orthonormalise by another one of its own."""
+    return "adamw_lr" in accepted_options(name)
 
 
 def settle_optimizer(
@@ -75,7 +88,7 @@ def settle_optimizer(
         given: settings by name, such as momentum; None where one is not given.
         lr, weight_decay: of the weights; the rate is absolute.
         orth_layers, attention: see `param_groups`; None where not given.
-        default_layers: layers to orthonormalise where `orth_layers` is None.
+        default_layers: layers to orthonormalise where `orth_layers` is None; Muon takes all.
 
     With `orth_momentum` alone, momentum comes before the orthonormalisation and none after it; gradients
     that are not orthonormalised keep the optimizer's usual one.
@@ -102,7 +115,9 @@ def settle_optimizer(
     if "orth_momentum" in accepted and settings.get("orth_momentum") and after not in settings:
         settings |= none
         raw_settings = usual
-    if "momentum" in accepted:
+    if has_auxiliary(name):
+        default_layers = "all"
+    elif "momentum" in accepted:
         settings.setdefault("momentum", 0.9)
     elif "momentum" in settings and "betas" in accepted:
         momentum = settings["momentum"]

@@ -41,32 +41,46 @@ class OptimizerOptions(Options):
     """Which optimizer, with which settings."""
 
     optim: str = option("orth_lars", group="optimisation")
-    """sgd, adam, adamw, lars, each also with orth_ in front, norm_sgd or component_norm_sgd."""
+    """sgd, adam, adamw, lars, each also with orth_ in front, muon, norm_sgd or component_norm_sgd."""
     lr: float = option(required=True, group="optimisation", unit="per 256 samples")
     """Learning rate of the weights; multiplied by batch_size / 256."""
     momentum: float | None = option(None, group="optimisation")
-    """Momentum of sgd and lars, after the orthonormalisation; default 0.9, or 0 with orth_momentum. 0 keeps
-    no buffer."""
+    """Momentum of sgd and lars, after the orthonormalisation; default 0.9, or 0 with orth_momentum. That of
+    muon comes before; default 0.95. 0 keeps no buffer."""
     orth_momentum: float | None = option(None, group="optimisation")
     """Momentum of orth_* before the orthonormalisation, as Muon has it; default none. Alone it replaces the
     one after it; with momentum (adam: betas) there are both. Raw gradients keep the usual one."""
     nesterov: bool | None = option(None, group="optimisation", rare=True)
-    """Nesterov momentum of sgd and lars, and of orth_momentum where it is the only one. Default false."""
+    """Nesterov momentum of sgd and lars, and of orth_momentum where it is the only one. Default false; of
+    muon true."""
     betas: tuple[float, float] | None = option(None, group="optimisation", rare=True)
-    """Decay of the mean gradient and of the mean square, of adam. Default 0.9 and 0.999."""
+    """Decay of the mean gradient and of the mean square, of adam. Default 0.9 and 0.999; of muon's AdamW 0.9
+    and 0.95."""
+    adamw_lr: float | None = option(None, group="optimisation")
+    """Learning rate of muon's AdamW, absolute, whatever the batch: of all that is not orthonormalised.
+    Default 0.0003."""
+    scale: Literal["none", "muon", "moonlight", "spectral"] | None = option(
+        None, group="optimisation", rare=True
+    )
+    """Factor of muon's update by the sides of its matrix: 1, sqrt(max(1, rows / columns)),
+    0.2 sqrt(max(rows, columns)) or sqrt(rows / columns). Default muon."""
+    normalise_rows: float | None = option(None, group="optimisation", rare=True)
+    """Coefficient of the second moment by which muon normalises rows, as NorMuon's 0.95. Default none."""
     weight_decay: float = option(1e-6, group="optimisation")
     """Decay of the weights; biases and norms have none."""
     trust_coefficient: float | None = option(None, group="optimisation", rare=True)
     """Trust coefficient of lars; default 0.001."""
     orth_layers: Literal["conv", "all"] | None = option(None, group="optimisation")
-    """Layers whose gradients orth_* orthonormalises."""
+    """Layers whose gradients orth_* and muon orthonormalise. Default of muon all."""
     attention: Literal["whole", "heads"] | None = option(None, group="optimisation", rare=True)
-    """Matrices of attention layers for orth_*: a whole weight, or each head's share of it. Default
+    """Matrices of attention layers for orth_* and muon: a whole weight, or each head's share of it. Default
     whole."""
-    polar: Literal["auto", "svd", "gram_eigh", "polar_express", "newton_schulz"] | None = option(
-        None, group="optimisation", rare=True
-    )
-    """Method by which orth_* orthonormalises. Default auto."""
+    polar: (
+        Literal["auto", "svd", "gram_eigh", "polar_express", "newton_schulz", "muon", "muon_bf16"]
+        | None
+    ) = option(None, group="optimisation", rare=True)
+    """Method by which orth_* and muon orthonormalise. Default auto, which is exact; muon and muon_bf16 are the
+    five steps of torch.optim.Muon, 0.7 to 1.2 times orthonormal."""
     share: bool | None = option(None, group="hardware", rare=True)
     """Whether ranks share the work of orth_*. Default: if there are several. Changes rounding only."""
 
@@ -75,6 +89,7 @@ class OptimizerOptions(Options):
         """Arguments of `optim.settings.settle_optimizer`, but for rate and default layers."""
         names = (
             "momentum", "orth_momentum", "nesterov", "betas", "trust_coefficient", "polar", "share",
+            "adamw_lr", "scale", "normalise_rows",
         )  # fmt: skip
         return {
             "name": self.optim,
@@ -85,7 +100,7 @@ class OptimizerOptions(Options):
         }
 
     def __post_init__(self) -> None:
-        self._check_least(0, "lr", "weight_decay")
+        self._check_least(0, "lr", "weight_decay", "adamw_lr")
         self._check(
             "momentum", self.momentum is None or 0 <= self.momentum < 1, "from 0 to below 1"
         )
@@ -136,7 +151,7 @@ class TrainingOptions(LoopOptions, OptimizerOptions, RunOptions):
             0 <= self.warmup_epochs <= self.epochs,
             f"from 0 to {self.epochs} epochs",
         )
-        raw = self.log_gradients and not self.optim.startswith("orth_")
+        raw = self.log_gradients and not self.optim.startswith(("orth_", "muon"))
         self._check_effect("optim", log_gradients=raw)
         self._check_effect("log_layers", log_gradients=self.log_gradients and self.log_layers)
         super().__post_init__()

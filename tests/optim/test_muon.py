@@ -261,6 +261,17 @@ def test_a_rate_that_a_group_for_adamw_has_is_kept():
     assert group["lr"] == 0.1
 
 
+def test_groups_of_a_model_can_have_a_rate_for_adamw():
+    model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 2))
+    rates = [(g["name"], g["lr"]) for g in param_groups(model, lr=0.1, lr_raw=0.01)]
+    assert rates == [
+        ("orthonormalised weights", 0.1), ("weights", 0.01), ("biases and norms", 0.01),
+    ]  # fmt: skip
+    groups = param_groups(model, lr=0.1, lr_raw=0.01, lr_biases=0.2)
+    assert [group["lr"] for group in groups] == [0.1, 0.01, 0.2]
+    assert [group["lr"] for group in Muon(groups, lr=1.0).param_groups] == [0.1, 0.01, 0.2]
+
+
 # --- Options ----------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ def test_any_optimizer_is_created_with_its_rates(name):
     optimizer = settle(name).over(network, lr_biases=0.02)
     assert type(optimizer) is OPTIMIZERS[name]
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
-    assert rates.pop("biases and norms") == 0.02
+    assert rates.pop("biases and norms") == (3e-4 if name == "muon" else 0.02)
     assert set(rates.values()) == {0.1}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
 
@@ -97,3 +97,30 @@ def test_nesterov_is_that_of_the_only_momentum():
 def test_others_have_no_orthonormalisation_to_come_before(name):
     with pytest.raises(ValueError, match=r"orth_momentum=0.9 is not an option of optim="):
         settle(name, orth_momentum=0.9)
+
+
+def test_muon_has_all_layers_its_momentum_and_a_rate_for_adamw():
+    settings = settle("muon", adamw_lr=0.002, scale="moonlight")
+    assert (settings.orth_layers, settings.settings) == (
+        "all",
+        {"adamw_lr": 0.002, "scale": "moonlight"},
+    )
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 3), nn.Embedding(3, 2))
+    groups = settings.over(network, lr_biases=9.0).param_groups
+    rates = {group["name"]: (group["lr"], group["momentum"]) for group in groups}
+    assert rates == {
+        "orthonormalised weights": (0.1, 0.95),
+        "weights": (0.002, 0.95),
+        "biases and norms": (0.002, 0.95),
+    }
+    assert settle("muon", orth_layers="conv").orth_layers == "conv"
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("sgd", {"adamw_lr": 0.1}), ("orth_sgd", {"scale": "muon"}), ("muon", {"orth_momentum": 0.9})],
+)
+def test_options_of_muon_are_its_own(name, option):
+    (given,) = option
+    with pytest.raises(ValueError, match=f"{given}=.* is not an option of optim='{name}'"):
+        settle(name, **option)

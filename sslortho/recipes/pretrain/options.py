@@ -39,9 +39,10 @@ class PretrainOptions(TrainingOptions):
     """Learning rate of the weights; multiplied by batch_size / 256. The default is for the digits' 143
     steps; facebookresearch/barlowtwins takes 0.2 for 300 epochs of ImageNet."""
     lr_biases: float = option(0.0048, group="optimisation", unit="per 256 samples")
-    """Learning rate of biases and norms."""
+    """Learning rate of biases and norms. No effect on muon, which has adamw_lr."""
     orth_layers: Literal["conv", "all"] | None = None
-    """Layers whose gradients orth_* orthonormalises. Default conv, as the paper for Barlow Twins."""
+    """Layers whose gradients orth_* and muon orthonormalise. Default conv, as the paper for Barlow Twins; of
+    muon all."""
 
     batch_size: int = 128
     """Samples of one optimizer step, over all ranks and accumulated batches together."""
@@ -75,6 +76,11 @@ class PretrainOptions(TrainingOptions):
             )
         self._check_least(1, "crop_size", "knn_k")
         self._check_least(0, "lr_biases")
+        if self.optim == "muon" and self.lr_biases != type(self).lr_biases:
+            raise ValueError(
+                f"lr_biases={self.lr_biases} has no effect on optim='muon', whose AdamW steps biases and "
+                "norms; give adamw_lr"
+            )
         self._check("knn_temperature", self.knn_temperature > 0, "above 0")
         super().__post_init__()
 
