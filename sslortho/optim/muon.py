@@ -94,8 +94,11 @@ class Muon(Orthogonal, ScaledStep):
         given = group["params"]
         group["params"] = items = [given] if isinstance(given, Tensor) else list(given)
         if group.get("orth", self._options["orth"]) is True:
-            # (name, parameter) pairs are torch's too
-            sides = [is_matrix(item[1] if isinstance(item, tuple) else item) for item in items]
+            # torch takes (name, parameter) too
+            tensors = [item[-1] if isinstance(item, tuple) and item else item for item in items]
+            if not all(isinstance(tensor, Tensor) for tensor in tensors):
+                return [group]
+            sides = [is_matrix(tensor) for tensor in tensors]
             if any(sides) and not all(sides):
                 return [_part(group, sides, True), *self._split(_part(group, sides, False))]
             if all(sides):
