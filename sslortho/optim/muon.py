@@ -1,13 +1,9 @@
 """Muon for all parameters of a model (K. Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
 
-# torch exports its foreach functions to optimizers, but not by name
-# pyright: reportPrivateImportUsage=false
-
 import dataclasses
 import functools
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sslortho.optim.components import is_matrix
@@ -95,7 +91,9 @@ class Muon(Orthogonal, ScaledStep):
         group["params"] = items = [given] if isinstance(given, Tensor) else list(given)
         if group.get("orth", self._options["orth"]) is True:
             # torch takes (name, parameter) too
-            tensors = [item[-1] if isinstance(item, tuple) and item else item for item in items]
+            tensors: list[Any] = [
+                item[-1] if isinstance(item, tuple) and item else item for item in items
+            ]
             if not all(isinstance(tensor, Tensor) for tensor in tensors):
                 return [group]
             sides = [is_matrix(tensor) for tensor in tensors]
@@ -156,9 +154,11 @@ class Muon(Orthogonal, ScaledStep):
     def _normalise_rows_(self, parameter: Tensor, beta: float, factors: Tensor) -> None:
         """Normalise the rows of a parameter's polar factors (number, rows, columns)."""
         state = self.state[parameter]
+        number, rows, _ = factors.shape
         if ROW_MOMENT not in state:
-            state[ROW_MOMENT] = torch.zeros_like(in_float32(factors[..., :1]))
-        normalise_rows_(factors, state[ROW_MOMENT], beta)
+            # of one dimension, so that no one takes it for a tensor of the parameter's shape
+            state[ROW_MOMENT] = in_float32(factors.new_zeros(number * rows))
+        normalise_rows_(factors, state[ROW_MOMENT].view(number, rows, 1), beta)
 
     def apply_momentum(self, group: dict[str, Any]) -> None:
         parameters = [p for p in split_written(group["params"])[0] if p.grad is not None]
