@@ -1,7 +1,7 @@
 """Self-supervised learning around orthogonalised gradients (arXiv 2202.07052).
 
 `pretrain`, `supervised`, `linear_eval`, `knn_eval`, `extract_features` and `load_backbone` are the commands as
-functions. `OrthSGD`, `OrthAdam`, `OrthAdamW`, `OrthLARS` and `LARS` are the optimizers, `param_groups` their
+functions. `OrthSGD`, `OrthAdam`, `OrthAdamW`, `OrthLARS`, `Muon` and `LARS` are the optimizers, `param_groups` their
 groups. Names are imported when they are first used, so `import sslortho` costs nothing.
 """
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sslortho.optim import (
         LARS,
         OPTIMIZERS,
+        Muon,
         OrthAdam,
         OrthAdamW,
         OrthLARS,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from sslortho.train.backward import NonFiniteError
 
 _OPTIM = (
-    "LARS", "OPTIMIZERS", "OrthAdam", "OrthAdamW", "OrthLARS", "OrthSGD", "create_optimizer",
+    "LARS", "OPTIMIZERS", "Muon", "OrthAdam", "OrthAdamW", "OrthLARS", "OrthSGD", "create_optimizer",
     "describe_param_groups", "orthogonal", "orthonormalise_", "param_groups", "polar",
 )  # fmt: skip
 _API = (
@@ -67,6 +68,7 @@ __all__ = [
     "BarlowTwinsLoss",
     "EvaluationResult",
     "Features",
+    "Muon",
     "NonFiniteError",
     "OrthAdam",
     "OrthAdamW",
