@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sslortho.optim.precision import HALF_PRECISION
+
 BUFFER = "orth_momentum_buffer"
 """Name of the buffer in a parameter's state: one more tensor of its shape and type."""
 
@@ -32,11 +34,12 @@ def apply_momentum_(
 ) -> None:
     """Replace gradients by their momentum, in place.
 
-        buffer   = momentum * buffer + (1 - momentum) * gradient
-        gradient = buffer                       (nesterov: momentum * buffer + (1 - momentum) * gradient)
+        buffer   = momentum * buffer + gradient
+        gradient = buffer                                   (nesterov: gradient + momentum * buffer)
 
-    This is torch.optim.Muon's form. The polar factor does not depend on the factor 1 - momentum, so the
-    step is the same as with the sum that torch.optim.SGD keeps.
+    The buffer is the sum that torch.optim.SGD keeps, so that small gradients of half precision stay in range.
+    torch.optim.Muon keeps 1 - momentum times as much, a mean. The polar factor is the same; gradients of
+    float32 and float64 become that mean, so that methods of low precision round as they do there.
 
     Args:
         gradients: of any shapes and types.
@@ -47,11 +50,14 @@ def apply_momentum_(
     if not gradients:
         return
     gradients, buffers = list(gradients), list(buffers)
-    torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+    torch._foreach_mul_(buffers, momentum)
+    torch._foreach_add_(buffers, gradients)
     if nesterov:
-        torch._foreach_lerp_(gradients, buffers, momentum)
+        torch._foreach_add_(gradients, buffers, alpha=momentum)
     else:
         torch._foreach_copy_(gradients, buffers)
+    if exact := [gradient for gradient in gradients if gradient.dtype not in HALF_PRECISION]:
+        torch._foreach_mul_(exact, 1 - momentum)
 
 
 def means_orth_nesterov(options: Mapping[str, Any]) -> bool:

@@ -267,9 +267,8 @@ def take_step(
             role = roles[name]
             own, direction = state.setdefault(name, {}), p.grad
             if role.matrices and orth_momentum:
-                buffer = orth_momentum * own.get("before", 0) + (1 - orth_momentum) * p.grad
-                own["before"] = direction = buffer
+                own["before"] = direction = orth_momentum * own.get("before", 0) + p.grad
                 if orth_nesterov:
-                    direction = orth_momentum * buffer + (1 - orth_momentum) * p.grad
+                    direction = p.grad + orth_momentum * direction
             o = orthonormalise(direction, role, rank_tol) if role.matrices else direction
             rule(p, o, own, role.exempt, **options)
