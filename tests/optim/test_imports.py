@@ -14,7 +14,7 @@ import sslortho
 import sslortho.losses
 import sslortho.optim
 from sslortho.optim import (
-    LARS, OPTIMIZERS, OrthAdam, OrthAdamW, OrthLARS, OrthSGD,
+    LARS, OPTIMIZERS, Muon, OrthAdam, OrthAdamW, OrthLARS, OrthSGD,
     create_optimizer, describe_param_groups, orthogonal, orthonormalise_, param_groups, polar,
 )
 
@@ -27,6 +27,7 @@ def step(optimizer):
 
 uses = {
     "LARS": lambda: step(LARS(param_groups(model), lr=0.1)),
+    "Muon": lambda: step(Muon(param_groups(model), lr=0.1)),
     "OPTIMIZERS": lambda: [step(create_optimizer(name, model.parameters(), lr=0.1)) for name in OPTIMIZERS],
     "OrthAdam": lambda: step(OrthAdam(model.parameters(), lr=0.1)),
     "OrthAdamW": lambda: step(OrthAdamW(model.parameters(), lr=0.1)),
