@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from sslortho.data.names import compose, join_first, to_line
 
 SIZES_READ = 100_000
-"""Files up to which the size of each is read; of more files as many, spread evenly. Asking a local disk
-for the size of a file takes 2 microseconds, so 1.3 million would take longer than the rest."""
+"""Files up to which the size of each is read. Asking a local disk for it takes 2 microseconds and more, so
+1.3 million would take longer than the rest."""
+
+SIZES_SAMPLED = 20_000
+"""Files of a larger set whose sizes are read, spread evenly."""
 
 ENDS_READ = 1_000
 """Files up to which the end of each is hashed; of more files as many, spread evenly. It tells images that
@@ -91,12 +94,12 @@ def _to_bytes(text: str) -> bytes:
 
 
 def read_sizes(paths: Sequence[str]) -> NDArray[np.int64]:
-    """Bytes of files, int64 (n,); of more than SIZES_READ those of some, and -1 for the others.
+    """Bytes of files, int64 (n,); of more than SIZES_READ those of SIZES_SAMPLED, and -1 for the others.
 
     A file that is gone has -1 too: whoever opens it says so.
     """
     sizes = np.full(len(paths), -1, np.int64)
-    count = min(len(paths), SIZES_READ)
+    count = len(paths) if len(paths) <= SIZES_READ else SIZES_SAMPLED
     for i in map(int, np.linspace(0, len(paths) - 1, count)):
         try:
             sizes[i] = os.stat(paths[i]).st_size  # noqa: PTH116 - a Path takes three times as long

@@ -224,7 +224,8 @@ def test_the_digits_are_the_same_however_they_were_enlarged(monkeypatch):
 
 
 def test_sizes_of_many_files_are_read_of_some(tmp_path, monkeypatch):
-    monkeypatch.setattr("sslortho.data.identity.SIZES_READ", 4)
+    monkeypatch.setattr("sslortho.data.identity.SIZES_READ", 9)
+    monkeypatch.setattr("sslortho.data.identity.SIZES_SAMPLED", 4)
     paths = [str(tmp_path / str(i)) for i in range(10)]
     for i in range(9):
         (tmp_path / str(i)).write_bytes(b"x" * (i + 1))
