@@ -9,10 +9,7 @@ from torch import Tensor, nn
 from sslortho.optim import orthonormalise_
 from sslortho.optim.polar_factor import LOWER_BOUND, TOLERANCE
 from sslortho.optim.polar_factor.gram_iteration import apply_quintics
-from sslortho.optim.polar_factor.polynomials import newton_schulz_schedule
-
-MUON = (3.4445, -4.7750, 2.0315)
-"""Coefficients of torch.optim.Muon, which applies them five times."""
+from sslortho.optim.polar_factor.polynomials import MUON_QUINTIC, newton_schulz_schedule
 
 
 def replace_by_svd(parameters: list[nn.Parameter]) -> None:
@@ -39,7 +36,7 @@ def replace_by_muon(parameters: list[nn.Parameter], dtype: torch.dtype) -> None:
     def iterate(matrix: Tensor) -> Tensor:
         x = matrix.to(dtype)
         x = x / x.norm().clamp(min=1e-7)
-        a, b, c = MUON
+        a, b, c = MUON_QUINTIC
         for _ in range(5):
             gram = x @ x.mT
             x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

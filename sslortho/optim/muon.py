@@ -13,7 +13,7 @@ from sslortho.optim.momentum import replace_by_momentum
 from sslortho.optim.precision import in_float32
 from sslortho.optim.scaled_step import ROW_MOMENT, ScaledStep
 from sslortho.optim.update_scale import SCALES, normalise_rows_
-from sslortho.optim.wrapped import Orthogonal
+from sslortho.optim.wrapped import MATRIX_OPTIONS, Orthogonal
 
 
 class Muon(Orthogonal, ScaledStep):
@@ -63,13 +63,7 @@ class Muon(Orthogonal, ScaledStep):
         ValueError: an option out of its range; in a step, a sparse gradient.
     """
 
-    group_defaults: dict[str, Any] = {
-        "orth": True,
-        "polar": "auto",
-        "orth_components": 1,
-        "orth_view": "rows",
-        "rank_tol": None,
-    }
+    group_defaults: dict[str, Any] = MATRIX_OPTIONS
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; one that holds matrices and others becomes two groups. Options are checked."""

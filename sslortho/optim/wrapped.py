@@ -27,6 +27,16 @@ REFUSED = {
 """Optimizers that `orthogonal` does not take, and why."""
 
 
+MATRIX_OPTIONS: dict[str, Any] = {
+    "orth": True,
+    "polar": "auto",
+    "orth_components": 1,
+    "orth_view": "rows",
+    "rank_tol": None,
+}
+"""Group options of every optimizer that orthonormalises, with their defaults."""
+
+
 class Orthogonal(ReplacedGradients):
     """Mixin that orthonormalises gradients (arXiv 2202.07052); `orthogonal` makes optimizers of it.
 
@@ -59,11 +69,7 @@ class Orthogonal(ReplacedGradients):
     """
 
     group_defaults: dict[str, Any] = {
-        "orth": True,
-        "polar": "auto",
-        "orth_components": 1,
-        "orth_view": "rows",
-        "rank_tol": None,
+        **MATRIX_OPTIONS,
         "orth_momentum": 0.0,
         "orth_nesterov": False,
     }
