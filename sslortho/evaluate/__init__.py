@@ -12,9 +12,10 @@ from sslortho.evaluate.inspection import (
     inspect_features,
     inspect_neighbours,
 )
-from sslortho.evaluate.knn import PRESETS, NeighbourSearch, knn_accuracy, knn_predict, vote
+from sslortho.evaluate.knn import PRESETS, knn_accuracy, knn_predict, vote
 from sslortho.evaluate.l2_selection import HELD_OUT, Selection, Trial, select_l2
 from sslortho.evaluate.linear_probe import LogisticRegression
+from sslortho.evaluate.neighbours import NeighbourSearch
 
 __all__ = [
     "HELD_OUT",

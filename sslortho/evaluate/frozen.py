@@ -13,8 +13,9 @@ from sslortho.evaluate.features import (
     gather_rows,
     local_features,
 )
-from sslortho.evaluate.knn import NeighbourSearch, knn_accuracy
+from sslortho.evaluate.knn import knn_accuracy
 from sslortho.evaluate.linear_probe import LogisticRegression
+from sslortho.evaluate.neighbours import NeighbourSearch
 
 
 def accuracy(predictions: Tensor, labels: Tensor) -> float:

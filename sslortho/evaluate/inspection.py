@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sslortho.evaluate.figures import Picture, Table
-from sslortho.evaluate.knn import NeighbourSearch
+from sslortho.evaluate.neighbours import NeighbourSearch
 from sslortho.evaluate.pictures import (
     choose_queries,
     confusion_matrix,

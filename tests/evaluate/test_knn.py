@@ -5,7 +5,8 @@ import torch
 
 from sslortho.evaluate import PRESETS, NeighbourSearch, knn_accuracy, knn_predict, vote
 from sslortho.evaluate import knn as knn_module
-from sslortho.evaluate.knn import EMPTY, from_keys, to_keys
+from sslortho.evaluate import neighbours as search_module
+from sslortho.evaluate.neighbours import EMPTY, from_keys, to_keys
 
 
 def brute_force(bank, labels, queries, k, temperature):
@@ -27,7 +28,8 @@ def brute_force(bank, labels, queries, k, temperature):
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (7, 0.07), (20, 0.5), (500, 1.0)])
 def test_prediction_equals_brute_force_vote(monkeypatch, k, temperature):
     # a block of two queries, a bank in batches; the last of each are short
-    monkeypatch.setattr(knn_module, "BLOCK", 30)
+    for module in (knn_module, search_module):
+        monkeypatch.setattr(module, "BLOCK", 30)
     monkeypatch.setattr(knn_module, "BANK_BATCH", 12)
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 4, (80,), generator=generator)
@@ -123,7 +125,8 @@ def test_keys_are_in_the_order_of_similarity_then_index_and_hold_both():
 @pytest.mark.parametrize("block", [1, 50, 2**22])
 @pytest.mark.parametrize("k", [1, 5, 23, 60])
 def test_neighbours_are_those_of_a_sort_and_equal_ones_go_by_index(monkeypatch, k, block):
-    monkeypatch.setattr(knn_module, "BLOCK", block)
+    for module in (knn_module, search_module):
+        monkeypatch.setattr(module, "BLOCK", block)
     generator = torch.Generator().manual_seed(4)
     # of few values, so that cosines are exact and many are equal
     bank = torch.eye(4)[torch.randint(0, 4, (40,), generator=generator)]

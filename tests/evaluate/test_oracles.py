@@ -24,7 +24,8 @@ from sslortho.evaluate import (
     vote,
 )
 from sslortho.evaluate.frozen import accuracy
-from sslortho.evaluate.knn import rank_votes, unit_rows
+from sslortho.evaluate.knn import rank_votes
+from sslortho.evaluate.neighbours import unit_rows
 from sslortho.evaluate.pictures import most_confused
 from sslortho.evaluate.projections import project_pca
 

@@ -22,6 +22,7 @@ from sslortho.evaluate import (
 )
 from sslortho.evaluate import knn as knn_module
 from sslortho.evaluate import linear_probe as linear_probe_module
+from sslortho.evaluate import neighbours as search_module
 
 pytestmark = pytest.mark.ranks
 
@@ -64,7 +65,7 @@ def results_of_a_rank(rank, world_size):
 
 
 def results_with(rank, world_size, batch_size):
-    knn_module.BLOCK = 400  # several blocks of queries, a merge in parts
+    knn_module.BLOCK = search_module.BLOCK = 400  # several blocks of queries, a merge in parts
     linear_probe_module.BLOCKS = {"cpu": 1000}  # 31 rows
     backbone, head = network(), nn.Linear(32, CLASSES)
     train, test = (loader_of(seed, batch_size, rank, world_size) for seed in (1, 2))
