@@ -53,6 +53,27 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Search:
+    """How the rate of every cell is chosen before its runs, with as many trials for each."""
+
+    trials: int
+    objective: str
+    """Key of summary.json, of images that no table shows."""
+    maximise: bool
+    """Whether a larger objective is better."""
+    seed: int
+    """Seed of the trials; no run has it."""
+    options: Mapping[str, Any]
+    """Options of trials alone."""
+    start: Mapping[str, Mapping[str, float]]
+    """First values of a column, or of a cell by its name: lr and momenta, see `Compass`."""
+
+    def start_of(self, cell: Cell) -> Mapping[str, float]:
+        """First values of a cell."""
+        return self.start.get(cell.name) or self.start[cell.column]
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Runs of every cell with several seeds, and the paper's figures of them."""
 
@@ -71,3 +92,5 @@ class Experiment:
     notes: tuple[str, ...]
     data: str = "cifar10"
     """The paper's data set."""
+    search: Search | None = None
+    """None: the cells have their rates."""

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from sslortho.options import nearest
-from sslortho.paper.grid import Cell, Experiment, PaperFigure, Plot, Table
+from sslortho.paper.grid import Cell, Experiment, PaperFigure, Plot, Search, Table
 from sslortho.recipes.run_options import RUN_OPTIONS
 
 CHOSEN_AT_START = frozenset({"seed", "out", "data", "data_dir", "subset"})
@@ -174,6 +174,53 @@ def _read_plot(path: Path, entry: Mapping[str, Any], cells: Sequence[Cell]) -> P
     return Plot(entry["name"], entry["title"], entry["quantity"], tuple(chosen), x)
 
 
+SEARCHED = ("lr", "momentum", "orth_momentum", "beta1")
+"""Hyperparameters that a search may have."""
+
+
+def _read_search(path: Path, content: Mapping[str, Any], cells: Sequence[Cell]) -> Search | None:
+    entry = content.get("search")
+    if entry is None:
+        return None
+    where = f"{path}: search"
+    known = ("trials", "objective", "maximise", "seed", "options", "start")
+    _check_keys(where, entry, known, "trials objective seed start")
+    trials, seed = entry["trials"], entry["seed"]
+    if not isinstance(trials, int) or trials < 3:
+        raise ValueError(f"{where}: trials={trials!r} must be a whole number from 3")
+    if not isinstance(seed, int) or seed < content.get("seeds", 1):
+        raise ValueError(
+            f"{where}: seed={seed!r} must be none of the runs' seeds; give a larger one"
+        )
+    start = entry["start"]
+    _check_names(
+        f"{where}: start",
+        start,
+        [*(c.column for c in cells), *(c.name for c in cells)],
+        "column or cell",
+    )
+    for key, values in start.items():
+        _check_keys(f"{where}: start, {key}", values, SEARCHED, "lr")
+        for name, value in values.items():
+            right = isinstance(value, int | float) and (
+                value > 0 if name == "lr" else 0 < value < 1
+            )
+            if not right:
+                least = "above 0" if name == "lr" else "above 0 and below 1"
+                raise ValueError(f"{where}: start, {key}: {name}={value!r} must be {least}")
+    for cell in cells:
+        if cell.name not in start and cell.column not in start:
+            raise ValueError(f"{where}: start has neither {cell.column} nor {cell.name}")
+    return Search(
+        trials=trials,
+        objective=entry["objective"],
+        maximise=entry.get("maximise", True),
+        seed=seed,
+        options=entry.get("options", {}),
+        start=start,
+    )
+
+
 def _check_distinct(where: str, key: str, values: Iterable[str]) -> None:
     """Raise ValueError for two values that would be written to one file."""
     for value, count in Counter(values).items():
@@ -182,7 +229,7 @@ def _check_distinct(where: str, key: str, values: Iterable[str]) -> None:
 
 
 KEYS = ("title", "command", "script", "data", "seeds", "options_from", "options", "rows", "columns",
-        "leave_out", "tables", "plots", "notes")  # fmt: skip
+        "leave_out", "search", "tables", "plots", "notes")  # fmt: skip
 
 
 def _read_command(path: Path, content: Mapping[str, Any]) -> str:
@@ -233,4 +280,5 @@ def read_experiment(path: Path) -> Experiment:
         plots=tuple(plots),
         notes=tuple(content.get("notes", [])),
         data=content.get("data", "cifar10"),
+        search=_read_search(path, content, cells),
     )

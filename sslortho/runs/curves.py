@@ -48,6 +48,7 @@ MOST_POINTS = 2000
 ACCURACIES = {
     "val_top1": "held-out top-1 (%)",
     "top1": "test top-1 (%)",
+    "val_knn_top1": "held-out kNN top-1 (%)",
     "knn_top1": "kNN top-1 (%)",
 }
 """Accuracies that may be drawn beside the loss, with their labels; the first one recorded is."""

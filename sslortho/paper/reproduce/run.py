@@ -13,6 +13,7 @@ from sslortho.paper.report import write_report
 from sslortho.paper.reproduce.asked import recall, remember
 from sslortho.paper.reproduce.options import ReproduceOptions
 from sslortho.paper.reproduce.plan import plan
+from sslortho.paper.tuning import TuningJobs, with_tuned
 from sslortho.runs.several.job_runner import JobRunner, Outcome
 from sslortho.runs.several.jobs import TRAINING_IMAGES, Job, fit_subset
 from sslortho.runs.several.places import choose_places
@@ -69,6 +70,25 @@ def tell_outcome(outcome: Outcome, out: Path) -> int:
     return int(bool(outcome.failed or outcome.busy))
 
 
+def run_tuned(
+    options: ReproduceOptions, paper: Experiment, ours: Experiment, out: Path, program: str
+) -> int:
+    """Run an experiment whose rates are tuned first, cell by cell; the exit code."""
+    shared = {"data_dir": options.data_dir, "subset": options.subset, "threads": options.threads}
+    remember(options, paper.name, out)
+    places = choose_places(options.jobs, options.gpus_per_run)
+    tuning = TuningJobs(ours, out, shared)
+    outcome = JobRunner(places, lambda line: print(line, flush=True)).run(tuning, tuning.end)
+    if outcome.signal is None:
+        tuned = with_tuned(ours, out)
+        jobs = plan(options, paper, tuned, out, program)
+        outcome = JobRunner(places, lambda line: print(line, flush=True)).run(jobs)
+    report = write_report(paper, out, options.asked)
+    code = tell_outcome(outcome, out)
+    print(report)
+    return code
+
+
 def run(options: ReproduceOptions, path: Path, program: str) -> int:
     """Run an experiment and write its report; the exit code.
 
@@ -83,6 +103,8 @@ def run(options: ReproduceOptions, path: Path, program: str) -> int:
     options = recall(options, path.stem, out)
     paper = select_cells(read_experiment(path), options.keys)
     ours = adapt(paper, options.data, options.epochs, options.subset)
+    if ours.search is not None:
+        return run_tuned(options, paper, ours, out, program)
     jobs = [] if options.report else plan(options, paper, ours, out, program)
     if options.dry_run:
         show_commands(jobs, options.gpus_per_run)

@@ -25,6 +25,12 @@ class PretrainOptions(TrainingOptions):
     out: str | None = None
     """Run folder. Default: runs/{method}-{data}-{optim}-s{seed}."""
 
+    validation: float | None = option(None, group="data")
+    """Share of the training images (of the subset, if there is one) that is held out, balanced over the
+    classes and chosen by seed; evaluations during training then use these. Default: none, and
+    evaluations use the test images."""
+    test: bool = option(True, group="output", rare=True)
+    """Evaluate the test images at the end. false, with validation: never use them."""
     views: str = option("auto", group="data")
     """Views of each image: those of a method's paper, such as barlow_twins, and the same for small
     images (_small: no blur) and for handwriting (_digits). auto: the method's own; up to 64 pixels
@@ -80,6 +86,12 @@ class PretrainOptions(TrainingOptions):
             raise ValueError(
                 f"lr_biases={self.lr_biases} has no effect on optim='muon', whose AdamW steps biases and "
                 "norms; give adamw_lr"
+            )
+        share = self.validation
+        self._check("validation", share is None or 0 < share < 1, "above 0 and below 1")
+        if not self.test and share is None:
+            raise ValueError(
+                "test=False leaves nothing to evaluate; give validation, a share to hold out"
             )
         self._check("knn_temperature", self.knn_temperature > 0, "above 0")
         super().__post_init__()

@@ -1,12 +1,14 @@
 """A pretraining run: build, train, measure; one run folder."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from torch import nn
 
+from sslortho.data import EvaluationLoader, ImageSet, hold_out
 from sslortho.data.loading import (
     create_evaluation_loader,
     create_train_loader,
@@ -40,15 +42,52 @@ class Pretraining:
     accelerator: Accelerator
     training: Training
     evaluation: FrozenEvaluation
+    """With the test images; without any if they have no labels, or are not to be used."""
+    held_out: FrozenEvaluation | None
+    """With the held-out training images."""
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there are labelled images to evaluate."""
+        return self.held_out is not None or self.evaluation.test is not None
 
     def evaluate_online(self, task: Task) -> dict[str, float]:
-        """Figures during training."""
-        return self.evaluation.online(task.backbone)
+        """Figures during training: of the held-out images if there are some, else of the test images."""
+        if self.held_out is None:
+            return self.evaluation.online(task.backbone)
+        return _of_held_out(self.held_out.online(task.backbone))
+
+    def evaluate_final(self, backbone: nn.Module) -> dict[str, float]:
+        """Figures of a finished run."""
+        if self.held_out is None:
+            return self.evaluation.final(backbone)
+        if self.evaluation.test is None:
+            return _of_held_out(self.held_out.final(backbone))
+        return {**_of_held_out(self.held_out.online(backbone)), **self.evaluation.final(backbone)}
+
+
+def _of_held_out(figures: dict[str, float]) -> dict[str, float]:
+    """Figures by the names that those of held-out images have; measures without labels keep theirs."""
+    return {f"val_{n}" if n.endswith("_top1") else n: value for n, value in figures.items()}
+
+
+def _load(options: PretrainOptions) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
+    """Images to train on, to test on, and those held out. Raises ValueError as the options do."""
+    train, test = load_training_set(options), load_test_set(options)
+    if options.validation is None:
+        return train, test, None
+    if not bool((train.labels >= 0).all()):
+        raise ValueError(
+            f"validation={options.validation} holds out images to evaluate, and the training images have "
+            "no labels; leave it out, or put the images into class folders"
+        )
+    train, held_out = hold_out(train, options.validation, options.seed)
+    return train, test, held_out
 
 
 def _read_inputs(options: PretrainOptions) -> Inputs:
     """Identity of the images that the options name. Raises ValueError as they do."""
-    return Inputs(collect_tables(load_training_set(options), load_test_set(options)))
+    return Inputs(collect_tables(*_load(options)))
 
 
 def build(options: PretrainOptions) -> Pretraining:
@@ -62,17 +101,25 @@ def build(options: PretrainOptions) -> Pretraining:
         check_sharding(accelerator)
     shard = shard_of(accelerator)
     with accelerator.local_main_process_first():  # the others find what it downloaded
-        train, test = load_training_set(options), load_test_set(options)
-    labelled = test is not None and bool((train.labels >= 0).all())
-    if labelled and options.linear_probe and len(train.labels.unique()) < 2:
+        train, test, held_out = _load(options)
+    labelled = options.test and test is not None and bool((train.labels >= 0).all())
+    if (
+        (labelled or held_out is not None)
+        and options.linear_probe
+        and len(train.labels.unique()) < 2
+    ):
         raise ValueError(
             "linear_probe=True: the training images are of one class alone, and a probe needs two; give "
             "--linear_probe false, or leave the test images out"
         )
     specs = recipe.evaluation_views
+
+    def evaluation_loader(images: ImageSet) -> EvaluationLoader:
+        return create_evaluation_loader(options, images, specs, shard)
+
     evaluation = FrozenEvaluation(
-        train=create_evaluation_loader(options, train, specs, shard),
-        test=create_evaluation_loader(options, test, specs, shard) if test and labelled else None,
+        train=evaluation_loader(train),
+        test=evaluation_loader(test) if test and labelled else None,
         knn_k=options.knn_k,
         knn_temperature=options.knn_temperature,
         linear_probe=options.linear_probe,
@@ -93,9 +140,21 @@ def build(options: PretrainOptions) -> Pretraining:
     steps = len(loader) // options.accumulation_steps
     # down to a thousandth, as facebookresearch/barlowtwins
     schedule = cosine_schedule(options.epochs, steps, options.warmup_epochs, final=1e-3)
-    inputs = Inputs(collect_tables(train, test))
-    training = Training(options, accelerator, task, optimizer, loader, schedule, inputs)
-    return Pretraining(recipe, accelerator, training, evaluation)
+    return Pretraining(
+        recipe,
+        accelerator,
+        training=Training(
+            options,
+            accelerator,
+            task,
+            optimizer,
+            loader,
+            schedule,
+            Inputs(collect_tables(train, test, held_out)),
+        ),
+        evaluation=evaluation,
+        held_out=replace(evaluation, test=evaluation_loader(held_out)) if held_out else None,
+    )
 
 
 def run(options: PretrainOptions, session: Session) -> dict[str, Any]:
@@ -119,8 +178,8 @@ def run(options: PretrainOptions, session: Session) -> dict[str, Any]:
     pretraining = build(options)
     accelerator, training = pretraining.accelerator, pretraining.training
     with training.hold(folder) as held:
-        labelled = pretraining.evaluation.test is not None
-        result = held.complete(pretraining.evaluate_online if labelled else None)
+        evaluate = pretraining.evaluate_online if pretraining.is_labelled else None
+        result = held.complete(evaluate)
         summary = _finish(pretraining, held, result, session)
     if accelerator.is_main_process:
         tell(summary, folder.path)
@@ -144,10 +203,10 @@ def _finish(
     )
     if run.accelerator.is_main_process:  # first what cannot fail
         write_backbone(backbone, folder.backbone, info)
-        records = read_metrics(folder.metrics, {"loss", "knn_top1"})
+        records = read_metrics(folder.metrics, {"loss", "knn_top1", "val_knn_top1"})
         draw_curves(folder.curves, {options.optim: records})
-    figures = run.evaluation.final(backbone)
-    before = run.evaluation.final(recipe.backbone.create().to(run.accelerator.device))
+    figures = run.evaluate_final(backbone)
+    before = run.evaluate_final(recipe.backbone.create().to(run.accelerator.device))
     summary: dict[str, Any] = {
         "loss": result.loss,
         **figures,
@@ -167,10 +226,11 @@ def tell(summary: dict[str, Any], folder: Path) -> None:
     """Print the final figures."""
     loss = math.nan if summary["loss"] is None else summary["loss"]
     print(f"{folder}: loss {loss:.4g} after {summary['steps']} steps")
-    names = {"knn_top1": "kNN top-1 (%)", "linear_top1": "linear top-1 (%)",
+    names = {"val_knn_top1": "held-out kNN (%)", "val_linear_top1": "held-out probe (%)",
+             "knn_top1": "kNN top-1 (%)", "linear_top1": "linear top-1 (%)",
              "rankme": "RankMe", "feature_std": "feature std"}  # fmt: skip
     for name, label in names.items():
         if name in summary:
             before = summary[f"untrained_{name}"]
-            print(f"  {label:17} {summary[name]:8.2f}   untrained {before:8.2f}")
+            print(f"  {label:18} {summary[name]:8.2f}   untrained {before:8.2f}")
     print("  views.png, curves.png, metrics.jsonl, summary.json, backbone.safetensors")

@@ -1,0 +1,94 @@
+"""Compass search for a learning rate, and for a momentum beside it, with a fixed number of trials."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Point = tuple[int, ...]
+"""Place of a trial: eighths of a decade of the rate, then halvings of 1 - momentum on each other axis."""
+
+RATE_STEPS = (4, 2, 1)
+"""Distances between rates in eighths of a decade: factors of 3.2, 1.8 and 1.3."""
+
+MOST_EXTRA = 6
+"""Trials beyond their number that may follow a best rate which lies at the edge of those tried."""
+
+
+@dataclass(frozen=True)
+class Compass:
+    """Search from a start: look at the neighbours of the best point, and go on from the best.
+
+    First the rate, 3.2 times larger and smaller, then each momentum, its distance to 1 halved and doubled;
+    when no neighbour is better, the rate in finer steps. It ends after `trials`, but not while the best
+    rate is the largest or the smallest of those tried with its momentum. (Hooke and Jeeves, 1961, without
+    the pattern moves.)
+
+    Args:
+        start: "lr" and, if any, momenta by name: momentum, orth_momentum, or beta1 of Adam.
+        trials: number of points.
+        sums: whether "momentum" sums the steps, as that of SGD and LARS; that of Muon comes before the
+            orthonormalisation.
+    """
+
+    start: Mapping[str, float]
+    trials: int
+    sums: bool = True
+
+    @property
+    def momenta(self) -> list[str]:
+        """Names of the axes beside the rate."""
+        return [name for name in self.start if name != "lr"]
+
+    def values(self, point: Point) -> dict[str, float]:
+        """Rate and momenta at a point.
+
+        A momentum that sums the steps makes them 1 / (1 - momentum) times as long; the rate is divided by
+        as much, so that only the momentum differs.
+        """
+        found: dict[str, float] = {}
+        rate = self.start["lr"] * 10 ** (point[0] / 8)
+        for name, halvings in zip(self.momenta, point[1:], strict=True):
+            distance = (1 - self.start[name]) * 2.0**-halvings
+            found[name] = round(1 - distance, 6)
+            if name == "momentum" and self.sums:
+                rate *= distance / (1 - self.start[name])
+        return {"lr": float(f"{rate:.3g}"), **found}
+
+    def next_point(self, results: Mapping[Point, float]) -> Point | None:
+        """The next point to try; None if the search is over.
+
+        Args:
+            results: objective by point, larger is better, in the order in which they were tried.
+        """
+        if not results:
+            return (0,) * len(self.start)
+        best = self.best(results)
+        if len(results) >= self.trials:
+            if len(results) >= self.trials + MOST_EXTRA:
+                return None
+            return next(iter(self.missing_sides(results)), None)
+        for step in RATE_STEPS:
+            for point in self._neighbours(best, step):
+                if point not in results:
+                    return point
+        return None
+
+    def best(self, results: Mapping[Point, float]) -> Point:
+        """The best point; of equal ones the first."""
+        return max(results, key=lambda point: results[point])
+
+    def missing_sides(self, results: Mapping[Point, float]) -> list[Point]:
+        """Points beyond the best rate, where it is an edge of the rates tried with its momenta."""
+        best = self.best(results)
+        rates = [point[0] for point in results if point[1:] == best[1:]]
+        sides = (max(rates) == best[0], RATE_STEPS[0]), (min(rates) == best[0], -RATE_STEPS[0])
+        return [(best[0] + step, *best[1:]) for missing, step in sides if missing]
+
+    def _neighbours(self, best: Point, step: int) -> list[Point]:
+        found = [(best[0] + step, *best[1:]), (best[0] - step, *best[1:])]
+        if step == RATE_STEPS[0]:
+            for axis, name in enumerate(self.momenta, start=1):
+                for move in (1, -1):
+                    point = (*best[:axis], best[axis] + move, *best[axis + 1 :])
+                    if (1 - self.start[name]) * 2.0 ** -point[axis] <= 1:
+                        found.append(point)
+        return found

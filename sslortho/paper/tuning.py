@@ -1,0 +1,167 @@
+"""Rates of an experiment's cells, tuned with the same number of trials for each before its runs."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sslortho.optim.settings import has_auxiliary
+from sslortho.paper.compass import Compass, Point
+from sslortho.paper.grid import Cell, Experiment, Search
+from sslortho.runs.several.job_runner import Ending
+from sslortho.runs.several.jobs import Job
+from sslortho.runs.status import read_status
+
+FOLDER = "search"
+"""Folder of the trials in that of an experiment."""
+
+
+class TrialFailedError(Exception):
+    """A trial failed for another reason than that training diverged."""
+
+
+@dataclass(frozen=True)
+class CellSearch:
+    """The search of one cell, as the folders of its trials tell it."""
+
+    cell: Cell
+    search: Search
+    out: Path
+
+    @property
+    def compass(self) -> Compass:
+        """The points and their order."""
+        sums = not has_auxiliary(self.cell.options["optim"])
+        return Compass(self.search.start_of(self.cell), self.search.trials, sums)
+
+    def options(self, point: Point) -> dict[str, Any]:
+        """Options of a run at a point, without those of trials."""
+        options, values = dict(self.cell.options), self.compass.values(point)
+        if "beta1" in values:
+            beta2 = options["betas"][1] if options.get("betas") else 0.999
+            options["betas"] = [values.pop("beta1"), beta2]
+        return {**options, **values}
+
+    def name(self, point: Point) -> str:
+        """Name of a trial: its cell and its values."""
+        values = self.compass.values(point)
+        return "-".join([self.cell.name, *(f"{name}{value:g}" for name, value in values.items())])
+
+    def result(self, point: Point) -> float | None:
+        """Objective of a finished trial, -inf if it diverged; None if it is not finished."""
+        folder = self.out / FOLDER / self.name(point)
+        try:
+            summary = json.loads((folder / "summary.json").read_bytes())
+        except (OSError, ValueError):
+            return -math.inf if has_diverged(folder) else None
+        value = summary.get(self.search.objective)
+        if summary.get("diverged") or value is None:
+            return -math.inf
+        return value if self.search.maximise else -value
+
+    def results(self) -> dict[Point, float]:
+        """Objective of each trial, in their order, up to the first that is not finished."""
+        found: dict[Point, float] = {}
+        while (point := self.compass.next_point(found)) is not None:
+            value = self.result(point)
+            if value is None:
+                break
+            found[point] = value
+        return found
+
+    def next_point(self) -> Point | None:
+        """The trial to run now; None if the search is over."""
+        return self.compass.next_point(self.results())
+
+    def tuned(self) -> dict[str, Any] | None:
+        """Options of the cell at its best point; None while the search is not over."""
+        results = self.results()
+        if self.compass.next_point(results) is not None:
+            return None
+        return self.options(self.compass.best(results))
+
+
+def has_diverged(folder: Path) -> bool:
+    """Whether a run ended since its gradients were not finite."""
+    status = read_status(folder)
+    return status is not None and status.state == "failed" and "finite" in (status.message or "")
+
+
+def searches(experiment: Experiment, out: Path) -> list[CellSearch]:
+    """The search of each cell. Raises TypeError for an experiment without one."""
+    if experiment.search is None:
+        raise TypeError(f"{experiment.name} has no search")
+    return [CellSearch(cell, experiment.search, out) for cell in experiment.cells]
+
+
+def plan_trial(
+    experiment: Experiment, found: CellSearch, point: Point, shared: Mapping[str, Any]
+) -> Job:
+    """The job of a trial; see `reproduce.plan.plan_jobs`."""
+    name, search = found.name(point), found.search
+    given = {name: value for name, value in shared.items() if value is not None}
+    return Job(
+        name=name,
+        command=experiment.command,
+        options={
+            "data": experiment.data,
+            **given,
+            **found.options(point),
+            **search.options,
+            "seed": search.seed,
+        },
+        folder=found.out / FOLDER / name,
+        log=found.out / "logs" / f"{name}.log",
+    )
+
+
+class TuningJobs:
+    """Trials of all cells as jobs, a trial of a cell at a time, and how they end.
+
+    Args:
+        experiment: with a search.
+        out: its folder.
+        shared: options of every run, such as data_dir.
+    """
+
+    def __init__(self, experiment: Experiment, out: Path, shared: Mapping[str, Any]) -> None:
+        self.experiment, self.shared = experiment, shared
+        self.searches = searches(experiment, out)
+        self.at_work: dict[str, CellSearch] = {}
+
+    def __iter__(self) -> Iterator[Job | None]:
+        while True:
+            waiting = [found for found in self.searches if found not in self.at_work.values()]
+            for found in waiting:
+                point = found.next_point()
+                if point is not None:
+                    job = plan_trial(self.experiment, found, point, self.shared)
+                    self.at_work[job.name] = found
+                    yield job
+                    break
+            else:
+                if not self.at_work:
+                    return
+                yield None
+
+    def end(self, job: Job, ending: Ending) -> None:
+        """Note that a trial has ended. Raises TrialFailedError if it failed and did not diverge."""
+        del self.at_work[job.name]
+        if ending in ("failed", "busy") and not has_diverged(job.folder):
+            raise TrialFailedError(
+                f"the trial {job.name} {'failed' if ending == 'failed' else 'is run by another process'}; "
+                f"{job.log} says how it went"
+            )
+
+
+def with_tuned(experiment: Experiment, out: Path) -> Experiment:
+    """The experiment with each cell at its best point; cells whose search is not over are left out."""
+    tuned = {found.cell.name: found.tuned() for found in searches(experiment, out)}
+    cells = [
+        replace(cell, options=options)
+        for cell in experiment.cells
+        if (options := tuned[cell.name]) is not None
+    ]
+    return replace(experiment, cells=tuple(cells))
