@@ -1,10 +1,11 @@
 """Compass search for a learning rate, and for a momentum beside it, with a fixed number of trials."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 Point = tuple[int, ...]
-"""Place of a trial: eighths of a decade of the rate, then halvings of 1 - momentum on each other axis."""
+"""Place of a trial: eighths of a decade of the rate, then halvings of 1 - momentum for each momentum."""
 
 RATE_STEPS = (4, 2, 1)
 """Distances between rates in eighths of a decade: factors of 3.2, 1.8 and 1.3."""
@@ -19,12 +20,12 @@ class Compass:
 
     First the rate, 3.2 times larger and smaller, then each momentum, its distance to 1 halved and doubled;
     when no neighbour is better, the rate in finer steps. It ends after `trials`, but not while the best
-    rate is the largest or the smallest of those tried with its momentum. (Hooke and Jeeves, 1961, without
-    the pattern moves.)
+    rate is the largest or the smallest of those tried with its momentum. While all trials diverge the rate
+    goes down. (Hooke and Jeeves, 1961, without the pattern moves.)
 
     Args:
         start: "lr" and, if any, momenta by name: momentum, orth_momentum, or beta1 of Adam.
-        trials: number of points.
+        trials: number of points; of a rate alone it may be fewer, since steps do not get finer than 1.3.
         sums: whether "momentum" sums the steps, as that of SGD and LARS; that of Muon comes before the
             orthonormalisation.
     """
@@ -57,14 +58,17 @@ class Compass:
         """The next point to try; None if the search is over.
 
         Args:
-            results: objective by point, larger is better, in the order in which they were tried.
+            results: objective by point, in the order in which they were tried; larger is better, -inf where
+                training diverged.
         """
         if not results:
             return (0,) * len(self.start)
         best = self.best(results)
+        if len(results) >= self.trials + MOST_EXTRA:
+            return None
+        if math.isinf(results[best]):
+            return (min(point[0] for point in results) - RATE_STEPS[0], *best[1:])
         if len(results) >= self.trials:
-            if len(results) >= self.trials + MOST_EXTRA:
-                return None
             return next(iter(self.missing_sides(results)), None)
         for step in RATE_STEPS:
             for point in self._neighbours(best, step):
@@ -84,7 +88,7 @@ class Compass:
         return [(best[0] + step, *best[1:]) for missing, step in sides if missing]
 
     def _neighbours(self, best: Point, step: int) -> list[Point]:
-        found = [(best[0] + step, *best[1:]), (best[0] - step, *best[1:])]
+        found: list[Point] = [(best[0] + step, *best[1:]), (best[0] - step, *best[1:])]
         if step == RATE_STEPS[0]:
             for axis, name in enumerate(self.momenta, start=1):
                 for move in (1, -1):

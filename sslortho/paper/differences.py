@@ -85,7 +85,8 @@ def report_differences(
         states: our runs, by cell.
         asked: options that override the experiment's.
     """
-    yield from ("## What differs from the paper", "")
+    given = "the experiment's file" if experiment.search else "the paper"
+    yield from (f"## What differs from {given}", "")
     counts = [len(state.finished) for state in states]
     lines = [*_differing_options(experiment, states, asked), *_mixed(states)]
     if not any(counts):

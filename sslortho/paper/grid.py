@@ -74,6 +74,20 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Reach:
+    """A comparison of the epochs that each column takes to the final accuracy of another."""
+
+    baseline: str
+    """Key of the column whose final accuracy is the target."""
+    quantity: str
+    """Accuracy in metrics.jsonl, as `Plot.quantity`."""
+    columns: tuple[str, ...]
+    """Keys of the columns that are compared with it."""
+    remark: str = ""
+    """Sentence below the table."""
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Runs of every cell with several seeds, and the paper's figures of them."""
 
@@ -94,3 +108,4 @@ class Experiment:
     """The paper's data set."""
     search: Search | None = None
     """None: the cells have their rates."""
+    reach: Reach | None = None

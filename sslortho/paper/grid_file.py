@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from sslortho.options import nearest
-from sslortho.paper.grid import Cell, Experiment, PaperFigure, Plot, Search, Table
+from sslortho.paper.grid import Cell, Experiment, PaperFigure, Plot, Reach, Search, Table
 from sslortho.recipes.run_options import RUN_OPTIONS
 
 CHOSEN_AT_START = frozenset({"seed", "out", "data", "data_dir", "subset"})
@@ -221,6 +221,26 @@ def _read_search(path: Path, content: Mapping[str, Any], cells: Sequence[Cell]) 
     )
 
 
+PAPER_REACH = Reach(
+    "sgd",
+    "accuracy",
+    ("orth_sgd",),
+    'The paper: it "can take less than 5% of the number of epochs" (section 4.4).',
+)
+
+
+def _read_reach(
+    path: Path, entry: Mapping[str, Any] | None, columns: Sequence[str]
+) -> Reach | None:
+    if entry is None:
+        return PAPER_REACH if {"sgd", "orth_sgd"} <= set(columns) else None
+    where = f"{path}: reach"
+    _check_keys(where, entry, ("baseline", "quantity"), "baseline quantity")
+    _check_names(where, [entry["baseline"]], columns, "column")
+    others = tuple(column for column in columns if column != entry["baseline"])
+    return Reach(entry["baseline"], entry["quantity"], others)
+
+
 def _check_distinct(where: str, key: str, values: Iterable[str]) -> None:
     """Raise ValueError for two values that would be written to one file."""
     for value, count in Counter(values).items():
@@ -229,7 +249,7 @@ def _check_distinct(where: str, key: str, values: Iterable[str]) -> None:
 
 
 KEYS = ("title", "command", "script", "data", "seeds", "options_from", "options", "rows", "columns",
-        "leave_out", "search", "tables", "plots", "notes")  # fmt: skip
+        "leave_out", "search", "reach", "tables", "plots", "notes")  # fmt: skip
 
 
 def _read_command(path: Path, content: Mapping[str, Any]) -> str:
@@ -252,7 +272,8 @@ def read_experiment(path: Path) -> Experiment:
     value that NAME has without the column. Rows and columns have a `label`; cells of `leave_out` are
     not run. A row of a table's `paper` has a figure for each column, as `parse_figure` reads it, or
     null. A plot shows the cells in its `rows` and `columns`, by default all. `command` is that of
-    `sslortho`; files of older versions name its script (`script: supervised.py`).
+    `sslortho`; files of older versions name its script (`script: supervised.py`). With `search` the rate
+    of each cell is tuned first; `reach` names the column whose final accuracy the others are timed to.
 
     Raises ValueError that names the file, the place in it and the mistake.
     """
@@ -281,4 +302,5 @@ def read_experiment(path: Path) -> Experiment:
         notes=tuple(content.get("notes", [])),
         data=content.get("data", "cifar10"),
         search=_read_search(path, content, cells),
+        reach=_read_reach(path, content.get("reach"), list(columns)),
     )

@@ -20,6 +20,7 @@ from sslortho.paper.reproduce.options import ReproduceOptions
 from sslortho.paper.run_records import Read, is_number, read_records
 from sslortho.paper.speed_up import report_speed_up
 from sslortho.paper.tables import report_tables
+from sslortho.paper.tuning_report import report_tuning
 from sslortho.runs.markdown import code_lines, escape, table_lines
 from sslortho.runs.several.jobs import last_lines
 
@@ -162,6 +163,7 @@ def write_report(experiment: Experiment, out: Path, asked: Mapping[str, Any]) ->
         "",
         *report_tables(experiment, states, out, read),
         *report_speed_up(experiment, states, read),
+        *report_tuning(experiment, out),
         *report_differences(experiment, states, asked),
         *_memory(experiment, states),
         *_plots(experiment, out, read),

@@ -1,22 +1,24 @@
-"""Section of a report: epochs in which orthogonalised gradients reach the final accuracy of plain ones."""
+"""Section of a report: epochs in which optimizers reach the final accuracy of another one."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from sslortho.paper.found_runs import CellRuns, by_row
-from sslortho.paper.grid import Experiment
-from sslortho.paper.run_records import Read, recorded_name, run_points
+from sslortho.paper.grid import Experiment, Reach
+from sslortho.paper.run_records import Read, is_number, recorded_name, run_points
 from sslortho.runs.markdown import escape, table_lines
 from sslortho.runs.several.comparison import statistic
 
 
-def _accuracy_curves(state: CellRuns, read: Read) -> tuple[str, list[dict[float, float]]]:
+def _accuracy_curves(
+    state: CellRuns, quantity: str, read: Read
+) -> tuple[str, list[dict[float, float]]]:
     """Name of the accuracy, and epoch to accuracy for each finished run that did not diverge."""
     curves, name = [], ""
     for run in state.finished:
         records = read(Path(run.folder))
-        name = recorded_name(records, "accuracy")
+        name = recorded_name(records, quantity)
         points = run_points(records, name, "epoch")
         if points and run.summary.get("diverged") is not True:
             curves.append(points)
@@ -45,29 +47,70 @@ def _largest_gap(curves: Iterable[Mapping[float, float]]) -> float:
     return max((b - a for found in epochs for a, b in pairwise(found)), default=0)
 
 
+def _seconds(state: CellRuns) -> float | None:
+    """Mean seconds that a finished run trained for; None if a run does not tell."""
+    seconds = []
+    for run in state.finished:
+        rate, steps = run.summary.get("images_per_second"), run.summary.get("steps")
+        batch = run.config.get("batch_size")
+        if not (is_number(rate) and rate and is_number(steps) and is_number(batch)):
+            return None
+        seconds.append(steps * batch / rate)
+    return statistic(seconds).mean if seconds else None
+
+
+def _compare(
+    state: CellRuns, reach: Reach, name: str, target: float, read: Read
+) -> tuple[tuple[str, ...], float] | None:
+    """Texts of a column's line, and its largest gap between evaluations; None without finished runs."""
+    other, curves = _accuracy_curves(state, reach.quantity, read)
+    if not curves or name != other:
+        return None
+    total = max(max(curve) for curve in curves)
+    reached = [epochs_to_reach(curve, target) for curve in curves]
+    epochs, share = _reached_text(reached, total)
+    known, whole = [e for e in reached if e is not None], _seconds(state)
+    seconds = f"{whole * statistic(known).mean / total:.0f}" if known and whole and total else "-"
+    return (epochs, share, seconds), _largest_gap(curves)
+
+
 def report_speed_up(
     experiment: Experiment, states: Sequence[CellRuns], read: Read
 ) -> Iterator[str]:
-    """Lines of the section, from finished runs; empty unless some row has both optimizers."""
+    """Lines of the section, from finished runs; empty unless some row has the baseline and another."""
+    reach = experiment.reach
+    if reach is None:
+        return
     lines, names, gap = [], set(), 0.0
     for label, found in by_row(experiment, states):
-        pair = {state.cell.column: _accuracy_curves(state, read) for state in found}
-        (name, plain), (other, orth) = pair.get("sgd", ("", [])), pair.get("orth_sgd", ("", []))
-        if not plain or not orth or name != other:
+        cells = {state.cell.column: state for state in found}
+        if reach.baseline not in cells:
+            continue
+        name, plain = _accuracy_curves(cells[reach.baseline], reach.quantity, read)
+        if not plain:
             continue
         target = statistic([curve[max(curve)] for curve in plain]).mean
-        total = max(max(curve) for curve in plain)
-        reached = [epochs_to_reach(curve, target) for curve in orth]
-        lines.append((label, f"{target:.2f}", *_reached_text(reached, total), f"{total:g}"))
-        names.add(name)
-        gap = max(gap, _largest_gap(orth))
+        total, whole = max(max(curve) for curve in plain), _seconds(cells[reach.baseline])
+        for column in reach.columns:
+            compared = column in cells and _compare(cells[column], reach, name, target, read)
+            if compared:
+                texts, largest = compared
+                gap = max(gap, largest)
+                names.add(name)
+                seconds = f"{whole:.0f}" if whole else "-"
+                optimizer = escape(experiment.columns[column])
+                lines.append((label, f"{target:.2f}", optimizer, *texts, f"{total:g}", seconds))
     if not lines:
         return
-    sgd, orth_sgd = (escape(experiment.columns[name]) for name in ("sgd", "orth_sgd"))
-    header = ("", f"{sgd}, at the end (%)", f"{orth_sgd}, epochs", "of all", "epochs in all")
-    images = " of held-out images" if names == {"val_top1"} else ""
+    baseline = escape(experiment.columns[reach.baseline])
+    header = ("", f"{baseline}, at the end (%)", "optimizer", "epochs", "of all", "seconds",
+              f"epochs of {baseline}", f"seconds of {baseline}")  # fmt: skip
+    images = " of held-out images" if any(name.startswith("val_") for name in names) else ""
     every = f", every {gap:g} epochs" if gap > 1 else ""
-    yield from (f"## Epochs that {orth_sgd} took to reach the final accuracy of {sgd}", "")
+    yield from (f"## Epochs to the final accuracy of {baseline}", "")
     yield from table_lines(list(zip(header, *lines, strict=True)))
-    yield from ("", f"Mean over the seeds, from the evaluations{images} on the way{every}. The paper: it "
-                "\"can take less than 5% of the number of epochs\" (section 4.4).", "")  # fmt: skip
+    text = (
+        f"Mean over the seeds, from the evaluations{images} on the way{every}. Seconds are those of training "
+        f"alone, on the machine of the runs. {reach.remark}"
+    )
+    yield from ("", text.rstrip(), "")

@@ -17,6 +17,9 @@ from sslortho.runs.several.comparison_tables import ACCURACY, best_shown
 MOST_SIDE_BY_SIDE = 3
 """Most columns of an experiment that leave room for the paper's beside them; else these are below."""
 
+MOST_COLUMNS = 6
+"""Most columns of an experiment that stand side by side; more are lines of the table."""
+
 HEADER = ("row", "column", "mean", "stderr", "n", "finished", "diverged", "failed", "paper_mean",
           "paper_stderr")  # fmt: skip
 """First line of a table as CSV."""
@@ -96,7 +99,10 @@ def _table_row(
 def _lay_out(
     experiment: Experiment, table: Table, states: Sequence[CellRuns], read: Read
 ) -> list[str]:
-    """Lines of a table: the paper's figures beside ours, or below ours if there are many columns."""
+    """Lines of a table: the paper's figures beside ours, or below ours if there are many columns.
+
+    Without the paper's, many columns are the lines of the table.
+    """
     found = list(by_row(experiment, states))
     labels = [label for label, _ in found]
     rows = [_table_row(experiment, table, cells, read) for _, cells in found]
@@ -110,6 +116,11 @@ def _lay_out(
             texts = [text for cells in rows for text in cells.get(column, none)]
             columns += [[escape(experiment.columns[column]), *texts]]
         return table_lines(columns, right=[i > 1 for i in range(len(columns))])
+    if len(shown) > MOST_COLUMNS and not papers:
+        columns = [["", *(escape(experiment.columns[column]) for column in shown)]]
+        for label, cells in zip(labels, rows, strict=True):
+            columns += [[label, *(cells.get(column, none)[0] for column in shown)]]
+        return table_lines(columns)
     columns = [["", *labels]]
     for column in shown:
         ours, paper = zip(*(cells.get(column, none) for cells in rows), strict=True)

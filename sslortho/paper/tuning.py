@@ -18,10 +18,6 @@ FOLDER = "search"
 """Folder of the trials in that of an experiment."""
 
 
-class TrialFailedError(Exception):
-    """A trial failed for another reason than that training diverged."""
-
-
 @dataclass(frozen=True)
 class CellSearch:
     """The search of one cell, as the folders of its trials tell it."""
@@ -117,8 +113,20 @@ def plan_trial(
     )
 
 
+def next_trials(experiment: Experiment, out: Path, shared: Mapping[str, Any]) -> list[Job]:
+    """The next trial of each cell whose search is not over."""
+    return [
+        plan_trial(experiment, found, point, shared)
+        for found in searches(experiment, out)
+        if (point := found.next_point()) is not None
+    ]
+
+
 class TuningJobs:
     """Trials of all cells as jobs, a trial of a cell at a time, and how they end.
+
+    A cell with a trial that fails, or that another process runs, is left; one that diverges counts as the
+    worst.
 
     Args:
         experiment: with a search.
@@ -128,32 +136,29 @@ class TuningJobs:
 
     def __init__(self, experiment: Experiment, out: Path, shared: Mapping[str, Any]) -> None:
         self.experiment, self.shared = experiment, shared
-        self.searches = searches(experiment, out)
+        self.waiting = searches(experiment, out)
         self.at_work: dict[str, CellSearch] = {}
 
     def __iter__(self) -> Iterator[Job | None]:
-        while True:
-            waiting = [found for found in self.searches if found not in self.at_work.values()]
-            for found in waiting:
-                point = found.next_point()
-                if point is not None:
-                    job = plan_trial(self.experiment, found, point, self.shared)
-                    self.at_work[job.name] = found
-                    yield job
-                    break
-            else:
-                if not self.at_work:
-                    return
-                yield None
+        while self.waiting or self.at_work:
+            yield self._next()
+
+    def _next(self) -> Job | None:
+        """The next trial of the first cell that waits for one; None while all others are at work."""
+        while self.waiting:
+            found = self.waiting.pop(0)
+            point = found.next_point()
+            if point is not None:
+                job = plan_trial(self.experiment, found, point, self.shared)
+                self.at_work[job.name] = found
+                return job
+        return None
 
     def end(self, job: Job, ending: Ending) -> None:
-        """Note that a trial has ended. Raises TrialFailedError if it failed and did not diverge."""
-        del self.at_work[job.name]
-        if ending in ("failed", "busy") and not has_diverged(job.folder):
-            raise TrialFailedError(
-                f"the trial {job.name} {'failed' if ending == 'failed' else 'is run by another process'}; "
-                f"{job.log} says how it went"
-            )
+        """Note that a trial has ended: its cell goes on first."""
+        found = self.at_work.pop(job.name)
+        if ending == "finished" or has_diverged(job.folder):
+            self.waiting.insert(0, found)
 
 
 def with_tuned(experiment: Experiment, out: Path) -> Experiment:

@@ -5,6 +5,7 @@ import fcntl
 import json
 
 from sslortho.paper.grid import Cell, Experiment, Table
+from sslortho.paper.grid_file import PAPER_REACH
 from sslortho.paper.report import write_report
 from sslortho.runs.status import write_status
 
@@ -20,6 +21,7 @@ def experiment(rows=ROWS, columns=COLUMNS, seeds=3, **changed):
     kept = {
         "tables": (Table("Table 3: accuracy", "top1", paper), Table("Loss", "test_loss", {})),
         "plots": (),
+        "reach": PAPER_REACH,
         "notes": (),
     }
     return Experiment("table3", "Ten models", "supervised", seeds, rows, columns, cells,

@@ -13,8 +13,9 @@ from sslortho.recipes.supervised.options import SupervisedOptions
 PAPER = configs_folder() / "paper"
 CELLS = {
     "table1": 4, "table2": 60, "table3": 20, "table4": 20, "table5": 9, "figure1": 2, "figure7": 2,
-    "figure8": 2, "figure9": 2, "figure10": 4, "imagenet": 2, "attention": 6,
+    "figure8": 2, "figure9": 2, "figure10": 4, "imagenet": 2, "attention": 6, "order": 16,
 }  # fmt: skip
+SEEDS = {"figure7": 1, "figure9": 1, "imagenet": 1, "order": 3}
 AS_IN_3_1_3 = ("table3", "table4", "table5", "figure1", "figure8", "figure9")
 CLASSES = {
     "supervised": SupervisedOptions,
@@ -39,7 +40,7 @@ def test_each_has_its_cells_and_options_that_its_command_takes(name):
     experiment = paper(name)
     assert experiment.name == name
     assert len(experiment.cells) == len({cell.name for cell in experiment.cells}) == CELLS[name]
-    assert experiment.seeds == (1 if name in ("figure7", "figure9", "imagenet") else 5)
+    assert experiment.seeds == SEEDS.get(name, 5)
     cls = CLASSES[experiment.command]
     for cell in experiment.cells:
         assert set(cell.options) <= {field.name for field in fields(cls)}

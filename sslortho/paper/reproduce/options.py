@@ -42,6 +42,11 @@ class ReproduceOptions(Options):
     """Run nothing; write the report of the runs that there are."""
     dry_run: bool = option(False, group="output", may_change=True, affects_result=False)
     """Run nothing; print the command of every run that is not finished."""
+    kept: str | None = option(
+        None, group="output", path=True, may_change=True, affects_result=False
+    )
+    """File of the figures of finished runs. Those in it are not run again; those that finish are added. So
+    an experiment can be gone on with on another machine, without the runs' folders."""
     debug: bool = option(False, group="output", rare=True, may_change=True, affects_result=False)
     """Show the traceback of a user's error."""
 

@@ -2,21 +2,32 @@
 
 import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sslortho.paper.adaptation import adapt, differing_settings, select_cells
 from sslortho.paper.grid import Experiment
 from sslortho.paper.grid_file import read_experiment
+from sslortho.paper.kept_runs import keep_runs, restore_runs
 from sslortho.paper.report import write_report
 from sslortho.paper.reproduce.asked import recall, remember
 from sslortho.paper.reproduce.options import ReproduceOptions
-from sslortho.paper.reproduce.plan import plan
-from sslortho.paper.tuning import TuningJobs, with_tuned
-from sslortho.runs.several.job_runner import JobRunner, Outcome
-from sslortho.runs.several.jobs import TRAINING_IMAGES, Job, fit_subset
+from sslortho.paper.reproduce.plan import full_options, plan
+from sslortho.paper.tuning import FOLDER as TRIALS
+from sslortho.paper.tuning import TuningJobs, has_diverged, next_trials, with_tuned
+from sslortho.runs.several.job_runner import Ending, JobRunner, Outcome
+from sslortho.runs.several.jobs import (
+    TRAINING_IMAGES,
+    Job,
+    check_data_dir,
+    check_same_options,
+    fit_subset,
+)
 from sslortho.runs.several.places import choose_places
+
+Ended = Callable[[Job, Ending], None]
 
 
 def describe_subset(options: ReproduceOptions, data: str) -> str | None:
@@ -70,23 +81,80 @@ def tell_outcome(outcome: Outcome, out: Path) -> int:
     return int(bool(outcome.failed or outcome.busy))
 
 
-def run_tuned(
-    options: ReproduceOptions, paper: Experiment, ours: Experiment, out: Path, program: str
-) -> int:
-    """Run an experiment whose rates are tuned first, cell by cell; the exit code."""
-    shared = {"data_dir": options.data_dir, "subset": options.subset, "threads": options.threads}
-    remember(options, paper.name, out)
-    places = choose_places(options.jobs, options.gpus_per_run)
-    tuning = TuningJobs(ours, out, shared)
-    outcome = JobRunner(places, lambda line: print(line, flush=True)).run(tuning, tuning.end)
-    if outcome.signal is None:
-        tuned = with_tuned(ours, out)
-        jobs = plan(options, paper, tuned, out, program)
-        outcome = JobRunner(places, lambda line: print(line, flush=True)).run(jobs)
-    report = write_report(paper, out, options.asked)
-    code = tell_outcome(outcome, out)
-    print(report)
-    return code
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """An experiment at work in its folder."""
+
+    options: ReproduceOptions
+    paper: Experiment
+    """With the paper's settings."""
+    ours: Experiment
+    """The same, adapted."""
+    out: Path
+    program: str
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Options of every run."""
+        subset = fit_subset(self.ours.data, self.options.subset)
+        return {
+            "data_dir": None if self.ours.data == "digits" else self.options.data_dir,
+            "subset": subset,
+            "threads": self.options.threads,
+        }
+
+    def begin(self) -> list[str | None]:
+        """Write down what is asked; the places of the runs."""
+        remember(self.options, self.paper.name, self.out)
+        return choose_places(self.options.jobs, self.options.gpus_per_run)
+
+    def keep(self) -> None:
+        """Write the figures of finished runs to the file that keeps them."""
+        if self.options.kept is not None:
+            keep_runs(Path(self.options.kept), self.out)
+
+    def run(self, jobs: Iterable[Job | None], ended: Ended | None = None) -> Outcome:
+        """Run jobs, and keep the figures of each that ends."""
+
+        def end(job: Job, ending: Ending) -> None:
+            self.keep()
+            if ended is not None:
+                ended(job, ending)
+
+        return JobRunner(self.begin(), say).run(jobs, end)
+
+    def tune(self) -> Outcome:
+        """Run the trials of all cells; the outcome has no trial that diverged."""
+        tuning = TuningJobs(self.ours, self.out, self.shared)
+        outcome = self.run(tuning, tuning.end)
+        failed = [n for n in outcome.failed if not has_diverged(self.out / TRIALS / n)]
+        return replace(outcome, failed=tuple(failed))
+
+    def plan(self) -> list[Job]:
+        """Jobs of the runs, of those cells that are tuned."""
+        ours = self.ours if self.ours.search is None else with_tuned(self.ours, self.out)
+        return plan(self.options, self.paper, ours, self.out, self.program)
+
+    def plan_trials(self) -> list[Job]:
+        """The next trial of each cell whose search is not over. Raises ValueError for wrong options."""
+        if self.ours.search is None:
+            return []
+        jobs = next_trials(self.ours, self.out, self.shared)
+        for job in jobs:
+            check_same_options(job, full_options(job))
+        return jobs
+
+    def report(self) -> Path:
+        """Write the report; its path."""
+        paper = self.paper
+        if remark := describe_subset(self.options, self.ours.data):
+            paper = replace(paper, notes=(*paper.notes, remark))
+        return write_report(paper, self.out, self.options.asked)
 
 
 def run(options: ReproduceOptions, path: Path, program: str) -> int:
@@ -103,21 +171,30 @@ def run(options: ReproduceOptions, path: Path, program: str) -> int:
     options = recall(options, path.stem, out)
     paper = select_cells(read_experiment(path), options.keys)
     ours = adapt(paper, options.data, options.epochs, options.subset)
-    if ours.search is not None:
-        return run_tuned(options, paper, ours, out, program)
-    jobs = [] if options.report else plan(options, paper, ours, out, program)
-    if options.dry_run:
-        show_commands(jobs, options.gpus_per_run)
-        return 0
-    if remark := describe_subset(options, ours.data):
-        paper = replace(paper, notes=(*paper.notes, remark))
+    work = Reproduction(options, paper, ours, out, program)
+    if options.kept is not None and not options.dry_run:
+        print(f"{options.kept}: {restore_runs(Path(options.kept), out)} finished runs taken up")
     outcome = Outcome()
-    if jobs:
-        places = choose_places(options.jobs, options.gpus_per_run)
-        tell_plan(paper, ours, jobs, places, remark)
-        remember(options, paper.name, out)
-        outcome = JobRunner(places, lambda line: print(line, flush=True)).run(jobs)
-    report = write_report(paper, out, options.asked)
+    if not options.report:
+        trials, jobs = work.plan_trials(), work.plan()
+        if options.dry_run:
+            show_commands([*trials, *jobs], options.gpus_per_run)
+            return 0
+        tell_plan(paper, ours, [*trials, *jobs], work.begin(), describe_subset(options, ours.data))
+        if trials:
+            check_data_dir(ours.data, options.data_dir)
+            outcome = work.tune()
+            jobs = work.plan()
+        if outcome.signal is None:
+            outcome = merge(outcome, work.run(jobs))
+    report = work.report()
     code = tell_outcome(outcome, out)
     print(report)
     return code
+
+
+def merge(first: Outcome, second: Outcome) -> Outcome:
+    """Outcome of both."""
+    return Outcome(
+        (*first.failed, *second.failed), (*first.busy, *second.busy), second.signal or first.signal
+    )

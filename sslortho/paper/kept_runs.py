@@ -1,0 +1,94 @@
+"""Figures of finished runs in one file, so that an experiment can be taken up on another machine."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sslortho.atomic import atomic_file
+from sslortho.paper.tuning import FOLDER, has_diverged
+from sslortho.runs.status import read_status, write_status
+
+FOLDERS = (FOLDER, "runs")
+"""Folders of an experiment that hold run folders."""
+
+LOCAL = ("directory", "host", "settings")
+"""Entries of a summary that are left out: they say where a run was, and no report shows them."""
+
+
+def _read_run(folder: Path) -> dict[str, Any] | None:
+    """Summary and records of a finished run, or that it diverged; None for any other."""
+    try:
+        summary = json.loads((folder / "summary.json").read_bytes())
+    except (OSError, ValueError):
+        status = read_status(folder)
+        if status is None or not has_diverged(folder):
+            return None
+        return {"diverged": status.message}
+    records = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    kept = {name: value for name, value in summary.items() if name not in LOCAL}
+    return {"summary": kept, "records": [json.loads(line) for line in records]}
+
+
+def _find_runs(out: Path) -> Iterator[tuple[str, Path]]:
+    for name in FOLDERS:
+        folder = out / name
+        if folder.is_dir():
+            for path in sorted(folder.iterdir()):
+                yield f"{name}/{path.name}", path
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """Runs of the file by name. Raises ValueError if it is damaged."""
+    if not path.exists():
+        return {}
+    found = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            found[entry.pop("name")] = entry
+        except (ValueError, AttributeError, KeyError):
+            raise ValueError(f"kept={str(path)!r}: line {number} is no run; remove it") from None
+    return found
+
+
+def restore_runs(path: Path, out: Path) -> int:
+    """Write the runs of the file that `out` lacks as run folders without weights; their number.
+
+    Raises ValueError for a damaged file.
+    """
+    count = 0
+    for name, entry in _read(path).items():
+        kind, _, run = name.partition("/")
+        folder = out / kind / run
+        if kind not in FOLDERS or not run or folder.exists():
+            continue
+        folder.mkdir(parents=True)
+        count += 1
+        if "summary" not in entry:
+            write_status(folder, "failed", entry["diverged"])
+            continue
+        records = "".join(json.dumps(record) + "\n" for record in entry["records"])
+        (folder / "metrics.jsonl").write_text(records, encoding="utf-8")
+        config = yaml.safe_dump(entry["summary"]["config"], sort_keys=False)
+        (folder / "config.yaml").write_text(config, encoding="utf-8")
+        with atomic_file(folder / "summary.json") as file:  # last: it says that the run is finished
+            file.write(json.dumps(entry["summary"], indent=2).encode())
+    return count
+
+
+def keep_runs(path: Path, out: Path) -> None:
+    """Write all finished runs of `out`, and those that the file has already, a line each by name.
+
+    Raises ValueError for a damaged file.
+    """
+    runs = _read(path)
+    for name, folder in _find_runs(out):
+        if name not in runs and (entry := _read_run(folder)) is not None:
+            runs[name] = entry
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        for name in sorted(runs):
+            file.write((json.dumps({"name": name, **runs[name]}) + "\n").encode())

@@ -1,0 +1,67 @@
+"""Section of a report: every trial by which the cells of an experiment were tuned."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from sslortho.paper.grid import Experiment
+from sslortho.paper.tuning import CellSearch, searches
+from sslortho.runs.markdown import escape, table_lines
+
+
+def _trial_text(found: CellSearch, values: dict[str, float], result: float, best: bool) -> str:
+    momenta = ", ".join(f"{value:g}" for name, value in values.items() if name != "lr")
+    place = f"{values['lr']:g}" + (f" ({momenta})" if momenta else "")
+    sign = 1 if found.search.maximise else -1
+    value = "diverged" if math.isinf(result) else f"{sign * result:.2f}"
+    return f"{place}: **{value}**" if best else f"{place}: {value}"
+
+
+def _line(experiment: Experiment, found: CellSearch) -> tuple[str, ...]:
+    """Texts of one cell: names, number of trials, best values, whether it is bracketed, all trials."""
+    compass, results = found.compass, found.results()
+    cell = found.cell
+    names = (escape(experiment.rows[cell.row]), escape(experiment.columns[cell.column]))
+    if not results:
+        return (*names, "0", "-", "-", "-")
+    best = compass.best(results)
+    values = compass.values(best)
+    chosen = ", ".join(f"{name} {value:g}" for name, value in values.items())
+    over = compass.next_point(results) is None
+    inside = "yes" if not compass.missing_sides(results) else "no"
+    trials = "; ".join(
+        _trial_text(found, compass.values(point), result, point == best)
+        for point, result in results.items()
+    )
+    return (*names, str(len(results)), chosen if over else "searching", inside, trials)
+
+
+def report_tuning(experiment: Experiment, out: Path) -> Iterator[str]:
+    """Lines of the section; empty for an experiment whose cells have their rates."""
+    search = experiment.search
+    if search is None:
+        return
+    lines = [_line(experiment, found) for found in searches(experiment, out)]
+    lines = [line for line in lines if line[2] != "0"]
+    yield from ("## Tuning", "")
+    if not lines:
+        yield from ("No trial is finished yet.", "")
+        return
+    header = (
+        "",
+        "optimizer",
+        "trials",
+        "chosen",
+        "inside the grid",
+        f"every trial: {search.objective}",
+    )
+    yield from table_lines(list(zip(header, *lines, strict=True)))
+    yield from (
+        "",
+        f"{search.trials} trials for each, in the order that is shown, with seed {search.seed}, which no run "
+        "has; a trial is as long as a run. Each line is rate (momenta): objective. From the start the rate is "
+        "tried 3.2 times larger and smaller, then each momentum with its distance to 1 halved and doubled, "
+        "and the search goes on from the best; at the end the rate in finer steps. More trials follow only "
+        "while the best rate is the largest or smallest that was tried with its momentum.",
+        "",
+    )

@@ -1,0 +1,78 @@
+import json
+
+import pytest
+
+from sslortho.paper.kept_runs import keep_runs, restore_runs
+from sslortho.runs.status import write_status
+
+
+@pytest.fixture
+def out(tmp_path):
+    out = tmp_path / "out"
+    for name, top1 in (("runs/a-b-s0", 50.0), ("search/a-b-lr1", 40.0)):
+        folder = out / name
+        folder.mkdir(parents=True)
+        records = [{"step": 5, "epoch": 0, "loss": 2.5}, {"step": 9, "epoch": 1, "top1": top1}]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+        summary = {"top1": top1, "directory": "/home/me", "config": {"lr": 1.0, "seed": 0}}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return out
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_runs_come_back_as_they_were_but_for_where_they_ran(out, tmp_path):
+    kept, other = tmp_path / "docs" / "kept.jsonl", tmp_path / "other"
+    keep_runs(kept, out)
+    assert restore_runs(kept, other) == 2
+    for name in ("runs/a-b-s0", "search/a-b-lr1"):
+        before = json.loads((out / name / "summary.json").read_text())
+        after = json.loads((other / name / "summary.json").read_text())
+        assert after == {key: value for key, value in before.items() if key != "directory"}
+        assert read(other / name / "metrics.jsonl") == read(out / name / "metrics.jsonl")
+    assert restore_runs(kept, other) == 0
+    text = kept.read_text()
+    assert "/home/me" not in text
+    keep_runs(kept, other)
+    assert kept.read_text() == text
+
+
+def test_a_run_that_is_there_is_left(out, tmp_path):
+    kept = tmp_path / "kept.jsonl"
+    keep_runs(kept, out)
+    path = out / "runs" / "a-b-s0" / "summary.json"
+    path.unlink()
+    assert restore_runs(kept, out) == 0
+    assert not path.exists()
+
+
+def test_unfinished_and_failed_runs_are_not_kept_but_divergence_is(out, tmp_path):
+    for name, message in (("x-lr1", "no space"), ("x-lr9", "gradients not finite at step 3")):
+        (out / "search" / name).mkdir()
+        write_status(out / "search" / name, "failed", message)
+    (out / "search" / "y-lr1").mkdir()
+    kept, other = tmp_path / "kept.jsonl", tmp_path / "other"
+    keep_runs(kept, out)
+    restore_runs(kept, other)
+    assert {path.name for path in (other / "search").iterdir()} == {"a-b-lr1", "x-lr9"}
+    assert (
+        "finite" in json.loads((other / "search" / "x-lr9" / "status.json").read_text())["message"]
+    )
+
+
+def test_a_damaged_file_is_told(out, tmp_path):
+    kept = tmp_path / "kept.jsonl"
+    keep_runs(kept, out)
+    kept.write_text(kept.read_text() + "{}\n")
+    with pytest.raises(ValueError, match="line 3 is no run"):
+        restore_runs(kept, tmp_path / "other")
+
+
+def test_a_name_does_not_lead_out_of_the_folder(tmp_path):
+    kept = tmp_path / "kept.jsonl"
+    entry = {"name": "../runs", "summary": {"config": {}}, "records": []}
+    kept.write_text(json.dumps(entry) + "\n")
+    assert restore_runs(kept, tmp_path / "other") == 0
+    assert not (tmp_path / "runs").exists()
