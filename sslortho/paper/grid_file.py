@@ -97,11 +97,13 @@ def _read_cells(path: Path, content: Mapping[str, Any]) -> tuple[Cell, ...]:
         base = {**_load(path.parent / shared), **base}
     _, rows = _read_axis(f"{path}: rows", content["rows"])
     _, columns = _read_axis(f"{path}: columns", content["columns"])
-    cells = [
-        Cell(row, column, _merge(f"{path}: {row}-{column}", base, rows[row], columns[column]))
-        for row in rows
-        for column in columns
-    ]
+    cells = []
+    for row, options in rows.items():
+        chosen = options.pop("columns", list(columns))
+        _check_names(f"{path}: rows, {row}: columns", chosen, columns, "column")
+        for column in chosen:
+            merged = _merge(f"{path}: {row}-{column}", base, options, columns[column])
+            cells.append(Cell(row, column, merged))
     left_out = content.get("leave_out", [])
     _check_names(f"{path}: leave_out", left_out, [cell.name for cell in cells], "cell")
     for cell in cells:
@@ -269,11 +271,12 @@ def read_experiment(path: Path) -> Experiment:
 
     Options of a cell come from `options_from` (a file of options, beside this one), `options`, its row
     and its column; later ones override earlier ones. null removes an option; $NAME in a column is the
-    value that NAME has without the column. Rows and columns have a `label`; cells of `leave_out` are
-    not run. A row of a table's `paper` has a figure for each column, as `parse_figure` reads it, or
-    null. A plot shows the cells in its `rows` and `columns`, by default all. `command` is that of
-    `sslortho`; files of older versions name its script (`script: supervised.py`). With `search` the rate
-    of each cell is tuned first; `reach` names the column whose final accuracy the others are timed to.
+    value that NAME has without the column. Rows and columns have a `label`; a row may list the `columns`
+    that it has; cells of `leave_out` are not run. A row of a table's `paper` has a figure for each
+    column, as `parse_figure` reads it, or null. A plot shows the cells in its `rows` and `columns`, by
+    default all. `command` is that of `sslortho`; files of older versions name its script (`script:
+    supervised.py`). With `search` the rate of each cell is tuned first; `reach` names the column whose
+    final accuracy the others are timed to.
 
     Raises ValueError that names the file, the place in it and the mistake.
     """
