@@ -35,7 +35,7 @@ def _place(path: Path) -> tuple[int, int, str]:
 def list_experiments() -> list[str]:
     """Lines with the name and the title of each experiment."""
     found = find_experiments()
-    return [f"{name:12} {read_experiment(path).title}" for name, path in found.items()]
+    return [f"{name:16} {read_experiment(path).title}" for name, path in found.items()]
 
 
 def choose_experiment(name: str) -> Path:

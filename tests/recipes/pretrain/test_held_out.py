@@ -103,6 +103,7 @@ def test_unlabelled_images_cannot_be_held_out(tmp_path):
 
 def test_held_out_images_are_not_trained_on():
     train = load_split("digits", None, "train")
+    assert train is not None
     rest, held_out = hold_out(train, 0.1, 0)
     names = [
         {image.tobytes() for image in map(part.open, range(len(part)))} for part in (rest, held_out)
