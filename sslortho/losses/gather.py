@@ -43,3 +43,43 @@ def gather_batch(local: Tensor) -> Tensor:
     result = _GatherBatch.apply(local)
     assert isinstance(result, Tensor)
     return result
+
+
+class _GatherParts(torch.autograd.Function):
+    """Concatenation over ranks, for a loss that each rank computes of its own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, local.contiguous())
+        ctx.size = local.shape[0]
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total[dist.get_rank() * ctx.size :][: ctx.size]
+
+
+def gather_parts(local: Tensor) -> Tensor:
+    """Concatenate the batches of all ranks, in rank order, differentiably.
+
+    For losses that differ from rank to rank: the gradient is that of the sum of all ranks' losses.
+
+    Args:
+        local: (batch, ...), of the same shape on every rank.
+
+    Returns:
+        (ranks * batch, ...); on one rank the input itself.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return local
+    result = _GatherParts.apply(local)
+    assert isinstance(result, Tensor)
+    return result
+
+
+def own_rank() -> int:
+    """Number of this rank; 0 without ranks."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from sslortho.losses import NTXentLoss
 from sslortho.methods.options import SimCLROptions, read_widths
 from sslortho.methods.task import Method, compute_in_float32, spread
 
@@ -17,7 +18,6 @@ class SimCLR(Method):
 
     def __init__(self, backbone: nn.Module, dim: int, options: SimCLROptions) -> None:
         super().__init__(backbone, dim, options)
-        from lightly.loss import NTXentLoss
         from lightly.models.modules import SimCLRProjectionHead
 
         hidden, output = read_widths(options.projector)

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from sslortho.losses import VICRegLoss
 from sslortho.methods.options import VICRegOptions, read_widths
 from sslortho.methods.task import Method, compute_in_float32, spread
 
@@ -17,15 +18,14 @@ class VICReg(Method):
 
     def __init__(self, backbone: nn.Module, dim: int, options: VICRegOptions) -> None:
         super().__init__(backbone, dim, options)
-        from lightly.loss import VICRegLoss
         from lightly.models.modules.heads import VICRegProjectionHead
 
         *hidden, output = read_widths(options.projector)
         self.projector = VICRegProjectionHead(dim, hidden[0], output, num_layers=len(hidden) + 1)
         self.loss = VICRegLoss(
-            lambda_param=options.invariance,
-            mu_param=options.variance,
-            nu_param=options.covariance,
+            options.invariance,
+            options.variance,
+            options.covariance,
             gather_distributed=True,
         )
 

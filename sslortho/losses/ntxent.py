@@ -1,0 +1,48 @@
+"""NT-Xent, the loss of SimCLR."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from sslortho.losses.gather import gather_parts, own_rank
+from sslortho.losses.off_diagonal import off_diagonal
+
+
+class NTXentLoss(nn.Module):
+    """NT-Xent (arXiv 2002.05709, eq. 1), on a CPU bit for bit that of lightly's class.
+
+    `loss(z_a, z_b)` takes two batches of projections (batch, dim) and returns a scalar. Each view is to
+    be told from all other views by the cosine of their angle.
+
+    lightly's class makes its mask on the CPU where there are several ranks (1.6), which fails on GPUs,
+    and waits for the GPU in each step; this one does neither.
+
+    Args:
+        temperature: divisor of the cosines.
+        gather_distributed: whether the other views are those of all ranks. Then gradients averaged over
+            ranks are those of one rank with the whole batch; every rank must bring as many samples.
+    """
+
+    def __init__(self, temperature: float = 0.5, gather_distributed: bool = False) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature} must be above 0")
+        self.temperature = temperature
+        self.gather_distributed = gather_distributed
+
+    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        a, b = normalize(z_a, dim=1), normalize(z_b, dim=1)
+        all_a, all_b, start = a, b, 0
+        if self.gather_distributed:
+            all_a, all_b, start = gather_parts(a), gather_parts(b), own_rank() * len(a)
+
+        def similarities(one: Tensor, other: Tensor) -> Tensor:
+            return torch.einsum("nc,mc->nm", one, other) / self.temperature
+
+        # in the order in which lightly makes them: autograd sums their gradients in this order
+        aa, ab = similarities(a, all_a), similarities(a, all_b)
+        ba, bb = similarities(b, all_a), similarities(b, all_b)
+        aa, bb = off_diagonal(aa, start), off_diagonal(bb, start)
+        of_a, of_b = torch.cat([ab, aa], dim=1), torch.cat([ba, bb], dim=1)
+        partners = torch.arange(start, start + len(a), device=a.device)
+        return cross_entropy(torch.cat([of_a, of_b]), partners.repeat(2))
