@@ -270,3 +270,4 @@ def test_a_call_leaves_torch_as_it_was(tmp_path):
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), generator)
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory  # torch's default

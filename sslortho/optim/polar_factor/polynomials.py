@@ -11,6 +11,7 @@ interval next, and so on. The composition is the best of all compositions of tha
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -54,9 +55,13 @@ def minimax_quintic(lower: float, upper: float) -> Quintic:
         return a / centre, b / centre**3, c / centre**5
     first, second = (3 * lower + upper) / 4, (lower + 3 * upper) / 4
     quintic, error = NEWTON_SCHULZ, math.inf
+    exact: dict[str, Any] = {
+        "dtype": torch.float64,
+        "device": "cpu",
+    }  # whatever the default device is
     for _ in range(100):
-        x = torch.tensor([lower, first, second, upper], dtype=torch.float64)
-        signs = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+        x = torch.tensor([lower, first, second, upper], **exact)
+        signs = torch.tensor([1.0, -1.0, 1.0, -1.0], **exact)
         system = torch.stack([x, x**3, x**5, signs], dim=1)
         a, b, c, new_error = torch.linalg.solve(system, torch.ones_like(x)).tolist()
         quintic = (a, b, c)

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from numpy.polynomial import Polynomial
 from scipy.optimize import linprog
 
@@ -116,3 +117,9 @@ def test_nothing_to_do_is_no_step(schedule):
 @pytest.mark.parametrize("lower", [1e-4, 1e-3, 1e-2])
 def test_minimax_steps_are_fewer_than_newton_schulz(lower):
     assert len(polar_express_schedule(lower, 1e-3)) < len(newton_schulz_schedule(lower, 1e-3))
+
+
+def test_the_search_is_on_the_cpu_whatever_the_default_device():
+    expected = minimax_quintic(0.123, 1.0)
+    with torch.device("meta"):  # which has no values
+        assert minimax_quintic(0.123, 1.0) == expected
