@@ -240,7 +240,8 @@ def _torch_as_before() -> Iterator[None]:
     threads, generator = torch.get_num_threads(), torch.get_rng_state()
     deterministic = torch.are_deterministic_algorithms_enabled()
     benchmark = torch.backends.cudnn.benchmark
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic
+    fill = settings.fill_uninitialized_memory
     try:
         yield
     finally:
@@ -248,7 +249,7 @@ def _torch_as_before() -> Iterator[None]:
         torch.set_rng_state(generator)
         torch.use_deterministic_algorithms(deterministic)
         torch.backends.cudnn.benchmark = benchmark
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        settings.fill_uninitialized_memory = fill
 
 
 def _run(

@@ -41,7 +41,8 @@ def make_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.use_deterministic_algorithms(True)
     # filling new memory finds reads of what was never written; it costs a pass over each pinned batch
-    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    settings: Any = torch.utils.deterministic
+    settings.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
 
 
