@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from sslortho.data import Batch
 from sslortho.train.batch_norm import SingleSampleError, describe_single
-from sslortho.train.sharding import hold_gradients
+from sslortho.train.sharding import hold_gradients, whole
 
 
 class NonFiniteError(RuntimeError):
@@ -50,10 +50,10 @@ def accumulate_gradients(
 
 
 def name_offenders(task: nn.Module, most: int = 5) -> str:
-    """Names of the parameters whose gradients are not finite."""
+    """Names of the parameters whose gradients are not finite; every rank must call."""
     bad = [
         name
         for name, parameter in task.named_parameters()
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+        if parameter.grad is not None and not torch.isfinite(whole(parameter.grad)).all()
     ]
     return ", ".join(bad[:most]) + (f" and {len(bad) - most} more" if len(bad) > most else "")

@@ -68,7 +68,13 @@ class Window:
     steps: int = 0
 
     def add(self, metrics: dict[str, Tensor], images: int) -> None:
-        """Add the metrics of one step, and its number of images over all ranks."""
+        """Add the metrics of one step, and its number of images over all ranks.
+
+        No metrics: the step counts by its images alone.
+        """
+        if not metrics:
+            self.images += images
+            return
         for name, value in metrics.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.images += images
@@ -79,5 +85,5 @@ class Window:
         return dict(vars(self))
 
     def means(self) -> dict[str, Tensor]:
-        """Means of the metrics over the steps."""
+        """Means of the metrics over the steps that had some; empty if none had."""
         return {name: value / self.steps for name, value in self.sums.items()}

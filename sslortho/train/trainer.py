@@ -38,6 +38,11 @@ Evaluate = Callable[[Any], dict[str, float]]
 """Task to figures; called on every rank. Keeps the task's training or evaluation mode."""
 
 
+SMALL_SCALE = 1.0
+"""Scale of the gradient scaler of fp16 below which gradients that are not finite count as bad: torch's
+begins at 65,536 and is halved at each overflow, which in the beginning is as it should be."""
+
+
 class Trainer:
     """The training loop: from the newest checkpoint, if there is one, to the end.
 
@@ -208,9 +213,9 @@ class Trainer:
                 buffer.copy_(before)
         if finite and recorded:
             self.instruments.measure()
-        self._update(finite, metrics)
+        overflow = self._update(finite, metrics)
         images *= self.accelerator.num_processes
-        self.window.add(metrics, images)
+        self.window.add({} if overflow else metrics, images)
         self.clock.add(images)
 
     def _record_follows(self) -> bool:
@@ -218,14 +223,19 @@ class Trainer:
         last = self.progress.step_in_epoch + 1 == self.steps_per_epoch
         return last or (self.progress.step + 1) % self.options.log_every == 0
 
-    def _update(self, finite: bool, metrics: dict[str, Tensor]) -> None:
-        """Step, unless the gradients are not finite. After DDP's mean all ranks see the same."""
+    def _update(self, finite: bool, metrics: dict[str, Tensor]) -> bool:
+        """Step, unless the gradients are not finite. After DDP's mean all ranks see the same.
+
+        Returns True if they overflowed since the scaler of fp16 still looks for its scale: no fault.
+        """
         if finite or self.accelerator.scaler:  # the scaler skips by itself, and lowers its scale
             self.optimizer.step()
         if finite:
             self.trained.after_step()
             self.progress.bad_steps = 0
-            return
+            return False
+        if self.accelerator.scaler and self.accelerator.scaler.get_scale() >= SMALL_SCALE:
+            return True
         self.progress.bad_steps += 1
         if self.progress.bad_steps >= self.options.max_bad_steps:
             raise NonFiniteError(
@@ -234,20 +244,21 @@ class Trainer:
                 f"{self.progress.bad_steps}th step in a row; the last checkpoint is untouched. "
                 "Lower lr, raise warmup_epochs, or use mixed_precision bf16 or no"
             )
+        return False
 
     def _log(self) -> None:
         """Write a record of means over the steps since the last one."""
         reduced = self.accelerator.reduce(self.window.means(), reduction="mean")
         assert isinstance(reduced, dict)
         values = {name: float(value) for name, value in reduced.items()}
-        self.progress.loss = values["loss"]
+        self.progress.loss = values.get("loss", self.progress.loss)
         values["images_per_second"] = self.clock.stop()
         groups = self.optimizer.param_groups
         rates = {f"lr/{group.get('name', 'all')}": float(group["lr"]) for group in groups}
         record = {**values, **rates, **self.instruments.take()}
         self.reporter.log(self.progress.step, self.progress.epoch, record)
         shown = {
-            "loss": values["loss"],
+            "loss": self.progress.loss,
             "img/s": values["images_per_second"],
             "lr": float(groups[0]["lr"]),
         }

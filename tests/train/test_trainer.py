@@ -289,6 +289,66 @@ def test_too_many_bad_steps_in_a_row_stop_with_step_and_names(tmp_path):
     assert CheckpointFolder(tmp_path / "checkpoints").load_latest()["progress"]["step"] == 6
 
 
+class Steep(Regression):
+    """A loss whose gradient overflows, as in fp16, under a scale above `most`."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    def forward(self, views, labels):
+        metrics = super().forward(views, labels)
+        return {"loss": Overflow.apply(metrics["loss"], self.most)}
+
+
+class Overflow(torch.autograd.Function):
+    """Identity whose gradient becomes infinite above a limit."""
+
+    @staticmethod
+    def forward(ctx, value, most):
+        ctx.most = most
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return torch.where(grad > ctx.most, torch.inf, grad), None
+
+
+def train_scaled(folder, most, **options):
+    """Training with the gradient scaler of fp16, which begins at 65,536."""
+    task = Steep(most)
+    accelerator = Accelerator(cpu=True)
+    accelerator.scaler = torch.amp.GradScaler("cpu")
+    optimizer = torch.optim.SGD(task.parameters(), lr=0.01)
+    trainer = Trainer(
+        task,
+        optimizer,
+        Loader(),
+        accelerator=accelerator,
+        schedule=lambda step: 1.0,
+        options=LoopOptions(epochs=4, log_every=1, **options),
+        reporter=Reporter(folder, accelerator, total_steps=24),
+        checkpoints=CheckpointFolder(folder / "checkpoints"),
+    )
+    return task, trainer.run()
+
+
+def test_the_scaler_of_fp16_may_look_for_its_scale(tmp_path):
+    # 14 halvings, from 65,536 to 4, are more than the 10 bad steps that end a training
+    task, result = train_scaled(tmp_path, most=4.0, max_bad_steps=10)
+    assert result.step == 24
+    assert task.steps_followed == 10
+    found = read_metrics(tmp_path / "metrics.jsonl")
+    norms = [record["grad_norm"] for record in found if "grad_norm" in record]
+    assert len(norms) == 10
+    assert np.isfinite(norms).all()
+
+
+def test_gradients_that_overflow_at_a_small_scale_too_end_training(tmp_path):
+    with pytest.raises(NonFiniteError, match="for the 3th step in a row"):
+        train_scaled(tmp_path, most=0.0, max_bad_steps=3)
+
+
 def test_evaluation_before_the_first_step_then_every_so_many_epochs_and_last(tmp_path):
     seen = []
 

@@ -187,6 +187,7 @@ def run(options: ReproduceOptions, path: Path, program: str) -> int:
             jobs = work.plan()
         if outcome.signal is None:
             outcome = merge(outcome, work.run(jobs))
+    work.keep()
     report = work.report()
     code = tell_outcome(outcome, out)
     print(report)
