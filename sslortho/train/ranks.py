@@ -2,8 +2,10 @@
 
 import os
 import socket
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,15 +41,33 @@ class Rank:
         return f"rank {self.number} (process {self.pid} on {self.host})"
 
 
+GUARD_INTERVAL, GUARD_PATIENCE = 2.0, 20.0
+"""Seconds between two looks of the guard, and seconds that it leaves for an orderly end."""
+
+
+def end_process(message: str) -> None:
+    """Print a message and end the process at once, whatever its threads wait for."""
+    print(message, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
 class RankWatch:
     """Watch over the ranks of a training. Every rank must create one, at the same time.
+
+    Under gloo a lost rank is an exception. Under NCCL the others wait in the GPU's queue until its
+    watchdog ends them without a name, after 10 minutes; so there a thread looks after the ranks of this
+    machine.
 
     Args:
         accelerator: of this rank.
         patience: seconds to wait for a rank that is about to exit.
+        guarded: whether that thread runs. Default: on GPUs.
     """
 
-    def __init__(self, accelerator: Accelerator, patience: float = 5.0) -> None:
+    def __init__(
+        self, accelerator: Accelerator, patience: float = 5.0, guarded: bool | None = None
+    ) -> None:
+        self.guarded = accelerator.device.type != "cpu" if guarded is None else guarded
         ours = Rank(accelerator.process_index, socket.gethostname(), os.getpid())
         self.ours = ours
         self.alone = accelerator.num_processes == 1
@@ -56,19 +76,23 @@ class RankWatch:
 
     def ended(self) -> list[Rank]:
         """Ranks of this machine that have ended; waits up to `patience` for one."""
-        beside = [r for r in self.ranks if r.host == self.ours.host and r != self.ours]
         deadline = time.monotonic() + self.patience
         while True:
-            found = [rank for rank in beside if rank.has_ended()]
+            found = self._find_ended()
             if found or time.monotonic() > deadline:
                 return found
             time.sleep(0.05)
+
+    def _find_ended(self) -> list[Rank]:
+        beside = [r for r in self.ranks if r.host == self.ours.host and r != self.ours]
+        return [rank for rank in beside if rank.has_ended()]
 
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Raise RankLostError, naming the rank, if communication inside fails because a rank has ended."""
         try:
-            yield
+            with self._guard(end_process):
+                yield
         except RuntimeError as error:
             if self.alone or isinstance(error, RankLostError):
                 raise
@@ -80,3 +104,32 @@ class RankWatch:
                     f"({str(error).splitlines()[0][:200]}); the launcher tells which one failed first"
                 ) from error
             raise
+
+    @contextmanager
+    def _guard(
+        self,
+        end: Callable[[str], None],
+        interval: float = GUARD_INTERVAL,
+        patience: float = GUARD_PATIENCE,
+    ) -> Iterator[None]:
+        """Call `end` from a thread if a rank of this machine has ended and the block goes on."""
+        if self.alone or not self.guarded:
+            yield
+            return
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(interval):
+                found = self._find_ended()
+                # an exception, or the end of training, may be on its way
+                if found and not over.wait(patience):
+                    end(f"{self.ours}: {', '.join(map(str, found))} has ended; so does this one")
+                    return
+
+        thread = threading.Thread(target=look, name="rank guard", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import torch.distributed as dist
@@ -64,6 +66,51 @@ def test_alone_nothing_is_asked():
 
 def test_this_process_has_not_ended():
     assert not Rank(0, "", os.getpid()).has_ended()
+
+
+def test_a_rank_lost_while_the_gpu_waits_ends_the_others(rank_watch):
+    found, other = rank_watch
+    found.guarded, told = True, threading.Event()
+    messages = []
+
+    def end(message):
+        messages.append(message)
+        told.set()
+
+    with found._guard(end, interval=0.05, patience=0.05):
+        assert not told.wait(0.3)  # both are at work
+        other.kill()
+        assert told.wait(20)  # while this thread waits, as in a GPU's queue
+    assert f"rank 1 (process {other.pid} on " in messages[0]
+
+
+def test_a_rank_that_ends_when_training_does_is_not_lost(rank_watch):
+    found, other = rank_watch
+    found.guarded, messages = True, []
+    with found._guard(messages.append, interval=0.01, patience=60):
+        other.kill()
+        time.sleep(0.1)
+    assert not messages
+    assert not any(thread.name == "rank guard" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("guarded", [None, False])
+def test_no_thread_guards_ranks_on_a_cpu(guarded):
+    watch = RankWatch(Accelerator(cpu=True), guarded=guarded)
+    watch.alone = False
+    with watch.watch():
+        assert not any(thread.name == "rank guard" for thread in threading.enumerate())
+
+
+def test_the_end_of_a_process_does_not_wait_for_its_threads():
+    code = (
+        "import threading, time; from sslortho.train.ranks import end_process; "
+        "threading.Timer(0.1, end_process, ['rank 1 has ended']).start(); time.sleep(600)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "rank 1 has ended\n")
 
 
 def _introduce(rank):
