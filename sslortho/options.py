@@ -23,6 +23,10 @@ GROUPS: tuple[Group, ...] = ("data", "model and method", "optimisation", "hardwa
 """Groups of `--help`, in their order."""
 
 
+GIVEN = "given"
+"""Value of an option in place of an object that a Python caller has handed over."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """Everything that is known about an option beside its type, default and help."""

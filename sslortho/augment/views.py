@@ -1,6 +1,7 @@
 """Specifications of views: numbers alone, without drawing or rendering."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -12,6 +13,25 @@ LUMA = (0.2989, 0.587, 0.114)
 
 Triple = tuple[float, float, float]
 """Numbers for red, green and blue."""
+
+
+class View(Protocol):
+    """What is common to views of every kind."""
+
+    @property
+    def crop_size(self) -> int:
+        """Side of the view in pixels."""
+        ...
+
+    @property
+    def mean(self) -> Triple:
+        """Mean of each channel, which the normalisation subtracts."""
+        ...
+
+    @property
+    def std(self) -> Triple:
+        """Standard deviation of each channel, which the normalisation divides by."""
+        ...
 
 
 def _check_std(std: Triple) -> None:
@@ -119,7 +139,7 @@ class EvaluationSpec:
         _check_std(self.std)
 
 
-def evaluation_spec(view: ViewSpec, in_memory: bool) -> EvaluationSpec:
+def evaluation_spec(view: View, in_memory: bool) -> EvaluationSpec:
     """Return the evaluation view that belongs to a training view.
 
     Args:

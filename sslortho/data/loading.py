@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from sslortho.augment import EvaluationRenderer, EvaluationSpec, ViewRenderer, ViewSpec
+from sslortho.augment.own_views import OwnView, OwnViewRenderer
 from sslortho.data.batches import EvaluationLoader
 from sslortho.data.datasets import load_split
 from sslortho.data.image_sets import ImageSet, Split
 from sslortho.data.options import DataOptions
+from sslortho.data.own_view_loader import OwnViewLoader
 from sslortho.data.prefetch import share_of_cores
 from sslortho.data.subsets import balanced_subset, named_subset
 from sslortho.data.tensor_loader import TensorLoader
 from sslortho.data.view_loader import ViewLoader
+from sslortho.options import GIVEN
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def _count_workers(options: DataOptions, images: ImageSet) -> int:
     """
     if options.workers is None:
         return share_of_cores()
-    if images.in_memory:
+    own_views = getattr(options, "views", None) == GIVEN  # which processes make
+    if images.in_memory and not own_views:
         raise ValueError(
             f"workers={options.workers} has no effect on data={options.data!r}, whose images lie in "
             "memory; --threads says how many render them on a CPU"
@@ -73,11 +77,11 @@ def _count_workers(options: DataOptions, images: ImageSet) -> int:
 def create_train_loader(
     options: DataOptions,
     images: ImageSet,
-    views: Sequence[ViewSpec],
+    views: Sequence[ViewSpec] | Sequence[OwnView],
     batch_size: int,
     shard: Shard,
     accumulation_steps: int = 1,
-) -> TensorLoader | ViewLoader:
+) -> TensorLoader | ViewLoader | OwnViewLoader:
     """Random views of a training set, this rank's share.
 
     Args:
@@ -95,9 +99,22 @@ def create_train_loader(
             f"batch_size={batch_size} is larger than the data ({len(images)} images); "
             "choose a smaller one"
         )
+    own = [view for view in views if isinstance(view, OwnView)]
+    if own:
+        batch = batch_size // accumulation_steps
+        order = images.epoch_order(batch, options.seed, shard.index, shard.count)
+        return OwnViewLoader(
+            images,
+            OwnViewRenderer(tuple(own), options.seed),
+            order,
+            shard.device,
+            share_of_cores() if options.workers is None else options.workers,
+            options.channels_last,
+        )
+    specs = tuple(view for view in views if isinstance(view, ViewSpec))
     workers = _count_workers(options, images)
     return images.create_train_loader(
-        ViewRenderer(tuple(views), options.seed, options.channels_last),
+        ViewRenderer(specs, options.seed, options.channels_last),
         batch_size=batch_size // accumulation_steps,
         seed=options.seed,
         device=shard.device,

@@ -17,9 +17,17 @@ class BarlowTwins(Method):
 
     Options = BarlowTwinsOptions
 
-    def __init__(self, backbone: nn.Module, dim: int, options: BarlowTwinsOptions) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        dim: int,
+        options: BarlowTwinsOptions,
+        projector: nn.Module | None = None,
+    ) -> None:
         super().__init__(backbone, dim, options)
-        self.projector = Projector(dim, tuple(read_widths(options.projector)))
+        if projector is None:
+            projector = Projector(dim, tuple(read_widths(options.projector)))
+        self.projector = projector
         self.loss = BarlowTwinsLoss(options.lambda_param, gather_distributed=True)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:

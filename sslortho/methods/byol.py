@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sslortho.methods.options import BYOLOptions, read_widths
 from sslortho.methods.task import Method, compute_in_float32, spread
 from sslortho.methods.teacher import MovingAverage, rising_momentum
+from sslortho.models.own_networks import projector_width
 
 
 class BYOL(Method):
@@ -20,13 +21,24 @@ class BYOL(Method):
     Options = BYOLOptions
     packages = ("lightly",)
 
-    def __init__(self, backbone: nn.Module, dim: int, options: BYOLOptions) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        dim: int,
+        options: BYOLOptions,
+        projector: nn.Module | None = None,
+    ) -> None:
         super().__init__(backbone, dim, options)
         from lightly.loss import NegativeCosineSimilarity
         from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
 
-        hidden, output = read_widths(options.projector)
-        self.projector = BYOLProjectionHead(dim, hidden, output)
+        if projector is None:
+            hidden, output = read_widths(options.projector)
+            projector = BYOLProjectionHead(dim, hidden, output)
+        else:
+            output = projector_width(projector, dim)
+            hidden = 4 * output  # as 512-128, the default, has it
+        self.projector = projector
         self.predictor = BYOLPredictionHead(output, hidden, output)
         self.teacher = copy.deepcopy(nn.Sequential(self.backbone, self.projector))
         self.teacher.requires_grad_(False)

@@ -10,6 +10,7 @@ from sslortho.losses.gather import gather_parts
 from sslortho.methods.options import MoCoV2Options, read_widths
 from sslortho.methods.task import Method, compute_in_float32, spread
 from sslortho.methods.teacher import MovingAverage
+from sslortho.models.own_networks import projector_width
 
 
 class Queue(nn.Module):
@@ -84,12 +85,22 @@ class MoCoV2(Method):
     Options = MoCoV2Options
     packages = ("lightly",)
 
-    def __init__(self, backbone: nn.Module, dim: int, options: MoCoV2Options) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        dim: int,
+        options: MoCoV2Options,
+        projector: nn.Module | None = None,
+    ) -> None:
         super().__init__(backbone, dim, options)
         from lightly.models.modules import MoCoProjectionHead
 
-        hidden, output = read_widths(options.projector)
-        self.projector = MoCoProjectionHead(dim, hidden, output)
+        if projector is None:
+            hidden, output = read_widths(options.projector)
+            projector = MoCoProjectionHead(dim, hidden, output)
+        else:
+            output = projector_width(projector, dim)
+        self.projector = projector
         self.teacher = copy.deepcopy(nn.Sequential(self.backbone, self.projector))
         self.teacher.requires_grad_(False)
         self.loss = QueueLoss(options.temperature, options.queue, output)

@@ -6,7 +6,7 @@ A field that any pretraining has gives this method's own default.
 import re
 from dataclasses import dataclass
 
-from sslortho.options import Options, nearest
+from sslortho.options import GIVEN, Options, nearest
 
 
 def read_widths(projector: str, *names: str) -> list[int]:
@@ -36,7 +36,8 @@ class BarlowTwinsOptions(Options):
     """Weight of the redundancy term; 0.0051 as in facebookresearch/barlowtwins."""
 
     def __post_init__(self) -> None:
-        read_widths(self.projector)
+        if self.projector != GIVEN:
+            read_widths(self.projector)
         self._check("lambda_param", self.lambda_param >= 0, "0 or more")
         super().__post_init__()
 
@@ -55,7 +56,8 @@ class SimCLROptions(Options):
     lightly's."""
 
     def __post_init__(self) -> None:
-        read_widths(self.projector, "hidden layer", "output")
+        if self.projector != GIVEN:
+            read_widths(self.projector, "hidden layer", "output")
         self._check("temperature", self.temperature > 0, "above 0")
         super().__post_init__()
 
@@ -79,9 +81,10 @@ class VICRegOptions(Options):
     def __post_init__(self) -> None:
         for name in ("invariance", "variance", "covariance"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
-        *hidden, _ = read_widths(self.projector)
-        wanted = "one or more hidden layers of one width, and the output, such as 512-512-512"
-        self._check("projector", len(set(hidden)) == 1, wanted)
+        if self.projector != GIVEN:
+            *hidden, _ = read_widths(self.projector)
+            wanted = "one or more hidden layers of one width, and the output, such as 512-512-512"
+            self._check("projector", len(set(hidden)) == 1, wanted)
         super().__post_init__()
 
 
@@ -102,7 +105,8 @@ class BYOLOptions(Options):
 
     def __post_init__(self) -> None:
         self._check("teacher_momentum", 0 <= self.teacher_momentum <= 1, "from 0 to 1")
-        read_widths(self.projector, "hidden layer", "output")
+        if self.projector != GIVEN:
+            read_widths(self.projector, "hidden layer", "output")
         super().__post_init__()
 
 
@@ -117,9 +121,10 @@ class SimSiamOptions(Options):
     """Learning rate of biases and norms; the paper's, of SGD."""
 
     def __post_init__(self) -> None:
-        widths = read_widths(self.projector, "first layer", "second layer", "output")
-        equal = len(set(widths)) == 1 and widths[0] >= 4
-        self._check("projector", equal, "three widths that are equal, 4 or more")
+        if self.projector != GIVEN:
+            widths = read_widths(self.projector, "first layer", "second layer", "output")
+            equal = len(set(widths)) == 1 and widths[0] >= 4
+            self._check("projector", equal, "three widths that are equal, 4 or more")
         super().__post_init__()
 
 
@@ -143,7 +148,8 @@ class MoCoV2Options(Options):
         self._check("teacher_momentum", 0 <= self.teacher_momentum <= 1, "from 0 to 1")
         self._check("queue", self.queue >= 1, "1 key or more")
         self._check("temperature", self.temperature > 0, "above 0")
-        read_widths(self.projector, "hidden layer", "output")
+        if self.projector != GIVEN:
+            read_widths(self.projector, "hidden layer", "output")
         super().__post_init__()
 
 
@@ -167,6 +173,11 @@ class DINOOptions(Options):
         self._check("teacher_momentum", 0 <= self.teacher_momentum <= 1, "from 0 to 1")
         self._check("teacher_temperature", self.teacher_temperature > 0, "above 0")
         self._check("freeze_output_epochs", self.freeze_output_epochs >= 0, "0 or more")
+        if self.projector == GIVEN:
+            raise ValueError(
+                "projector: dino takes none of one's own, since it freezes the last layer of its own at "
+                "first; leave it out, or give its widths"
+            )
         read_widths(self.projector, "hidden layers", "bottleneck", "output")
         super().__post_init__()
 
@@ -185,6 +196,11 @@ METHOD_OPTIONS: dict[str, type[Options]] = {
 
 def options_of_method(name: str) -> type[Options]:
     """Options class of a method. Raises ValueError for an unknown name."""
+    if name == GIVEN:
+        raise ValueError(
+            f"method={GIVEN!r} stands for a class that is handed over in Python; call "
+            "sslortho.pretrain(method=CLASS)"
+        )
     if name not in METHOD_OPTIONS:
         known = ", ".join(METHOD_OPTIONS)
         raise ValueError(f"method={name!r} is not one of {known}{nearest(name, METHOD_OPTIONS)}")

@@ -16,12 +16,20 @@ class SimCLR(Method):
     Options = SimCLROptions
     packages = ("lightly",)
 
-    def __init__(self, backbone: nn.Module, dim: int, options: SimCLROptions) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        dim: int,
+        options: SimCLROptions,
+        projector: nn.Module | None = None,
+    ) -> None:
         super().__init__(backbone, dim, options)
         from lightly.models.modules import SimCLRProjectionHead
 
-        hidden, output = read_widths(options.projector)
-        self.projector = SimCLRProjectionHead(dim, hidden, output)
+        if projector is None:
+            hidden, output = read_widths(options.projector)
+            projector = SimCLRProjectionHead(dim, hidden, output)
+        self.projector = projector
         self.loss = NTXentLoss(options.temperature, gather_distributed=True)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from sslortho.methods.options import SimSiamOptions, read_widths
 from sslortho.methods.task import Method, compute_in_float32, spread
+from sslortho.models.own_networks import projector_width
 
 
 class SimSiam(Method):
@@ -16,14 +17,24 @@ class SimSiam(Method):
     Options = SimSiamOptions
     packages = ("lightly",)
 
-    def __init__(self, backbone: nn.Module, dim: int, options: SimSiamOptions) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        dim: int,
+        options: SimSiamOptions,
+        projector: nn.Module | None = None,
+    ) -> None:
         super().__init__(backbone, dim, options)
         from lightly.loss import NegativeCosineSimilarity
         from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
 
-        width = read_widths(options.projector)[0]
-        self.projector = SimSiamProjectionHead(dim, width, width)
-        self.predictor = SimSiamPredictionHead(width, width // 4, width)
+        if projector is None:
+            width = read_widths(options.projector)[0]
+            projector = SimSiamProjectionHead(dim, width, width)
+        else:
+            width = projector_width(projector, dim)
+        self.projector = projector
+        self.predictor = SimSiamPredictionHead(width, max(1, width // 4), width)
         self.loss = NegativeCosineSimilarity()
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:

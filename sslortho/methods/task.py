@@ -1,14 +1,17 @@
 """Interfaces: of a task to the training loop, and of a method of pretraining to the recipe."""
 
 import importlib
+import inspect
 from collections.abc import Collection
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from sslortho.models.backbones import BackboneSettings, feature_dim
+from sslortho.models.backbones import feature_dim
+from sslortho.models.own_networks import ProjectorSource, create_projector
 from sslortho.optim.precision import HALF_PRECISION, in_float32
+from sslortho.options import Options
 
 
 class Task(nn.Module):
@@ -41,6 +44,8 @@ class Task(nn.Module):
 class Method(Task):
     """Method of self-supervised pretraining; `sslortho.methods.registry` lists them.
 
+    A method of one's own is a subclass that `sslortho.pretrain(method=CLASS)` takes.
+
     Args:
         backbone: network from images (batch, 3, height, width) to features (batch, dim).
         dim: number of features.
@@ -50,8 +55,11 @@ class Method(Task):
         ValueError: a package in `packages` is not installed.
     """
 
-    Options: ClassVar[type[Any]]
-    """Class of the method's own options, in `sslortho.methods.options`."""
+    Options: ClassVar[type[Any]] = Options
+    """Class of the method's own options, in `sslortho.methods.options`. Default: it has none."""
+
+    default_views: ClassVar[str] = "barlow_twins"
+    """Views of photographs for a method of one's own, by name; those of a named method bear its name."""
 
     packages: ClassVar[tuple[str, ...]] = ()
     """Packages that the method imports when an instance is made, not before."""
@@ -87,8 +95,25 @@ class Method(Task):
         return views == 2
 
 
+class BackboneSource(Protocol):
+    """A backbone that can be made again with the same initial weights."""
+
+    @property
+    def name(self) -> str:
+        """Name for messages."""
+        ...
+
+    def create(self) -> nn.Module:
+        """The backbone, on the CPU; torch's generator is seeded."""
+        ...
+
+
 def create_method(
-    method: type[Method], settings: BackboneSettings, sizes: Collection[int], options: Any
+    method: type[Method],
+    settings: BackboneSource,
+    sizes: Collection[int],
+    options: Any,
+    projector: ProjectorSource | None = None,
 ) -> Method:
     """Build a method on a new backbone, on the CPU.
 
@@ -97,10 +122,11 @@ def create_method(
         settings: of the backbone.
         sizes: sides of the views in pixels.
         options: an instance of `method.Options`.
+        projector: of one's own, in place of the method's.
 
     Raises:
         ValueError: the backbone does not take views of these sizes, or has other numbers of features
-            for some than for others.
+            for some than for others; the method takes no projector, or not this one.
     """
     backbone = settings.create()
     dims = {size: feature_dim(backbone, size) for size in sorted(sizes, reverse=True)}
@@ -112,7 +138,15 @@ def create_method(
                 f"{largest}, and {method.__name__} takes both; choose one that pools, such as resnet20, "
                 "or views of one size, such as --views byol"
             )
-    return method(backbone, dims[largest], options)
+    if projector is None:
+        return method(backbone, dims[largest], options)
+    if "projector" not in inspect.signature(method).parameters:
+        raise ValueError(
+            f"projector: {method.__name__} takes none of one's own (its __init__ has no argument of this "
+            "name); leave it out"
+        )
+    head = create_projector(projector, dims[largest])
+    return method(backbone, dims[largest], options, projector=head)  # pyright: ignore[reportCallIssue]
 
 
 def _check_installed(package: str, method: str) -> None:

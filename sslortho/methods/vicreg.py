@@ -16,12 +16,20 @@ class VICReg(Method):
     Options = VICRegOptions
     packages = ("lightly",)
 
-    def __init__(self, backbone: nn.Module, dim: int, options: VICRegOptions) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        dim: int,
+        options: VICRegOptions,
+        projector: nn.Module | None = None,
+    ) -> None:
         super().__init__(backbone, dim, options)
         from lightly.models.modules.heads import VICRegProjectionHead
 
-        *hidden, output = read_widths(options.projector)
-        self.projector = VICRegProjectionHead(dim, hidden[0], output, num_layers=len(hidden) + 1)
+        if projector is None:
+            *hidden, output = read_widths(options.projector)
+            projector = VICRegProjectionHead(dim, hidden[0], output, num_layers=len(hidden) + 1)
+        self.projector = projector
         self.loss = VICRegLoss(
             options.invariance,
             options.variance,

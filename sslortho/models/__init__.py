@@ -19,6 +19,7 @@ from sslortho.models.weights import (
     read_weights,
     recognise,
     restore_backbone,
+    restore_module,
     write_backbone,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "read_weights",
     "recognise",
     "restore_backbone",
+    "restore_module",
     "write_backbone",
     "write_classifier",
 ]

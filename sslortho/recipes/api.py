@@ -17,7 +17,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from sslortho.models import read_weights, restore_backbone
+from sslortho.methods import Method
+from sslortho.models import read_weights, restore_backbone, restore_module
 from sslortho.models.backbones import Stem
 from sslortho.options import nearest, to_arguments
 from sslortho.recipes.command_line import create_options
@@ -27,6 +28,7 @@ from sslortho.recipes.knn_eval.run import run as run_knn_eval
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.recipes.linear_eval.run import run as run_linear_eval
 from sslortho.recipes.options import RunOptions
+from sslortho.recipes.own_objects import options_class, take_objects
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.run import run as run_pretraining
 from sslortho.recipes.supervised.options import SupervisedOptions
@@ -65,9 +67,9 @@ class EvaluationResult:
 
 def pretrain(
     data: PathLike = "digits",
-    model: str | None = None,
+    model: str | nn.Module | None = None,
     *,
-    method: str = "barlow_twins",
+    method: str | type[Method] = "barlow_twins",
     out: PathLike | None = None,
     **options: Any,
 ) -> TrainingResult:
@@ -75,10 +77,17 @@ def pretrain(
 
     Args:
         data: name of a data set, or a folder of images (`data="folder"` with its `data_dir`).
-        model: the option backbone, such as "resnet50" or "timm:NAME". Default: the command's.
-        method: barlow_twins, simclr, vicreg, byol, simsiam, moco_v2 or dino.
+        model: the option backbone, such as "resnet50" or "timm:NAME", or a module from images (batch, 3,
+            height, width) to features (batch, dim). A map (batch, dim, height, width) is averaged over
+            its places; of transformers' models the pooled output or the class token is taken. A copy is
+            trained, and the module stays as it is. Default: the command's.
+        method: barlow_twins, simclr, vicreg, byol, simsiam, moco_v2 or dino, or a subclass of
+            `sslortho.methods.Method`.
         out: run folder. Default: as the command's.
-        options: others of the command, by name; `sslortho pretrain --help` lists them.
+        options: others of the command, by name; `sslortho pretrain --help` lists them. `projector` may be
+            a module, or a function from the number of features to one; `views` a list of
+            `sslortho.augment.ViewSpec`, or of callables from a PIL image to a float tensor (3, size, size),
+            for which Python's, NumPy's and torch's generators are seeded.
 
     Raises:
         ValueError: an unknown option or wrong value, a folder of another run, data or a machine that
@@ -112,7 +121,7 @@ def supervised(
 
 
 def linear_eval(
-    backbone_from: PathLike,
+    backbone_from: PathLike | nn.Module,
     data: PathLike = "digits",
     *,
     out: PathLike | None = None,
@@ -121,7 +130,8 @@ def linear_eval(
     """Evaluate a backbone by a linear classifier, or fine-tune it: the command `linear_eval`.
 
     Args:
-        backbone_from: run folder or file of weights; "random": initial weights of `backbone`.
+        backbone_from: run folder or file of weights; a module from images to features, such as
+            `pretrain(...).backbone`; "random": initial weights of `backbone`.
         data, out: as for `pretrain`.
         options: others of the command, by name; `sslortho linear_eval --help` lists them.
 
@@ -132,7 +142,7 @@ def linear_eval(
 
 
 def knn_eval(
-    backbone_from: PathLike,
+    backbone_from: PathLike | nn.Module,
     data: PathLike = "digits",
     *,
     out: PathLike | None = None,
@@ -151,7 +161,7 @@ def knn_eval(
 
 
 def extract_features(
-    backbone_from: PathLike,
+    backbone_from: PathLike | nn.Module,
     data: PathLike = "digits",
     *,
     split: Literal["train", "test"] = "test",
@@ -172,13 +182,14 @@ def extract_features(
         "split": split,
         **options,
     }
+    values, given = take_objects(values)
     with _torch_as_before():
-        return extract(create_options(FeatureOptions, values))
+        return extract(create_options(FeatureOptions, values), given)
 
 
 def load_backbone(
     weights: PathLike,
-    model: str | None = None,
+    model: str | nn.Module | None = None,
     *,
     stem: Stem | None = None,
     weights_prefix: str | None = None,
@@ -191,7 +202,8 @@ def load_backbone(
     Args:
         weights: run folder, or file of ours, torchvision, timm, facebookresearch/barlowtwins, lightly
             or solo-learn.
-        model: name of the backbone, or timm:NAME. Default: as the file says, else recognised.
+        model: name of the backbone, or timm:NAME. Default: as the file says, else recognised. Or a module
+            of the same architecture, which is copied: it is needed where a run has trained a module.
         stem: stock, small or solo_learn. Default: likewise; needed for a 3x3 first convolution whose
             padding the file does not say.
         weights_prefix: beginning of the names in the file; needed if several networks in it fit.
@@ -200,6 +212,10 @@ def load_backbone(
     """
     file = read_weights(os.fspath(weights))
     with _torch_as_before():
+        if isinstance(model, nn.Module):
+            if stem is not None:
+                raise ValueError(f"stem={stem!r} has no effect on a module; leave it out")
+            return restore_module(file, model, weights_prefix)
         return restore_backbone(file, model, stem, weights_prefix).network
 
 
@@ -220,7 +236,7 @@ def _name_data(data: PathLike, options: Mapping[str, Any]) -> dict[str, Any]:
     return {"data": "folder", "data_dir": folder}
 
 
-def _name_model(model: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def _name_model(model: str | nn.Module | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """The option backbone, if it is given as `model`."""
     if model is None:
         return {}
@@ -231,7 +247,7 @@ def _name_model(model: str | None, options: Mapping[str, Any]) -> dict[str, Any]
     return {"backbone": model}
 
 
-Run = Callable[[Any, Session], dict[str, Any]]
+Run = Callable[..., dict[str, Any]]
 
 
 @contextlib.contextmanager
@@ -261,10 +277,11 @@ def _run(
 ) -> tuple[dict[str, Any], Path]:
     """Run a command; its summary as the file has it, and its folder."""
     values = {**values, **({} if out is None else {"out": out}), **options}
-    chosen = create_options(cls, values)
+    values, given = take_objects(values)
+    chosen = create_options(options_class(cls, given), values)
     command = shlex.join(["sslortho", cls.command, *to_arguments(values, type(chosen))])
     with _torch_as_before():
-        summary = run(chosen, Session(command))
+        summary = run(chosen, Session(command), given)
     folder = chosen.run_folder
     return RunFolder(folder).read_summary() or summary, folder
 
@@ -277,6 +294,7 @@ def _train(
     options: Mapping[str, Any],
 ) -> TrainingResult:
     summary, folder = _run(cls, run, values, out, options)
-    return TrainingResult(
-        None if summary.get("diverged") else load_backbone(folder), summary, folder
-    )
+    model = {**values, **options}.get("backbone")
+    network = model if isinstance(model, nn.Module) else None
+    backbone = None if summary.get("diverged") else load_backbone(folder, network)
+    return TrainingResult(backbone, summary, folder)

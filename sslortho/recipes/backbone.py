@@ -21,6 +21,10 @@ from sslortho.models import (
     restore_backbone,
 )
 from sslortho.models.backbones import STEMMED, Stem, required_size
+from sslortho.models.own_networks import copy_module, read_as_features
+from sslortho.models.weights import pretraining_of
+from sslortho.options import GIVEN
+from sslortho.recipes.given import NOTHING, Given, check_given
 from sslortho.recipes.options import BackboneOptions
 
 SMALL_CROP = 64
@@ -78,15 +82,19 @@ def _describe_guesses(options: BackboneOptions, info: BackboneInfo) -> str:
     return f"; the weights do not say how they were pretrained, taken: {guessed}" if guessed else ""
 
 
-def load_subject(options: BackboneOptions, native_size: int) -> Subject:
+def load_subject(options: BackboneOptions, native_size: int, given: Given = NOTHING) -> Subject:
     """The backbone that the options name, with its weights, on the CPU.
 
     Args:
         options: which one.
         native_size: side of the views in pixels where neither options nor weights say another.
+        given: objects that a Python caller hands over.
 
     Raises ValueError for weights that do not fit, and a backbone that does not take views of that size.
     """
+    check_given(options, given)
+    if options.backbone_from == GIVEN and given.backbone is not None:
+        return _take_module(options, given.backbone, native_size)
     if options.backbone_from == "random":
         return _create_subject(options, options.crop_size or native_size)
     weights = read_weights(options.backbone_from)
@@ -105,6 +113,21 @@ def load_subject(options: BackboneOptions, native_size: int) -> Subject:
         origin += _describe_guesses(options, info)
     dim = feature_dim(restored.network, info.crop_size)
     return Subject(restored.network, info, dim, origin, restored=True)
+
+
+def _take_module(options: BackboneOptions, module: nn.Module, native_size: int) -> Subject:
+    """A copy of a module that is handed over; one of ours knows how it was pretrained."""
+    network, known = copy_module(module, "backbone_from"), pretraining_of(module)
+    crop_size = options.crop_size or (
+        known.crop_size if known else required_size(network) or native_size
+    )
+    network = read_as_features(network, crop_size).eval()
+    mean, std = _normalisation(options, crop_size, known)
+    info = BackboneInfo(backbone=GIVEN, stem="stock", crop_size=crop_size, mean=mean, std=std)
+    origin = f"a {type(module).__name__} that was handed over"
+    if known is None:
+        origin += _describe_guesses(options, info)
+    return Subject(network, info, feature_dim(network, crop_size), origin, restored=True)
 
 
 def _create_subject(options: BackboneOptions, crop_size: int) -> Subject:

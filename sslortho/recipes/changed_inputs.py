@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sslortho.options import Options, facts
+from sslortho.options import GIVEN, Options, facts
 from sslortho.recipes.options import TrainingOptions
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.inputs import Inputs
@@ -97,7 +97,8 @@ def find_finished(
 ) -> dict[str, Any] | None:
     """Content of summary.json, after a line that says that the run is finished; None if it is not.
 
-    A finished run outlives its data, so these are read only where a path is another one.
+    A finished run outlives its data, so these are read only where a path is another one, or where
+    objects are handed over.
 
     Args:
         options: of whoever asks for the run.
@@ -113,7 +114,7 @@ def find_finished(
     known = facts(type(options))
     paths = [name for name, fact in known.items() if fact.by_content and name in stored]
     different = [n for n in paths if not _same_path(stored[n], getattr(options, n))]
-    if not different:
+    if not different and GIVEN not in options.values().values():
         return summary
     if "inputs" in summary:
         changes = "; ".join(read_inputs().find_changes(summary["inputs"], folder.images))

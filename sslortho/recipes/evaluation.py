@@ -21,6 +21,7 @@ from sslortho.evaluate import evaluate_classifier
 from sslortho.evaluate.features import evaluation_mode
 from sslortho.methods import Classification
 from sslortho.recipes.backbone import Subject, load_subject
+from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.options import BackboneOptions, RunOptions
 from sslortho.recipes.training import Training
 from sslortho.runs.inputs import Inputs, collect_tables, hash_tensors
@@ -86,7 +87,7 @@ class ClassifierTraining(Evaluation):
 
 
 def place_subject(
-    options: BackboneOptions, data: ImageSet, accelerator: Accelerator
+    options: BackboneOptions, data: ImageSet, accelerator: Accelerator, given: Given = NOTHING
 ) -> tuple[Subject, EvaluationSpec]:
     """The backbone that the options name, on the device, and the evaluation view that fits it.
 
@@ -94,10 +95,11 @@ def place_subject(
         options: which backbone.
         data: images that the view is for, unless options or weights give another size.
         accelerator: says which device.
+        given: objects that a Python caller hands over.
 
     Raises ValueError for weights that do not fit, or views of a size that the backbone does not take.
     """
-    subject = load_subject(options, native_size(data))
+    subject = load_subject(options, native_size(data), given)
     info = subject.info
     view = ViewSpec(crop_size=info.crop_size, blur_p=0.0, mean=info.mean, std=info.std)
     subject.backbone.to(accelerator.device)
@@ -127,21 +129,23 @@ def identify(
     return Inputs(collect_tables(data.train, data.test, held_out), weights, classifies)
 
 
-def read_inputs(options: BackboneOptions) -> Inputs:
+def read_inputs(options: BackboneOptions, given: Given = NOTHING) -> Inputs:
     """Identity of the images and weights that the options name. Raises ValueError as they do."""
     data = choose_training_images(
         options, load_labelled_data(options), options.train_percent, options.train_list
     )
-    return identify(data, load_subject(options, native_size(data.train)))
+    return identify(data, load_subject(options, native_size(data.train), given))
 
 
-def build_evaluation(options: BackboneOptions, accelerator: Accelerator) -> Evaluation:
+def build_evaluation(
+    options: BackboneOptions, accelerator: Accelerator, given: Given = NOTHING
+) -> Evaluation:
     """Load the data and the backbone, on every rank. Raises ValueError for a user's mistake."""
     with accelerator.local_main_process_first():  # the others find what it downloaded
         data = choose_training_images(
             options, load_labelled_data(options), options.train_percent, options.train_list
         )
-    subject, spec = place_subject(options, data.train, accelerator)
+    subject, spec = place_subject(options, data.train, accelerator, given)
     return Evaluation(
         options=options,
         accelerator=accelerator,

@@ -17,6 +17,7 @@ from sslortho.data.loading import (
 )
 from sslortho.options import option
 from sslortho.recipes.evaluation import place_subject
+from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.options import BackboneOptions
 from sslortho.train.launch import join_ranks, shard_of
 
@@ -59,7 +60,7 @@ class FeatureOptions(BackboneOptions):
         return None
 
 
-def extract(options: FeatureOptions) -> Features:
+def extract(options: FeatureOptions, given: Given = NOTHING) -> Features:
     """Load data and backbone and extract, on every rank; each gets all features.
 
     Raises ValueError for a user's mistake.
@@ -67,7 +68,7 @@ def extract(options: FeatureOptions) -> Features:
     accelerator = join_ranks(options, options.run_folder, options.mixed_precision)
     with accelerator.local_main_process_first():  # the others find what it downloaded
         images = _load_images(options)
-    subject, spec = place_subject(options, images, accelerator)
+    subject, spec = place_subject(options, images, accelerator, given)
     accelerator.print(subject.origin)
     loader = create_evaluation_loader(options, images, spec, shard_of(accelerator))
     found = evaluate.extract_features(subject.backbone, loader, lambda: accelerator.autocast())

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from sslortho.data.options import DataOptions
 from sslortho.data.skip_list import SKIP_LIST
-from sslortho.options import Options, option
+from sslortho.options import GIVEN, Options, option
 from sslortho.train.options import LoopOptions, ProcessOptions
 
 Stem = Literal["auto", "stock", "small"]
@@ -202,6 +202,13 @@ class BackboneOptions(RunOptions):
             raise ValueError(
                 f"{chosen[0]}={getattr(self, chosen[0])!r} and {chosen[1]}={getattr(self, chosen[1])!r} "
                 "both choose the training images; give one of them"
+            )
+        if self.backbone_from == GIVEN:
+            self._check_effect(
+                "backbone_from",
+                backbone=self.backbone is not None,
+                stem=self.stem != "auto",
+                weights_prefix=self.weights_prefix is not None,
             )
         if self.backbone_from == "random":
             if self.backbone is None:

@@ -75,7 +75,8 @@ def draw_curves(path: Path, runs: dict[str, list[Record]], title: str = "") -> N
         axis.set_xlabel("step")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
-    if any(_series(records, "loss")[0] for records in runs.values()):
+    losses = [loss for records in runs.values() for loss in _series(records, "loss")[1]]
+    if losses and min(losses) > 0:  # a negative cosine has no logarithm
         figure.axes[0].set_yscale("log")
         for choose in (figure.axes[0].yaxis.set_major_formatter,
                        figure.axes[0].yaxis.set_minor_formatter):  # fmt: skip

@@ -7,7 +7,7 @@ the inputs, and images.npz in the run folder their names, to say what has change
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +26,9 @@ Role = Literal["training", "held-out", "test"]
 
 BACKBONE = "backbone"
 """Name of the backbone's entry among the images' ones."""
+
+HANDED = ("projector", "method", "views")
+"""Names of entries of other objects that a Python caller has handed over."""
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -55,13 +58,17 @@ class Inputs:
     """Hash of the weights that the run begins from; None for a fresh network."""
     classifies: bool = False
     """Whether the network has an output for each class, so that classes must stay."""
+    handed: Mapping[str, str] = field(default_factory=dict)
+    """Identity of other objects that a Python caller has handed over, by names of HANDED."""
+    hint: str = ""
+    """Remedy in words, after a message about other weights of the backbone."""
 
     def state(self) -> dict[str, dict[str, Any]]:
         """Identity of each input, for checkpoints and summary.json."""
         found: dict[str, dict[str, Any]] = {r: table.state() for r, table in self.images.items()}
         if self.backbone is not None:
             found[BACKBONE] = {"digest": self.backbone}
-        return found
+        return found | {name: {"digest": digest} for name, digest in self.handed.items()}
 
     def find_changes(self, stored: Mapping[str, Any], path: Path) -> list[str]:
         """Differences from the inputs of a checkpoint or of a finished run, in words.
@@ -72,19 +79,17 @@ class Inputs:
         """
         now = self.state()
         names = [name for name in stored if stored[name].get("digest") != _digest(now.get(name))]
-        tables = read_tables(path) if set(names) - {BACKBONE} else {}
+        tables = read_tables(path) if set(names) - {BACKBONE, *HANDED} else {}
         changes = [
             self._describe(name, stored[name], tables.get(stored[name]["digest"])) for name in names
         ]
-        return changes + [
-            f"there {'is a backbone from a file' if name == BACKBONE else f'are {name} images'} now"
-            for name in now
-            if name not in stored
-        ]
+        return changes + [f"there {_describe_new(name)} now" for name in now if name not in stored]
 
     def _describe(self, name: str, stored: Mapping[str, Any], before: ImageTable | None) -> str:
         if name == BACKBONE:
-            return "the weights of the backbone have changed"
+            return f"the weights of the backbone have changed{self.hint}"
+        if name in HANDED:
+            return f"the {name} that {'were' if name == 'views' else 'was'} handed over changed"
         now = self.images.get(name)  # pyright: ignore[reportArgumentType]
         if now is None:
             return f"there are no {name} images any more"
@@ -95,10 +100,17 @@ class Inputs:
 
     def fits_network(self, stored: Mapping[str, Any]) -> bool:
         """Whether a network that was trained on the stored inputs can go on with these."""
-        if _digest(stored.get(BACKBONE)) != self.backbone:
+        parts = {BACKBONE: self.backbone, **{name: self.handed.get(name) for name in HANDED[:2]}}
+        if any(_digest(stored.get(name)) != digest for name, digest in parts.items()):
             return False
         names = "class_names"
         return not self.classifies or stored["training"][names] == self.state()["training"][names]
+
+
+def _describe_new(name: str) -> str:
+    if name == BACKBONE:
+        return "is a backbone from a file"
+    return f"are {name} handed over" if name in HANDED else f"are {name} images"
 
 
 def _digest(entry: Mapping[str, Any] | None) -> str | None:

@@ -65,3 +65,18 @@ def uniforms(
     )
     flat = np.stack(words, axis=-1).reshape(len(indices), 4 * blocks)[:, :count]
     return (flat.astype(np.float64) + 0.5) / 2.0**32
+
+
+def counter_seeds(
+    seed: int, epoch: int, indices: NDArray[np.int64], stream: int
+) -> NDArray[np.uint64]:
+    """Seeds of 63 bits for other generators, (batch,): the first words that `uniforms` makes numbers of.
+
+    Args: as for `uniforms`.
+    """
+    index = indices.astype(np.uint64)
+    low, high, *_ = philox4x32(
+        (index & MASK, index >> SHIFT, index * np.uint64(0), np.full_like(index, stream)),
+        (seed, epoch),
+    )
+    return low | ((high >> np.uint64(1)) << SHIFT)

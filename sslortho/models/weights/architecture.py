@@ -7,6 +7,7 @@ from sslortho.models.weights.file import WeightsFile
 from sslortho.models.weights.misfit import describe_misfit
 from sslortho.models.weights.parametrized import put_together
 from sslortho.models.weights.recognition import closest_network, find_fits, recognise, with_dot
+from sslortho.options import GIVEN
 
 
 def _describe_recognised(
@@ -57,6 +58,12 @@ def choose_architecture(
     """
     if backbone is not None and backbone not in STEMMED:
         return backbone, _check_stock(backbone, stem)
+    if backbone is None and weights.info and weights.info.backbone == GIVEN:
+        raise ValueError(
+            f"backbone_from={str(weights.path)!r} has the weights of a module that was handed over in "
+            "Python, and its code is not in the file: sslortho.load_backbone(..., model=MODULE) takes a "
+            "module of the same architecture; a network that has a name is given by it (backbone)"
+        )
     if weights.info and backbone in (None, weights.info.backbone):
         name = weights.info.backbone
         if name not in STEMMED:

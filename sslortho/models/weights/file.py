@@ -71,6 +71,17 @@ class BackboneInfo:
             raise ValueError(f"its metadata {dict(metadata)} cannot be read ({error})") from error
 
 
+def note_pretraining(network: nn.Module, info: BackboneInfo | None) -> None:
+    """Let a network know how it was pretrained, so that its evaluation takes the same views."""
+    object.__setattr__(network, "pretraining", info)
+
+
+def pretraining_of(network: nn.Module) -> BackboneInfo | None:
+    """How a network was pretrained, if `load_backbone` of the package or a training gave it."""
+    info = vars(network).get("pretraining")
+    return info if isinstance(info, BackboneInfo) else None
+
+
 def write_backbone(backbone: nn.Module, path: Path, info: BackboneInfo | None = None) -> None:
     """Write a backbone's state dict as safetensors, under the names of the plain network.
 

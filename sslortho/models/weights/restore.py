@@ -10,7 +10,7 @@ from sslortho.models.backbones import Stem, create_backbone
 from sslortho.models.torchvision_networks import MIXED_INPUT
 from sslortho.models.weights.architecture import choose_architecture
 from sslortho.models.weights.choice import choose_fit
-from sslortho.models.weights.file import BackboneInfo, WeightsFile
+from sslortho.models.weights.file import BackboneInfo, WeightsFile, note_pretraining
 from sslortho.models.weights.matching import OPTIONAL, Blueprint, Fit, closest_fit, complete_fits
 from sslortho.models.weights.misfit import describe_misfit, some
 from sslortho.models.weights.parametrized import WholeState, put_together
@@ -252,6 +252,7 @@ def restore_backbone(
         note = f"torchvision's published {name} needs transform_input=True; it is False here"
         report = replace(report, notes=(*report.notes, note))
     info = weights.info and replace(weights.info, backbone=name, stem=chosen)
+    note_pretraining(network, info)
     return RestoredBackbone(
         network=network.eval(),
         name=name,

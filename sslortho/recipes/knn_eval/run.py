@@ -17,6 +17,7 @@ from sslortho.evaluate import (
 from sslortho.recipes.changed_inputs import find_finished
 from sslortho.recipes.evaluation import Evaluation, build_evaluation, identify, read_inputs
 from sslortho.recipes.evaluation_report import Results, write_results
+from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.knn_eval.options import KnnEvalOptions
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.inputs import write_tables
@@ -31,13 +32,13 @@ def resolve(options: KnnEvalOptions) -> tuple[int, float]:
     return options.k or k, options.temperature or temperature
 
 
-def build(options: KnnEvalOptions, k: int) -> Evaluation:
+def build(options: KnnEvalOptions, k: int, given: Given = NOTHING) -> Evaluation:
     """Load data and weights, on every rank.
 
     Raises ValueError for a user's mistake, such as more neighbours `k` than training images.
     """
     evaluation = build_evaluation(
-        options, join_ranks(options, options.run_folder, options.mixed_precision)
+        options, join_ranks(options, options.run_folder, options.mixed_precision), given
     )
     images = len(evaluation.data.train)
     if k > images:
@@ -46,23 +47,24 @@ def build(options: KnnEvalOptions, k: int) -> Evaluation:
 
 
 @torch.no_grad()
-def run(options: KnnEvalOptions, session: Session) -> dict[str, Any]:
+def run(options: KnnEvalOptions, session: Session, given: Given = NOTHING) -> dict[str, Any]:
     """Evaluate a backbone; the content of summary.json. Every rank must call.
 
     Args:
         options: of the run; its folder is `options.run_folder`.
         session: command and start, for summary.json.
+        given: objects that a Python caller hands over.
 
     Raises ValueError for a user's mistake, and for a folder of another run.
     """
     folder = RunFolder(options.run_folder)
     folder.check_same(options)
-    finished = find_finished(options, folder, lambda: read_inputs(options))
+    finished = find_finished(options, folder, lambda: read_inputs(options, given))
     if finished is not None:
         tell(finished, folder.path)
         return finished
     k, temperature = resolve(options)
-    evaluation = build(options, k)
+    evaluation = build(options, k, given)
     accelerator = evaluation.accelerator
     accelerator.print(evaluation.subject.origin)
     folder.prepare(accelerator, options)

@@ -16,6 +16,7 @@ from sslortho.evaluate import (
 from sslortho.models import write_classifier
 from sslortho.recipes.evaluation import Evaluation, build_evaluation, identify
 from sslortho.recipes.evaluation_report import Results, write_results
+from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.inputs import write_tables
@@ -23,10 +24,10 @@ from sslortho.runs.provenance import Session
 from sslortho.train.launch import join_ranks
 
 
-def build_fast_probe(options: LinearEvalOptions) -> Evaluation:
+def build_fast_probe(options: LinearEvalOptions, given: Given = NOTHING) -> Evaluation:
     """Load data and weights, on every rank. Raises ValueError for a user's mistake."""
     return build_evaluation(
-        options, join_ranks(options, options.run_folder, options.mixed_precision)
+        options, join_ranks(options, options.run_folder, options.mixed_precision), given
     )
 
 

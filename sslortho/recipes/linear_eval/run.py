@@ -6,6 +6,7 @@ from typing import Any
 
 from sslortho.recipes.changed_inputs import find_finished
 from sslortho.recipes.evaluation import read_inputs
+from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.linear_eval.fast_probe import build_fast_probe, run_fast_probe
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.recipes.linear_eval.training import (
@@ -18,12 +19,13 @@ from sslortho.runs.provenance import Session
 from sslortho.runs.status import status_of
 
 
-def run(options: LinearEvalOptions, session: Session) -> dict[str, Any]:
+def run(options: LinearEvalOptions, session: Session, given: Given = NOTHING) -> dict[str, Any]:
     """Evaluate a backbone, or resume; the content of summary.json. Every rank must call.
 
     Args:
         options: of the run; its folder is `options.run_folder`.
         session: command and start, for summary.json.
+        given: objects that a Python caller hands over.
 
     Raises:
         ValueError: a user's mistake, a folder of another run.
@@ -32,12 +34,13 @@ def run(options: LinearEvalOptions, session: Session) -> dict[str, Any]:
     """
     folder = RunFolder(options.run_folder)
     folder.check_same(options)
-    finished = find_finished(options, folder, lambda: read_inputs(options))
+    finished = find_finished(options, folder, lambda: read_inputs(options, given))
     if finished is not None:
         tell(finished, folder.path)
         return finished
     fast = options.protocol == "lbfgs"
-    evaluation = build_fast_probe(options) if fast else build_linear_evaluation(options)
+    build = build_fast_probe if fast else build_linear_evaluation
+    evaluation = build(options, given)
     accelerator = evaluation.accelerator
     accelerator.print(evaluation.subject.origin)
     if ignored := options.without_effect:

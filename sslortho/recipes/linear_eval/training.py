@@ -6,10 +6,12 @@ from typing import Any
 from sslortho.data.loading import create_train_loader
 from sslortho.evaluate import Picture
 from sslortho.models import write_backbone, write_classifier
+from sslortho.models.own_networks import plain_network
 from sslortho.models.placement import place_network
 from sslortho.optim.schedules import cosine_schedule
 from sslortho.recipes.evaluation import ClassifierTraining, build_evaluation, identify
 from sslortho.recipes.evaluation_report import Results, inspect_run, write_results
+from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.recipes.linear_eval.resolve import LinearEvalRecipe, resolve
 from sslortho.recipes.training import HeldTraining, Training
@@ -29,7 +31,7 @@ class LinearEvaluation(ClassifierTraining):
     recipe: LinearEvalRecipe
 
 
-def build_linear_evaluation(options: LinearEvalOptions) -> LinearEvaluation:
+def build_linear_evaluation(options: LinearEvalOptions, given: Given = NOTHING) -> LinearEvaluation:
     """Load data and weights and create everything, on every rank.
 
     Raises ValueError for a user's mistake.
@@ -39,7 +41,7 @@ def build_linear_evaluation(options: LinearEvalOptions) -> LinearEvaluation:
     accelerator = join_ranks(options, folder, options.mixed_precision, options.trackers)
     if options.shard:
         check_sharding(accelerator)
-    evaluation = build_evaluation(options, accelerator)
+    evaluation = build_evaluation(options, accelerator, given)
     subject, data = evaluation.subject, evaluation.data
     views = recipe.create_views(subject.info)
     loader = create_train_loader(
@@ -103,7 +105,7 @@ def _finish(
     if run.accelerator.is_main_process:
         write_classifier(task.classifier, folder.classifier)
         if not task.freeze_backbone:
-            write_backbone(task.backbone, folder.backbone, info)
+            write_backbone(plain_network(task.backbone), folder.backbone, info)
     figures = _measure(run, folder, result)
     inspection, neighbours = inspect_run(run) if run.recipe.options.pictures else (None, None)
     results = Results(

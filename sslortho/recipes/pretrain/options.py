@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from sslortho.augment.published_views import VIEW_NAMES
 from sslortho.methods.options import METHOD_OPTIONS, options_of_method
-from sslortho.options import nearest, option
+from sslortho.options import GIVEN, Options, nearest, option
 from sslortho.recipes.options import Stem, TrainingOptions
 
 VIEWS = ("auto", *VIEW_NAMES)
@@ -71,12 +71,12 @@ class PretrainOptions(TrainingOptions):
     the training images meanwhile: 10.5 GB over all ranks for ImageNet and a ResNet-50."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self, options_of_method(self.method)):
+        if not isinstance(self, self._options_of_method()):
             raise ValueError(
                 f"method={self.method!r} has options that this class lacks; make them by "
                 f"PretrainOptions.of(method={self.method!r}, ...)"
             )
-        if self.views not in VIEWS:
+        if self.views not in (*VIEWS, GIVEN):
             raise ValueError(
                 f"views={self.views!r} is not one of {', '.join(VIEWS)}{nearest(self.views, VIEWS)}"
             )
@@ -102,7 +102,23 @@ class PretrainOptions(TrainingOptions):
 
         Raises ValueError for an unknown name.
         """
-        return _with_options(cls.__dict__.get("without_method", cls), method or cls.method)
+        name, base = method or cls.method, cls.__dict__.get("without_method", cls)
+        if name == GIVEN and base is not cls and cls.method == GIVEN:
+            return cls  # of `for_own_method`
+        return _with_options(base, name, options_of_method(name))
+
+    @classmethod
+    def for_own_method(cls, options: type[Options]) -> type["PretrainOptions"]:
+        """This class with the options of a method that a Python caller hands over.
+
+        Args:
+            options: a frozen, keyword-only dataclass, or `Options` itself where it has none.
+        """
+        return _with_options(cls, GIVEN, options)
+
+    def _options_of_method(self) -> type[Options]:
+        own = type(self).__dict__.get("options_of_own")
+        return own if own and self.method == GIVEN else options_of_method(self.method)
 
     @classmethod
     def of(cls, **options: Any) -> "PretrainOptions":
@@ -124,12 +140,20 @@ class PretrainOptions(TrainingOptions):
 
 
 @functools.cache
-def _with_options(base: type[PretrainOptions], method: str) -> type[PretrainOptions]:
+def _with_options(
+    base: type[PretrainOptions], method: str, options: type[Options]
+) -> type[PretrainOptions]:
+    """The class `base` with the fields of `options`; `Options` itself has none."""
     return make_dataclass(
         base.__name__,
         [("method", str, field(default=method))],
-        bases=(options_of_method(method), base),
-        namespace={"__doc__": base.__doc__, "__module__": base.__module__, "without_method": base},
+        bases=(base,) if options is Options else (options, base),
+        namespace={
+            "__doc__": base.__doc__,
+            "__module__": base.__module__,
+            "without_method": base,
+            "options_of_own": options if method == GIVEN else None,
+        },
         frozen=True,
         kw_only=True,
     )

@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 
+from sslortho.augment.own_views import OwnView
 from sslortho.augment.published_views import create_views
 from sslortho.augment.views import EvaluationSpec, ViewSpec, evaluation_spec
 from sslortho.methods.registry import load_method
-from sslortho.methods.task import Method
+from sslortho.methods.task import Method, create_method
 from sslortho.models.backbones import BackboneSettings
+from sslortho.models.own_networks import GivenBackbone
 from sslortho.optim.settings import OptimizerSettings, settle_optimizer
+from sslortho.options import GIVEN
 from sslortho.recipes.backbone import SMALL_CROP, resolve_stem
+from sslortho.recipes.given import NOTHING, Given, check_given
 from sslortho.recipes.pretrain.options import PretrainOptions
 
 
@@ -17,36 +21,44 @@ class PretrainRecipe:
     """A pretraining that is fully decided, with nothing built yet."""
 
     options: PretrainOptions
-    backbone: BackboneSettings
+    backbone: BackboneSettings | GivenBackbone
     method: type[Method]
-    views: tuple[ViewSpec, ...]
+    views: tuple[ViewSpec, ...] | tuple[OwnView, ...]
     """Views of each image, in the order of a batch."""
     evaluation_views: tuple[EvaluationSpec, EvaluationSpec]
     """Evaluation view of photographs, and of small images."""
     optimizer: OptimizerSettings
     lr_biases: float
     """Learning rate of biases and norms, absolute."""
+    given: Given = NOTHING
+    """Objects that a Python caller has handed over."""
 
     @property
     def view_sizes(self) -> set[int]:
         """Sides of the views in pixels."""
         return {view.crop_size for view in self.views}
 
+    def create_task(self) -> Method:
+        """Model and loss, on the CPU. Their initial weights depend on the seed and what is given alone.
 
-def resolve(options: PretrainOptions) -> PretrainRecipe:
+        Raises ValueError as `create_method`.
+        """
+        projector = self.given.projector
+        return create_method(
+            self.method, self.backbone, self.view_sizes, self.options, projector=projector
+        )
+
+
+def resolve(options: PretrainOptions, given: Given = NOTHING) -> PretrainRecipe:
     """Decide what the options leave open.
 
-    Raises ValueError for a stem without effect, views that the method does not take, and an option
-    that the optimizer does not take.
+    Raises ValueError for a stem without effect, views that the method does not take, an option that the
+    optimizer does not take, and an object that is missing or does not fit.
     """
-    stem = resolve_stem(options.backbone, options.stem, options.crop_size)
+    check_given(options, given)
     scale = options.batch_size / 256
-    method = load_method(options.method)
-    name = options.views
-    if name == "auto":
-        small = "_digits" if options.data == "digits" else "_small"
-        name = options.method + (small if options.crop_size <= SMALL_CROP else "")
-    views = create_views(name, options.crop_size)
+    method = given.method or load_method(options.method)
+    views = _choose_views(options, given, method)
     if not method.takes(len(views)):
         raise ValueError(
             f"views={options.views!r} are {len(views)} of each image, which method={options.method!r} "
@@ -54,12 +66,7 @@ def resolve(options: PretrainOptions) -> PretrainRecipe:
         )
     return PretrainRecipe(
         options=options,
-        backbone=BackboneSettings(
-            name=options.backbone,
-            stem=stem,
-            any_size=len({view.crop_size for view in views}) > 1,
-            seed=options.seed,
-        ),
+        backbone=_choose_backbone(options, given, len({view.crop_size for view in views}) > 1),
         method=method,
         views=views,
         evaluation_views=(evaluation_spec(views[0], False), evaluation_spec(views[0], True)),
@@ -67,4 +74,33 @@ def resolve(options: PretrainOptions) -> PretrainRecipe:
             lr=options.lr * scale, default_layers="conv", **options.optimizer_settings
         ),
         lr_biases=options.lr_biases * scale,
+        given=given,
     )
+
+
+def _choose_views(
+    options: PretrainOptions, given: Given, method: type[Method]
+) -> tuple[ViewSpec, ...] | tuple[OwnView, ...]:
+    if given.views is not None:
+        if given.views[0].crop_size != options.crop_size:
+            raise ValueError(
+                f"crop_size={options.crop_size} is not that of the first of views "
+                f"({given.views[0].crop_size} pixels); leave it out"
+            )
+        return given.views
+    name = options.views
+    if name == "auto":
+        small = "_digits" if options.data == "digits" else "_small"
+        published = method.default_views if options.method == GIVEN else options.method
+        name = published + (small if options.crop_size <= SMALL_CROP else "")
+    return create_views(name, options.crop_size)
+
+
+def _choose_backbone(
+    options: PretrainOptions, given: Given, any_size: bool
+) -> BackboneSettings | GivenBackbone:
+    """The backbone; any_size: it must take views of several sizes."""
+    stem = resolve_stem(options.backbone, options.stem, options.crop_size)
+    if given.backbone is not None:
+        return GivenBackbone(given.backbone, options.crop_size, options.seed)
+    return BackboneSettings(name=options.backbone, stem=stem, any_size=any_size, seed=options.seed)

@@ -16,11 +16,14 @@ from sslortho.data.loading import (
     load_training_set,
 )
 from sslortho.evaluate import FrozenEvaluation
-from sslortho.methods.task import Task, create_method
+from sslortho.methods.task import Task
 from sslortho.models import BackboneInfo, write_backbone
+from sslortho.models.own_networks import plain_network
 from sslortho.models.placement import place_network
 from sslortho.optim.schedules import cosine_schedule
 from sslortho.recipes.changed_inputs import find_finished
+from sslortho.recipes.given import NOTHING, Given
+from sslortho.recipes.identity import identify_objects
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import PretrainRecipe, resolve
 from sslortho.recipes.training import HeldTraining, Training
@@ -85,17 +88,17 @@ def _load(options: PretrainOptions) -> tuple[ImageSet, ImageSet | None, ImageSet
     return train, test, held_out
 
 
-def _read_inputs(options: PretrainOptions) -> Inputs:
+def _read_inputs(options: PretrainOptions, given: Given) -> Inputs:
     """Identity of the images that the options name. Raises ValueError as they do."""
-    return Inputs(collect_tables(*_load(options)))
+    return identify_objects(resolve(options, given), collect_tables(*_load(options)))
 
 
-def build(options: PretrainOptions) -> Pretraining:
+def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
     """Resolve the options, load the data and create everything, on every rank.
 
     Raises ValueError for a user's mistake.
     """
-    recipe = resolve(options)
+    recipe = resolve(options, given)
     accelerator = join_ranks(options, options.run_folder, options.mixed_precision, options.trackers)
     if options.shard:
         check_sharding(accelerator)
@@ -127,7 +130,7 @@ def build(options: PretrainOptions) -> Pretraining:
     loader = create_train_loader(
         options, train, recipe.views, options.batch_size, shard, options.accumulation_steps
     )
-    task = create_method(recipe.method, recipe.backbone, recipe.view_sizes, options)
+    task = recipe.create_task()
     place_network(
         task,
         shard.device,
@@ -150,19 +153,20 @@ def build(options: PretrainOptions) -> Pretraining:
             optimizer,
             loader,
             schedule,
-            Inputs(collect_tables(train, test, held_out)),
+            identify_objects(recipe, collect_tables(train, test, held_out)),
         ),
         evaluation=evaluation,
         held_out=replace(evaluation, test=evaluation_loader(held_out)) if held_out else None,
     )
 
 
-def run(options: PretrainOptions, session: Session) -> dict[str, Any]:
+def run(options: PretrainOptions, session: Session, given: Given = NOTHING) -> dict[str, Any]:
     """Pretrain, or resume; the content of summary.json. Every rank must call.
 
     Args:
         options: of the run; its folder is `options.run_folder`.
         session: command and start, for summary.json.
+        given: objects that a Python caller hands over.
 
     Raises:
         ValueError: a user's mistake, a folder of another run.
@@ -171,12 +175,14 @@ def run(options: PretrainOptions, session: Session) -> dict[str, Any]:
     """
     folder = RunFolder(options.run_folder)
     folder.check_same(options)
-    finished = find_finished(options, folder, lambda: _read_inputs(options))
+    finished = find_finished(options, folder, lambda: _read_inputs(options, given))
     if finished is not None:
         tell(finished, folder.path)
         return finished
-    pretraining = build(options)
+    pretraining = build(options, given)
     accelerator, training = pretraining.accelerator, pretraining.training
+    if given.backbone is not None:
+        accelerator.print(pretraining.recipe.backbone)
     with training.hold(folder) as held:
         evaluate = pretraining.evaluate_online if pretraining.is_labelled else None
         result = held.complete(evaluate)
@@ -202,7 +208,7 @@ def _finish(
         std=view.std,
     )
     if run.accelerator.is_main_process:  # first what cannot fail
-        write_backbone(backbone, folder.backbone, info)
+        write_backbone(plain_network(backbone), folder.backbone, info)
         records = read_metrics(folder.metrics, {"loss", "knn_top1", "val_knn_top1"})
         draw_curves(folder.curves, {options.optim: records})
     figures = run.evaluate_final(backbone)

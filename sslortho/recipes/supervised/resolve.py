@@ -13,11 +13,13 @@ from sslortho.data.loading import LabelledData
 from sslortho.methods import Classification
 from sslortho.models import BackboneInfo, create_backbone, feature_dim, initial_classifier
 from sslortho.models.backbones import Stem
+from sslortho.models.own_networks import GivenBackbone
 from sslortho.optim import param_groups
 from sslortho.optim.schedules import cosine_schedule, multi_step_schedule
 from sslortho.optim.settings import OptimizerSettings, settle_optimizer
 from sslortho.recipes.backbone import SMALL_CROP, resolve_stem
 from sslortho.recipes.evaluation import native_size
+from sslortho.recipes.given import NOTHING, Given, check_given
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.train.trainer import Schedule
 
@@ -48,6 +50,17 @@ class SupervisedRecipe:
     """Name and stem of the backbone, size and normalisation of its images."""
     outputs: int
     """Outputs of the classifier."""
+    given: Given = NOTHING
+    """Objects that a Python caller has handed over."""
+
+    def create_backbone(self) -> nn.Module:
+        """The backbone with its initial weights; torch's generator is seeded."""
+        info, seed = self.info, self.options.seed
+        if self.given.backbone is not None:
+            return GivenBackbone(self.given.backbone, info.crop_size, seed).create()
+        torch.manual_seed(seed)
+        # torchvision's own default, which the paper's networks have
+        return create_backbone(info.backbone, self.stem, zero_init_residual=False)
 
     def create_task(self) -> Classification:
         """Model and loss, on the CPU. Their initial weights depend on the seed alone.
@@ -55,9 +68,7 @@ class SupervisedRecipe:
         Raises ValueError for a backbone that does not take views of that size.
         """
         info, options = self.info, self.options
-        torch.manual_seed(options.seed)
-        # torchvision's own default, which the paper's networks have
-        backbone = create_backbone(info.backbone, self.stem, zero_init_residual=False)
+        backbone = self.create_backbone()
         dim = feature_dim(backbone, info.crop_size)
         classifier = initial_classifier(info.backbone, dim, self.outputs)
         return Classification(backbone, classifier, label_smoothing=options.label_smoothing)
@@ -87,7 +98,10 @@ def create_schedule(options: SupervisedOptions, batches: int) -> Schedule:
 
 
 def resolve(
-    options: SupervisedOptions, data: LabelledData, optimizer: OptimizerSettings
+    options: SupervisedOptions,
+    data: LabelledData,
+    optimizer: OptimizerSettings,
+    given: Given = NOTHING,
 ) -> SupervisedRecipe:
     """Decide what the options leave open.
 
@@ -95,9 +109,11 @@ def resolve(
         options: of the run.
         data: images to train and to test on; size of the images and number of classes count.
         optimizer: result of `resolve_supervised_optimizer`.
+        given: objects that a Python caller hands over.
 
     Raises ValueError for a stem without effect, and for fewer outputs than classes.
     """
+    check_given(options, given)
     crop_size = options.crop_size or native_size(data.train)
     view_name = _choose_view(options, data.train, crop_size)
     view = _create_view(view_name, crop_size)
@@ -117,6 +133,7 @@ def resolve(
         stem=stem,
         info=info,
         outputs=_count_outputs(options, len(data.classes)),
+        given=given,
     )
 
 

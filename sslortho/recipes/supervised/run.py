@@ -18,12 +18,15 @@ from sslortho.data.loading import (
 from sslortho.evaluate import NonFiniteScoresError, Picture
 from sslortho.methods import Classification
 from sslortho.models import write_backbone, write_classifier
+from sslortho.models.own_networks import plain_network
 from sslortho.models.placement import place_network
 from sslortho.optim.monitor import state_bytes
 from sslortho.recipes.backbone import Subject
 from sslortho.recipes.changed_inputs import find_finished
 from sslortho.recipes.evaluation import ClassifierTraining, identify
 from sslortho.recipes.evaluation_report import Results, inspect_run, write_results
+from sslortho.recipes.given import NOTHING, Given
+from sslortho.recipes.identity import identify_module
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.recipes.supervised.resolve import (
     SupervisedRecipe,
@@ -73,10 +76,17 @@ def _load(options: SupervisedOptions) -> tuple[LabelledData, ImageSet | None]:
     return check_classes(options, LabelledData(train, data.test, data.classes)), held_out
 
 
-def _read_inputs(options: SupervisedOptions) -> Inputs:
+def _read_inputs(options: SupervisedOptions, given: Given) -> Inputs:
     """Identity of the images that the options name. Raises ValueError as they do."""
     data, held_out = _load(options)
-    return identify(data, None, held_out, classifies=True)
+    recipe = resolve(options, data, resolve_supervised_optimizer(options), given)
+    return _identify(recipe, data, held_out)
+
+
+def _identify(recipe: SupervisedRecipe, data: LabelledData, held_out: ImageSet | None) -> Inputs:
+    """Identity of images, and of the initial weights where a module or a file gives them."""
+    inputs = identify(data, None, held_out, classifies=True)
+    return identify_module(inputs, recipe.given, recipe.create_backbone)
 
 
 def _build_training(
@@ -108,7 +118,7 @@ def _build_training(
     return Training(options, accelerator, task, optimizer, loader, schedule, inputs)
 
 
-def build(options: SupervisedOptions) -> Supervised:
+def build(options: SupervisedOptions, given: Given = NOTHING) -> Supervised:
     """Load the data, decide what they decide, and create everything, on every rank.
 
     Raises ValueError for a user's mistake.
@@ -120,7 +130,7 @@ def build(options: SupervisedOptions) -> Supervised:
         check_sharding(accelerator)
     with accelerator.local_main_process_first():  # the others find what it downloaded
         data, held_out = _load(options)
-    recipe = resolve(options, data, optimizer)
+    recipe = resolve(options, data, optimizer, given)
     task = recipe.create_task()
     origin = f"trained from scratch, seed {options.seed}"
     spec = evaluation_spec(recipe.view, data.train.holds_small_images)
@@ -128,7 +138,7 @@ def build(options: SupervisedOptions) -> Supervised:
     def evaluation_loader(images: ImageSet) -> EvaluationLoader:
         return create_evaluation_loader(options, images, spec, shard_of(accelerator))
 
-    inputs = identify(data, None, held_out, classifies=True)
+    inputs = _identify(recipe, data, held_out)
     return Supervised(
         options=options,
         accelerator=accelerator,
@@ -143,7 +153,7 @@ def build(options: SupervisedOptions) -> Supervised:
     )
 
 
-def run(options: SupervisedOptions, session: Session) -> dict[str, Any]:
+def run(options: SupervisedOptions, session: Session, given: Given = NOTHING) -> dict[str, Any]:
     """Train a classifier, or resume; the content of summary.json. Every rank must call.
 
     A training that diverges is finished too: its summary has "diverged" true and no accuracy, and its
@@ -152,6 +162,7 @@ def run(options: SupervisedOptions, session: Session) -> dict[str, Any]:
     Args:
         options: of the run; its folder is `options.run_folder`.
         session: command and start, for summary.json.
+        given: objects that a Python caller hands over.
 
     Raises:
         ValueError: a user's mistake, a folder of another run.
@@ -160,11 +171,11 @@ def run(options: SupervisedOptions, session: Session) -> dict[str, Any]:
     """
     folder = RunFolder(options.run_folder)
     folder.check_same(options)
-    finished = find_finished(options, folder, lambda: _read_inputs(options))
+    finished = find_finished(options, folder, lambda: _read_inputs(options, given))
     if finished is not None:
         tell(finished, folder.path)
         return finished
-    supervised = build(options)
+    supervised = build(options, given)
     accelerator, training = supervised.accelerator, supervised.training
     with training.hold(folder) as held:
         measured: dict[str, Any] | Exception
@@ -260,7 +271,7 @@ def _finish(
         draw_curves(folder.curves, {options.optim: records})
         if not diverged:
             write_classifier(run.task.classifier, folder.classifier)
-            write_backbone(run.task.backbone, folder.backbone, run.subject.info)
+            write_backbone(plain_network(run.task.backbone), folder.backbone, run.subject.info)
     figures = {
         **(_measure_diverged(options) if isinstance(measured, Exception) else measured),
         **{name: _find_last(records, name) for name in ("loss", "train_top1")},
