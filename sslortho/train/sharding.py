@@ -111,6 +111,22 @@ def gather_state(state: Any) -> Any:
     return tree_map(lambda value: whole(value) if isinstance(value, Tensor) else value, state)
 
 
+def gather_to_main(state: Any, accelerator: Accelerator) -> Any:
+    """Gather a state dict to the memory of the main rank's CPU, one tensor at a time.
+
+    Every rank must call. Other ranks receive None for each tensor that is split, so that no GPU holds
+    more than one whole tensor.
+    """
+
+    def gather(value: Any) -> Any:
+        if not isinstance(value, DTensor):
+            return value
+        tensor = value.full_tensor()
+        return tensor.cpu() if accelerator.is_main_process else None
+
+    return tree_map(gather, state)
+
+
 def gather_into(task: Task, sharded: Task, device: torch.device) -> None:
     """Move a whole task to a device and load the weights of its sharded copy; every rank must call."""
     task.to(device)

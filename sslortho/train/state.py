@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sslortho.train.progress import Progress, Window
-from sslortho.train.sharding import gather_state, scatter_state
+from sslortho.train.sharding import gather_to_main, scatter_state
 
 
 def circumstances(accelerator: Accelerator) -> dict[str, str | int]:
@@ -72,13 +72,14 @@ def checkpoint_state(
 ) -> dict[str, Any]:
     """State from which training continues; every rank must call.
 
-    Tensors are the task's own, not copies; tensors that are split among ranks are gathered.
+    Tensors are the task's own, not copies; tensors that are split among ranks are gathered to the main
+    rank, and None on the others.
     """
     return {
         "progress": progress.state(),
         "window": window.state(),
-        "task": gather_state(task.state_dict()),
-        "optimizer": gather_state(optimizer.state_dict()),
+        "task": gather_to_main(task.state_dict(), accelerator),
+        "optimizer": gather_to_main(optimizer.state_dict(), accelerator),
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
         "circumstances": circumstances(accelerator),
     }

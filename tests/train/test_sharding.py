@@ -7,6 +7,8 @@ import pytest
 import torch
 from helpers.ranks import run_on_ranks
 from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_flatten
 
 from sslortho.methods import Task
 from sslortho.methods.barlow_twins import BarlowTwins, BarlowTwinsOptions
@@ -17,6 +19,7 @@ from sslortho.train.sharding import (
     check_sharding,
     gather_into,
     gather_state,
+    gather_to_main,
     hold_gradients,
     scatter_state,
     shard_task,
@@ -160,6 +163,31 @@ def test_a_sharded_state_goes_on_whole(tmp_path, name):
     assert_close(
         train_whole(name, range(2, 4), state)["state"], train_whole(name, range(4))["state"]
     )
+
+
+def gather_on(rank: int) -> None:
+    """The main rank's state is that which all gather; the other holds nothing whole."""
+    task = barlow_twins()
+    optimizer = OPTIMIZERS["lars"](task)
+    sharded = shard_task(task, optimizer, ranks_of(2))
+    take_steps(sharded, optimizer, range(1), rank, 2)
+    ranks = types.SimpleNamespace(is_main_process=rank == 0)
+    for module in (sharded, optimizer):
+        split, _ = tree_flatten(module.state_dict())
+        expected, _ = tree_flatten(gather_state(module.state_dict()))
+        found, _ = tree_flatten(gather_to_main(module.state_dict(), ranks))
+        assert any(isinstance(value, DTensor) for value in split)
+        for part, whole, value in zip(split, expected, found, strict=True):
+            if isinstance(part, DTensor) and rank > 0:
+                assert value is None
+            elif isinstance(whole, torch.Tensor):
+                torch.testing.assert_close(value, whole, rtol=0, atol=0)
+
+
+@pytest.mark.ranks
+@fsdp_on_cpu
+def test_a_checkpoint_is_gathered_by_the_main_rank_alone(tmp_path):
+    run_on_ranks(gather_on, 2, tmp_path)
 
 
 def accumulate_on(rank: int) -> list[torch.Tensor]:
