@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from torch.distributed import distributed_c10d
 from tqdm import tqdm
 
 from sslortho.data.decoding import BrokenImageError
+from sslortho.data.first_rank import is_first_rank
 from sslortho.data.image_sets import ImageSet, Split
 from sslortho.data.names import join_first, to_line
 from sslortho.data.prefetch import available_cores
@@ -148,7 +148,7 @@ def _leave_out(data: Images, split: Split, skip_list: Path | None) -> Images:
         raise ValueError(
             f"all {len(data)} {split} images are broken, {to_line(name)} ({reason}) first"
         )
-    if len(kept) < len(data) and _is_first_rank():
+    if len(kept) < len(data) and is_first_rank():
         listed = "" if skip_list is None else f"; all are listed in {skip_list}"
         warnings.warn(
             f"{len(data) - len(kept)} of {len(data)} {split} images are broken and left out, "
@@ -165,7 +165,7 @@ def _find_or_read(data: ImageSet, split: Split, skip_list: Path | None) -> dict[
         return listed[split]
     _, broken = _check(data, range(len(data)), thorough=True)
     found = {data.name_of(i): error.reason for i, error in broken.items()}
-    if skip_list is not None and _is_first_rank():
+    if skip_list is not None and is_first_rank():
         write_skip_list(skip_list, {**_keep_other(skip_list, split, listed), split: found})
     return found
 
@@ -176,12 +176,6 @@ def _keep_other(skip_list: Path, split: Split, listed: dict[str, dict[str, str]]
     if listed or split == "train" or not skip_list.exists():
         return listed
     return read_skip_list(skip_list)
-
-
-def _is_first_rank() -> bool:
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank() == 0
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 _asked = itertools.count()

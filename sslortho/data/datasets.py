@@ -14,6 +14,7 @@ from sslortho.data.ffcv.images import BetonImages, load_beton
 from sslortho.data.identity import ImageTable, hash_arrays
 from sslortho.data.image_folder import load_folder
 from sslortho.data.image_sets import ImageArray, ImageSet, Split
+from sslortho.data.options import DATA_SETS
 from sslortho.options import nearest
 
 
@@ -64,17 +65,20 @@ def load_imagenet(
     follow_links: bool = False,
     skip_broken: bool = False,
     skip_list: Path | None = None,
+    upright: bool = False,
 ) -> ImageSet | None:
     """ImageNet: betons if there is a train.beton, else image folders `train|val/<wnid>/*`.
 
     A folder test/ is ignored: ImageNet's has no labels.
     """
     if (data_dir / "train.beton").is_file():
-        return _check_beton(load_beton(data_dir, split), split, skip_broken, skip_list)
-    return load_folder(data_dir, split, loader, ("val",), follow_links, skip_broken, skip_list)
+        return check_beton(load_beton(data_dir, split), split, skip_broken, skip_list)
+    return load_folder(
+        data_dir, split, loader, ("val",), follow_links, skip_broken, skip_list, upright
+    )
 
 
-def _check_beton(
+def check_beton(
     data: BetonImages | None, split: Split, skip_broken: bool, skip_list: Path | None
 ) -> ImageSet | None:
     """Check the images of a beton as those of a folder; see `handle_broken`."""
@@ -84,7 +88,7 @@ def _check_beton(
     return replace(handle_broken(data, split, skip_broken, skip_list)[0])
 
 
-DATASETS = ("digits", "cifar10", "cifar100", "folder", "beton", "imagenet")
+DATASETS = DATA_SETS
 
 
 def load_split(
@@ -95,6 +99,7 @@ def load_split(
     follow_links: bool = False,
     skip_broken: bool = False,
     skip_list: Path | None = None,
+    upright: bool = False,
 ) -> ImageSet | None:
     """One split of a data set by name.
 
@@ -106,6 +111,7 @@ def load_split(
             the images are small and of one size.
         follow_links: whether image files may be links that lead out of data_dir.
         skip_broken, skip_list: see `broken_images.handle_broken`.
+        upright: turn the images of a folder as their EXIF data say.
 
     Returns:
         The images; None if a folder, betons or ImageNet have no test split.
@@ -125,11 +131,11 @@ def load_split(
         "cifar10": lambda: load_cifar("cifar10", path, split),
         "cifar100": lambda: load_cifar("cifar100", path, split),
         "folder": lambda: load_folder(
-            path, split, loader, ("test", "val"), follow_links, skip_broken, skip_list
+            path, split, loader, ("test", "val"), follow_links, skip_broken, skip_list, upright
         ),
-        "beton": lambda: _check_beton(load_beton(path, split), split, skip_broken, skip_list),
+        "beton": lambda: check_beton(load_beton(path, split), split, skip_broken, skip_list),
         "imagenet": lambda: load_imagenet(
-            path, split, loader, follow_links, skip_broken, skip_list
+            path, split, loader, follow_links, skip_broken, skip_list, upright
         ),
     }
     return readers[name]()

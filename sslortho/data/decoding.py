@@ -1,6 +1,7 @@
 """Image files checked, and decoded to RGB by PIL and simplejpeg."""
 
 import contextlib
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from simplejpeg import decode_jpeg, decode_jpeg_header
 
@@ -31,6 +32,27 @@ SIGNED = (2,)
 
 TIFF_STARTS = (b"II*\0", b"MM\0*")
 """First bytes of a TIFF, of either byte order."""
+
+
+EXIF_START = b"Exif\0\0"
+"""First bytes of EXIF data in a JPEG (CIPA DC-008, 4.7.2)."""
+
+PNG_EXIF = {"exif", "Raw profile type exif"}
+"""Entries of PIL's `info` that hold the EXIF data of a PNG."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's Orientation to what undoes it (CIPA DC-008, 4.6.5); from 5 on it exchanges width and height."""
+
+File = str | io.BytesIO
+"""A file, by its path or its bytes."""
 
 
 class BrokenImageError(ValueError):
@@ -88,33 +110,76 @@ def describe_error(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[ImageFile]:
-    with naming_broken(path), Image.open(path, formats=FORMATS) as image:
+def _opened(file: File, name: str) -> Iterator[ImageFile]:
+    with naming_broken(name), Image.open(file, formats=FORMATS) as image:
         yield image
 
 
-def read_image(path: str) -> Image.Image:
-    """Decode a file to RGB.
+def read_image(path: str, upright: bool = False) -> Image.Image:
+    """Decode a file to RGB; see `convert_image`.
 
-    The content decides the format (one of FORMATS), not the suffix. Alpha is dropped, and only the
-    first image of an animation is read. Grey values of 16 bits are scaled so that 65,535 becomes 255;
-    in a TIFF of 12 bits 4,095 becomes 255, and one whose white is zero is inverted. A rotation in EXIF
-    is not applied, as in torchvision's ImageFolder. PIL's limit on pixels holds: it warns beyond
-    Image.MAX_IMAGE_PIXELS and refuses beyond twice as many.
+    The content decides the format (one of FORMATS), not the suffix. Only the first image of an animation
+    is read. PIL's limit on pixels holds: it warns beyond Image.MAX_IMAGE_PIXELS and refuses beyond twice
+    as many.
 
-    Raises BrokenImageError, naming the file, if it cannot be decoded, and for pixels of unknown range:
-    floating point, and integers that do not fit in 16 bits.
+    Args:
+        path: of the file.
+        upright: turn the image as its EXIF data say; otherwise as torchvision's ImageFolder reads it.
+
+    Raises BrokenImageError, naming the file, if it cannot be decoded, and as `convert_image`.
     """
-    with _opened(path) as image:
-        if image.mode == "F":
-            raise UnknownRangeError(path, "floating-point pixels of unknown range")
-        if image.mode == "L" and _read_tag(image, TIFF_SAMPLE_FORMAT) == SIGNED:
-            _refuse_negative(image, path)
-        if image.mode.startswith("I"):  # PIL's own conversion would cut off at 255
-            return Image.fromarray(_scale_integers(image, path)).convert("RGB")
-        if image.mode == "P" and "transparency" in image.info:
-            return image.convert("RGBA").convert("RGB")
-        return image.convert("RGB")
+    return _read(path, path, upright)
+
+
+def _read(file: File, name: str, upright: bool) -> Image.Image:
+    with _opened(file, name) as image:
+        return convert_image(image, name, upright)
+
+
+def convert_image(image: Image.Image, name: str, upright: bool = False) -> Image.Image:
+    """Convert an image of PIL's to RGB.
+
+    Alpha is dropped. Grey values of 16 bits are scaled so that 65,535 becomes 255; in a TIFF of 12 bits
+    4,095 becomes 255, and one whose white is zero is inverted.
+
+    Args:
+        image: of any mode.
+        name: of the image, for messages.
+        upright: turn it as its EXIF data say.
+
+    Raises UnknownRangeError for pixels of unknown range: floating point, and integers that do not fit in
+    16 bits.
+    """
+    orientation = (
+        _read_orientation(image) if upright else 1
+    )  # before pixels are loaded, as for sizes
+    return _turn(_convert_mode(image, name), orientation)
+
+
+def _convert_mode(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "F":
+        raise UnknownRangeError(name, "floating-point pixels of unknown range")
+    if image.mode == "L" and _read_tag(image, TIFF_SAMPLE_FORMAT) == SIGNED:
+        _refuse_negative(image, name)
+    if image.mode.startswith("I"):  # PIL's own conversion would cut off at 255
+        return Image.fromarray(_scale_integers(image, name)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+def _turn(converted: Image.Image, orientation: int) -> Image.Image:
+    return converted.transpose(TURNS[orientation]) if orientation in TURNS else converted
+
+
+def _read_orientation(image: Image.Image) -> int:
+    """EXIF's Orientation; 1, upright, where there is none, and for a TIFF, which PIL turns itself."""
+    late = image.format == "PNG" and not PNG_EXIF & image.info.keys()
+    if image.format == "TIFF" or late:  # a PNG would be decoded to look for data behind its pixels
+        return 1
+    with contextlib.suppress(Exception):  # damaged EXIF data do not spoil the pixels
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return 1
 
 
 def _read_tag(image: Image.Image, tag: int) -> Any:
@@ -156,37 +221,79 @@ def _holds_plain_jpeg(data: bytes) -> bool:
     )
 
 
-def read_pixels(path: str) -> NDArray[np.uint8]:
+def read_pixels(path: str, upright: bool = False) -> NDArray[np.uint8]:
     """Decode a file to (height, width, 3).
 
     The pixels are those of `read_image`; JPEGs take a third less time. Raises as `read_image`.
     """
     try:
         data = Path(path).read_bytes()
+    except OSError:
+        return np.array(read_image(path, upright))  # which says what is wrong
+    return decode_pixels(data, path, upright)
+
+
+def decode_pixels(data: bytes, name: str, upright: bool = False) -> NDArray[np.uint8]:
+    """Decode the bytes of a file to (height, width, 3).
+
+    Args:
+        data: content of the file.
+        name: of the image, for messages.
+        upright: see `read_image`, also for what raises.
+    """
+    # PIL decides on all others: it reads some such files, and says what is wrong with the others
+    with contextlib.suppress(OSError, ValueError):
         if _holds_plain_jpeg(data):
-            return decode_jpeg(data, "RGB")
-    except (OSError, ValueError):
-        pass  # PIL decides: it reads some such files, and says what is wrong with the others
-    return np.array(read_image(path))
+            pixels = decode_jpeg(data, "RGB")
+            turned = upright and EXIF_START in data
+            return _turn_pixels(pixels, data) if turned else pixels
+    return np.array(_read(io.BytesIO(data), name, upright))
 
 
-def read_size(path: str) -> tuple[int, int]:
+def _turn_pixels(pixels: NDArray[np.uint8], data: bytes) -> NDArray[np.uint8]:
+    """Pixels (height, width, 3) of a JPEG as its EXIF data say."""
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        orientation = _read_orientation(image)
+    if orientation not in TURNS:
+        return pixels
+    return np.array(_turn(Image.fromarray(pixels), orientation))
+
+
+def read_size(path: str, upright: bool = False) -> tuple[int, int]:
     """(width, height) in pixels, from a file's header. Raises BrokenImageError as `read_image`."""
-    with _opened(path) as image:
-        return image.size
+    return size_of(path, path, upright)
 
 
-def check_image(path: str) -> tuple[int, int]:
+def size_of(file: File, name: str, upright: bool = False) -> tuple[int, int]:
+    """(width, height) in pixels, from the header of a file or of its bytes.
+
+    Raises BrokenImageError as `read_image`.
+    """
+    with _opened(file, name) as image:
+        return _upright_size(image) if upright else image.size
+
+
+def _upright_size(image: ImageFile) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if _read_orientation(image) >= 5 else (width, height)
+
+
+def check_image(path: str, upright: bool = False) -> tuple[int, int]:
     """Check a file by its header and its end; (width, height) in pixels.
 
     A file that seems cut short, or whose kind of pixels may be refused, is decoded to be sure.
 
     Raises BrokenImageError, naming the file.
     """
-    with _opened(path) as image:
-        size = image.size
+    return check_content(path, path, upright)
+
+
+def check_content(file: File, name: str, upright: bool = False) -> tuple[int, int]:
+    """`check_image` on a file or its bytes."""
+    with _opened(file, name) as image:
+        size = _upright_size(image) if upright else image.size
         signed = _read_tag(image, TIFF_SAMPLE_FORMAT) == SIGNED
         doubtful = image.mode in ("F", "I") or signed or seems_cut_short(image)
     if doubtful:
-        read_pixels(path)
+        _read(file, name, upright)
     return size

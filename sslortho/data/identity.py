@@ -134,6 +134,13 @@ def hash_arrays(*arrays: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
+def hash_array(array: NDArray[Any]) -> int:
+    """Hash of the shape, type and values of an array, as `ImageTable.ends` holds it; never 0."""
+    digest = hashlib.blake2b(repr((array.shape, array.dtype.str)).encode(), digest_size=8)
+    digest.update(np.ascontiguousarray(array).data)
+    return int.from_bytes(digest.digest(), "little", signed=True) or 1
+
+
 def describe_difference(before: ImageTable, now: ImageTable) -> str:
     """Changes from one table to another, in words; empty if their digests are the same."""
     if before.digest == now.digest:

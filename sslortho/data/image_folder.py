@@ -3,15 +3,15 @@
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sslortho.data.broken_images import describe_broken, handle_broken
-from sslortho.data.decoding import BrokenImageError, read_image
+from sslortho.data.decoding import BrokenImageError
 from sslortho.data.folder_walk import Links, list_files, list_folders, walk_files
 from sslortho.data.image_sets import SMALL_SIDE, ImageArray, ImageFiles, ImageSet, Split
 from sslortho.data.names import compose, to_line
@@ -20,7 +20,7 @@ from sslortho.data.split_folders import find_test_folder, find_train_folder
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
 
 
-def _list_images(folder: Path, links: Links) -> list[str]:
+def list_images(folder: Path, links: Links) -> list[str]:
     """Paths of all images below a folder, sorted; without hidden files and a system's own."""
     found, other = [], []
     for path in walk_files(folder, links):
@@ -68,31 +68,44 @@ def scan_folder(
     classes = list_classes(folder)
     names = classes
     if split == "test" and (training := list_classes(train)):
-        _check_same_classes(training, classes, train, folder)
+        check_same_classes(training, classes, train, folder)
         names = training  # whose order the labels follow
+    if classes:
+        _warn_of_loose_images(folder)
+        files = list_class_folders(folder, {name: classes[name] for name in names}, links)
+        return replace(files, classes=tuple(map(to_line, names.values())))
+    return list_unlabelled(folder, links)
+
+
+def list_class_folders(folder: Path, classes: dict[str, str], links: Links) -> ImageFiles:
+    """The images of class folders, labelled by the order of `classes`, a result of `list_classes`.
+
+    Raises ValueError for a class without images.
+    """
     paths: list[str] = []
     labels: list[int] = []
-    for label, name in enumerate(names):
-        place = folder / classes[name]
+    for label, name in enumerate(classes.values()):
+        place = folder / name
         links.check_folder(place)
-        images = _list_images(place, links)
+        images = list_images(place, links)
         if not images:
             raise ValueError(
                 f"class folder {to_line(str(place))} holds no images; fill or remove it"
             )
         paths += images
         labels += [label] * len(images)
-    if classes:
-        _warn_of_loose_images(folder)
-    else:
-        paths = _list_images(folder, links)
-        labels = [-1] * len(paths)
+    shown = tuple(to_line(name) for name in classes.values())
+    return ImageFiles(tuple(paths), torch.tensor(labels), shown, str(folder))
+
+
+def list_unlabelled(folder: Path, links: Links) -> ImageFiles:
+    """All images below a folder, without labels. Raises ValueError if there are none."""
+    paths = list_images(folder, links)
     if not paths:
         raise ValueError(
             f"{folder} holds no images (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
         )
-    shown = tuple(to_line(name) for name in names.values())
-    return ImageFiles(tuple(paths), torch.tensor(labels), shown, str(folder))
+    return ImageFiles(tuple(paths), torch.full((len(paths),), -1), (), str(folder))
 
 
 def list_classes(folder: Path) -> dict[str, str]:
@@ -110,7 +123,7 @@ def list_classes(folder: Path) -> dict[str, str]:
     return classes
 
 
-def _check_same_classes(
+def check_same_classes(
     ours: dict[str, str], theirs: dict[str, str], train: Path, test: Path
 ) -> None:
     """Raise ValueError if the test classes, `theirs`, are others than the training classes, `ours`."""
@@ -122,8 +135,13 @@ def _check_same_classes(
         )
 
 
+def list_loose_images(folder: Path) -> list[str]:
+    """Names of the images in a folder itself, not of those in folders in it."""
+    return [n for n in list_files(folder) if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
+
+
 def _warn_of_loose_images(folder: Path) -> None:
-    loose = [n for n in list_files(folder) if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
+    loose = list_loose_images(folder)
     if loose:
         warnings.warn(
             f"{len(loose)} images in {folder} lie beside the class folders and are left out, "
@@ -132,25 +150,25 @@ def _warn_of_loose_images(folder: Path) -> None:
         )
 
 
-def read_into_memory(files: ImageFiles) -> ImageArray:
-    """Decode files that are all of one size.
+def read_into_memory(files: ImageSet) -> ImageArray:
+    """Decode images that are all of one size.
 
     Raises ValueError, naming the file, if one cannot be decoded or is of another size.
     """
 
-    def decode(path: str) -> Tensor:
-        return torch.from_numpy(np.asarray(read_image(path)).copy()).permute(2, 0, 1)
+    def decode(i: int) -> Tensor:
+        return torch.from_numpy(files.open(i)).permute(2, 0, 1)
 
-    first = decode(files.paths[0])
+    first = decode(0)
     images = torch.empty(len(files), *first.shape, dtype=torch.uint8)
 
     def fill(i: int) -> None:
-        image = decode(files.paths[i])
+        image = decode(i)
         if image.shape != first.shape:
+            name, other = (files.file_of(k) or files.name_of(k) for k in (i, 0))
             raise ValueError(
-                f"{files.paths[i]} is {image.shape[2]} x {image.shape[1]} pixels and "
-                f"{files.paths[0]} {first.shape[2]} x {first.shape[1]}; images of different sizes "
-                "need --loader files"
+                f"{name} is {image.shape[2]} x {image.shape[1]} pixels and {other} {first.shape[2]} x "
+                f"{first.shape[1]}; images of different sizes need --loader files"
             )
         images[i] = image
 
@@ -176,6 +194,7 @@ def load_folder(
     follow_links: bool = False,
     skip_broken: bool = False,
     skip_list: Path | None = None,
+    upright: bool = False,
 ) -> ImageSet | None:
     """Images of a folder; read into memory if all are small and of one size.
 
@@ -183,6 +202,7 @@ def load_folder(
         data_dir, split, test_folders, follow_links: see `scan_folder`, also for what raises.
         loader: "tensor" reads them into memory, "files" leaves them on the disk, whatever their size.
         skip_broken, skip_list: see `handle_broken`, also for what raises.
+        upright: turn images as their EXIF data say.
 
     Returns:
         The images; None if there is no test folder.
@@ -190,6 +210,21 @@ def load_folder(
     files = scan_folder(data_dir, split, test_folders, follow_links)
     if files is None:
         return None
+    files = replace(files, upright=upright)
+    return settle_files(files, split, loader, skip_broken, skip_list)
+
+
+def settle_files(
+    files: ImageFiles,
+    split: Split,
+    loader: Literal["auto", "tensor", "files"],
+    skip_broken: bool = False,
+    skip_list: Path | None = None,
+) -> ImageSet:
+    """Check image files; read them into memory if all are small and of one size.
+
+    Args: as for `load_folder`, also for what raises.
+    """
     data, sizes = handle_broken(files, split, skip_broken, skip_list)
     alike = len(sizes) == len(data) and len(set(sizes)) == 1  # not known of a sample
     if loader == "tensor" or (loader == "auto" and alike and max(sizes[0]) <= SMALL_SIDE):

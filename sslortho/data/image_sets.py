@@ -1,7 +1,7 @@
 """Image sets: labelled images of any origin, which know themselves how they are read and loaded.
 
-A new origin of images is one subclass of `ImageSet`: `open`, `sizes`, `select` and `__len__`. Its images
-are then decoded one by one; `open_source` is for an origin that is read faster otherwise.
+A new origin of images is one subclass of `ImageSet`: `open`, `sizes`, `select`, `table` and `__len__`. Its
+images are then decoded one by one; `open_source` is for an origin that is read faster otherwise.
 """
 
 import os
@@ -38,8 +38,11 @@ into memory, and their evaluation view is the whole image."""
 
 
 class ImageSet(ABC):
-    """Labelled images, uint8 with three channels, in a fixed order."""
+    """Labelled images, uint8, in a fixed order."""
 
+    channels: ClassVar[int] = 3
+    """Channels of the images that `open` gives. Views are made of three: one is repeated to them by the
+    set itself."""
     in_memory: ClassVar[bool] = False
     """Whether the images are all of one size and lie in memory, decoded."""
     labels: Tensor
@@ -56,7 +59,7 @@ class ImageSet(ABC):
 
     @abstractmethod
     def open(self, index: int) -> NDArray[np.uint8]:
-        """Pixels of one image, (height, width, 3), contiguous.
+        """Pixels of one image, (height, width, channels), contiguous.
 
         Several threads may call it at a time. Raises ValueError, naming the image, if it cannot be
         decoded.
@@ -256,6 +259,8 @@ class ImageFiles(ImageSet):
     classes: tuple[str, ...]
     root: str = ""
     """Folder of the split, which the files' names are relative to in `table`."""
+    upright: bool = False
+    """Turn images as their EXIF data say."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -272,11 +277,11 @@ class ImageFiles(ImageSet):
         return ImageTable(self.labels.numpy(), self.classes, names, sizes, ends)
 
     def open(self, index: int) -> NDArray[np.uint8]:
-        return read_pixels(self.paths[index])
+        return read_pixels(self.paths[index], self.upright)
 
     def sizes(self, indices: Indices) -> tuple[Indices, Indices]:
         """From the files' headers. Raises ValueError, naming the file, if it is not an image."""
-        found = [read_size(self.paths[i]) for i in indices]
+        found = [read_size(self.paths[i], self.upright) for i in indices]
         widths, heights = np.array(found, np.int64).reshape(-1, 2).T
         return heights, widths
 
@@ -285,9 +290,9 @@ class ImageFiles(ImageSet):
 
     def check(self, index: int, thorough: bool = False) -> tuple[int, int]:
         if thorough:
-            height, width, _ = read_pixels(self.paths[index]).shape
+            height, width, _ = self.open(index).shape
             return width, height
-        return check_image(self.paths[index])
+        return check_image(self.paths[index], self.upright)
 
     def name_of(self, index: int) -> str:
         start = f"{Path(self.root).parent}{os.sep}" if self.root else ""

@@ -13,7 +13,8 @@ from sslortho.augment.own_views import OwnView, OwnViewRenderer
 from sslortho.data.batches import EvaluationLoader
 from sslortho.data.datasets import load_split
 from sslortho.data.image_sets import ImageSet, Split
-from sslortho.data.options import DataOptions
+from sslortho.data.options import PATH, DataOptions
+from sslortho.data.origins import load_place, load_test_place
 from sslortho.data.own_view_loader import OwnViewLoader
 from sslortho.data.prefetch import share_of_cores
 from sslortho.data.subsets import balanced_subset, named_subset
@@ -32,21 +33,48 @@ class Shard:
     count: int = 1
 
 
-def load_training_set(options: DataOptions) -> ImageSet:
-    """The images to train on, those of all ranks."""
-    train = _load_split(options, "train")
+def load_training_set(options: DataOptions, given: ImageSet | None = None) -> ImageSet:
+    """The images to train on, those of all ranks.
+
+    Args:
+        options: which, and how they are read.
+        given: the images themselves, where a Python caller has handed them over.
+
+    Raises ValueError for data="given" without them.
+    """
+    train = _load_split(options, "train") if given is None else given
     assert train is not None
     if options.subset is None:
         return train
     return balanced_subset(train, options.subset, options.seed)
 
 
-def load_test_set(options: DataOptions) -> ImageSet | None:
-    """The images to test on; None if the data set has none."""
+def load_test_set(
+    options: DataOptions, given: ImageSet | None = None, train: ImageSet | None = None
+) -> ImageSet | None:
+    """The images to test on; None if the data set has none.
+
+    Args:
+        options, given: as for `load_training_set`.
+        train: the training images, if they are loaded already; their classes are the test images' too.
+    """
+    if options.data == GIVEN or given is not None:
+        return given
+    if options.test_data is not None:
+        return load_test_place(options.test_data, options, train or load_training_set(options))
     return _load_split(options, "test")
 
 
 def _load_split(options: DataOptions, split: Split) -> ImageSet | None:
+    if options.data == GIVEN:
+        raise ValueError(
+            "data='given' stands for images that a Python program has handed over, which no command line has: "
+            "call sslortho's function with data= as before"
+        )
+    if options.data == PATH:
+        if options.data_dir is None:
+            raise ValueError(f"data={PATH!r} needs data_dir, the path of the images")
+        return load_place(options.data_dir, options, split)
     return load_split(
         options.data,
         options.data_dir,
@@ -55,6 +83,7 @@ def _load_split(options: DataOptions, split: Split) -> ImageSet | None:
         options.follow_links,
         options.skip_broken,
         options.skip_list,
+        options.turns_upright,
     )
 
 
@@ -182,19 +211,28 @@ class LabelledData:
     """Names of the classes, or their numbers where they have no names."""
 
 
-def load_labelled_data(options: DataOptions) -> LabelledData:
+def load_labelled_data(
+    options: DataOptions, given: tuple[ImageSet | None, ImageSet | None] = (None, None)
+) -> LabelledData:
     """Load and check labelled training and test images.
+
+    Args:
+        options: which, and how they are read.
+        given: the images themselves, where a Python caller has handed them over.
 
     Raises ValueError if labels or test images are missing, or if they do not go together.
     """
-    train, test = load_training_set(options), load_test_set(options)
+    train = load_training_set(options, given[0])
+    test = load_test_set(options, given[1], train)
     if test is None:
-        raise ValueError(f"data_dir={options.data_dir!r} has no test images; add test/ or val/")
+        raise ValueError(
+            f"{_name_data(options)} has no test images; add test/ or val/"
+            f"{', or give test_data' if options.data in (PATH, GIVEN) else ''}"
+        )
     for name, data in (("training", train), ("test", test)):
         if int(data.labels.min()) < 0:
             raise ValueError(
-                f"data={options.data!r}, data_dir={options.data_dir!r}: the {name} images have no labels; "
-                "class folders are needed"
+                f"{_name_data(options)}: the {name} images have no labels; {_name_remedy(options)}"
             )
     names = train.classes or tuple(str(i) for i in range(int(train.labels.max()) + 1))
     found = int(test.labels.max()) + 1
@@ -204,6 +242,24 @@ def load_labelled_data(options: DataOptions) -> LabelledData:
             "be of one data set"
         )
     return LabelledData(train, test, names)
+
+
+def _name_data(options: DataOptions) -> str:
+    """The data as the user named them."""
+    if options.data == PATH:
+        return f"data={options.data_dir!r}"
+    if options.data_dir is None:
+        return f"data={options.data!r}"
+    return f"data={options.data!r}, data_dir={options.data_dir!r}"
+
+
+def _name_remedy(options: DataOptions) -> str:
+    """Way to labels."""
+    if options.data == GIVEN:
+        return "give (images, labels)"
+    if options.data == PATH:
+        return "class folders are needed: --labels folders takes the folders for classes"
+    return "class folders are needed"
 
 
 def choose_training_images(

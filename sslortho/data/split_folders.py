@@ -48,6 +48,30 @@ def find_train_folder(data_dir: Path) -> Path:
     )
 
 
+def find_split_folders(folder: Path, as_it_is: bool = False) -> bool:
+    """Whether a folder of the user's own has train/, and perhaps test/ or val/ beside it.
+
+    Args:
+        folder: of the user.
+        as_it_is: other names mean nothing: any folder in it is one of images.
+
+    Raises ValueError if there is no such folder, and for names that look like a split and are none.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"data={str(folder)!r} is no folder; give one that holds images")
+    names = list_folders(folder)
+    if "train" in names:
+        return True
+    similar = [name for name in names if _plain(name) in TRAIN_NAMES | TEST_NAMES]
+    if similar and not as_it_is:
+        raise ValueError(
+            f"{folder} holds {to_line(similar[0])}/, which looks like a part of a data set, and no folder "
+            "train/; rename the folder of the training images to train, or say by --labels none (or "
+            "folders) that all images are to be trained on"
+        )
+    return False
+
+
 def _advise(data_dir: Path, folders: Sequence[str], files: Sequence[str]) -> str:
     """Remedy for a folder without train/."""
     expected = "expected train/<class>/<image>, or train/<image> without labels"

@@ -10,19 +10,21 @@ import contextlib
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from sslortho.data.objects import load_pair
 from sslortho.methods import Method
 from sslortho.models import read_weights, restore_backbone, restore_module
 from sslortho.models.backbones import Stem
-from sslortho.options import nearest, to_arguments
+from sslortho.options import GIVEN, to_arguments
 from sslortho.recipes.command_line import create_options
 from sslortho.recipes.features import FeatureOptions, Features, extract
+from sslortho.recipes.given import Given
 from sslortho.recipes.knn_eval.options import KnnEvalOptions
 from sslortho.recipes.knn_eval.run import run as run_knn_eval
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
@@ -38,8 +40,11 @@ from sslortho.runs.provenance import Session
 
 PathLike = str | os.PathLike[str]
 
-DATA_SETS: tuple[str, ...] = get_args(next(f.type for f in fields(RunOptions) if f.name == "data"))
-"""Names that the option data takes."""
+Images = tuple[Any, Any]
+"""Images to train and to test on, as the caller has them; of the latter None for none."""
+
+LABELLED = (SupervisedOptions, LinearEvalOptions, KnnEvalOptions)
+"""Options of the commands that cannot do without labels."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,10 @@ class EvaluationResult:
 
 
 def pretrain(
-    data: PathLike = "digits",
+    data: Any = "digits",
     model: str | nn.Module | None = None,
     *,
+    test_data: Any = None,
     method: str | type[Method] = "barlow_twins",
     out: PathLike | None = None,
     **options: Any,
@@ -76,13 +82,18 @@ def pretrain(
     """Pretrain a backbone without labels, or resume: the command `pretrain`.
 
     Args:
-        data: name of a data set, or a folder of images (`data="folder"` with its `data_dir`).
+        data: images to train on. A folder as it is, a file, or the name of a data set, as the command's
+            option; a list of files; an array or tensor, (n, height, width), (n, height, width, channels)
+            or (n, channels, height, width); a torch Dataset, or any object with `__len__` and
+            `__getitem__`; a Hugging Face data set; or a pair of one of these and its labels. A run that
+            resumes must be given the same images again.
         model: the option backbone, such as "resnet50" or "timm:NAME", or a module from images (batch, 3,
             height, width) to features (batch, dim). A map (batch, dim, height, width) is averaged over
             its places; of transformers' models the pooled output or the class token is taken. A copy is
             trained, and the module stays as it is. Default: the command's.
         method: barlow_twins, simclr, vicreg, byol, simsiam, moco_v2 or dino, or a subclass of
             `sslortho.methods.Method`.
+        test_data: images to test on, likewise. Default: those that a folder, a name or a DatasetDict has.
         out: run folder. Default: as the command's.
         options: others of the command, by name; `sslortho pretrain --help` lists them. `projector` may be
             a module, or a function from the number of features to one; `views` a list of
@@ -95,14 +106,16 @@ def pretrain(
         RunStoppedError: Ctrl-C or a signal stopped it; it has saved, and the same call resumes.
         NonFiniteError: it diverged.
     """
-    values = {**_name_data(data, options), "method": method, **_name_model(model, options)}
-    return _train(PretrainOptions, run_pretraining, values, out, options)
+    named, images = _name_data(data, test_data, options)
+    values = {**named, "method": method, **_name_model(model, options)}
+    return _train(PretrainOptions, run_pretraining, values, out, options, images)
 
 
 def supervised(
-    data: PathLike = "digits",
+    data: Any = "digits",
     model: str | None = None,
     *,
+    test_data: Any = None,
     out: PathLike | None = None,
     **options: Any,
 ) -> TrainingResult:
@@ -111,19 +124,21 @@ def supervised(
     A training that diverges is a result too: its summary has "diverged" true.
 
     Args:
-        data, model, out: as for `pretrain`.
+        data, test_data, model, out: as for `pretrain`; labels are needed.
         options: others of the command, by name; `sslortho supervised --help` lists them.
 
     Raises ValueError and RunStoppedError as `pretrain`.
     """
-    values = {**_name_data(data, options), **_name_model(model, options)}
-    return _train(SupervisedOptions, run_supervised, values, out, options)
+    named, images = _name_data(data, test_data, options)
+    values = {**named, **_name_model(model, options)}
+    return _train(SupervisedOptions, run_supervised, values, out, options, images)
 
 
 def linear_eval(
     backbone_from: PathLike | nn.Module,
-    data: PathLike = "digits",
+    data: Any = "digits",
     *,
+    test_data: Any = None,
     out: PathLike | None = None,
     **options: Any,
 ) -> EvaluationResult:
@@ -132,59 +147,60 @@ def linear_eval(
     Args:
         backbone_from: run folder or file of weights; a module from images to features, such as
             `pretrain(...).backbone`; "random": initial weights of `backbone`.
-        data, out: as for `pretrain`.
+        data, test_data, out: as for `pretrain`; labels are needed.
         options: others of the command, by name; `sslortho linear_eval --help` lists them.
 
     Raises ValueError, RunStoppedError and NonFiniteError as `pretrain`.
     """
-    values = {"backbone_from": backbone_from, **_name_data(data, options)}
-    return EvaluationResult(*_run(LinearEvalOptions, run_linear_eval, values, out, options))
+    named, images = _name_data(data, test_data, options)
+    values = {"backbone_from": backbone_from, **named}
+    return EvaluationResult(*_run(LinearEvalOptions, run_linear_eval, values, out, options, images))
 
 
 def knn_eval(
     backbone_from: PathLike | nn.Module,
-    data: PathLike = "digits",
+    data: Any = "digits",
     *,
+    test_data: Any = None,
     out: PathLike | None = None,
     **options: Any,
 ) -> EvaluationResult:
     """Evaluate a backbone by nearest neighbours: the command `knn_eval`.
 
     Args:
-        backbone_from, data, out: as for `linear_eval`.
+        backbone_from, data, test_data, out: as for `linear_eval`.
         options: others of the command, by name; `sslortho knn_eval --help` lists them.
 
     Raises ValueError as `pretrain`.
     """
-    values = {"backbone_from": backbone_from, **_name_data(data, options)}
-    return EvaluationResult(*_run(KnnEvalOptions, run_knn_eval, values, out, options))
+    named, images = _name_data(data, test_data, options)
+    values = {"backbone_from": backbone_from, **named}
+    return EvaluationResult(*_run(KnnEvalOptions, run_knn_eval, values, out, options, images))
 
 
 def extract_features(
     backbone_from: PathLike | nn.Module,
-    data: PathLike = "digits",
+    data: Any = "digits",
     *,
-    split: Literal["train", "test"] = "test",
+    split: Literal["train", "test"] | None = None,
     **options: Any,
 ) -> Features:
     """Features of the evaluation views of a data set, by a frozen backbone.
 
     Args:
         backbone_from, data: as for `linear_eval`; labels are not needed.
-        split: which images of the data set.
+        split: which images of the data set. Default: the test images; of images of your own, where none are
+            to test on, all.
         options: of the backbone and the data, by the names of `knn_eval`'s.
 
     Raises ValueError as `pretrain`, and for data without test images.
     """
-    values = {
-        "backbone_from": backbone_from,
-        **_name_data(data, options),
-        "split": split,
-        **options,
-    }
+    named, images = _name_data(data, None, options)
+    values = {"backbone_from": backbone_from, **named, "split": split, **options}
     values, given = take_objects(values)
+    chosen = create_options(FeatureOptions, values)
     with _torch_as_before():
-        return extract(create_options(FeatureOptions, values), given)
+        return extract(chosen, _add_images(given, images, chosen))
 
 
 def load_backbone(
@@ -219,21 +235,26 @@ def load_backbone(
         return restore_backbone(file, model, stem, weights_prefix).network
 
 
-def _name_data(data: PathLike, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options data and data_dir. Raises ValueError for what is neither a data set nor a folder."""
-    if isinstance(data, str) and data in DATA_SETS:
-        return {"data": data}
-    folder = os.fspath(data) if isinstance(data, str | os.PathLike) else None
-    if folder is None or not os.path.isdir(os.path.expanduser(folder)):  # noqa: PTH111, PTH112
+def _name_data(
+    data: Any, test_data: Any, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], Images | None]:
+    """The options data and test_data, and the objects that stand in for them, if there are any.
+
+    Raises ValueError for a path beside an object.
+    """
+    place = isinstance(data, str | os.PathLike)
+    if place and (test_data is None or isinstance(test_data, str | os.PathLike)):
+        return {"data": data, **({} if test_data is None else {"test_data": test_data})}, None
+    if place:
         raise ValueError(
-            f"data={data!r} is neither a folder nor one of {', '.join(DATA_SETS)}"
-            f"{nearest(str(data), DATA_SETS)}"
+            f"data={data!r} is a path or name and test_data is not; give both as objects, such as lists of "
+            "files"
         )
     if "data_dir" in options:
         raise ValueError(
-            f"data={folder!r} and data_dir={options['data_dir']!r} are two folders; give one of them"
+            f"data_dir={options['data_dir']!r} is for data sets by name, and data is an object; leave it out"
         )
-    return {"data": "folder", "data_dir": folder}
+    return {"data": GIVEN}, (data, test_data)
 
 
 def _name_model(model: str | nn.Module | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,6 +269,14 @@ def _name_model(model: str | nn.Module | None, options: Mapping[str, Any]) -> di
 
 
 Run = Callable[..., dict[str, Any]]
+
+
+def _add_images(given: Given, images: Images | None, options: RunOptions) -> Given:
+    """The images too, if they are objects. Raises ValueError for objects that are no images."""
+    if images is None:
+        return given
+    train, test = load_pair(*images, options, isinstance(options, LABELLED))
+    return replace(given, train=train, test=test)
 
 
 @contextlib.contextmanager
@@ -274,6 +303,7 @@ def _run(
     values: Mapping[str, Any],
     out: PathLike | None,
     options: Mapping[str, Any],
+    images: Images | None,
 ) -> tuple[dict[str, Any], Path]:
     """Run a command; its summary as the file has it, and its folder."""
     values = {**values, **({} if out is None else {"out": out}), **options}
@@ -281,7 +311,7 @@ def _run(
     chosen = create_options(options_class(cls, given), values)
     command = shlex.join(["sslortho", cls.command, *to_arguments(values, type(chosen))])
     with _torch_as_before():
-        summary = run(chosen, Session(command), given)
+        summary = run(chosen, Session(command), _add_images(given, images, chosen))
     folder = chosen.run_folder
     return RunFolder(folder).read_summary() or summary, folder
 
@@ -292,8 +322,9 @@ def _train(
     values: Mapping[str, Any],
     out: PathLike | None,
     options: Mapping[str, Any],
+    images: Images | None,
 ) -> TrainingResult:
-    summary, folder = _run(cls, run, values, out, options)
+    summary, folder = _run(cls, run, values, out, options, images)
     model = {**values, **options}.get("backbone")
     network = model if isinstance(model, nn.Module) else None
     backbone = None if summary.get("diverged") else load_backbone(folder, network)

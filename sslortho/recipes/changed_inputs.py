@@ -119,7 +119,7 @@ def find_finished(
     if "inputs" in summary:
         changes = "; ".join(read_inputs().find_changes(summary["inputs"], folder.images))
     else:  # of version 0.1
-        name = different[0]
+        name = different[0] if different else "data"
         changes = f"{name} is {stored[name]!r} there and {getattr(options, name)!r} here"
     if changes:
         raise ValueError(

@@ -129,11 +129,14 @@ def identify(
     return Inputs(collect_tables(data.train, data.test, held_out), weights, classifies)
 
 
+def _load(options: BackboneOptions, given: Given) -> LabelledData:
+    data = load_labelled_data(options, given.images)
+    return choose_training_images(options, data, options.train_percent, options.train_list)
+
+
 def read_inputs(options: BackboneOptions, given: Given = NOTHING) -> Inputs:
     """Identity of the images and weights that the options name. Raises ValueError as they do."""
-    data = choose_training_images(
-        options, load_labelled_data(options), options.train_percent, options.train_list
-    )
+    data = _load(options, given)
     return identify(data, load_subject(options, native_size(data.train), given))
 
 
@@ -142,9 +145,7 @@ def build_evaluation(
 ) -> Evaluation:
     """Load the data and the backbone, on every rank. Raises ValueError for a user's mistake."""
     with accelerator.local_main_process_first():  # the others find what it downloaded
-        data = choose_training_images(
-            options, load_labelled_data(options), options.train_percent, options.train_list
-        )
+        data = _load(options, given)
     subject, spec = place_subject(options, data.train, accelerator, given)
     return Evaluation(
         options=options,

@@ -35,6 +35,11 @@ class Given:
     views: "tuple[ViewSpec, ...] | tuple[OwnView, ...] | None" = None
     """Views of each image: specifications, or callables that have been tried."""
 
+    @property
+    def images(self) -> "tuple[ImageSet | None, ImageSet | None]":
+        """Images to train and to test on."""
+        return self.train, self.test
+
 
 NOTHING = Given()
 """Nothing is handed over: a command line."""

@@ -227,7 +227,7 @@ def test_values_become_those_that_the_options_hold(tmp_path):
     ("call", "message"),
     [
         (lambda: sslortho.pretrain("digit"), "data='digit' is neither .* .did you mean digits"),
-        (lambda: sslortho.pretrain(3), "data=3 is neither a folder nor"),
+        (lambda: sslortho.pretrain(3), "data=3 is no images that can be read"),
         (lambda: sslortho.pretrain(".", data_dir="x"), "are two folders"),
         (lambda: sslortho.pretrain("digits", "a", backbone="b"), "are one option"),
         (lambda: sslortho.pretrain(epoch=3), "did you mean epochs"),
@@ -254,11 +254,9 @@ def test_a_folder_is_data(tmp_path):
                 Image.new("RGB", (32, 32), (50 * i, 90, 0)).save(folder / f"{i}.png")
     options = {**QUIET, "epochs": 1, "batch_size": 4, "pictures": False}
     run = sslortho.supervised(tmp_path / "photos", "basic_cnn", out=tmp_path / "run", **options)
-    assert run.summary["config"]["data"] == "folder"
+    assert run.summary["config"]["data"] == "path"
     assert run.summary["details"]["classes"] == 2
-    assert shlex.split(run.summary["command"])[2:6] == [
-        "--data", "folder", "--data_dir", str(tmp_path / "photos")
-    ]  # fmt: skip
+    assert shlex.split(run.summary["command"])[2:4] == ["--data", str(tmp_path / "photos")]
 
 
 def test_a_call_leaves_torch_as_it_was(tmp_path):

@@ -214,11 +214,19 @@ def load_beton(data_dir: Path, split: Split) -> BetonImages | None:
             f"data_dir={str(data_dir)!r} holds no train.beton; write one with "
             f"sslortho write_beton --split train --out {train} ..."
         )
+    images = open_beton(path)
+    if split == "test" and train.is_file():
+        _check_same_classes(path, images.classes, train)
+    return images
+
+
+def open_beton(path: Path) -> BetonImages:
+    """Images of a .beton. Raises ValueError, naming the file, if it or its manifest is damaged, or FFCV is
+    missing.
+    """
     require_ffcv()
     file = read_beton(path)
     classes = read_classes(path, len(file))
-    if split == "test" and train.is_file():
-        _check_same_classes(path, classes, train)
     _check_labels(path, file.labels, classes)
     return BetonImages(
         path=path,

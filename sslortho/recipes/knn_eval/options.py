@@ -31,4 +31,4 @@ class KnnEvalOptions(BackboneOptions):
 
     @property
     def default_folder(self) -> str:
-        return f"runs/knn-{self.data}-{self.source}-s{self.seed}"
+        return f"runs/knn-{self.data_name}-{self.source}-s{self.seed}"

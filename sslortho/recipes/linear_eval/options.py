@@ -85,4 +85,4 @@ class LinearEvalOptions(TrainingOptions, BackboneOptions):
     def default_folder(self) -> str:
         kind = "lbfgs" if self.protocol == "lbfgs" else "linear"
         kind = "finetune" if self.weights == "finetune" else kind
-        return f"runs/{kind}-{self.data}-{self.source}-s{self.seed}"
+        return f"runs/{kind}-{self.data_name}-{self.source}-s{self.seed}"

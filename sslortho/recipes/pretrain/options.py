@@ -136,7 +136,7 @@ class PretrainOptions(TrainingOptions):
 
     @property
     def default_folder(self) -> str:
-        return f"runs/{self.method}-{self.data}-{self.optim}-s{self.seed}"
+        return f"runs/{self.method}-{self.data_name}-{self.optim}-s{self.seed}"
 
 
 @functools.cache

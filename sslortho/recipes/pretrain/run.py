@@ -74,9 +74,12 @@ def _of_held_out(figures: dict[str, float]) -> dict[str, float]:
     return {f"val_{n}" if n.endswith("_top1") else n: value for n, value in figures.items()}
 
 
-def _load(options: PretrainOptions) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
+def _load(
+    options: PretrainOptions, given: Given
+) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
     """Images to train on, to test on, and those held out. Raises ValueError as the options do."""
-    train, test = load_training_set(options), load_test_set(options)
+    train = load_training_set(options, given.train)
+    test = load_test_set(options, given.test, train)
     if options.validation is None:
         return train, test, None
     if not bool((train.labels >= 0).all()):
@@ -90,11 +93,15 @@ def _load(options: PretrainOptions) -> tuple[ImageSet, ImageSet | None, ImageSet
 
 def _read_inputs(options: PretrainOptions, given: Given) -> Inputs:
     """Identity of the images that the options name. Raises ValueError as they do."""
-    return identify_objects(resolve(options, given), collect_tables(*_load(options)))
+    return identify_objects(resolve(options, given), collect_tables(*_load(options, given)))
 
 
 def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
     """Resolve the options, load the data and create everything, on every rank.
+
+    Args:
+        options: of the run.
+        given: objects in place of what they name.
 
     Raises ValueError for a user's mistake.
     """
@@ -104,7 +111,7 @@ def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
         check_sharding(accelerator)
     shard = shard_of(accelerator)
     with accelerator.local_main_process_first():  # the others find what it downloaded
-        train, test, held_out = _load(options)
+        train, test, held_out = _load(options, given)
     labelled = options.test and test is not None and bool((train.labels >= 0).all())
     if (
         (labelled or held_out is not None)

@@ -105,4 +105,4 @@ class SupervisedOptions(TrainingOptions):
 
     @property
     def default_folder(self) -> str:
-        return f"runs/supervised-{self.data}-{self.backbone_slug}-{self.optim}-s{self.seed}"
+        return f"runs/supervised-{self.data_name}-{self.backbone_slug}-{self.optim}-s{self.seed}"

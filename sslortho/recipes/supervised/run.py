@@ -67,9 +67,9 @@ class Supervised(ClassifierTraining):
         return {f"val_{name.removeprefix('test_')}": value for name, value in figures.items()}
 
 
-def _load(options: SupervisedOptions) -> tuple[LabelledData, ImageSet | None]:
+def _load(options: SupervisedOptions, given: Given) -> tuple[LabelledData, ImageSet | None]:
     """Images to train and to test on, and those held out."""
-    data = load_labelled_data(options)
+    data = load_labelled_data(options, given.images)
     if options.validation is None:
         return check_classes(options, data), None
     train, held_out = hold_out(data.train, options.validation, options.seed)
@@ -78,7 +78,7 @@ def _load(options: SupervisedOptions) -> tuple[LabelledData, ImageSet | None]:
 
 def _read_inputs(options: SupervisedOptions, given: Given) -> Inputs:
     """Identity of the images that the options name. Raises ValueError as they do."""
-    data, held_out = _load(options)
+    data, held_out = _load(options, given)
     recipe = resolve(options, data, resolve_supervised_optimizer(options), given)
     return _identify(recipe, data, held_out)
 
@@ -121,6 +121,10 @@ def _build_training(
 def build(options: SupervisedOptions, given: Given = NOTHING) -> Supervised:
     """Load the data, decide what they decide, and create everything, on every rank.
 
+    Args:
+        options: of the run.
+        given: objects in place of what they name.
+
     Raises ValueError for a user's mistake.
     """
     optimizer = resolve_supervised_optimizer(options)  # before data that may take minutes
@@ -129,7 +133,7 @@ def build(options: SupervisedOptions, given: Given = NOTHING) -> Supervised:
     if options.shard:
         check_sharding(accelerator)
     with accelerator.local_main_process_first():  # the others find what it downloaded
-        data, held_out = _load(options)
+        data, held_out = _load(options, given)
     recipe = resolve(options, data, optimizer, given)
     task = recipe.create_task()
     origin = f"trained from scratch, seed {options.seed}"

@@ -105,4 +105,4 @@ class TuneOptions(SupervisedOptions):
 
     @property
     def default_folder(self) -> str:
-        return f"runs/tune-{self.data}-{self.backbone_slug}-{self.optim}"
+        return f"runs/tune-{self.data_name}-{self.backbone_slug}-{self.optim}"

@@ -1,0 +1,65 @@
+"""Labels that come with a user's own images, made int64."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Labels of images in their order, before it is known how many images there are."""
+
+    values: Any = None
+    """Whole numbers (n,), of which -1 is none, or names of classes; None: no labels."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, by number, where they are known."""
+
+    def find(self, count: int) -> tuple[Tensor, tuple[str, ...]]:
+        """(labels int64 (count,), names of the classes).
+
+        Names of classes are numbered in their sorted order. Raises ValueError for another number of labels
+        than images, and for what are no labels.
+        """
+        if self.values is None:
+            return torch.full((count,), -1), ()
+        values = self.values
+        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        if array.ndim == 2 and array.shape[1] == 1:
+            array = array[:, 0]
+        if array.shape != (count,):
+            raise ValueError(
+                f"labels of shape {array.shape} do not fit {count} images; give one for each"
+            )
+        if array.dtype.kind in "US" or (array.dtype == object and _are_texts(array)):
+            return _number(array.astype(str))
+        return _check_numbers(array, self.classes), self.classes
+
+
+def _are_texts(array: Any) -> bool:
+    return all(isinstance(value, str) for value in array)
+
+
+def _number(names: Sequence[str] | Any) -> tuple[Tensor, tuple[str, ...]]:
+    known, places = np.unique(names, return_inverse=True)
+    return torch.from_numpy(places.astype(np.int64)), tuple(map(str, known))
+
+
+def _check_numbers(array: Any, classes: tuple[str, ...]) -> Tensor:
+    whole = array.dtype.kind in "iub"
+    if not whole and array.dtype.kind == "f":
+        whole = bool(np.isfinite(array).all() and (array == np.round(array)).all())
+    if not whole:
+        raise ValueError(
+            f"labels of type {array.dtype} are no classes; give whole numbers or names"
+        )
+    numbers = torch.from_numpy(array.astype(np.int64))
+    low, high = int(numbers.min()), int(numbers.max())
+    if low < -1:
+        raise ValueError(f"labels from {low} to {high} must be 0 or more; -1 is for none")
+    if classes and high >= len(classes):
+        raise ValueError(f"label {high} is beyond the {len(classes)} classes that have names")
+    return numbers

@@ -1,0 +1,118 @@
+"""Image sets of a user's own path: the kind is told from what is there."""
+
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from sslortho.data.array_images import take_array
+from sslortho.data.datasets import check_beton
+from sslortho.data.ffcv.images import load_beton, open_beton
+from sslortho.data.file_list import read_list
+from sslortho.data.image_folder import IMAGE_SUFFIXES, settle_files
+from sslortho.data.image_sets import ImageSet, Split
+from sslortho.data.labels import Labelling
+from sslortho.data.options import DataOptions
+from sslortho.data.own_folders import scan_own_folder
+
+ARRAY_SUFFIXES = (".npy", ".npz")
+
+LIST_SUFFIXES = (".txt", ".lst")
+
+
+def load_place(path: str, options: DataOptions, split: Split) -> ImageSet | None:
+    """Images of a split at a path; None for "test" if there are none.
+
+    A path that is no folder holds training images alone.
+
+    Args:
+        path: of a folder or a file.
+        options: how images are read.
+        split: "train" or "test".
+
+    Raises ValueError for a path that is none of the kinds, and as the kinds do.
+    """
+    place = Path(path)
+    if not place.is_dir():
+        return load_file(path, options, "train") if split == "train" else None
+    if (place / "train.beton").is_file():
+        found = load_beton(place, split)
+        return check_beton(found, split, options.skip_broken, options.skip_list)
+    return _load_folder(place, options, split, split)
+
+
+def load_test_place(path: str, options: DataOptions, train: ImageSet) -> ImageSet:
+    """All images at a path, to test on; their folders are classes if those of the training images are.
+
+    Raises ValueError as `load_place`, and for other classes than those of the training images.
+    """
+    labelled = bool(train.classes) and options.labels != "none"
+    options = replace(options, labels="folders" if labelled else "none")
+    place = Path(path)
+    if place.is_dir():
+        test = _load_folder(place, options, "train", "test")
+    else:
+        test = load_file(path, options, "test")
+    assert test is not None
+    if train.classes and test.classes and train.classes != test.classes:
+        different = sorted(set(train.classes).symmetric_difference(test.classes))
+        raise ValueError(
+            f"test_data={path!r} does not have the classes of the training images "
+            f"({', '.join(different[:3])} in one alone); labels would not match"
+        )
+    return test
+
+
+def _load_folder(folder: Path, options: DataOptions, part: Split, split: Split) -> ImageSet | None:
+    """Image files of a part of a folder, for use as a split."""
+    files = scan_own_folder(
+        folder, part, options.labels, options.follow_links, options.turns_upright
+    )
+    if files is None:
+        return None
+    return settle_files(files, split, options.loader, options.skip_broken, options.skip_list)
+
+
+def load_file(path: str, options: DataOptions, split: Split) -> ImageSet:
+    """Images of a file: .beton, .npy, .npz or a list of image files.
+
+    Raises ValueError for another kind of file, and as the kinds do.
+    """
+    place, suffix = Path(path), Path(path).suffix.lower()
+    broken = options.skip_broken, options.skip_list
+    if not place.is_file():
+        raise ValueError(f"data={path!r} does not exist; give a folder or a file of images")
+    if suffix == ".beton":
+        found = check_beton(open_beton(place), split, *broken)
+        assert found is not None
+        return found
+    if suffix in ARRAY_SUFFIXES:
+        return _load_array(place, options)
+    if suffix in LIST_SUFFIXES:
+        files = read_list(place, options.labels == "folders", options.turns_upright)
+        return settle_files(files, split, options.loader, *broken)
+    if suffix in IMAGE_SUFFIXES:
+        raise ValueError(f"data={path!r} is one image; give the folder that it lies in")
+    raise ValueError(
+        f"data={path!r} is no file of images; give a folder, or a file .beton, .npy, .npz, .tar, or .txt with "
+        "a path a line"
+    )
+
+
+def _load_array(path: Path, options: DataOptions) -> ImageSet:
+    """Images of a file of NumPy's: an array, or an archive with "images" and perhaps "labels".
+
+    Raises ValueError for a file that is damaged, holds Python objects, or lacks "images".
+    """
+    try:
+        content = np.load(path, mmap_mode="r", allow_pickle=False)
+        arrays = {"images": content} if isinstance(content, np.ndarray) else dict(content)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"data={str(path)!r} cannot be read as arrays ({error})") from error
+    if "images" not in arrays:
+        raise ValueError(
+            f"data={str(path)!r} holds {', '.join(arrays) or 'nothing'}; it must have an array 'images'"
+        )
+    labels = None if options.labels == "none" else arrays.get("labels")
+    return take_array(arrays["images"], Labelling(labels), options.loader, str(path))
