@@ -71,8 +71,8 @@ def scan_folder(
         check_same_classes(training, classes, train, folder)
         names = training  # whose order the labels follow
     if classes:
-        _warn_of_loose_images(folder)
         files = list_class_folders(folder, {name: classes[name] for name in names}, links)
+        _warn_of_loose_images(folder)
         return replace(files, classes=tuple(map(to_line, names.values())))
     return list_unlabelled(folder, links)
 
