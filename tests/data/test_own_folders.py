@@ -74,8 +74,7 @@ def test_a_name_that_looks_like_a_part_is_asked_about(tmp_path, name):
 def test_mistakes_are_told(tmp_path, made, labels, message):
     make(tmp_path, *made)
     with pytest.raises(ValueError, match=message):
-        for split in ("train", "test"):
-            scan_own_folder(tmp_path, split, labels)
+        _ = [scan_own_folder(tmp_path, split, labels) for split in ("train", "test")]
 
 
 def test_another_folder_is_tested_on_with_the_classes_of_the_first(tmp_path):
