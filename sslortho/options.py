@@ -45,6 +45,8 @@ class Facts:
     """A file or folder; a leading ~ is expanded when the option is read."""
     by_content: bool = False
     """A file or folder that a run reads. When it resumes, what it holds is compared and not its name."""
+    fitted: bool = False
+    """Left out (None), it is fitted to the data when a run begins. A run that resumes keeps what was chosen."""
     once: bool = False
     """A decision of whoever starts the command: config.yaml has the default, so that a start from it asks
     again."""

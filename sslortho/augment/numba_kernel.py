@@ -17,6 +17,22 @@ SOURCES = _hash_sources()
 """Hash of all source files of `sslortho.augment`."""
 
 
+def must_compile(compiled: Any) -> bool:
+    """Whether the next call of a kernel will compile it: neither this process nor the disk has it.
+
+    numba keeps an index beside its results. A key of it is (signature, processor, ...), and it is empty if
+    the sources have changed.
+    """
+    if compiled.signatures:
+        return False
+    try:
+        index = compiled._cache._cache_file._load_index()
+        processor = compiled.targetctx.codegen().magic_tuple()
+        return not any(key[1] == processor for key in index)
+    except (AttributeError, TypeError, IndexError, OSError):  # nothing is kept, or other internals
+        return True
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile for this processor at the first call, without the GIL, and keep the result on disk.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,6 +102,11 @@ class TensorLoader:
         self.device = device
         self.epoch = 0
         self.start_step = 0
+
+    @property
+    def kernels(self) -> tuple[Any, ...]:
+        """Compiled kernels that make the batches."""
+        return (_render_part,) if self.device.type == "cpu" else ()
 
     def __len__(self) -> int:
         return len(self.order)

@@ -8,13 +8,14 @@ photometry.
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sslortho.augment.cpu.view_kernel import crop_views, render_views
 from sslortho.augment.renderer import Draws, Renderer, ViewRenderer, as_images
 from sslortho.data.batches import Batch, EpochOrder, evaluation_batches
 from sslortho.data.prefetch import Buffers, Job, run_ahead
@@ -153,6 +154,11 @@ class ViewLoader(_Loader):
         self.order = order
         self.epoch = 0
         self.start_step = 0
+
+    @property
+    def kernels(self) -> tuple[Any, ...]:
+        """Compiled kernels that make the batches."""
+        return (render_views,) if self.on_cpu else (crop_views,)
 
     def __len__(self) -> int:
         return len(self.order)

@@ -119,7 +119,7 @@ class OptimizerOptions(Options):
 class TrainingOptions(LoopOptions, OptimizerOptions, RunOptions):
     """Options of a training of any kind."""
 
-    batch_size: int = option(required=True, group="optimisation", unit="samples")
+    batch_size: int | None = option(None, group="optimisation", unit="samples", fitted=True)
     """Samples of one optimizer step, over all ranks and accumulated batches together."""
     warmup_epochs: float = option(0, group="optimisation", unit="epochs")
     """Linear warm-up from 0."""
@@ -134,27 +134,32 @@ class TrainingOptions(LoopOptions, OptimizerOptions, RunOptions):
     )
     """Resume though images were added, removed or changed since the run began. It goes on at the same
     place of the schedule, with the images in a new order. Without it such a run is refused."""
+    announce: bool = option(True, group="output", rare=True, may_change=True, affects_result=False)
+    """Say on stderr before the first step what will be trained, and after a few steps how long it will
+    take."""
     trackers: str = option("tensorboard", group="output", may_change=True, affects_result=False)
     """Comma-separated trackers of Accelerate (tensorboard, wandb, ...), or none."""
 
     def __post_init__(self) -> None:
         self._check_least(1, "batch_size", "accumulation_steps", "epochs")
-        if self.batch_size % self.accumulation_steps:
+        if self.batch_size is not None and self.batch_size % self.accumulation_steps:
             raise ValueError(
                 f"batch_size={self.batch_size} does not divide into accumulation_steps="
                 f"{self.accumulation_steps} parts; choose a multiple"
             )
         if self.shard and self.compile:
             raise ValueError("shard=True does not go with compile=True; leave one of them out")
-        self._check(
-            "warmup_epochs",
-            0 <= self.warmup_epochs <= self.epochs,
-            f"from 0 to {self.epochs} epochs",
-        )
+        self._check_warmup(self.warmup_epochs, self.epochs)
         raw = self.log_gradients and not self.optim.startswith(("orth_", "muon"))
         self._check_effect("optim", log_gradients=raw)
         self._check_effect("log_layers", log_gradients=self.log_gradients and self.log_layers)
         super().__post_init__()
+
+    def _check_warmup(self, warmup: float | None, epochs: int | None) -> None:
+        """Raise ValueError for a warm-up below 0 or longer than the run, as far as both are known."""
+        self._check_least(0, "warmup_epochs")
+        if warmup is not None and epochs is not None:
+            self._check("warmup_epochs", warmup <= epochs, f"from 0 to {epochs} epochs")
 
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")

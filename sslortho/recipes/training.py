@@ -3,9 +3,9 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from accelerate import Accelerator
@@ -14,9 +14,12 @@ from torch.optim import Optimizer
 from sslortho.data import TrainLoader
 from sslortho.methods.task import Task
 from sslortho.recipes.changed_inputs import accept_changes
+from sslortho.recipes.fitted import settled
 from sslortho.recipes.options import TrainingOptions
+from sslortho.recipes.plan import say_compiling
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.inputs import Inputs, write_tables
+from sslortho.runs.start_line import Plan, describe_pace, say
 from sslortho.runs.status import RunStoppedError, status_of
 from sslortho.train.batch_norm import check_batch_norm
 from sslortho.train.checkpoint import CheckpointFolder
@@ -36,6 +39,10 @@ class Training:
     loader: TrainLoader
     schedule: Schedule
     inputs: Inputs
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    """Values that were chosen for options that were left out, and why; see `fitted.to_plain`."""
+    plan: Plan = field(default_factory=lambda: Plan({}))
+    """All of this in words."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -54,12 +61,17 @@ class Training:
         Raises ValueError, with nothing written, if the newest checkpoint is of other images or weights, or
         if batch norm would be given single samples.
         """
-        sizes = self.options.batch_size, self.options.accumulation_steps
+        sizes = settled(self.options.batch_size), self.options.accumulation_steps
         check_batch_norm(self.task, *sizes, self.accelerator.num_processes)
         held = HeldTraining(self, folder)
         main = self.accelerator.is_main_process
+        tells = main and self.options.announce
+        if tells:
+            say_compiling(self.loader)
         views = next(iter(self.loader)).views if main else None
         folder.prepare(self.accelerator, self.options, views)
+        for line in self.plan.lines() if tells else ():
+            say(line)
         with status_of(folder.path, main):
             if main and held.writes_tables:
                 write_tables(folder.images, self.inputs, held.kept_tables)
@@ -93,7 +105,13 @@ class HeldTraining:
                     f"accepted: {accepted[-1]['change']}; {accepted[-1]['effect']}", file=sys.stderr
                 )
         self.about: dict[str, Any] = {"inputs": training.inputs.state()}
-        """Identity of the inputs, and changes that were accepted, for checkpoints and summary.json."""
+        """Identity of the inputs, values chosen for options that were left out, the plan, and changes
+        that were accepted, for checkpoints and summary.json."""
+        chosen = (state or {}).get("chosen", training.chosen)
+        if chosen:
+            self.about["chosen"] = dict(chosen)
+        if training.plan.rows:
+            self.about["plan"] = dict(training.plan.rows)
         if accepted:
             self.about["accepted_changes"] = accepted
 
@@ -114,6 +132,7 @@ class HeldTraining:
                 checkpoints=self.checkpoints,
                 evaluate=evaluate,
                 about=self.about,
+                tell_pace=_say_pace if options.announce and accelerator.is_main_process else None,
             ).run()
         finally:
             reporter.close()
@@ -128,6 +147,10 @@ class HeldTraining:
         with _uninterrupted():  # a second Ctrl-C has nothing left to hasten
             accelerator.end_training()
         raise stop
+
+
+def _say_pace(seconds_a_step: float, steps: int) -> None:
+    say(describe_pace(seconds_a_step, steps))
 
 
 @contextmanager

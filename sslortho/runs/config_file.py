@@ -2,13 +2,15 @@
 
 import os
 import warnings
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from sslortho.options import Options, facts
+
+Some = TypeVar("Some", bound=Options)
 
 HEADLINE = "# sslortho "
 
@@ -87,12 +89,34 @@ def check_same_run(options: Options, folder: Path) -> None:
         f"{name} ({stored[name]!r} there, {ours[name]!r} here)"
         for name, fact in facts(type(options)).items()
         if name in stored and not (fact.may_change or fact.by_content)
+        if not (fact.fitted and ours[name] is None)
         if _expand(stored[name], fact.path) != ours[name]
     ]
     if different:
         raise ValueError(
             f"{folder} holds a run with other options: {', '.join(different)}; {remedy}"
         )
+
+
+def keep_fitted(options: Some, folder: Path) -> Some:
+    """Options whose fitted ones, where left out, are those of the run that a folder holds.
+
+    So a run goes on as it began, also where a later version, or other data, would choose otherwise.
+    """
+    path = folder / "config.yaml"
+    if not path.exists() or not _has_results(folder):
+        return options
+    try:
+        stored = yaml.safe_load(path.read_text())
+    except yaml.YAMLError:
+        return options  # `check_same_run` says that it is damaged
+    if not isinstance(stored, dict):
+        return options
+    open_ones = [
+        n for n, f in facts(type(options)).items() if f.fitted and getattr(options, n) is None
+    ]
+    kept = {name: stored[name] for name in open_ones if stored.get(name) is not None}
+    return replace(options, **kept)  # pyright: ignore[reportArgumentType]
 
 
 def _expand(value: Any, path: bool) -> Any:

@@ -60,6 +60,26 @@ class Clock:
 
 
 @dataclass
+class Pace:
+    """Time that a step takes, from the first few of a session; the very first, which compiles, does not
+    count."""
+
+    steps: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> float | None:
+        """Add a step; the mean seconds of a step once there are PACE_STEPS of them, else None."""
+        self.steps += 1
+        if self.steps > 1:
+            self.seconds += seconds
+        return self.seconds / PACE_STEPS if self.steps == 1 + PACE_STEPS else None
+
+
+PACE_STEPS = 5
+"""Steps that are timed for the estimate of a training's time."""
+
+
+@dataclass
 class Window:
     """Sums over the steps since the last record; tensors, so that adding does not synchronise."""
 

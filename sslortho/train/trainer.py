@@ -1,6 +1,7 @@
 """The only training loop."""
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,7 +19,7 @@ from sslortho.train.backward import NonFiniteError, accumulate_gradients, name_o
 from sslortho.train.checkpoint import CheckpointFolder
 from sslortho.train.instruments import Instruments
 from sslortho.train.options import LoopOptions, TrainResult
-from sslortho.train.progress import Clock, Progress, Window
+from sslortho.train.progress import Clock, Pace, Progress, Window
 from sslortho.train.ranks import RankLostError, RankWatch
 from sslortho.train.records import Reporter
 from sslortho.train.sharding import gather_into, shard_task, total_norm
@@ -57,6 +58,7 @@ class Trainer:
         reporter, checkpoints: where records and checkpoints are written.
         evaluate: figures of the task, every `options.evaluate_every` epochs and at the end.
         about: entries of every checkpoint beside the state, such as the identity of the images.
+        tell_pace: called after a few steps with the seconds of a step and the number of steps left.
 
     Raises ValueError if an epoch has less than one step, or as `sharding.shard_task`.
     """
@@ -74,6 +76,7 @@ class Trainer:
         checkpoints: CheckpointFolder,
         evaluate: Evaluate | None = None,
         about: Mapping[str, Any] | None = None,
+        tell_pace: Callable[[float, int], None] | None = None,
     ) -> None:
         self.plain_task = task
         self.trained = shard_task(task, optimizer, accelerator) if options.shard else task
@@ -87,6 +90,8 @@ class Trainer:
         self.checkpoints = checkpoints
         self.evaluate = evaluate
         self.about = dict(about or {})
+        self.tell_pace = tell_pace
+        self.pace = Pace()
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.steps_per_epoch = len(loader) // options.accumulation_steps
         if self.steps_per_epoch < 1:
@@ -175,12 +180,15 @@ class Trainer:
         batches = iter(self.loader)
         self.clock.start()
         while progress.step_in_epoch < self.steps_per_epoch:
-            recorded = self._record_follows()
+            began, recorded = time.perf_counter(), self._record_follows()
             self._step(islice(batches, count), recorded)
             progress.step += 1
             progress.step_in_epoch += 1
             if recorded:
                 self._log()
+            seconds = self.pace.add(time.perf_counter() - began)
+            if seconds is not None and self.tell_pace:
+                self.tell_pace(seconds, self.total_steps - self.place)
             yield
         if self.window.steps:  # an older checkpoint, made between an epoch's end and its record
             self._log()

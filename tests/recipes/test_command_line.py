@@ -56,7 +56,7 @@ def test_a_switch_needs_no_value(arguments, expected):
         (["--data", "mnist"], "digits"),
         (["--epochs", "0", "--warmup_epochs", "0"], "epochs=0 must be 1 or more"),
         (["--projector", "512x512"], "projector='512x512' must be widths joined by dashes"),
-        (["--warmup_epochs", "50"], "warmup_epochs=50.0 must be from 0 to"),
+        (["--epochs", "13", "--warmup_epochs", "50"], "warmup_epochs=50.0 must be from 0 to 13"),
         (["--seed", "-1"], "seed=-1 must be from 0"),
         (["--knn_temperature", "0"], "knn_temperature=0.0 must be above 0"),
         (["--data_dir", "x"], "data_dir='x' has no effect on data='digits'"),

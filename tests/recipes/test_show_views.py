@@ -106,7 +106,7 @@ def test_views_of_different_sizes_are_what_their_captions_say(photographs, monke
     specs = (*pair, *(replace(pair[0], crop_size=20, crop_scale=(0.05, 0.4)),) * 3)
     resolve = show_views.resolve
     monkeypatch.setattr(
-        show_views, "resolve", lambda options: replace(resolve(options), views=specs)
+        show_views, "resolve", lambda *known, **more: replace(resolve(*known, **more), views=specs)
     )
     for sample in show_views.collect_samples(config(photographs, count=6)):
         assert [len(pixels) for pixels in sample.views] == [32, 32, 20, 20, 20]
@@ -203,10 +203,21 @@ def test_a_mistake_is_one_line(tmp_path):
 
 
 def test_options_out_of_range_are_named():
-    for options in ({"count": 0}, {"count": 129}, {"epoch": -1}, {"out": "runs/digits"}):
+    for options in ({"count": 0}, {"epoch": -1}, {"out": "runs/digits"}):
         with pytest.raises(ValueError, match=next(iter(options))):
             ShowViewsOptions.of(**options)
     assert ShowViewsOptions.of().picture == "views.png"
+
+
+def test_few_images_need_no_batch_and_many_fill_one():
+    """Eighty images were refused: they are fewer than a batch of the usual size."""
+    assert len(show_views.collect_samples(ShowViewsOptions.of(subset=80, threads=1))) == 8
+    assert len(show_views.collect_samples(ShowViewsOptions.of(subset=12, threads=1))) == 2
+    for count, batch_size in ((200, None), (129, 128)):
+        with pytest.raises(ValueError, match=f"count={count} must be from 1 to a batch of 128"):
+            show_views.collect_samples(
+                ShowViewsOptions.of(count=count, batch_size=batch_size, threads=1)
+            )
 
 
 def test_undo_normalise_inverts_the_end_of_a_view():

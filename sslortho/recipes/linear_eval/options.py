@@ -42,8 +42,9 @@ class LinearEvalOptions(TrainingOptions, BackboneOptions):
     orth_layers: Literal["conv", "all"] | None = None
     """Layers whose gradients orth_* orthonormalises. Default all."""
 
-    batch_size: int = 256
-    """Samples of one optimizer step, over all ranks and accumulated batches together."""
+    batch_size: int | None = None
+    """Samples of one optimizer step, over all ranks and accumulated batches together. Default: 256, or
+    fewer where there are fewer images."""
     epochs: int = 100
     """Passes over the data."""
 

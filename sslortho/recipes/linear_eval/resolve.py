@@ -12,7 +12,11 @@ from sslortho.models import BackboneInfo, linear_classifier
 from sslortho.optim import param_groups
 from sslortho.optim.settings import OptimizerSettings, settle_optimizer
 from sslortho.recipes.backbone import Subject
+from sslortho.recipes.fitted import settled
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
+
+USUAL_BATCH = 256
+"""Samples of a step where the option is left out and there are as many images."""
 
 LR_BACKBONE = 0.005
 """Default rate of the backbone in fine-tuning, per 256 samples (README of facebookresearch/barlowtwins)."""
@@ -47,7 +51,7 @@ class LinearEvalRecipe:
         optimizer = self.optimizer
         groups = self._group(task, "classifier", optimizer.lr, "whole")
         if self.lr_backbone is not None:
-            lr = self.lr_backbone * self.options.batch_size / 256
+            lr = self.lr_backbone * settled(self.options.batch_size) / 256
             groups += self._group(task, "backbone", lr, optimizer.attention)
         if optimizer.orth_layers != "none" and not any(group["orth"] for group in groups):
             raise ValueError(
@@ -78,12 +82,12 @@ class LinearEvalRecipe:
 
 
 def resolve(options: LinearEvalOptions) -> LinearEvalRecipe:
-    """Decide what the options leave open.
+    """Decide what the options leave open, but for a batch that the data decide.
 
     Raises ValueError for an option that the optimizer does not take, or that has no effect on a frozen
     backbone.
     """
-    lr = options.lr * options.batch_size / 256
+    lr = options.lr * (options.batch_size or USUAL_BATCH) / 256
     optimizer = settle_optimizer(lr=lr, default_layers="all", **options.optimizer_settings)
     frozen = options.weights == "freeze"
     if options.attention is not None and frozen:

@@ -14,6 +14,7 @@ from sslortho.recipes.linear_eval.training import (
     build_linear_evaluation,
     run_training,
 )
+from sslortho.runs.config_file import keep_fitted
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.provenance import Session
 from sslortho.runs.status import status_of
@@ -33,6 +34,7 @@ def run(options: LinearEvalOptions, session: Session, given: Given = NOTHING) ->
         NonFiniteError, RankLostError, OSError: as `Trainer.run`.
     """
     folder = RunFolder(options.run_folder)
+    options = keep_fitted(options, folder.path)
     folder.check_same(options)
     finished = find_finished(options, folder, lambda: read_inputs(options, given))
     if finished is not None:

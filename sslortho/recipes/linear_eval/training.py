@@ -11,9 +11,11 @@ from sslortho.models.placement import place_network
 from sslortho.optim.schedules import cosine_schedule
 from sslortho.recipes.evaluation import ClassifierTraining, build_evaluation, identify
 from sslortho.recipes.evaluation_report import Results, inspect_run, write_results
+from sslortho.recipes.fitted import choose_batch, fill, settled, to_plain
 from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
-from sslortho.recipes.linear_eval.resolve import LinearEvalRecipe, resolve
+from sslortho.recipes.linear_eval.resolve import USUAL_BATCH, LinearEvalRecipe, resolve
+from sslortho.recipes.plan import describe_optimizer, plan_training
 from sslortho.recipes.training import HeldTraining, Training
 from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
@@ -36,19 +38,23 @@ def build_linear_evaluation(options: LinearEvalOptions, given: Given = NOTHING) 
 
     Raises ValueError for a user's mistake.
     """
-    recipe = resolve(options)
+    # mistakes are found before data that may take minutes
+    resolve(fill(options, choose_batch(options, USUAL_BATCH, USUAL_BATCH)))
     folder = options.run_folder
     accelerator = join_ranks(options, folder, options.mixed_precision, options.trackers)
     if options.shard:
         check_sharding(accelerator)
     evaluation = build_evaluation(options, accelerator, given)
     subject, data = evaluation.subject, evaluation.data
+    chosen = choose_batch(options, USUAL_BATCH, len(data.train))
+    options = fill(options, chosen)
+    recipe = resolve(options)
     views = recipe.create_views(subject.info)
     loader = create_train_loader(
         options,
         data.train,
         views,
-        options.batch_size,
+        settled(options.batch_size),
         shard_of(accelerator),
         options.accumulation_steps,
     )
@@ -66,8 +72,22 @@ def build_linear_evaluation(options: LinearEvalOptions, given: Given = NOTHING) 
         options.epochs, len(loader) // options.accumulation_steps, options.warmup_epochs, final=0.0
     )
     inputs = identify(data, subject, classifies=True)
-    training = Training(options, accelerator, task, optimizer, loader, schedule, inputs)
-    return LinearEvaluation(**vars(evaluation), task=task, training=training, recipe=recipe)
+    plan = plan_training(
+        options,
+        accelerator,
+        {"to train on": data.train, "to test on": data.test},
+        f"{subject.info.backbone}, {'frozen' if task.freeze_backbone else 'trained too'}",
+        task,
+        describe_optimizer(options, recipe.optimizer.lr, per_256=True),
+        len(loader) // options.accumulation_steps,
+        chosen,
+        {"views": f"{recipe.view_name}, {subject.info.crop_size} pixels"},
+    )
+    training = Training(
+        options, accelerator, task, optimizer, loader, schedule, inputs, to_plain(chosen), plan
+    )
+    known = {**vars(evaluation), "options": options}
+    return LinearEvaluation(**known, task=task, training=training, recipe=recipe)
 
 
 def _describe(recipe: LinearEvalRecipe, crop_size: int) -> str:

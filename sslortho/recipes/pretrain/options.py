@@ -41,27 +41,40 @@ class PretrainOptions(TrainingOptions):
     """Backbone by name: basic_cnn, resnet20, resnet18, resnet50, ..., or timm:NAME."""
     stem: Stem = option("auto", group="model and method", rare=True)
     """First layers of torchvision's networks. auto: small (3x3, no pooling) up to 64 pixels."""
-    lr: float = 6.0
-    """Learning rate of the weights; multiplied by batch_size / 256. The default is for the digits' 143
-    steps; facebookresearch/barlowtwins takes 0.2 for 300 epochs of ImageNet."""
+    lr: float | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
+        None, group="optimisation", unit="per 256 samples", fitted=True
+    )
+    """Learning rate of the weights; multiplied by batch_size / 256. Default: 6 for digits; for other images
+    by method, optimizer and number of steps, and said before the first step with its source."""
     lr_biases: float = option(0.0048, group="optimisation", unit="per 256 samples")
     """Learning rate of biases and norms. No effect on muon, which has adamw_lr."""
     orth_layers: Literal["conv", "all"] | None = None
     """Layers whose gradients orth_* and muon orthonormalise. Default conv, as the paper for Barlow Twins; of
     muon all."""
 
-    batch_size: int = 128
-    """Samples of one optimizer step, over all ranks and accumulated batches together."""
+    batch_size: int | None = None
+    """Samples of one optimizer step, over all ranks and accumulated batches together. Default: 128, or
+    fewer where there are fewer images."""
     accumulation_steps: int = 1
     """Parts that a step's samples are cut into to save memory. Each part has its own batch norm
     statistics and loss, so this is not the same as one large batch."""
-    epochs: int = 13
-    """Passes over the data."""
-    warmup_epochs: float = 1
-    """Linear warm-up from 0 before the cosine."""
+    epochs: int | None = option(None, group="optimisation", fitted=True)  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Passes over the data. Default: 13 for digits; on a CPU about 180,000 images, on a GPU 100 to 200
+    epochs."""
+    warmup_epochs: float | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
+        None, group="optimisation", unit="epochs", fitted=True
+    )
+    """Linear warm-up from 0 before the cosine. Default: 1 for digits, else a tenth of the run, at most 10."""
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
+        None, group="hardware", fitted=True
+    )
+    """Precision of the network; fp16 needs a GPU. Default: no for digits and on a CPU, bf16 on a GPU that
+    has it."""
 
-    evaluate_every: int = 2
-    """Epochs between online kNN evaluations; 0 for none."""
+    evaluate_every: int | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
+        None, group="output", unit="epochs", affects_result=False, fitted=True
+    )
+    """Epochs between online kNN evaluations; 0 for none. Default: 2 for digits, else ten evaluations."""
     knn_k: int = option(20, group="output", rare=True)
     """Neighbours of the kNN evaluation."""
     knn_temperature: float = option(0.07, group="output", rare=True)

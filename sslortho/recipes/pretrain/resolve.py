@@ -1,6 +1,10 @@
 """Options of `pretrain`, resolved: views, stem, rates and optimizer, each worked out once."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import torch
 
 from sslortho.augment.own_views import OwnView
 from sslortho.augment.published_views import create_views
@@ -12,7 +16,9 @@ from sslortho.models.own_networks import GivenBackbone
 from sslortho.optim.settings import OptimizerSettings, settle_optimizer
 from sslortho.options import GIVEN
 from sslortho.recipes.backbone import SMALL_CROP, resolve_stem
+from sslortho.recipes.fitted import Choice, fill, settled
 from sslortho.recipes.given import NOTHING, Given, check_given
+from sslortho.recipes.pretrain.fitting import DIGITS_IMAGES, Machine, fit_options
 from sslortho.recipes.pretrain.options import PretrainOptions
 
 
@@ -21,6 +27,9 @@ class PretrainRecipe:
     """A pretraining that is fully decided, with nothing built yet."""
 
     options: PretrainOptions
+    """Options with a value for each that was left out."""
+    chosen: Mapping[str, Choice]
+    """Values that were chosen for options that were left out, by name."""
     backbone: BackboneSettings | GivenBackbone
     method: type[Method]
     views: tuple[ViewSpec, ...] | tuple[OwnView, ...]
@@ -49,14 +58,38 @@ class PretrainRecipe:
         )
 
 
-def resolve(options: PretrainOptions, given: Given = NOTHING) -> PretrainRecipe:
+def find_machine() -> Machine:
+    """Facts about this machine that fitted options depend on."""
+    gpu = torch.cuda.is_available()
+    return Machine(
+        gpu=gpu,
+        bf16=gpu and torch.cuda.is_bf16_supported(including_emulation=False),
+        launcher_precision=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
+    )
+
+
+def resolve(
+    options: PretrainOptions,
+    given: Given = NOTHING,
+    images: int | None = None,
+    machine: Machine | None = None,
+) -> PretrainRecipe:
     """Decide what the options leave open.
+
+    Args:
+        options: of the run.
+        given: objects of a Python caller.
+        images: number of training images. None, before they are read: as many as the digits have, so that
+            mistakes are found early.
+        machine: that trains. Default: a CPU.
 
     Raises ValueError for a stem without effect, views that the method does not take, an option that the
     optimizer does not take, and an object that is missing or does not fit.
     """
     check_given(options, given)
-    scale = options.batch_size / 256
+    chosen = fit_options(options, DIGITS_IMAGES if images is None else images, machine)
+    options = fill(options, chosen)
+    scale = settled(options.batch_size) / 256
     method = given.method or load_method(options.method)
     views = _choose_views(options, given, method)
     if not method.takes(len(views)):
@@ -66,12 +99,13 @@ def resolve(options: PretrainOptions, given: Given = NOTHING) -> PretrainRecipe:
         )
     return PretrainRecipe(
         options=options,
+        chosen=chosen,
         backbone=_choose_backbone(options, given, len({view.crop_size for view in views}) > 1),
         method=method,
         views=views,
         evaluation_views=(evaluation_spec(views[0], False), evaluation_spec(views[0], True)),
         optimizer=settle_optimizer(
-            lr=options.lr * scale, default_layers="conv", **options.optimizer_settings
+            lr=settled(options.lr) * scale, default_layers="conv", **options.optimizer_settings
         ),
         lr_biases=options.lr_biases * scale,
         given=given,

@@ -22,11 +22,15 @@ from sslortho.models.own_networks import plain_network
 from sslortho.models.placement import place_network
 from sslortho.optim.schedules import cosine_schedule
 from sslortho.recipes.changed_inputs import find_finished
+from sslortho.recipes.fitted import settled, to_plain
 from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.identity import identify_objects
+from sslortho.recipes.pretrain.fitting import fit_precision
 from sslortho.recipes.pretrain.options import PretrainOptions
-from sslortho.recipes.pretrain.resolve import PretrainRecipe, resolve
+from sslortho.recipes.pretrain.plan import plan_pretraining
+from sslortho.recipes.pretrain.resolve import PretrainRecipe, find_machine, resolve
 from sslortho.recipes.training import HeldTraining, Training
+from sslortho.runs.config_file import keep_fitted
 from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.inputs import Inputs, collect_tables
@@ -105,13 +109,17 @@ def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
 
     Raises ValueError for a user's mistake.
     """
-    recipe = resolve(options, given)
-    accelerator = join_ranks(options, options.run_folder, options.mixed_precision, options.trackers)
+    resolve(options, given)  # mistakes are found before data that may take minutes
+    machine = find_machine()
+    precision = options.mixed_precision or fit_precision(options, machine).value
+    accelerator = join_ranks(options, options.run_folder, precision, options.trackers)
     if options.shard:
         check_sharding(accelerator)
     shard = shard_of(accelerator)
     with accelerator.local_main_process_first():  # the others find what it downloaded
         train, test, held_out = _load(options, given)
+    recipe = resolve(options, given, len(train), machine)
+    options = recipe.options
     labelled = options.test and test is not None and bool((train.labels >= 0).all())
     if (
         (labelled or held_out is not None)
@@ -134,8 +142,9 @@ def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
         knn_temperature=options.knn_temperature,
         linear_probe=options.linear_probe,
     )
+    batch_size = settled(options.batch_size)
     loader = create_train_loader(
-        options, train, recipe.views, options.batch_size, shard, options.accumulation_steps
+        options, train, recipe.views, batch_size, shard, options.accumulation_steps
     )
     task = recipe.create_task()
     place_network(
@@ -149,7 +158,8 @@ def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
         task.compile()
     steps = len(loader) // options.accumulation_steps
     # down to a thousandth, as facebookresearch/barlowtwins
-    schedule = cosine_schedule(options.epochs, steps, options.warmup_epochs, final=1e-3)
+    epochs, warmup = settled(options.epochs), settled(options.warmup_epochs)
+    schedule = cosine_schedule(epochs, steps, warmup, final=1e-3)
     return Pretraining(
         recipe,
         accelerator,
@@ -161,6 +171,14 @@ def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
             loader,
             schedule,
             identify_objects(recipe, collect_tables(train, test, held_out)),
+            chosen=to_plain(recipe.chosen),
+            plan=plan_pretraining(
+                recipe,
+                accelerator,
+                {"to train on": train, "to test on": test, "held out": held_out},
+                task,
+                steps,
+            ),
         ),
         evaluation=evaluation,
         held_out=replace(evaluation, test=evaluation_loader(held_out)) if held_out else None,
@@ -181,6 +199,7 @@ def run(options: PretrainOptions, session: Session, given: Given = NOTHING) -> d
         NonFiniteError, RankLostError, OSError: as `Trainer.run`.
     """
     folder = RunFolder(options.run_folder)
+    options = keep_fitted(options, folder.path)
     folder.check_same(options)
     finished = find_finished(options, folder, lambda: _read_inputs(options, given))
     if finished is not None:

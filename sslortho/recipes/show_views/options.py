@@ -16,7 +16,7 @@ class ShowViewsOptions(PretrainOptions):
     command: ClassVar[str] = "show_views"
 
     count: int = option(8, group="output", unit="samples")
-    """Samples shown: the first of the first batch."""
+    """Samples shown: the first of the first batch, which has fewer where there are few images."""
     epoch: int = option(0, group="output")
     """Epoch of the batch."""
     out: str | None = None
@@ -24,8 +24,7 @@ class ShowViewsOptions(PretrainOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        batch_size = self.batch_size // self.accumulation_steps
-        self._check("count", 1 <= self.count <= batch_size, f"from 1 to a batch of {batch_size}")
+        self._check_least(1, "count")
         self._check("epoch", 0 <= self.epoch < 2**32, "from 0 to 2**32 - 1")
         suffix = Path(self.picture).suffix
         self._check(

@@ -20,6 +20,8 @@ from sslortho.augment.draws.crops import CropDraw
 from sslortho.augment.draws.photometric import PhotometricDraw
 from sslortho.data import ImageSet
 from sslortho.data.loading import create_train_loader, load_training_set
+from sslortho.recipes.fitted import settled
+from sslortho.recipes.pretrain.fitting import USUAL_BATCH
 from sslortho.recipes.pretrain.resolve import resolve
 from sslortho.recipes.show_views.options import ShowViewsOptions
 from sslortho.train.launch import join_ranks, shard_of
@@ -96,24 +98,32 @@ def undo_normalise(view: Tensor, spec: ViewSpec) -> NDArray[np.float32]:
 
 def collect_samples(options: ShowViewsOptions) -> list[Sample]:
     """The first samples of the first batch of the epoch, their views from the loader itself."""
-    recipe = resolve(options)
-    accelerator = join_ranks(options, options.run_folder, options.mixed_precision)
+    resolve(options)  # mistakes are found before data that may take minutes
+    accelerator = join_ranks(options, options.run_folder, options.mixed_precision or "no")
     data = load_training_set(options)
+    recipe = resolve(options, images=len(data))
+    batch_size = settled(recipe.options.batch_size)
+    parts = batch_size // options.accumulation_steps
+    few = options.batch_size is None and len(data) < USUAL_BATCH  # then fewer views are shown
+    if parts < options.count and not few:
+        raise ValueError(
+            f"count={options.count} must be from 1 to a batch of {parts}; give a larger batch_size"
+        )
     loader = create_train_loader(
         options,
         data,
         recipe.views,
-        options.batch_size,
+        batch_size,
         shard_of(accelerator),
         options.accumulation_steps,
     )
     loader.set_epoch(options.epoch)
     batch = next(iter(loader))
-    parts = options.batch_size // options.accumulation_steps
     order = data.epoch_order(parts, options.seed, cache=options.cache or "os")
     indices = next(order.steps(options.epoch))[: options.count]
-    renderer = ViewRenderer(recipe.views, options.seed)
-    specs, sizes = recipe.views, data.sizes(indices)
+    # callables come from Python alone, and not here
+    specs = tuple(view for view in recipe.views if isinstance(view, ViewSpec))
+    renderer, sizes = ViewRenderer(specs, options.seed), data.sizes(indices)
     views = [
         undo_normalise(view[: options.count], spec)
         for view, spec in zip(batch.views, specs, strict=True)

@@ -56,8 +56,9 @@ class SupervisedOptions(TrainingOptions):
     orth_layers: Literal["conv", "all"] | None = None
     """Layers whose gradients orth_* orthonormalises. Default all."""
 
-    batch_size: int = 128
-    """Samples of one optimizer step, over all ranks and accumulated batches together."""
+    batch_size: int | None = None
+    """Samples of one optimizer step, over all ranks and accumulated batches together. Default: 128, or
+    fewer where there are fewer images."""
     epochs: int = 10
     """Passes over the data."""
     schedule: Literal["constant", "cosine", "multi_step"] = option("cosine", group="optimisation")

@@ -1,5 +1,6 @@
 """A supervised training: build, train, measure; one run folder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from sslortho.recipes.backbone import Subject
 from sslortho.recipes.changed_inputs import find_finished
 from sslortho.recipes.evaluation import ClassifierTraining, identify
 from sslortho.recipes.evaluation_report import Results, inspect_run, write_results
+from sslortho.recipes.fitted import Choice, choose_batch, fill, settled, to_plain
 from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.identity import identify_module
+from sslortho.recipes.plan import describe_optimizer, plan_training
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.recipes.supervised.resolve import (
     SupervisedRecipe,
@@ -35,6 +38,7 @@ from sslortho.recipes.supervised.resolve import (
     resolve_supervised_optimizer,
 )
 from sslortho.recipes.training import HeldTraining, Training
+from sslortho.runs.config_file import keep_fitted
 from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.inputs import Inputs
@@ -43,6 +47,9 @@ from sslortho.train.backward import NonFiniteError
 from sslortho.train.launch import join_ranks, shard_of
 from sslortho.train.records import Record, read_metrics
 from sslortho.train.sharding import check_sharding
+
+USUAL_BATCH = 128
+"""Samples of a step where the option is left out and there are as many images."""
 
 TEST_FIGURES = ("top1", "top5", "test_loss")
 """Figures of the test images."""
@@ -94,14 +101,16 @@ def _build_training(
     accelerator: Accelerator,
     task: Classification,
     images: ImageSet,
+    test: ImageSet,
     inputs: Inputs,
+    chosen: Mapping[str, Choice],
 ) -> Training:
     options = recipe.options
     loader = create_train_loader(
         options,
         images,
         (recipe.view,),
-        options.batch_size,
+        settled(options.batch_size),
         shard_of(accelerator),
         options.accumulation_steps,
     )
@@ -115,7 +124,20 @@ def _build_training(
     if options.compile:
         task.compile()
     schedule = create_schedule(options, len(loader))
-    return Training(options, accelerator, task, optimizer, loader, schedule, inputs)
+    plan = plan_training(
+        options,
+        accelerator,
+        {"to train on": images, "to test on": test},
+        f"{recipe.info.backbone} ({recipe.info.stem} stem)",
+        task,
+        describe_optimizer(options, recipe.optimizer.lr, per_256=False),
+        len(loader) // options.accumulation_steps,
+        chosen,
+        {"views": f"{recipe.view_name}, {recipe.info.crop_size} pixels"},
+    )
+    return Training(
+        options, accelerator, task, optimizer, loader, schedule, inputs, to_plain(chosen), plan
+    )
 
 
 def build(options: SupervisedOptions, given: Given = NOTHING) -> Supervised:
@@ -127,13 +149,17 @@ def build(options: SupervisedOptions, given: Given = NOTHING) -> Supervised:
 
     Raises ValueError for a user's mistake.
     """
-    optimizer = resolve_supervised_optimizer(options)  # before data that may take minutes
+    # mistakes are found before data that may take minutes
+    optimizer = resolve_supervised_optimizer(options)
+    fill(options, choose_batch(options, USUAL_BATCH, USUAL_BATCH))
     folder = options.run_folder
     accelerator = join_ranks(options, folder, options.mixed_precision, options.trackers)
     if options.shard:
         check_sharding(accelerator)
     with accelerator.local_main_process_first():  # the others find what it downloaded
         data, held_out = _load(options, given)
+    chosen = choose_batch(options, USUAL_BATCH, len(data.train))
+    options = fill(options, chosen)
     recipe = resolve(options, data, optimizer, given)
     task = recipe.create_task()
     origin = f"trained from scratch, seed {options.seed}"
@@ -151,7 +177,7 @@ def build(options: SupervisedOptions, given: Given = NOTHING) -> Supervised:
         spec=spec,
         test=evaluation_loader(data.test),
         task=task,
-        training=_build_training(recipe, accelerator, task, data.train, inputs),
+        training=_build_training(recipe, accelerator, task, data.train, data.test, inputs, chosen),
         recipe=recipe,
         held_out=None if held_out is None else evaluation_loader(held_out),
     )
@@ -174,6 +200,7 @@ def run(options: SupervisedOptions, session: Session, given: Given = NOTHING) ->
         RankLostError, OSError: as `Trainer.run`.
     """
     folder = RunFolder(options.run_folder)
+    options = keep_fitted(options, folder.path)
     folder.check_same(options)
     finished = find_finished(options, folder, lambda: _read_inputs(options, given))
     if finished is not None:

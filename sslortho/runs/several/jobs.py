@@ -91,8 +91,8 @@ def free_when_finished(cls: type[Options]) -> frozenset[str]:
 def check_same_options(job: Job, options: Options) -> None:
     """Raise ValueError if the run folder of a job holds results of other options.
 
-    Options that only one side knows are not compared; nor are those that may change when the run
-    resumes, those whose content it compares itself and, for a finished run, those of
+    Options that only one side knows are not compared; nor are fitted ones that are left out, those that
+    may change when the run resumes, those whose content it compares itself and, for a finished run, those of
     `free_when_finished`.
 
     Args:
@@ -108,7 +108,7 @@ def check_same_options(job: Job, options: Options) -> None:
         free |= free_when_finished(type(options))
     stored = yaml.safe_load(path.read_text())
     for name, value in plain_values(options).items():
-        if name in free or name not in stored:
+        if name in free or name not in stored or (known[name].fitted and value is None):
             continue
         before = stored[name]
         if known[name].path and isinstance(before, str):

@@ -1,0 +1,135 @@
+"""Values of options of `pretrain` that are left out: fitted to data, method, optimizer and length.
+
+The digits have values of their own, which never reach other images. Imports no torch.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sslortho.recipes.fitted import Choice, fit_batch
+from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.recipes.pretrain.rates import choose_rate, momentum_order
+
+USUAL_BATCH = 128
+"""Samples of a step where there are as many images."""
+
+DIGITS: dict[str, Any] = {
+    "batch_size": USUAL_BATCH,
+    "epochs": 13,
+    "warmup_epochs": 1,
+    "evaluate_every": 2,
+    "lr": 6.0,
+    "mixed_precision": "no",
+}
+"""Values for the embedded digits: two minutes on two CPU cores."""
+
+DIGITS_IMAGES = 1437
+"""Number of the digits' training images."""
+
+MOST_WARMUP = 10
+"""Longest warm-up in epochs: facebookresearch/barlowtwins, SimCLR, VICReg and BYOL, for 100 epochs or more."""
+
+EVALUATIONS = 10
+"""Number of evaluations on the way, as configs/imagenet_*.yaml for 100 epochs."""
+
+SEEN_ON_CPU = 180_000
+"""Images that a run on a CPU sees: those of configs/figure7_small.yaml, 17 minutes on a core (README.md)."""
+
+SEEN_ON_GPU = 10_000_000
+"""Images that a run on a GPU sees: those of configs/cifar10.yaml, 200 epochs of 50,000."""
+
+MOST_EPOCHS, GPU_EPOCHS = 200, 100
+"""Most epochs of any run (configs/cifar10.yaml), and fewest on a GPU (configs/imagenet_*.yaml)."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Facts about the machine that count for precision and length."""
+
+    gpu: bool = False
+    bf16: bool = False
+    """Whether the GPU computes in bf16 by itself."""
+    launcher_precision: str = "no"
+    """Precision that the launcher was asked for."""
+
+
+def fit_precision(options: PretrainOptions, machine: Machine) -> Choice:
+    """Precision of the network, which is needed before the images are read."""
+    if options.data == "digits":
+        return Choice(DIGITS["mixed_precision"], "the digits' own", "")
+    if machine.launcher_precision != "no":
+        return Choice(machine.launcher_precision, "as the launcher was asked for", "")
+    if machine.gpu and machine.bf16:
+        reason = (
+            "a GPU that computes in bf16: half the memory of float32, and no scaling of the loss"
+        )
+        return Choice("bf16", reason, "never tested on a GPU by this project")
+    if machine.gpu:
+        return Choice("no", "the GPU has no bf16; fp16 is there for who asks", "")
+    return Choice("no", "float32 on a CPU", "")
+
+
+def fit_options(
+    options: PretrainOptions, images: int, machine: Machine | None = None
+) -> dict[str, Choice]:
+    """Values for all options that are left out and fitted, by name.
+
+    Args:
+        options: of the run; what they give is kept.
+        images: number of training images.
+        machine: that trains. Default: a CPU.
+    """
+    machine = machine or Machine()
+    fitted = {
+        "mixed_precision": fit_precision(options, machine),
+        **(
+            _digits(images)
+            if options.data == "digits"
+            else _fit_length(options, images, machine.gpu)
+        ),
+    }
+    return {name: choice for name, choice in fitted.items() if getattr(options, name) is None}
+
+
+def _digits(images: int) -> dict[str, Choice]:
+    own = {name: Choice(value, "the digits' own", "") for name, value in DIGITS.items()}
+    return {**own, "batch_size": fit_batch(USUAL_BATCH, images)}
+
+
+def _fit_length(options: PretrainOptions, images: int, gpu: bool) -> dict[str, Choice]:
+    """Batch, epochs, warm-up, evaluations and rate: each follows from those before it."""
+    batch = fit_batch(USUAL_BATCH, images)
+    length = _fit_epochs(images, gpu)
+    epochs = length.value if options.epochs is None else options.epochs
+    batch_size = batch.value if options.batch_size is None else options.batch_size
+    steps = max(1, epochs * (images // batch_size))
+    betas = options.betas
+    order = momentum_order(
+        options.optim,
+        {
+            "momentum": options.momentum,
+            "orth_momentum": options.orth_momentum,
+            "beta1": betas[0] if betas else None,
+        },
+    )
+    return {
+        "batch_size": batch,
+        "epochs": length,
+        "warmup_epochs": Choice(
+            min(float(MOST_WARMUP), epochs / 10),
+            f"a tenth of the run, at most {MOST_WARMUP} epochs",
+            "",
+        ),
+        "evaluate_every": Choice(
+            max(1, round(epochs / EVALUATIONS)), f"{EVALUATIONS} evaluations on the way", ""
+        ),
+        "lr": choose_rate(options.method, options.optim, order, steps, images),
+    }
+
+
+def _fit_epochs(images: int, gpu: bool) -> Choice:
+    seen, least = (SEEN_ON_GPU, GPU_EPOCHS) if gpu else (SEEN_ON_CPU, 1)
+    epochs = min(MOST_EPOCHS, max(least, round(seen / images)))
+    device = "a GPU" if gpu else "a CPU, a first try"
+    reason = f"about {seen:,} images seen on {device}, from {least} to {MOST_EPOCHS} epochs"
+    return Choice(epochs, reason, "")

@@ -1,0 +1,76 @@
+"""The plan of a pretraining, for the lines before its first step."""
+
+from collections.abc import Sequence
+
+from accelerate import Accelerator
+
+from sslortho.augment.own_views import OwnView
+from sslortho.augment.views import CIFAR10_MEAN, IMAGENET_MEAN, ViewSpec
+from sslortho.data import ImageSet
+from sslortho.methods.task import Task
+from sslortho.recipes.backbone import SMALL_CROP
+from sslortho.recipes.plan import describe_optimizer, plan_training
+from sslortho.recipes.pretrain.resolve import PretrainRecipe
+from sslortho.runs.start_line import Plan
+
+RATE_OF_LARS = ("lars", "orth_lars")
+"""Optimizers that the digits' own rate is for."""
+
+
+def describe_views(views: Sequence[ViewSpec | OwnView]) -> str:
+    """Number, sizes and normalisation of the views: "2 of 32 pixels, normalised as CIFAR-10"."""
+    sizes = list(dict.fromkeys(view.crop_size for view in views))
+    counts = [sum(view.crop_size == size for view in views) for size in sizes]
+    parts = ", ".join(f"{n} of {size} pixels" for n, size in zip(counts, sizes, strict=True))
+    names = {CIFAR10_MEAN: "as CIFAR-10", IMAGENET_MEAN: "as ImageNet"}
+    return f"{parts}, normalised {names.get(views[0].mean, 'by a mean of its own')}"
+
+
+def plan_pretraining(
+    recipe: PretrainRecipe,
+    accelerator: Accelerator,
+    images: dict[str, ImageSet | None],
+    task: Task,
+    steps_per_epoch: int,
+) -> Plan:
+    """All that is decided about a pretraining, in words.
+
+    Args:
+        recipe: of the run.
+        accelerator: device, ranks and precision.
+        images: kind, such as "to train on", to images; the first are those to train on.
+        task: backbone and heads.
+        steps_per_epoch: optimizer steps of an epoch.
+    """
+    options = recipe.options
+    training = next(iter(images.values()))
+    assert training is not None
+    return plan_training(
+        options,
+        accelerator,
+        images,
+        recipe.backbone.name,
+        task,
+        describe_optimizer(options, recipe.optimizer.lr, per_256=True),
+        steps_per_epoch,
+        recipe.chosen,
+        {"views": describe_views(recipe.views), "method": options.method},
+        _find_doubts(recipe, training),
+    )
+
+
+def _find_doubts(recipe: PretrainRecipe, images: ImageSet) -> list[str]:
+    """Remarks about views and rates that are probably not meant."""
+    options, doubts = recipe.options, []
+    size = options.crop_size
+    if not images.holds_small_images and size <= SMALL_CROP and min(images.first_size) >= 2 * size:
+        doubts.append(
+            f"views of {size} pixels show little of photographs; --crop_size 224 is usual, with a "
+            "backbone such as resnet18 or resnet50 (--config photos)"
+        )
+    if options.data == "digits" and "lr" in recipe.chosen and options.optim not in RATE_OF_LARS:
+        doubts.append(
+            f"lr {options.lr:g} is the digits' own rate, for lars and orth_lars; for "
+            f"{options.optim} give --lr"
+        )
+    return doubts

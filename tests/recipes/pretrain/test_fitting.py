@@ -1,0 +1,186 @@
+"""Options of pretraining that are left out: the digits' own, or fitted to the data."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import sslortho
+from sslortho.recipes.fitted import fit_batch
+from sslortho.recipes.pretrain.fitting import Machine, fit_options, fit_precision
+from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.recipes.pretrain.resolve import resolve
+from sslortho.runs.status import RunStoppedError
+from sslortho.train.trainer import Trainer
+
+FOLDER = {"data": "folder", "data_dir": "d"}
+GPU = Machine(gpu=True, bf16=True)
+
+
+def values(options, images, machine=None):
+    return {name: c.value for name, c in fit_options(options, images, machine).items()}
+
+
+@pytest.mark.parametrize("optim", ["orth_lars", "lars", "adamw"])
+@pytest.mark.parametrize("machine", [None, GPU])
+def test_the_digits_have_what_they_always_had(optim, machine):
+    """As the dataclass had it before options were fitted."""
+    assert values(PretrainOptions.of(optim=optim), 1437, machine) == {
+        "lr": 6.0, "batch_size": 128, "epochs": 13, "warmup_epochs": 1, "evaluate_every": 2,
+        "mixed_precision": "no",
+    }  # fmt: skip
+
+
+def test_nothing_of_the_digits_reaches_other_images():
+    found = values(PretrainOptions.of(**FOLDER, batch_size=2048, epochs=300), 1_281_167, GPU)
+    assert found == {
+        "lr": 0.2,
+        "warmup_epochs": 10,
+        "evaluate_every": 30,
+        "mixed_precision": "bf16",
+    }
+
+
+@pytest.mark.parametrize(
+    ("epochs", "warmup", "every"), [(1, 0.1, 1), (18, 1.8, 2), (100, 10, 10), (1000, 10, 100)]
+)
+def test_warm_up_and_evaluations_fit_the_length(epochs, warmup, every):
+    found = values(PretrainOptions.of(**FOLDER, epochs=epochs), 10_000)
+    assert found["warmup_epochs"] == pytest.approx(warmup)
+    assert found["evaluate_every"] == every
+
+
+@pytest.mark.parametrize(
+    ("images", "machine", "epochs"),
+    [
+        (10_000, None, 18),  # configs/figure7_small.yaml
+        (50_000, GPU, 200),  # configs/cifar10.yaml
+        (1_281_167, GPU, 100),  # configs/imagenet_lars_1024.yaml
+        (80, None, 200),
+        (1_281_167, None, 1),
+    ],
+)
+def test_the_length_fits_the_data_and_the_device(images, machine, epochs):
+    assert values(PretrainOptions.of(**FOLDER), images, machine)["epochs"] == epochs
+
+
+@pytest.mark.parametrize(
+    ("machine", "precision"),
+    [
+        (Machine(), "no"),
+        (Machine(gpu=True), "no"),
+        (GPU, "bf16"),
+        (Machine(launcher_precision="bf16"), "bf16"),
+    ],
+)
+def test_precision_follows_from_the_machine(machine, precision):
+    assert fit_precision(PretrainOptions.of(**FOLDER), machine).value == precision
+    assert fit_precision(PretrainOptions.of(), machine).value == "no"
+
+
+@pytest.mark.parametrize(
+    ("usual", "images", "batch"),
+    [(128, 1437, 128), (128, 128, 128), (128, 127, 16), (256, 160, 32), (128, 3, 2)],
+)
+def test_a_batch_fits_the_images(usual, images, batch):
+    assert fit_batch(usual, images).value == batch
+
+
+def test_a_chosen_batch_that_does_not_divide_is_an_error():
+    with pytest.raises(
+        ValueError, match="batch_size=128 does not divide into accumulation_steps=3"
+    ):
+        resolve(PretrainOptions.of(accumulation_steps=3))
+
+
+def test_what_is_given_is_kept_and_not_listed():
+    options = PretrainOptions.of(**FOLDER, lr=3.0, epochs=7, warmup_epochs=2.0, batch_size=64)
+    recipe = resolve(options, images=10_000)
+    assert (recipe.options.lr, recipe.options.epochs) == (3.0, 7)
+    assert set(recipe.chosen) == {"evaluate_every", "mixed_precision"}
+    assert recipe.optimizer.lr == pytest.approx(3.0 * 64 / 256)
+
+
+SMALL = {
+    "model": "basic_cnn", "projector": "16-16", "threads": 1, "trackers": "none", "epochs": 2,
+    "linear_probe": False, "log_every": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Folder of 40 unlabelled images."""
+    numbers = np.random.default_rng(0)
+    (tmp_path / "photos/train").mkdir(parents=True)
+    for i in range(40):
+        pixels = numbers.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"photos/train/{i:02}.png")
+    return tmp_path / "photos"
+
+
+def read_config(folder):
+    return yaml.safe_load((folder / "config.yaml").read_text())
+
+
+@pytest.mark.slow
+def test_a_run_records_what_was_chosen_and_resumes_with_it(photos, tmp_path, monkeypatch):
+    whole = sslortho.pretrain(photos, out=tmp_path / "whole", **SMALL)
+    chosen = whole.summary["chosen"]
+    assert chosen["batch_size"]["value"] == 8
+    assert chosen["lr"]["value"] == read_config(tmp_path / "whole")["lr"]
+    assert "never tested at this scale (10 steps, 40 images)" in chosen["lr"]["tested"]
+    assert whole.summary["steps"] == 10
+
+    step = Trainer._step
+
+    def stepping(self, *arguments):
+        step(self, *arguments)
+        if self.progress.step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stepping)
+        with pytest.raises(RunStoppedError):
+            sslortho.pretrain(photos, out=tmp_path / "broken", **SMALL)
+    # a later version would choose another rate: the run goes on with its own
+    monkeypatch.setattr("sslortho.recipes.pretrain.fitting.EVALUATIONS", 1)
+    resumed = sslortho.pretrain(photos, out=tmp_path / "broken", **SMALL)
+    assert resumed.summary["chosen"] == chosen
+    ours, theirs = resumed.backbone.state_dict(), whole.backbone.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    with pytest.raises(ValueError, match=r"lr \(.* there, 0.5 here\)"):
+        sslortho.pretrain(photos, out=tmp_path / "broken", lr=0.5, **SMALL)
+
+
+@pytest.mark.slow
+def test_a_run_of_an_older_version_resumes_with_the_digits_rate_that_it_began_with(
+    photos, tmp_path, monkeypatch
+):
+    """Version 0.1 gave any images the digits' defaults, and wrote them into config.yaml."""
+    old = {
+        "lr": 6.0,
+        "warmup_epochs": 1,
+        "evaluate_every": 2,
+        "batch_size": 8,
+        "mixed_precision": "no",
+    }
+    step = Trainer._step
+
+    def stepping(self, *arguments):
+        step(self, *arguments)
+        if self.progress.step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stepping)
+        with pytest.raises(RunStoppedError):
+            sslortho.pretrain(photos, out=tmp_path / "run", **SMALL, **old)
+    result = sslortho.pretrain(photos, out=tmp_path / "run", **SMALL)
+    assert {name: result.summary["config"][name] for name in old} == old
+    assert "chosen" not in result.summary
+    assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 10

@@ -1,0 +1,146 @@
+"""The plan that is said before the first step, against the run that follows."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers.script_runs import call_command
+from PIL import Image
+
+from sslortho.augment.numba_kernel import must_compile
+from sslortho.data.image_sets import ImageArray
+from sslortho.models import create_backbone
+from sslortho.recipes.fitted import Choice
+from sslortho.recipes.plan import (
+    describe_choices,
+    describe_images,
+    describe_network,
+    describe_optimizer,
+    describe_steps,
+    find_doubts,
+)
+from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.recipes.pretrain.resolve import resolve
+
+
+def image_array(labels):
+    images = torch.zeros(len(labels), 3, 24, 32, dtype=torch.uint8)
+    return ImageArray(images, torch.tensor(labels), ())
+
+
+def test_images_are_counted_with_labels_and_size():
+    assert describe_images(image_array([0, 1, 1])) == (
+        "3 to train on (2 classes; 32 x 24 pixels; 3 channels)"
+    )
+    assert "no labels" in describe_images(image_array([-1, -1]), "held out")
+
+
+def test_parameters_are_those_of_the_backbone_and_of_what_trains():
+    backbone = create_backbone("resnet20")
+    task = torch.nn.ModuleDict({"backbone": backbone, "head": torch.nn.Linear(64, 10)})
+    task["head"].bias.requires_grad = False
+    # https://arxiv.org/abs/1512.03385, section 4.2: 0.27 million
+    assert describe_network("resnet20", backbone, task).startswith(
+        "resnet20, 0.269 million"
+    )  # 0.27 with the paper's head
+    trained = sum(p.numel() for p in backbone.parameters()) + 640
+    assert f"{trained / 1e6:.3g} million are trained" in describe_network("x", backbone, task)
+
+
+def full(**options):
+    return resolve(PretrainOptions.of(**options)).options
+
+
+def test_steps_and_rates_are_those_of_the_schedule():
+    options = full(epochs=3, warmup_epochs=0.5, batch_size=64)
+    assert describe_steps(options, 22) == (
+        "22 an epoch, 66 in 3 epochs; batches of 64; warm-up of 11"
+    )
+    assert describe_optimizer(options, 1.5, True) == "orth_lars, rate 1.5 = lr 6 x batch 64 / 256"
+    assert describe_optimizer(options, 0.01, False) == "orth_lars, rate 0.01 (absolute)"
+
+
+def test_choices_of_one_reason_share_a_row():
+    chosen = {"lr": Choice(6.0, "a", "b"), "epochs": Choice(13, "c", ""), "k": Choice(2, "c", "")}
+    assert describe_choices(chosen) == {
+        "--lr": "6.0 (a; b)", "left out": "--epochs 13, --k 2 (c)"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "words"),
+    [
+        ({"epochs": 1}, 11, ["warmup_epochs=1 is the whole run of 1 epoch", "11 steps in all"]),
+        ({"epochs": 2, "warmup_epochs": 2.0}, 400, ["whole run of 2 epochs"]),
+        ({}, 143, []),
+    ],
+)
+def test_lengths_that_teach_nothing_are_remarked_on(options, steps, words):
+    doubts = find_doubts(full(**options), steps)
+    assert len(doubts) == len(words)
+    assert all(word in doubt for word, doubt in zip(words, doubts, strict=True))
+
+
+def test_a_kernel_is_compiled_until_the_disk_has_it(tmp_path):
+    program = (
+        "from sslortho.augment.numba_kernel import must_compile\n"
+        "from small import double\n"
+        "print(must_compile(double), double(2.0), must_compile(double))\n"
+    )
+    (tmp_path / "small.py").write_text(
+        "from sslortho.augment.numba_kernel import kernel\n\n\n"
+        "@kernel\ndef double(x):\n    return 2 * x\n"
+    )
+    told = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True,
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")},
+        )  # fmt: skip
+        told.append(done.stdout.split())
+    assert told == [["True", "4.0", "False"], ["False", "4.0", "False"]]
+
+
+def test_a_kernel_that_cannot_be_kept_is_compiled_each_time():
+    assert must_compile(SimpleNamespace(signatures=[], _cache=object()))
+
+
+SMALL = [
+    "--backbone", "basic_cnn", "--projector", "16-16", "--threads", "1", "--trackers", "none",
+    "--linear_probe", "false", "--evaluate_every", "0",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_says_its_plan_before_the_first_step_on_stderr(tmp_path):
+    (tmp_path / "d/train").mkdir(parents=True)
+    numbers = np.random.default_rng(0)
+    for i in range(40):
+        pixels = numbers.integers(0, 255, (130, 140, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"d/train/{i}.png")
+    arguments = ["--data", "folder", "--data_dir", str(tmp_path / "d"), *SMALL, "--epochs", "3"]
+    done = call_command("pretrain", *arguments, "--out", str(tmp_path / "run"))
+    assert done.returncode == 0
+    for words in (
+        "40 to train on (no labels; the first of 140 x 130; 3 channels)",
+        "2 of 32 pixels, normalised as CIFAR-10",
+        "basic_cnn",
+        "CPU, 1 thread; float32",
+        "5 an epoch, 15 in 3 epochs; batches of 8",
+        "never tested at this scale (15 steps, 40 images)",
+        "note: views of 32 pixels show little of photographs",
+        "for the 9 steps that are left",
+    ):
+        assert words in done.stderr, words
+        assert words not in done.stdout
+    (folder,) = [line for line in done.stderr.splitlines() if line.startswith("run folder ")]
+    assert folder.endswith(str(tmp_path / "run"))
+    assert done.stderr.index("to train on") < done.stderr.index("0/15")
+    silent = [*arguments, "--announce", "false", "--out", str(tmp_path / "silent")]
+    quiet = call_command("pretrain", *silent).stderr
+    assert "to train on" not in quiet
+    assert "s a step" not in quiet
