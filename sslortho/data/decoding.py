@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +51,8 @@ TURNS = {
 }
 """EXIF's Orientation to what undoes it (CIPA DC-008, 4.6.5); from 5 on it exchanges width and height."""
 
-File = str | io.BytesIO
-"""A file, by its path or its bytes."""
+File = str | IO[bytes]
+"""A file, by its path or opened."""
 
 
 class BrokenImageError(ValueError):
@@ -265,7 +265,7 @@ def read_size(path: str, upright: bool = False) -> tuple[int, int]:
 
 
 def size_of(file: File, name: str, upright: bool = False) -> tuple[int, int]:
-    """(width, height) in pixels, from the header of a file or of its bytes.
+    """(width, height) in pixels, from the header of a file.
 
     Raises BrokenImageError as `read_image`.
     """
@@ -289,7 +289,7 @@ def check_image(path: str, upright: bool = False) -> tuple[int, int]:
 
 
 def check_content(file: File, name: str, upright: bool = False) -> tuple[int, int]:
-    """`check_image` on a file or its bytes."""
+    """`check_image` on a file of this name."""
     with _opened(file, name) as image:
         size = _upright_size(image) if upright else image.size
         signed = _read_tag(image, TIFF_SAMPLE_FORMAT) == SIGNED

@@ -77,6 +77,8 @@ def take_columns(
     pictures = data.select_columns([image])
     if type(features[image]).__name__ == "Image":
         pictures = pictures.cast_column(image, type(features[image])(decode=False))
+    else:
+        pictures = pictures.with_format("numpy")
     items = Items(pictures, upright, image, title="the Hugging Face data set")
     if label is None:
         return items, Labelling()

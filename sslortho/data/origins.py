@@ -5,16 +5,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from sslortho.data.array_images import take_array
+from sslortho.data.broken_images import handle_broken
 from sslortho.data.datasets import check_beton
 from sslortho.data.ffcv.images import load_beton, open_beton
 from sslortho.data.file_list import read_list
-from sslortho.data.image_folder import IMAGE_SUFFIXES, settle_files
+from sslortho.data.folder_walk import list_files, list_folders
+from sslortho.data.image_folder import (
+    IMAGE_SUFFIXES,
+    list_loose_images,
+    read_into_memory,
+    settle_files,
+)
 from sslortho.data.image_sets import ImageSet, Split
 from sslortho.data.labels import Labelling
-from sslortho.data.options import DataOptions
+from sslortho.data.options import PATTERN, DataOptions
 from sslortho.data.own_folders import scan_own_folder
+from sslortho.data.tar_shards import expand_shards, is_address, load_shards
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 
@@ -36,6 +45,9 @@ def load_place(path: str, options: DataOptions, split: Split) -> ImageSet | None
     place = Path(path)
     if not place.is_dir():
         return load_file(path, options, "train") if split == "train" else None
+    if parts := _find_shards(place):
+        chosen = parts[split]
+        return _load_shards(chosen, options, split) if chosen else None
     if (place / "train.beton").is_file():
         found = load_beton(place, split)
         return check_beton(found, split, options.skip_broken, options.skip_list)
@@ -47,10 +59,12 @@ def load_test_place(path: str, options: DataOptions, train: ImageSet) -> ImageSe
 
     Raises ValueError as `load_place`, and for other classes than those of the training images.
     """
-    labelled = bool(train.classes) and options.labels != "none"
-    options = replace(options, labels="folders" if labelled else "none")
     place = Path(path)
-    if place.is_dir():
+    if place.is_dir() and any(parts := _find_shards(place).values()):
+        test = _load_shards([shard for part in parts for shard in part], options, "test")
+    elif place.is_dir():
+        labelled = bool(train.classes) and options.labels != "none"
+        options = replace(options, labels="folders" if labelled else "none")
         test = _load_folder(place, options, "train", "test")
     else:
         test = load_file(path, options, "test")
@@ -81,6 +95,12 @@ def load_file(path: str, options: DataOptions, split: Split) -> ImageSet:
     """
     place, suffix = Path(path), Path(path).suffix.lower()
     broken = options.skip_broken, options.skip_list
+    if suffix == ".tar" or is_address(path):
+        return _load_shards(expand_shards(path), options, split)
+    if any(character in path for character in PATTERN) and not place.exists():
+        raise ValueError(
+            f"data={path!r} is a pattern, and only patterns of shards, .tar, are known"
+        )
     if not place.is_file():
         raise ValueError(f"data={path!r} does not exist; give a folder or a file of images")
     if suffix == ".beton":
@@ -98,6 +118,29 @@ def load_file(path: str, options: DataOptions, split: Split) -> ImageSet:
         f"data={path!r} is no file of images; give a folder, or a file .beton, .npy, .npz, .tar, or .txt with "
         "a path a line"
     )
+
+
+def _find_shards(folder: Path) -> dict[Split, list[str]]:
+    """Shards of a folder that holds nothing but shards and small files; empty if it holds other things.
+
+    Those whose names begin with test or val are to test on.
+    """
+    names = [name for name in list_files(folder) if name.endswith(".tar")]
+    if not names or list_folders(folder) or list_loose_images(folder):
+        return {}
+    test = [name for name in names if name.lower().startswith(("test", "val"))]
+    shards: dict[Split, list[str]] = {"train": [n for n in names if n not in test], "test": test}
+    return {split: [str(folder / name) for name in found] for split, found in shards.items()}
+
+
+def _load_shards(places: list[str], options: DataOptions, split: Split) -> ImageSet:
+    shards = load_shards(places, options.turns_upright, options.image_column)
+    if options.labels == "none":
+        shards = replace(shards, labels=torch.full_like(shards.labels, -1))
+    elif options.labels == "folders":
+        raise ValueError("labels='folders' has no effect on shards, whose labels are .cls or .json")
+    shards, _ = handle_broken(shards, split, options.skip_broken, options.skip_list)
+    return read_into_memory(shards) if options.loader == "tensor" else shards
 
 
 def _load_array(path: Path, options: DataOptions) -> ImageSet:

@@ -1,5 +1,9 @@
 """The same pictures in every form that a user may have them in: the same views, bit for bit."""
 
+import io
+import tarfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -67,7 +71,28 @@ def in_a_table(folder, pixels):
     return Dataset.from_dict({"picture": paths}, features=Features({"picture": ImageColumn()}))
 
 
-PATHS = {"beton": write_own_beton, "list file": write_list, "npy": write_array}
+def write_shards(folder, pixels):
+    """Two shards, in which each image has a label and a text beside it."""
+    paths = write_files(folder / "unpacked", pixels)
+    for i, path in enumerate(paths):
+        with tarfile.open(folder / f"x-{i * 2 // len(paths):03d}.tar", "a") as tar:
+            for end, content in (
+                ("txt", b"a text"),
+                ("cls", b"-1"),
+                ("png", Path(path).read_bytes()),
+            ):
+                entry = tarfile.TarInfo(f"part/{i:04d}.{end}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    return str(folder / "x-{000..001}.tar")
+
+
+PATHS = {
+    "shards": write_shards,
+    "beton": write_own_beton,
+    "list file": write_list,
+    "npy": write_array,
+}
 
 OBJECTS = {
     "list of files": lambda folder, x: write_files(folder / "files", x),
@@ -114,6 +139,11 @@ def load(form, folder, pixels) -> ImageSet:
     return load_object(OBJECTS[form](folder, pixels), options, "train", needs_labels=False)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module", params=[32, 104], ids=["small", "large"])
 def pixels(request):
     rng = np.random.default_rng(0)
@@ -131,7 +161,7 @@ def expected(pixels, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "form", [*OBJECTS, *(pytest.param(name, marks=pytest.mark.slow) for name in PATHS)]
+    "form", [*OBJECTS, "shards", "npy", "list file", pytest.param("beton", marks=pytest.mark.slow)]
 )
 def test_views_are_those_of_a_folder(form, pixels, expected, tmp_path):
     images = load(form, tmp_path, pixels)
@@ -143,7 +173,7 @@ def test_views_are_those_of_a_folder(form, pixels, expected, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("form", ["array", "Dataset of PIL images", "Hugging Face"])
+@pytest.mark.parametrize("form", ["array", "Dataset of PIL images", "Hugging Face", "shards"])
 def test_two_ranks_share_the_views_of_one(form, pixels, expected, tmp_path):
     images = load(form, tmp_path, pixels)
     parts = [views(images, rank, 2) for rank in (0, 1)]

@@ -1,0 +1,299 @@
+"""Images in tar shards of WebDataset's layout, on a disk or at an address, each read by its place.
+
+Order, shares of ranks and resume are those of any image set: shards are not streams here.
+"""
+
+import contextlib
+import io
+import os
+import re
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from glob import glob
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sslortho.data.decoding import check_content, decode_pixels, size_of
+from sslortho.data.identity import END, ENDS_READ, ImageTable, hash_array
+from sslortho.data.image_sets import ImageSet
+from sslortho.data.tar_index import ShardIndex, read_index
+from sslortho.data.view_loader import Indices
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+"""Numbers of shards: {000..012}."""
+
+AT_ONCE = 16
+"""Shards that are indexed, and headers that are read, at a time."""
+
+
+def is_address(path: str) -> bool:
+    """Whether it is an address, such as https://... or s3://..., and no path."""
+    return "://" in path
+
+
+def expand_shards(path: str) -> list[str]:
+    """Paths or addresses of the shards that a pattern or a file names, in their order.
+
+    Raises ValueError if there are none, and for a range of numbers that runs backwards.
+    """
+    found = _expand_ranges(path)
+    if not is_address(path) and len(found) == 1 and not Path(path).exists():
+        found = sorted(glob(path))  # noqa: PTH207 - of the pattern as it is typed
+    if not found:
+        raise ValueError(f"data={path!r} names no shards; give 'x-{{000..012}}.tar' or 'x-*.tar'")
+    return found
+
+
+def _expand_ranges(path: str) -> list[str]:
+    found = RANGE.search(path)
+    if found is None:
+        return [path]
+    first, last = int(found[1]), int(found[2])
+    if last < first:
+        raise ValueError(
+            f"data={path!r}: {found[0]} runs backwards; write the smaller number first"
+        )
+    width = len(found[1])
+    parts = [
+        f"{path[: found.start()]}{i:0{width}d}{path[found.end() :]}" for i in range(first, last + 1)
+    ]
+    return [place for part in parts for place in _expand_ranges(part)]
+
+
+class Shards:
+    """Reads bytes of shards, by several threads at a time.
+
+    Args:
+        places: paths or addresses.
+
+    Raises ValueError for an address where fsspec is missing.
+    """
+
+    def __init__(self, places: Sequence[str]) -> None:
+        self.places = list(places)
+        self._files: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._remote: Any = None
+        """File system of fsspec; None for paths."""
+        if any(map(is_address, places)):
+            self._remote = _open_remote(self.places[0])
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the shards lie at addresses."""
+        return self._remote is not None
+
+    def open(self, shard: int) -> contextlib.AbstractContextManager[IO[bytes]]:
+        """A shard as a file."""
+        if self._remote is None:
+            return Path(self.places[shard]).open("rb")
+        return self._remote.open(self.places[shard], "rb")
+
+    def version(self, shard: int) -> str:
+        """Size and time of change of a shard; of one at an address its size."""
+        if self._remote is not None:
+            return str(self._remote.size(self.places[shard]) or "")
+        state = Path(self.places[shard]).stat()
+        return f"{state.st_size} {state.st_mtime_ns}"
+
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        """Bytes of a shard. Raises OSError if it cannot be read, or is shorter."""
+        if self._remote is not None:
+            content = self._remote.cat_file(self.places[shard], start=offset, end=offset + size)
+        else:
+            content = os.pread(self._open_file(shard), size, offset)
+        if len(content) != size:
+            raise OSError(
+                f"{self.places[shard]} gives {len(content)} bytes for {size} at {offset}: it has changed, or "
+                "is at an address that gives whole files alone"
+            )
+        return content
+
+    def _open_file(self, shard: int) -> int:
+        with self._lock:
+            if shard not in self._files:
+                self._files[shard] = os.open(self.places[shard], os.O_RDONLY)
+            return self._files[shard]
+
+    def __del__(self) -> None:
+        for file in self._files.values():
+            with contextlib.suppress(OSError):
+                os.close(file)
+
+
+def _open_remote(place: str) -> Any:
+    try:
+        import fsspec  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ValueError(
+            f"data={place!r} is an address, which fsspec reads: pip install 'fsspec[http]', or copy the "
+            "shards to a disk"
+        ) from error
+    try:
+        return fsspec.core.url_to_fs(place)[0]
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"data={place!r} cannot be read by fsspec ({error})") from error
+
+
+class _Window(io.RawIOBase):
+    """An image in a shard as a file of its own, of which only what is asked for is read."""
+
+    def __init__(self, shards: Shards, shard: int, offset: int, size: int) -> None:
+        self._place = shards, shard, offset
+        self._size, self._position = size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        shards, shard, offset = self._place
+        count = max(0, min(len(buffer), self._size - self._position))
+        if count:
+            buffer[:count] = shards.read(shard, offset + self._position, count)
+            self._position += count
+        return count
+
+
+@dataclass(frozen=True, eq=False)
+class ShardImages(ImageSet):
+    """Image files in tar shards; labels int64 (n,) or -1."""
+
+    shards: Shards
+    shard: NDArray[np.int64]
+    """(n,): shard that an image lies in."""
+    offsets: NDArray[np.int64]
+    """(n,): its first byte."""
+    lengths: NDArray[np.int64]
+    """(n,): its bytes."""
+    names: tuple[str, ...]
+    """Shard and name of each image, such as `x-000.tar/0001.jpg`."""
+    labels: Tensor
+    upright: bool = True
+    """Turn images as their EXIF data say."""
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def select(self, indices: Tensor) -> "Self":
+        chosen = indices.numpy()
+        return replace(
+            self,
+            shard=self.shard[chosen],
+            offsets=self.offsets[chosen],
+            lengths=self.lengths[chosen],
+            names=tuple(self.names[int(i)] for i in chosen),
+            labels=self.labels[indices],
+        )
+
+    def _read(self, index: int, last: int | None = None) -> bytes:
+        """Bytes of an image, or so many of them at its end."""
+        length = int(self.lengths[index])
+        skipped = 0 if last is None else max(0, length - last)
+        offset = int(self.offsets[index]) + skipped
+        return self.shards.read(int(self.shard[index]), offset, length - skipped)
+
+    def _file(self, index: int) -> IO[bytes]:
+        place = int(self.shard[index]), int(self.offsets[index]), int(self.lengths[index])
+        return io.BufferedReader(_Window(self.shards, *place))
+
+    def open(self, index: int) -> NDArray[np.uint8]:
+        return decode_pixels(self._read(index), self.names[index], self.upright)
+
+    def sizes(self, indices: Indices) -> tuple[Indices, Indices]:
+        """From the images' headers. Raises ValueError, naming the image, if it is none."""
+        found = [size_of(self._file(i), self.names[i], self.upright) for i in indices]
+        widths, heights = np.array(found, np.int64).reshape(-1, 2).T
+        return heights, widths
+
+    def check(self, index: int, thorough: bool = False) -> tuple[int, int]:
+        """See `ImageSet.check`. (0, 0) for an image at an address unless `thorough`: it would be fetched."""
+        if thorough:
+            height, width, _ = self.open(index).shape
+            return width, height
+        if self.shards.is_remote:
+            return 0, 0
+        return check_content(self._file(index), self.names[index], self.upright)
+
+    def name_of(self, index: int) -> str:
+        return self.names[index]
+
+    def file_names(self) -> list[str]:
+        return [name.rpartition("/")[2] for name in self.names]
+
+    @cached_property
+    def table(self) -> ImageTable:
+        """Names, sizes in bytes and labels, and the ends of up to ENDS_READ images."""
+        ends = np.zeros(len(self), np.int64)
+        chosen = np.unique(np.linspace(0, len(self) - 1, ENDS_READ).astype(np.int64))
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            ends[chosen] = list(pool.map(self._hash_end, chosen.tolist()))
+        return ImageTable(self.labels.numpy(), self.classes, self.names, self.lengths, ends)
+
+    def _hash_end(self, index: int) -> int:
+        return hash_array(np.frombuffer(self._read(index, END), np.uint8))
+
+
+def load_shards(
+    places: Sequence[str], upright: bool = True, suffix: str | None = None
+) -> ShardImages:
+    """Images of shards, which are indexed once.
+
+    Args:
+        places: paths, or addresses.
+        upright: turn images as their EXIF data say.
+        suffix: see `read_index`, also for what raises.
+
+    Raises ValueError for shards that are missing or hold no images.
+    """
+    shards = Shards(places)
+
+    def index(number: int) -> ShardIndex:
+        shown = places[number]
+        try:
+            version = shards.version(number)
+            return read_index(shown, version, lambda: shards.open(number), suffix)
+        except OSError as error:
+            raise ValueError(f"shard {shown!r} cannot be read ({error})") from error
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = list(pool.map(index, range(len(places))))
+    names = [
+        f"{place.rpartition('/')[2]}/{name}"
+        for place, part in zip(places, found, strict=True)
+        for name in part.names
+    ]
+    if not names:
+        raise ValueError(f"{len(places)} shards hold no images, {places[0]!r} first")
+    counts = [len(part.names) for part in found]
+    return ShardImages(
+        shards=shards,
+        shard=np.repeat(np.arange(len(places)), counts),
+        offsets=np.concatenate([part.offsets for part in found]),
+        lengths=np.concatenate([part.sizes for part in found]),
+        names=tuple(names),
+        labels=torch.from_numpy(np.concatenate([part.labels for part in found])),
+        upright=upright,
+    )

@@ -1,0 +1,148 @@
+"""Tar shards: what is found in them, from where they are read, and what is wrong with them."""
+
+import io
+import json
+import tarfile
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sslortho.data import tar_index
+from sslortho.data.loading import load_test_set, load_training_set
+from sslortho.data.options import DataOptions
+from sslortho.data.tar_shards import expand_shards, load_shards
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+def picture(seed, kind="PNG"):
+    pixels = np.random.default_rng(seed).integers(0, 256, (10, 12, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return pixels, file.getvalue()
+
+
+def write(path, entries):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in entries:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return str(path)
+
+
+def samples(first, count, label=lambda i: ("cls", str(i % 2).encode())):
+    entries = []
+    for i in range(first, first + count):
+        end, content = label(i)
+        entries += [(f"{i:04d}.png", picture(i)[1]), (f"{i:04d}.{end}", content)]
+    return entries
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        lambda i: ("cls", f"{i % 2}\n".encode()),
+        lambda i: ("json", json.dumps({"label": i % 2, "url": "x"}).encode()),
+    ],
+)
+def test_images_and_labels_are_in_the_order_of_the_shards(tmp_path, label):
+    for i in range(3):
+        write(tmp_path / f"a-{i:02d}.tar", samples(4 * i, 4, label))
+    images = load_shards(expand_shards(str(tmp_path / "a-{00..02}.tar")))
+    assert images.labels.tolist() == [0, 1] * 6
+    assert images.name_of(5) == "a-01.tar/0005.png"
+    for i in (0, 5, 11):
+        np.testing.assert_array_equal(images.open(i), picture(i)[0])
+    heights, widths = images.sizes(np.arange(12))
+    assert (set(heights.tolist()), set(widths.tolist())) == ({10}, {12})
+    assert expand_shards(str(tmp_path / "a-*.tar")) == images.shards.places
+
+
+def test_a_folder_of_shards_has_splits_by_their_names(tmp_path):
+    write(tmp_path / "train-0.tar", samples(0, 4))
+    write(tmp_path / "train-1.tar", samples(4, 4))
+    write(tmp_path / "val-0.tar", samples(8, 2))
+    options = DataOptions(data=str(tmp_path))
+    train, test = load_training_set(options), load_test_set(options)
+    assert (len(train), len(test)) == (8, 2)
+    assert load_training_set(DataOptions(data=str(tmp_path), labels="none")).labels.max() == -1
+
+
+def test_a_shard_is_indexed_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.tar", samples(0, 3))
+    first = load_shards([path])
+    scan, scanned = tar_index._scan, []
+
+    def count(*arguments):
+        scanned.append(arguments)
+        return scan(*arguments)
+
+    monkeypatch.setattr(tar_index, "_scan", count)
+    again = load_shards([path])
+    assert not scanned
+    assert again.table.digest == first.table.digest
+    write(tmp_path / "a.tar", samples(1, 4))
+    assert len(load_shards([path])) == 4
+    assert len(scanned) == 1
+
+
+def test_shards_at_an_address(tmp_path):
+    write(tmp_path / "a.tar", samples(0, 3))
+    content = (tmp_path / "a.tar").read_bytes()
+    fsspec.filesystem("memory").pipe("/shards/a-0.tar", content)
+    images = load_training_set(DataOptions(data="memory://shards/a-{0..0}.tar"))
+    local = load_shards([str(tmp_path / "a.tar")])
+    np.testing.assert_array_equal(images.open(2), picture(2)[0])
+    assert torch.equal(images.labels, local.labels)
+    assert images.check(1) == (0, 0)
+    with pytest.raises(ValueError, match=r"memory://shards/b\.tar.* cannot be read"):
+        load_training_set(DataOptions(data="memory://shards/b.tar"))
+
+
+def test_a_broken_image_is_named_and_left_out(tmp_path):
+    entries = samples(0, 4)
+    entries[4] = ("0002.png", entries[4][1][:-40])
+    path = write(tmp_path / "a.tar", entries)
+    with pytest.raises(ValueError, match=r"a\.tar/0002\.png cannot be read .*--skip_broken"):
+        load_training_set(DataOptions(data=path))
+    with pytest.warns(UserWarning, match=r"1 of 4 train images .*a\.tar/0002\.png"):
+        images = load_training_set(DataOptions(data=path, skip_broken=True))
+    assert images.file_names() == ["0000.png", "0001.png", "0003.png"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_bytes(b"no tar" * 200), "cannot be read as a tar file"),
+        (lambda path: write(path, [("a.txt", b"x")]), "1 shards hold no images"),
+        (
+            lambda path: write(path, [("a.left.png", b"x"), ("a.right.png", b"x")]),
+            r"several images \(a\.left\.png, a\.right\.png\).*image_column",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_shard_is_told(tmp_path, make, message):
+    make(tmp_path / "x.tar")
+    with pytest.raises(ValueError, match=message):
+        load_training_set(DataOptions(data=str(tmp_path / "x.tar")))
+
+
+def test_a_suffix_tells_which_image_is_meant(tmp_path):
+    entries = [("a.left.png", picture(0)[1]), ("a.right.png", picture(1)[1])]
+    path = write(tmp_path / "x.tar", entries)
+    images = load_training_set(DataOptions(data=path, image_column="right.png"))
+    np.testing.assert_array_equal(images.open(0), picture(1)[0])
+
+
+@pytest.mark.parametrize("pattern", ["a-{3..1}.tar", "none-*.tar"])
+def test_patterns_of_nothing(tmp_path, pattern):
+    with pytest.raises(ValueError, match=r"runs backwards|names no shards"):
+        expand_shards(str(tmp_path / pattern))
