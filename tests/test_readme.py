@@ -109,6 +109,7 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path / "D")
     shutil.copytree(tmp_path / "D" / "train", tmp_path / "CIFAR" / "train")
+    shutil.copytree(tmp_path / "D" / "train", tmp_path / "photos")
     (tmp_path / "B").mkdir()
     for name in ("configs", "assets"):
         shutil.copytree(ROOT / name, tmp_path / name)

@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from sslortho.augment import EvaluationRenderer, ViewRenderer
+from sslortho.data.batches import EvaluationLoader
 from sslortho.data.broken_images import BAR_AFTER
 from sslortho.data.decoding import BrokenImageError
 from sslortho.data.identity import ImageTable, hash_array
 from sslortho.data.image_sets import ImageSet
 from sslortho.data.item_workers import ItemReader
 from sslortho.data.labels import Labelling
-from sslortho.data.view_loader import Indices
+from sslortho.data.tensor_loader import TensorLoader
+from sslortho.data.view_loader import Indices, ViewLoader
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -50,6 +53,20 @@ class DatasetImages(ImageSet):
             labels=self.labels[indices],
             origin=self.origin.select(chosen),
         )
+
+    def create_train_loader(
+        self, renderer: ViewRenderer, *, workers: int, **options: Any
+    ) -> ViewLoader | TensorLoader:
+        return super().create_train_loader(renderer, workers=self._threads(workers), **options)
+
+    def create_evaluation_loader(
+        self, renderer: EvaluationRenderer, *, workers: int, **options: Any
+    ) -> EvaluationLoader:
+        return super().create_evaluation_loader(renderer, workers=self._threads(workers), **options)
+
+    def _threads(self, workers: int) -> int:
+        """Two for each process, so that one waits for its next item while the other renders."""
+        return max(workers, 2 * self.reader.processes)
 
     @property
     def table(self) -> ImageTable:
