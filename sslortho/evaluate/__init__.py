@@ -1,6 +1,7 @@
 """Evaluation of a frozen backbone. Accuracies are percentages."""
 
 from sslortho.evaluate.accuracy import AccuracyCounts, NonFiniteScoresError, evaluate_classifier
+from sslortho.evaluate.agreement import neighbour_agreement
 from sslortho.evaluate.collapse import feature_std, rankme
 from sslortho.evaluate.features import extract_features, feature_batches, local_features
 from sslortho.evaluate.figures import Picture, Table
@@ -41,6 +42,7 @@ __all__ = [
     "knn_accuracy",
     "knn_predict",
     "local_features",
+    "neighbour_agreement",
     "rankme",
     "select_l2",
     "vote",

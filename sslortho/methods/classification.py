@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import Self
 
 from sslortho.methods.task import Task
 
@@ -34,7 +35,7 @@ class Classification(Task):
         if freeze_backbone:
             backbone.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> "Classification":
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if self.freeze_backbone:
             self.backbone.eval()

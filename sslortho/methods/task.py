@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from sslortho.models.backbones import feature_dim
 from sslortho.models.own_networks import ProjectorSource, create_projector
@@ -23,6 +24,15 @@ class Task(nn.Module):
 
     backbone: nn.Module
     """The network that is evaluated and exported: images (batch, 3, height, width) to (batch, dim)."""
+
+    kept: tuple[nn.Module, ...] = ()
+    """Modules that do not train: they stay in evaluation mode whatever `train` says."""
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self.kept:
+            module.eval()
+        return self
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         raise TypeError(f"{type(self).__name__} must define forward(views, labels)")

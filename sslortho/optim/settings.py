@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sslortho.optim.grouping import param_groups
+from sslortho.optim.layer_rates import split_by_factor
 from sslortho.optim.registry import OPTIMIZERS, accepted_options, check_options, create_optimizer
 
 BETAS = (0.9, 0.999)
@@ -33,25 +34,30 @@ class OptimizerSettings:
     raw_settings: Mapping[str, Any] = field(default_factory=dict)
     """Those that are others for gradients that are not orthonormalised."""
 
-    def over(self, module: nn.Module, lr_biases: float | None = None) -> Optimizer:
+    def over(
+        self,
+        module: nn.Module,
+        lr_biases: float | None = None,
+        factors: Mapping[int, float] | None = None,
+    ) -> Optimizer:
         """The optimizer over all parameters of a module.
 
         Args:
             module: its parameters are sorted into groups by `param_groups`.
             lr_biases: learning rate of biases and norms, absolute; None: as the weights. No effect on
                 Muon, whose AdamW steps them.
+            factors: see `split_by_factor`; None: one rate for all layers.
         """
         rates = {} if lr_biases is None else {"lr_biases": lr_biases}
-        return self.create(
-            param_groups(
-                module,
-                self.orth_layers,
-                attention=self.attention,
-                lr=self.lr,
-                weight_decay=self.weight_decay,
-                **rates,
-            )
+        groups = param_groups(
+            module,
+            self.orth_layers,
+            attention=self.attention,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            **rates,
         )
+        return self.create(groups if factors is None else split_by_factor(groups, factors, self.lr))
 
     def create(self, groups: list[dict[str, Any]]) -> Optimizer:
         """The optimizer over parameter groups; `lr` where a group has none.

@@ -25,20 +25,24 @@ def identify_objects(recipe: PretrainRecipe, images: Mapping[Role, ImageTable]) 
     the name of its class; of views the numbers of a specification, and the name or text of a callable.
     """
     inputs = Inputs(images, handed=_identify_others(recipe.given))
-    return identify_module(inputs, recipe.given, recipe.backbone.create)
+    fixed = recipe.given.backbone is not None or recipe.weights is not None
+    return identify_weights(inputs, recipe.given, recipe.start.create if fixed else None)
 
 
-def identify_module(inputs: Inputs, given: Given, create: Callable[[], nn.Module]) -> Inputs:
-    """The same inputs with the identity of a network that was handed over, if one was.
+def identify_weights(
+    inputs: Inputs, given: Given, create: Callable[[], nn.Module] | None
+) -> Inputs:
+    """The same inputs with the identity of initial weights that are not drawn by seed alone.
 
     Args:
         inputs: of the run.
         given: what was handed over.
-        create: makes the backbone with its initial weights.
+        create: makes the backbone with its initial weights; None if seed and name tell these.
     """
-    if given.backbone is None:
+    if create is None:
         return inputs
-    return replace(inputs, backbone=hash_tensors(create().state_dict()), hint=HINT)
+    hint = HINT if given.backbone is not None else ""
+    return replace(inputs, backbone=hash_tensors(create().state_dict()), hint=hint)
 
 
 def _identify_others(given: Given) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from sslortho.augment.published_views import VIEW_NAMES
 from sslortho.methods.options import METHOD_OPTIONS, options_of_method
 from sslortho.options import GIVEN, Options, nearest, option
+from sslortho.recipes.initial_options import InitialWeightsOptions
 from sslortho.recipes.options import Stem, TrainingOptions
 
 VIEWS = ("auto", *VIEW_NAMES)
@@ -14,7 +15,7 @@ VIEWS = ("auto", *VIEW_NAMES)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainOptions(TrainingOptions):
+class PretrainOptions(InitialWeightsOptions, TrainingOptions):
     """Self-supervised pretraining. The defaults are the embedded digits, minutes on a CPU."""
 
     command: ClassVar[str] = "pretrain"
@@ -27,8 +28,8 @@ class PretrainOptions(TrainingOptions):
 
     validation: float | None = option(None, group="data")
     """Share of the training images (of the subset, if there is one) that is held out, balanced over the
-    classes and chosen by seed; evaluations during training then use these. Default: none, and
-    evaluations use the test images."""
+    classes and chosen by seed; evaluations during training then use these, without labels by the loss.
+    Default: none, and evaluations use the test images."""
     test: bool = option(True, group="output", rare=True)
     """Evaluate the test images at the end. false, with validation: never use them."""
     views: str = option("auto", group="data")
@@ -40,7 +41,8 @@ class PretrainOptions(TrainingOptions):
     backbone: str = option("resnet20", group="model and method")
     """Backbone by name: basic_cnn, resnet20, resnet18, resnet50, ..., or timm:NAME."""
     stem: Stem = option("auto", group="model and method", rare=True)
-    """First layers of torchvision's networks. auto: small (3x3, no pooling) up to 64 pixels."""
+    """First layers of torchvision's networks. auto: as initial_weights have them; else small (3x3, no
+    pooling) up to 64 pixels."""
     lr: float | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
         None, group="optimisation", unit="per 256 samples", fitted=True
     )

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,6 +18,7 @@ from sslortho.options import GIVEN
 from sslortho.recipes.backbone import SMALL_CROP, resolve_stem
 from sslortho.recipes.fitted import Choice, fill, settled
 from sslortho.recipes.given import NOTHING, Given, check_given
+from sslortho.recipes.initial_weights import InitialWeights, Start, read_initial_weights
 from sslortho.recipes.pretrain.fitting import DIGITS_IMAGES, Machine, fit_options
 from sslortho.recipes.pretrain.options import PretrainOptions
 
@@ -41,6 +42,13 @@ class PretrainRecipe:
     """Learning rate of biases and norms, absolute."""
     given: Given = NOTHING
     """Objects that a Python caller has handed over."""
+    weights: InitialWeights | None = None
+    """Weights that the backbone begins with; None: those that were drawn or handed over."""
+
+    @property
+    def start(self) -> Start:
+        """The backbone as training begins."""
+        return Start(self.backbone, self.weights)
 
     @property
     def view_sizes(self) -> set[int]:
@@ -54,7 +62,7 @@ class PretrainRecipe:
         """
         projector = self.given.projector
         return create_method(
-            self.method, self.backbone, self.view_sizes, self.options, projector=projector
+            self.method, self.start, self.view_sizes, self.options, projector=projector
         )
 
 
@@ -91,16 +99,18 @@ def resolve(
     options = fill(options, chosen)
     scale = settled(options.batch_size) / 256
     method = given.method or load_method(options.method)
-    views = _choose_views(options, given, method)
+    weights = read_initial_weights(options, options.backbone)
+    views = _choose_views(options, given, method, weights)
     if not method.takes(len(views)):
         raise ValueError(
             f"views={options.views!r} are {len(views)} of each image, which method={options.method!r} "
             "does not take; leave it out for the method's own"
         )
-    return PretrainRecipe(
+    any_size = len({view.crop_size for view in views}) > 1
+    recipe = PretrainRecipe(
         options=options,
         chosen=chosen,
-        backbone=_choose_backbone(options, given, len({view.crop_size for view in views}) > 1),
+        backbone=_choose_backbone(options, given, weights, any_size),
         method=method,
         views=views,
         evaluation_views=(evaluation_spec(views[0], False), evaluation_spec(views[0], True)),
@@ -109,11 +119,15 @@ def resolve(
         ),
         lr_biases=options.lr_biases * scale,
         given=given,
+        weights=weights,
     )
+    if weights is not None:
+        recipe.start.create()  # weights that do not fit are an error before the data are read
+    return recipe
 
 
 def _choose_views(
-    options: PretrainOptions, given: Given, method: type[Method]
+    options: PretrainOptions, given: Given, method: type[Method], weights: InitialWeights | None
 ) -> tuple[ViewSpec, ...] | tuple[OwnView, ...]:
     if given.views is not None:
         if given.views[0].crop_size != options.crop_size:
@@ -127,14 +141,21 @@ def _choose_views(
         small = "_digits" if options.data == "digits" else "_small"
         published = method.default_views if options.method == GIVEN else options.method
         name = published + (small if options.crop_size <= SMALL_CROP else "")
-    return create_views(name, options.crop_size)
+    views = create_views(name, options.crop_size)
+    if weights is None or weights.normalisation is None:
+        return views
+    mean, std = weights.normalisation
+    return tuple(replace(view, mean=mean, std=std) for view in views)
 
 
 def _choose_backbone(
-    options: PretrainOptions, given: Given, any_size: bool
+    options: PretrainOptions, given: Given, weights: InitialWeights | None, any_size: bool
 ) -> BackboneSettings | GivenBackbone:
-    """The backbone; any_size: it must take views of several sizes."""
-    stem = resolve_stem(options.backbone, options.stem, options.crop_size)
+    """The backbone before its initial weights; any_size: it must take views of several sizes."""
+    if weights is None or given.backbone is not None:
+        stem = resolve_stem(options.backbone, options.stem, options.crop_size)
+    else:
+        stem = weights.choose_stem(options.backbone, options.stem)
     if given.backbone is not None:
         return GivenBackbone(given.backbone, options.crop_size, options.seed)
     return BackboneSettings(name=options.backbone, stem=stem, any_size=any_size, seed=options.seed)

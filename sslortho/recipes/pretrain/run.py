@@ -25,10 +25,15 @@ from sslortho.recipes.changed_inputs import find_finished
 from sslortho.recipes.fitted import settled, to_plain
 from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.identity import identify_objects
+from sslortho.recipes.initial_weights import keep_first_layer, layer_factors
 from sslortho.recipes.pretrain.fitting import fit_precision
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.plan import plan_pretraining
 from sslortho.recipes.pretrain.resolve import PretrainRecipe, find_machine, resolve
+from sslortho.recipes.pretrain.unlabelled import (
+    UnlabelledEvaluation,
+    create_unlabelled_evaluation,
+)
 from sslortho.recipes.training import HeldTraining, Training
 from sslortho.runs.config_file import keep_fitted
 from sslortho.runs.curves import draw_curves
@@ -51,21 +56,29 @@ class Pretraining:
     evaluation: FrozenEvaluation
     """With the test images; without any if they have no labels, or are not to be used."""
     held_out: FrozenEvaluation | None
-    """With the held-out training images."""
+    """With the held-out training images, if they have labels."""
+    unlabelled: UnlabelledEvaluation | None
+    """Measures without labels; None where there are labelled images to evaluate."""
 
     @property
-    def is_labelled(self) -> bool:
-        """Whether there are labelled images to evaluate."""
-        return self.held_out is not None or self.evaluation.test is not None
+    def evaluates_online(self) -> bool:
+        """Whether there are labelled or held-out images to evaluate during training."""
+        return self.unlabelled is None or self.unlabelled.held_out is not None
 
     def evaluate_online(self, task: Task) -> dict[str, float]:
         """Figures during training: of the held-out images if there are some, else of the test images."""
+        if self.unlabelled is not None:
+            return self.unlabelled.online(task)
         if self.held_out is None:
             return self.evaluation.online(task.backbone)
         return _of_held_out(self.held_out.online(task.backbone))
 
-    def evaluate_final(self, backbone: nn.Module) -> dict[str, float]:
-        """Figures of a finished run."""
+    def evaluate_final(self, task: Task) -> dict[str, float]:
+        """Figures of a finished run, or of the task before it."""
+        figures = self._evaluate_backbone(task.backbone)
+        return figures if self.unlabelled is None else {**figures, **self.unlabelled.final(task)}
+
+    def _evaluate_backbone(self, backbone: nn.Module) -> dict[str, float]:
         if self.held_out is None:
             return self.evaluation.final(backbone)
         if self.evaluation.test is None:
@@ -86,11 +99,6 @@ def _load(
     test = load_test_set(options, given.test, train)
     if options.validation is None:
         return train, test, None
-    if not bool((train.labels >= 0).all()):
-        raise ValueError(
-            f"validation={options.validation} holds out images to evaluate, and the training images have "
-            "no labels; leave it out, or put the images into class folders"
-        )
     train, held_out = hold_out(train, options.validation, options.seed)
     return train, test, held_out
 
@@ -120,12 +128,10 @@ def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
         train, test, held_out = _load(options, given)
     recipe = resolve(options, given, len(train), machine)
     options = recipe.options
-    labelled = options.test and test is not None and bool((train.labels >= 0).all())
-    if (
-        (labelled or held_out is not None)
-        and options.linear_probe
-        and len(train.labels.unique()) < 2
-    ):
+    known = bool((train.labels >= 0).all())
+    labelled = known and options.test and test is not None
+    has_labels = labelled or (known and held_out is not None)
+    if has_labels and options.linear_probe and len(train.labels.unique()) < 2:
         raise ValueError(
             "linear_probe=True: the training images are of one class alone, and a probe needs two; give "
             "--linear_probe false, or leave the test images out"
@@ -136,7 +142,7 @@ def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
         return create_evaluation_loader(options, images, specs, shard)
 
     evaluation = FrozenEvaluation(
-        train=evaluation_loader(train),
+        train=evaluation_loader(train if has_labels or held_out is None else held_out),
         test=evaluation_loader(test) if test and labelled else None,
         knn_k=options.knn_k,
         knn_temperature=options.knn_temperature,
@@ -153,7 +159,10 @@ def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
         channels_last=options.channels_last,
         sync_batch_norm=options.sync_batch_norm and shard.count > 1,
     )
-    optimizer = recipe.optimizer.over(task, lr_biases=recipe.lr_biases)
+    if options.keep_stem:
+        keep_first_layer(task)
+    factors = None if options.layer_decay is None else layer_factors(task, options.layer_decay)
+    optimizer = recipe.optimizer.over(task, recipe.lr_biases, factors)
     if options.compile:
         task.compile()
     steps = len(loader) // options.accumulation_steps
@@ -181,7 +190,12 @@ def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
             ),
         ),
         evaluation=evaluation,
-        held_out=replace(evaluation, test=evaluation_loader(held_out)) if held_out else None,
+        held_out=replace(evaluation, test=evaluation_loader(held_out))
+        if held_out and has_labels
+        else None,
+        unlabelled=None
+        if has_labels
+        else create_unlabelled_evaluation(recipe, accelerator, shard, held_out or train, held_out),
     )
 
 
@@ -210,7 +224,7 @@ def run(options: PretrainOptions, session: Session, given: Given = NOTHING) -> d
     if given.backbone is not None:
         accelerator.print(pretraining.recipe.backbone)
     with training.hold(folder) as held:
-        evaluate = pretraining.evaluate_online if pretraining.is_labelled else None
+        evaluate = pretraining.evaluate_online if pretraining.evaluates_online else None
         result = held.complete(evaluate)
         summary = _finish(pretraining, held, result, session)
     if accelerator.is_main_process:
@@ -237,12 +251,10 @@ def _finish(
         write_backbone(plain_network(backbone), folder.backbone, info)
         records = read_metrics(folder.metrics, {"loss", "knn_top1", "val_knn_top1"})
         draw_curves(folder.curves, {options.optim: records})
-    figures = run.evaluate_final(backbone)
-    before = run.evaluate_final(recipe.backbone.create().to(run.accelerator.device))
     summary: dict[str, Any] = {
         "loss": result.loss,
-        **figures,
-        **{f"untrained_{name}": value for name, value in before.items()},
+        **run.evaluate_final(run.training.task),
+        **_measure_before(run),
         "images_per_second": result.images_per_second,
         "steps": result.step,
         **provenance(run.accelerator, session),
@@ -254,15 +266,34 @@ def _finish(
     return summary
 
 
+def _measure_before(run: Pretraining) -> dict[str, float]:
+    """Figures before the training: untrained_*, and with initial weights initial_*."""
+    untrained = replace(run.recipe, weights=None)
+    recipes = {"untrained": untrained}
+    if run.recipe.weights is not None:
+        recipes["initial"] = run.recipe
+    found: dict[str, float] = {}
+    for state, recipe in recipes.items():
+        figures = run.evaluate_final(recipe.create_task().to(run.accelerator.device))
+        found |= {f"{state}_{name}": value for name, value in figures.items()}
+    return found
+
+
 def tell(summary: dict[str, Any], folder: Path) -> None:
     """Print the final figures."""
     loss = math.nan if summary["loss"] is None else summary["loss"]
     print(f"{folder}: loss {loss:.4g} after {summary['steps']} steps")
     names = {"val_knn_top1": "held-out kNN (%)", "val_linear_top1": "held-out probe (%)",
              "knn_top1": "kNN top-1 (%)", "linear_top1": "linear top-1 (%)",
-             "rankme": "RankMe", "feature_std": "feature std"}  # fmt: skip
+             "rankme": "RankMe", "feature_std": "feature std",
+             "neighbour_agreement": "views agree (%)", "val_loss": "held-out loss"}  # fmt: skip
     for name, label in names.items():
-        if name in summary:
-            before = summary[f"untrained_{name}"]
-            print(f"  {label:18} {summary[name]:8.2f}   untrained {before:8.2f}")
+        if summary.get(name) is None:
+            continue
+        before = "".join(
+            f"   {state} {summary[f'{state}_{name}']:8.2f}"
+            for state in ("initial", "untrained")
+            if summary.get(f"{state}_{name}") is not None
+        )
+        print(f"  {label:18} {summary[name]:8.2f}{before}")
     print("  views.png, curves.png, metrics.jsonl, summary.json, backbone.safetensors")

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from sslortho.options import option
+from sslortho.recipes.initial_options import InitialWeightsOptions
 from sslortho.recipes.options import Stem, TrainingOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupervisedOptions(TrainingOptions):
-    """Supervised classification from scratch. The defaults are the embedded digits, a minute on a CPU;
-    configs/paper has the settings of arXiv 2202.07052."""
+class SupervisedOptions(InitialWeightsOptions, TrainingOptions):
+    """Supervised classification from scratch, or from weights. The defaults are the embedded digits, a
+    minute on a CPU; configs/paper has the settings of arXiv 2202.07052."""
 
     command: ClassVar[str] = "supervised"
 

@@ -1,9 +1,7 @@
 """Options of `supervised`, resolved: view, stem, outputs and optimizer, each worked out once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from sslortho.augment import SUPERVISED_VIEWS, ViewSpec
@@ -11,15 +9,22 @@ from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD, IMAGENET_MEAN, IMA
 from sslortho.data import ImageSet
 from sslortho.data.loading import LabelledData
 from sslortho.methods import Classification
-from sslortho.models import BackboneInfo, create_backbone, feature_dim, initial_classifier
-from sslortho.models.backbones import Stem
+from sslortho.models import BackboneInfo, feature_dim, initial_classifier
+from sslortho.models.backbones import BackboneSettings, Stem
 from sslortho.models.own_networks import GivenBackbone
 from sslortho.optim import param_groups
+from sslortho.optim.layer_rates import split_by_factor
 from sslortho.optim.schedules import cosine_schedule, multi_step_schedule
 from sslortho.optim.settings import OptimizerSettings, settle_optimizer
 from sslortho.recipes.backbone import SMALL_CROP, resolve_stem
 from sslortho.recipes.evaluation import native_size
 from sslortho.recipes.given import NOTHING, Given, check_given
+from sslortho.recipes.initial_weights import (
+    InitialWeights,
+    Start,
+    layer_factors,
+    read_initial_weights,
+)
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.train.trainer import Schedule
 
@@ -52,15 +57,20 @@ class SupervisedRecipe:
     """Outputs of the classifier."""
     given: Given = NOTHING
     """Objects that a Python caller has handed over."""
+    weights: InitialWeights | None = None
+    """Weights that the backbone begins with; None: those that were drawn or handed over."""
 
-    def create_backbone(self) -> nn.Module:
-        """The backbone with its initial weights; torch's generator is seeded."""
+    @property
+    def start(self) -> Start:
+        """The backbone as training begins."""
         info, seed = self.info, self.options.seed
         if self.given.backbone is not None:
-            return GivenBackbone(self.given.backbone, info.crop_size, seed).create()
-        torch.manual_seed(seed)
+            return Start(GivenBackbone(self.given.backbone, info.crop_size, seed), self.weights)
         # torchvision's own default, which the paper's networks have
-        return create_backbone(info.backbone, self.stem, zero_init_residual=False)
+        fresh = BackboneSettings(
+            name=info.backbone, stem=self.stem, zero_init_residual=False, seed=seed
+        )
+        return Start(fresh, self.weights)
 
     def create_task(self) -> Classification:
         """Model and loss, on the CPU. Their initial weights depend on the seed alone.
@@ -68,12 +78,12 @@ class SupervisedRecipe:
         Raises ValueError for a backbone that does not take views of that size.
         """
         info, options = self.info, self.options
-        backbone = self.create_backbone()
+        backbone = self.start.create()
         dim = feature_dim(backbone, info.crop_size)
         classifier = initial_classifier(info.backbone, dim, self.outputs)
         return Classification(backbone, classifier, label_smoothing=options.label_smoothing)
 
-    def create_optimizer(self, task: nn.Module) -> Optimizer:
+    def create_optimizer(self, task: Classification) -> Optimizer:
         """The optimizer over all parameters of a task, at one rate."""
         groups = param_groups(
             task,
@@ -85,6 +95,9 @@ class SupervisedRecipe:
         for group in groups:
             if group["name"] == "biases and norms":
                 group["weight_decay"] = self.options.weight_decay_biases
+        if self.options.layer_decay is not None:
+            factors = layer_factors(task, self.options.layer_decay)
+            groups = split_by_factor(groups, factors, self.optimizer.lr)
         return self.optimizer.create(groups)
 
 
@@ -117,7 +130,14 @@ def resolve(
     crop_size = options.crop_size or native_size(data.train)
     view_name = _choose_view(options, data.train, crop_size)
     view = _create_view(view_name, crop_size)
-    stem = resolve_stem(options.backbone, options.stem, crop_size)
+    weights = read_initial_weights(options, options.backbone)
+    if weights is not None and weights.normalisation:
+        mean, std = weights.normalisation
+        view = replace(view, mean=mean, std=std)
+    if weights is None or given.backbone is not None:
+        stem = resolve_stem(options.backbone, options.stem, crop_size)
+    else:
+        stem = weights.choose_stem(options.backbone, options.stem)
     info = BackboneInfo(
         backbone=options.backbone,
         stem=stem,
@@ -134,6 +154,7 @@ def resolve(
         info=info,
         outputs=_count_outputs(options, len(data.classes)),
         given=given,
+        weights=weights,
     )
 
 

@@ -28,7 +28,8 @@ from sslortho.recipes.evaluation import ClassifierTraining, identify
 from sslortho.recipes.evaluation_report import Results, inspect_run, write_results
 from sslortho.recipes.fitted import Choice, choose_batch, fill, settled, to_plain
 from sslortho.recipes.given import NOTHING, Given
-from sslortho.recipes.identity import identify_module
+from sslortho.recipes.identity import identify_weights
+from sslortho.recipes.initial_weights import keep_first_layer
 from sslortho.recipes.plan import describe_optimizer, plan_training
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.recipes.supervised.resolve import (
@@ -93,7 +94,8 @@ def _read_inputs(options: SupervisedOptions, given: Given) -> Inputs:
 def _identify(recipe: SupervisedRecipe, data: LabelledData, held_out: ImageSet | None) -> Inputs:
     """Identity of images, and of the initial weights where a module or a file gives them."""
     inputs = identify(data, None, held_out, classifies=True)
-    return identify_module(inputs, recipe.given, recipe.create_backbone)
+    fixed = recipe.given.backbone is not None or recipe.weights is not None
+    return identify_weights(inputs, recipe.given, recipe.start.create if fixed else None)
 
 
 def _build_training(
@@ -120,6 +122,8 @@ def _build_training(
         channels_last=options.channels_last,
         sync_batch_norm=options.sync_batch_norm and accelerator.num_processes > 1,
     )
+    if options.keep_stem:
+        keep_first_layer(task)
     optimizer = recipe.create_optimizer(task)
     if options.compile:
         task.compile()
@@ -162,7 +166,8 @@ def build(options: SupervisedOptions, given: Given = NOTHING) -> Supervised:
     options = fill(options, chosen)
     recipe = resolve(options, data, optimizer, given)
     task = recipe.create_task()
-    origin = f"trained from scratch, seed {options.seed}"
+    beginning = "from scratch" if recipe.weights is None else f"from {options.initial_weights}"
+    origin = f"trained {beginning}, seed {options.seed}"
     spec = evaluation_spec(recipe.view, data.train.holds_small_images)
 
     def evaluation_loader(images: ImageSet) -> EvaluationLoader:
@@ -275,8 +280,9 @@ def _describe(run: Supervised) -> str:
     held_out = ""
     if options.validation is not None:
         held_out = f" {100 * options.validation:g} % of the training images were held out."
+    beginning = "from scratch" if run.recipe.weights is None else f"from {options.initial_weights}"
     return (
-        f"{options.backbone} ({info.stem} stem) from scratch: {options.optim}, {options.epochs} epochs "
+        f"{options.backbone} ({info.stem} stem) {beginning}: {options.optim}, {options.epochs} epochs "
         f"in batches of {options.batch_size}, rate {options.lr:g} ({options.schedule}){inertia}, weight "
         f"decay {options.weight_decay:g} (biases and norms {options.weight_decay_biases:g}), "
         f"{run.recipe.view_name} views of {info.crop_size} pixels.{held_out} The result is that of the "

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
 import sslortho
@@ -91,14 +90,6 @@ def test_the_test_images_are_judged_at_the_end_alone(tmp_path):
 def test_wrong_values(given, message):
     with pytest.raises(ValueError, match=message):
         PretrainOptions.of(**given)
-
-
-def test_unlabelled_images_cannot_be_held_out(tmp_path):
-    (tmp_path / "train").mkdir()
-    for i in range(8):
-        Image.new("RGB", (16, 16), (i, i, i)).save(tmp_path / "train" / f"{i}.png")
-    with pytest.raises(ValueError, match=r"validation=0\.25 .* no labels; leave it out"):
-        sslortho.pretrain(tmp_path, validation=0.25, out=tmp_path / "o", threads=1, batch_size=4)
 
 
 def test_held_out_images_are_not_trained_on():
