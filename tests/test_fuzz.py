@@ -247,7 +247,7 @@ def check_goes_on_alike(name, optimizer, parameters, options):
 @fuzzed(60)
 @given(
     name=st.sampled_from(sorted(OPTIMIZERS)),
-    lr=st.one_of(st.floats(), st.none(), st.text(max_size=3), st.integers(-3, 3)),
+    lr=st.one_of(st.floats(width=32), st.none(), st.text(max_size=3), st.integers(-3, 3)),
 )
 def test_a_rate_is_taken_or_refused(name, lr):
     parameter = torch.ones(2, 3, requires_grad=True)

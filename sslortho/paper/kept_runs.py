@@ -14,8 +14,8 @@ from sslortho.runs.status import read_status, write_status
 FOLDERS = (FOLDER, "runs")
 """Folders of an experiment that hold run folders."""
 
-LOCAL = ("directory", "host", "settings")
-"""Entries of a summary that are left out: they say where a run was, and no report shows them."""
+LOCAL = ("command", "directory", "host", "settings", "data_dir", "out")
+"""Entries of a summary and of its options that are left out: they say where a run was."""
 
 
 def _read_run(folder: Path) -> dict[str, Any] | None:
@@ -27,8 +27,11 @@ def _read_run(folder: Path) -> dict[str, Any] | None:
         if status is None or not has_diverged(folder):
             return None
         return {"diverged": status.message}
-    records = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     kept = {name: value for name, value in summary.items() if name not in LOCAL}
+    kept["config"] = {n: v for n, v in summary["config"].items() if n not in LOCAL}
+    if folder.parent.name == FOLDER:  # no report shows the records of a trial
+        return {"summary": kept, "records": []}
+    records = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return {"summary": kept, "records": [json.loads(line) for line in records]}
 
 

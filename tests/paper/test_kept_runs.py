@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,11 @@ def out(tmp_path):
         folder.mkdir(parents=True)
         records = [{"step": 5, "epoch": 0, "loss": 2.5}, {"step": 9, "epoch": 1, "top1": top1}]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-        summary = {"top1": top1, "directory": "/home/me", "config": {"lr": 1.0, "seed": 0}}
+        summary = {
+            "top1": top1,
+            "directory": "/home/me",
+            "config": {"lr": 1.0, "data_dir": "/home/me/D"},
+        }
         (folder / "summary.json").write_text(json.dumps(summary))
     return out
 
@@ -30,8 +35,10 @@ def test_runs_come_back_as_they_were_but_for_where_they_ran(out, tmp_path):
     for name in ("runs/a-b-s0", "search/a-b-lr1"):
         before = json.loads((out / name / "summary.json").read_text())
         after = json.loads((other / name / "summary.json").read_text())
-        assert after == {key: value for key, value in before.items() if key != "directory"}
-        assert read(other / name / "metrics.jsonl") == read(out / name / "metrics.jsonl")
+        assert after == {"top1": before["top1"], "config": {"lr": 1.0}}
+    metrics = Path("runs", "a-b-s0", "metrics.jsonl")
+    assert read(other / metrics) == read(out / metrics)
+    assert read(other / "search" / "a-b-lr1" / "metrics.jsonl") == []
     assert restore_runs(kept, other) == 0
     text = kept.read_text()
     assert "/home/me" not in text
