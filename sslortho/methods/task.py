@@ -139,24 +139,38 @@ def create_method(
             for some than for others; the method takes no projector, or not this one.
     """
     backbone = settings.create()
-    dims = {size: feature_dim(backbone, size) for size in sorted(sizes, reverse=True)}
-    largest = max(dims)
-    for size, dim in dims.items():
-        if dim != dims[largest]:
-            raise ValueError(
-                f"backbone={settings.name!r} has not as many features of views of {size} pixels as of "
-                f"{largest}, and {method.__name__} takes both; choose one that pools, such as resnet20, "
-                "or views of one size, such as --views byol"
-            )
+    dim = _common_dim(backbone, settings.name, sizes, method.__name__)
     if projector is None:
-        return method(backbone, dims[largest], options)
+        return method(backbone, dim, options)
     if "projector" not in inspect.signature(method).parameters:
         raise ValueError(
             f"projector: {method.__name__} takes none of one's own (its __init__ has no argument of this "
             "name); leave it out"
         )
-    head = create_projector(projector, dims[largest])
-    return method(backbone, dims[largest], options, projector=head)  # pyright: ignore[reportCallIssue]
+    head = create_projector(projector, dim)
+    return method(backbone, dim, options, projector=head)  # pyright: ignore[reportCallIssue]
+
+
+def _common_dim(backbone: nn.Module, name: str, sizes: Collection[int], method: str) -> int:
+    """Number of features, which must be the same for views of all sizes."""
+    largest = max(sizes)
+    dim = feature_dim(backbone, largest)
+    for size in sorted(sizes, reverse=True)[1:]:
+        try:
+            other = feature_dim(backbone, size)
+        except ValueError as error:
+            raise ValueError(
+                f"crop_size={largest}: {method} has views of {size} pixels too, which backbone={name!r} does "
+                f"not take ({error.__cause__ or error}); choose a crop_size of which all views fit (224 has "
+                "96), a backbone that takes any size, or views of one size, such as --views byol"
+            ) from error
+        if other != dim:
+            raise ValueError(
+                f"backbone={name!r} has not as many features of views of {size} pixels as of {largest}, and "
+                f"{method} takes both; choose one that pools, such as resnet20, or views of one size, such "
+                "as --views byol"
+            )
+    return dim
 
 
 def _check_installed(package: str, method: str) -> None:

@@ -1,6 +1,7 @@
 """A run folder: its files, and the content that it has from the beginning and at the end."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,12 +102,16 @@ class RunFolder:
 
     def check_same(self, options: Options) -> None:
         """Raise ValueError if the folder holds results of other options, or of another command, or if it
-        is no place for a run: a file, or below one."""
+        is no place for a run: a file, below one, or where this user may not write."""
         for path in (self.path, *self.path.parents):
             if path.exists():
                 if not path.is_dir():
                     raise ValueError(
                         f"out={str(self.path)!r}: {path} is a file; give a folder, new or of this run"
+                    )
+                if not os.access(path, os.W_OK | os.X_OK):
+                    raise ValueError(
+                        f"out={str(self.path)!r}: {path} cannot be written to; give another folder"
                     )
                 break
         check_same_run(options, self.path)

@@ -15,7 +15,7 @@ _HELD: dict[Path, int] = {}
 def hold_folder(folder: Path) -> None:
     """Lock a run folder, made if need be, until `release_folder`, or until this process ends.
 
-    Raises ValueError if another process, or another run of this one, has it.
+    Raises ValueError if another process, or another run of this one, has it, or it cannot be written to.
     """
     path = folder.resolve() / ".lock"
     busy = ValueError(
@@ -24,8 +24,13 @@ def hold_folder(folder: Path) -> None:
     )
     if path in _HELD and path.exists():
         raise busy
-    folder.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ValueError(
+            f"out={str(folder)!r} cannot be written to ({error.strerror}); give another folder"
+        ) from error
     if not _lock(file):
         os.close(file)
         raise busy

@@ -1,10 +1,12 @@
 import json
+import os
 
 import pytest
 import torch
 from accelerate import Accelerator
 
 from sslortho.recipes.options import RunOptions
+from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.lock import is_held
 from sslortho.runs.status import read_status
@@ -43,3 +45,12 @@ def test_what_stops_a_beginning_is_told_and_leaves_the_folder_free(tmp_path):
         folder.prepare(Accelerator(cpu=True), options, (torch.zeros(2, 3, 4, 4),) * 2)
     assert read_status(tmp_path).state == "failed"
     assert not is_held(tmp_path / ".lock")
+
+
+def test_a_place_where_nothing_may_be_written_is_told_before_anything_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: path != tmp_path
+    )  # root may write anywhere
+    with pytest.raises(ValueError, match=f"out=.*: {tmp_path} cannot be written to"):
+        RunFolder(tmp_path / "a" / "b").check_same(PretrainOptions.of())
+    RunFolder(tmp_path.parent / "c").check_same(PretrainOptions.of())

@@ -34,6 +34,14 @@ input()
     hold_folder(folder)
 
 
+def test_a_folder_that_cannot_be_made_is_a_users_mistake(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        ValueError, match=r"out='.*/file/run' cannot be written to \(Not a directory\)"
+    ):
+        hold_folder(tmp_path / "file" / "run")
+
+
 def test_a_file_is_held_while_it_is_locked(tmp_path):
     assert not is_held(tmp_path / "absent")
     with (tmp_path / "log").open("wb") as log:

@@ -187,6 +187,19 @@ def test_a_network_that_does_not_pool_is_refused_where_views_have_several_sizes(
         task_of(resolve(PretrainOptions.of(method="dino", backbone="basic_cnn")))
 
 
+def test_local_views_that_a_network_does_not_take_are_told_by_what_was_given():
+    message = r"crop_size=64: DINO has views of 27 pixels too, which backbone='timm:vit_tiny_patch16_224' .*"
+    options = PretrainOptions.of(
+        method="dino",
+        backbone="timm:vit_tiny_patch16_224",
+        crop_size=64,
+        data="folder",
+        data_dir="D",
+    )
+    with pytest.raises(ValueError, match=message + "choose a crop_size of which all views fit"):
+        task_of(resolve(options))
+
+
 def test_views_are_the_methods_own_by_size_or_as_named():
     def views(**options):
         return resolve(PretrainOptions.of(method="simclr", **options)).views
