@@ -118,8 +118,8 @@ def test_help_gives_types_units_and_defaults_plainly(capsys):
     assert "Optional" not in text
     assert "Literal" not in text
     assert (
-        "--crop_size INTEGER Side of the views; of several sizes, of the largest. (pixels; default 32)"
-        in text
+        "--crop_size INTEGER Side of the views; of several sizes, of the largest. Default: 32, of smaller "
+        "images their own side. (pixels)" in text
     )
     assert "--betas [NUMBER,NUMBER]" in text
     assert "--mixed_precision {no,fp16,bf16}" in text

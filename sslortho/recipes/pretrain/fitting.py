@@ -26,6 +26,10 @@ DIGITS: dict[str, Any] = {
 DIGITS_IMAGES = 1437
 """Number of the digits' training images."""
 
+USUAL_CROP, LEAST_CROP, CROP_MULTIPLE = 32, 16, 8
+"""Side of views in pixels: as CIFAR's images; the smallest that the networks' strides leave a map of; and
+what a side is rounded up to."""
+
 MOST_WARMUP = 10
 """Longest warm-up in epochs: facebookresearch/barlowtwins, SimCLR, VICReg and BYOL, for 100 epochs or more."""
 
@@ -69,8 +73,21 @@ def fit_precision(options: PretrainOptions, machine: Machine) -> Choice:
     return Choice("no", "float32 on a CPU", "")
 
 
+def fit_crop(options: PretrainOptions, side: int | None) -> Choice:
+    """Side of the views: the usual one, or of small images their own."""
+    if options.data == "digits":
+        return Choice(USUAL_CROP, "the digits' own", "")
+    if side is None or side > USUAL_CROP - CROP_MULTIPLE:
+        return Choice(USUAL_CROP, "as CIFAR's images", "")
+    own = max(LEAST_CROP, -(-side // CROP_MULTIPLE) * CROP_MULTIPLE)
+    return Choice(own, f"images of {side} pixels, and views of at least {LEAST_CROP}", "")
+
+
 def fit_options(
-    options: PretrainOptions, images: int, machine: Machine | None = None
+    options: PretrainOptions,
+    images: int,
+    machine: Machine | None = None,
+    side: int | None = None,
 ) -> dict[str, Choice]:
     """Values for all options that are left out and fitted, by name.
 
@@ -78,9 +95,11 @@ def fit_options(
         options: of the run; what they give is kept.
         images: number of training images.
         machine: that trains. Default: a CPU.
+        side: largest side of the first image in pixels. None: not known yet, or of no account.
     """
     machine = machine or Machine()
     fitted = {
+        "crop_size": fit_crop(options, side),
         "mixed_precision": fit_precision(options, machine),
         **(
             _digits(images)

@@ -36,8 +36,8 @@ class PretrainOptions(InitialWeightsOptions, TrainingOptions):
     """Views of each image: those of a method's paper, such as barlow_twins, and the same for small
     images (_small: no blur) and for handwriting (_digits). auto: the method's own; up to 64 pixels
     _digits for digits, else _small."""
-    crop_size: int = option(32, group="data", unit="pixels")
-    """Side of the views; of several sizes, of the largest."""
+    crop_size: int | None = option(None, group="data", unit="pixels", fitted=True)
+    """Side of the views; of several sizes, of the largest. Default: 32, of smaller images their own side."""
     backbone: str = option("resnet20", group="model and method")
     """Backbone by name: basic_cnn, resnet20, resnet18, resnet50, ..., or timm:NAME."""
     stem: Stem = option("auto", group="model and method", rare=True)

@@ -9,6 +9,7 @@ from sslortho.augment.views import CIFAR10_MEAN, IMAGENET_MEAN, ViewSpec
 from sslortho.data import ImageSet
 from sslortho.methods.task import Task
 from sslortho.recipes.backbone import SMALL_CROP
+from sslortho.recipes.fitted import settled
 from sslortho.recipes.plan import describe_optimizer, plan_training
 from sslortho.recipes.pretrain.resolve import PretrainRecipe
 from sslortho.runs.start_line import Plan
@@ -62,7 +63,7 @@ def plan_pretraining(
 def _find_doubts(recipe: PretrainRecipe, images: ImageSet) -> list[str]:
     """Remarks about views and rates that are probably not meant."""
     options, doubts = recipe.options, []
-    size = options.crop_size
+    size = settled(options.crop_size)
     if not images.holds_small_images and size <= SMALL_CROP and min(images.first_size) >= 2 * size:
         doubts.append(
             f"views of {size} pixels show little of photographs; --crop_size 224 is usual, with a "

@@ -81,6 +81,7 @@ def resolve(
     given: Given = NOTHING,
     images: int | None = None,
     machine: Machine | None = None,
+    side: int | None = None,
 ) -> PretrainRecipe:
     """Decide what the options leave open.
 
@@ -90,12 +91,13 @@ def resolve(
         images: number of training images. None, before they are read: as many as the digits have, so that
             mistakes are found early.
         machine: that trains. Default: a CPU.
+        side: largest side of the first image in pixels; None before they are read.
 
     Raises ValueError for a stem without effect, views that the method does not take, an option that the
     optimizer does not take, and an object that is missing or does not fit.
     """
     check_given(options, given)
-    chosen = fit_options(options, DIGITS_IMAGES if images is None else images, machine)
+    chosen = fit_options(options, DIGITS_IMAGES if images is None else images, machine, side)
     options = fill(options, chosen)
     scale = settled(options.batch_size) / 256
     method = given.method or load_method(options.method)
@@ -140,8 +142,8 @@ def _choose_views(
     if name == "auto":
         small = "_digits" if options.data == "digits" else "_small"
         published = method.default_views if options.method == GIVEN else options.method
-        name = published + (small if options.crop_size <= SMALL_CROP else "")
-    views = create_views(name, options.crop_size)
+        name = published + (small if settled(options.crop_size) <= SMALL_CROP else "")
+    views = create_views(name, settled(options.crop_size))
     if weights is None or weights.normalisation is None:
         return views
     mean, std = weights.normalisation
@@ -152,10 +154,11 @@ def _choose_backbone(
     options: PretrainOptions, given: Given, weights: InitialWeights | None, any_size: bool
 ) -> BackboneSettings | GivenBackbone:
     """The backbone before its initial weights; any_size: it must take views of several sizes."""
+    crop_size = settled(options.crop_size)
     if weights is None or given.backbone is not None:
-        stem = resolve_stem(options.backbone, options.stem, options.crop_size)
+        stem = resolve_stem(options.backbone, options.stem, crop_size)
     else:
         stem = weights.choose_stem(options.backbone, options.stem)
     if given.backbone is not None:
-        return GivenBackbone(given.backbone, options.crop_size, options.seed)
+        return GivenBackbone(given.backbone, crop_size, options.seed)
     return BackboneSettings(name=options.backbone, stem=stem, any_size=any_size, seed=options.seed)

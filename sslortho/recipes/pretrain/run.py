@@ -126,7 +126,7 @@ def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
     shard = shard_of(accelerator)
     with accelerator.local_main_process_first():  # the others find what it downloaded
         train, test, held_out = _load(options, given)
-    recipe = resolve(options, given, len(train), machine)
+    recipe = resolve(options, given, len(train), machine, max(train.first_size))
     options = recipe.options
     known = bool((train.labels >= 0).all())
     labelled = known and options.test and test is not None
@@ -243,7 +243,7 @@ def _finish(
     info = BackboneInfo(
         backbone=recipe.backbone.name,
         stem=recipe.backbone.stem,
-        crop_size=options.crop_size,
+        crop_size=settled(options.crop_size),
         mean=view.mean,
         std=view.std,
     )

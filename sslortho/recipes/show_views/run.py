@@ -101,7 +101,7 @@ def collect_samples(options: ShowViewsOptions) -> list[Sample]:
     resolve(options)  # mistakes are found before data that may take minutes
     accelerator = join_ranks(options, options.run_folder, options.mixed_precision or "no")
     data = load_training_set(options)
-    recipe = resolve(options, images=len(data))
+    recipe = resolve(options, images=len(data), side=max(data.first_size))
     batch_size = settled(recipe.options.batch_size)
     parts = batch_size // options.accumulation_steps
     few = options.batch_size is None and len(data) < USUAL_BATCH  # then fewer views are shown

@@ -12,7 +12,7 @@ from PIL import Image
 
 import sslortho
 from sslortho.recipes.fitted import fit_batch
-from sslortho.recipes.pretrain.fitting import Machine, fit_options, fit_precision
+from sslortho.recipes.pretrain.fitting import Machine, fit_crop, fit_options, fit_precision
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import resolve
 from sslortho.runs.status import RunStoppedError
@@ -32,13 +32,14 @@ def test_the_digits_have_what_they_always_had(optim, machine):
     """As the dataclass had it before options were fitted."""
     assert values(PretrainOptions.of(optim=optim), 1437, machine) == {
         "lr": 6.0, "batch_size": 128, "epochs": 13, "warmup_epochs": 1, "evaluate_every": 2,
-        "mixed_precision": "no",
+        "mixed_precision": "no", "crop_size": 32,
     }  # fmt: skip
 
 
 def test_nothing_of_the_digits_reaches_other_images():
     found = values(PretrainOptions.of(**FOLDER, batch_size=2048, epochs=300), 1_281_167, GPU)
     assert found == {
+        "crop_size": 32,
         "lr": 0.2,
         "warmup_epochs": 10,
         "evaluate_every": 30,
@@ -91,6 +92,29 @@ def test_a_batch_fits_the_images(usual, images, batch):
     assert fit_batch(usual, images).value == batch
 
 
+@pytest.mark.parametrize(
+    ("side", "crop"),
+    [
+        (1, 16),
+        (8, 16),
+        (16, 16),
+        (17, 24),
+        (24, 24),
+        (25, 32),
+        (28, 32),
+        (96, 32),
+        (500, 32),
+        (None, 32),
+    ],
+)
+def test_views_of_small_images_are_as_small(side, crop):
+    own = PretrainOptions.of(**FOLDER)
+    assert fit_crop(own, side).value == crop
+    assert fit_crop(PretrainOptions.of(), side).value == 32  # the digits' own
+    assert resolve(own, images=100, side=side).view_sizes == {crop}
+    assert "crop_size" not in fit_options(PretrainOptions.of(crop_size=48), 100, side=side)
+
+
 def test_a_chosen_batch_that_does_not_divide_is_an_error():
     with pytest.raises(
         ValueError, match="batch_size=128 does not divide into accumulation_steps=3"
@@ -102,7 +126,7 @@ def test_what_is_given_is_kept_and_not_listed():
     options = PretrainOptions.of(**FOLDER, lr=3.0, epochs=7, warmup_epochs=2.0, batch_size=64)
     recipe = resolve(options, images=10_000)
     assert (recipe.options.lr, recipe.options.epochs) == (3.0, 7)
-    assert set(recipe.chosen) == {"evaluate_every", "mixed_precision"}
+    assert set(recipe.chosen) == {"crop_size", "evaluate_every", "mixed_precision"}
     assert recipe.optimizer.lr == pytest.approx(3.0 * 64 / 256)
 
 

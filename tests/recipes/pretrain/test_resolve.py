@@ -40,11 +40,12 @@ def test_every_configuration_builds(path, optim):
         task = task_of(recipe)
         optimizer = optimizer_of(recipe, task)
     views = recipe.views
-    size = (2, 3, options.crop_size, options.crop_size)
+    crop_size = recipe.options.crop_size
+    size = (2, 3, crop_size, crop_size)
     features = task.backbone(torch.zeros(size, device="meta"))
     assert task.projector(features).shape == (2, int(options.projector.split("-")[-1]))
     assert len(views) == (8 if options.method == "dino" else 2)
-    assert max(view.crop_size for view in views) == options.crop_size
+    assert max(view.crop_size for view in views) == crop_size
     assert type(optimizer) is OPTIMIZERS[optim]
 
 
