@@ -192,6 +192,7 @@ def test_a_run_of_an_older_version_resumes_with_the_digits_rate_that_it_began_wi
         "evaluate_every": 2,
         "batch_size": 8,
         "mixed_precision": "no",
+        "crop_size": 32,
     }
     step = Trainer._step
 
