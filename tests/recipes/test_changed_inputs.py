@@ -26,7 +26,9 @@ from sslortho.train.records import read_metrics
 from sslortho.train.trainer import Trainer
 
 QUIET = {"trackers": "none", "threads": 1, "log_every": 1}
-SMALL = {**QUIET, "model": "basic_cnn", "epochs": 6, "batch_size": 8, "linear_probe": False}
+SMALL = {
+    **QUIET, "model": "basic_cnn", "epochs": 6, "warmup_epochs": 1, "batch_size": 8, "linear_probe": False,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -221,7 +223,7 @@ def test_a_finished_run_is_told_apart_from_one_on_other_images(begun, folder, tm
     with pytest.raises(ValueError, match=r"is of other data: .*20 removed.*another --out"):
         sslortho.pretrain(copy, out=begun, **SMALL)
     shutil.rmtree(folder)
-    gone = sslortho.pretrain("folder", data_dir=folder, out=begun, **SMALL)
+    gone = sslortho.pretrain("path", data_dir=folder, out=begun, **SMALL)
     assert gone.summary["steps"] == 36  # a finished run outlives its data
 
 
@@ -338,8 +340,8 @@ def test_supervised_training_refuses_other_classes_whatever_is_accepted(folder, 
 def test_two_ranks_compare_and_go_on_as_one(begun, folder):
     delete_20(folder)
     arguments = (
-        "--data", "folder", "--data_dir", str(folder), "--out", str(begun), "--backbone", "basic_cnn",
-        "--epochs", "6", "--batch_size", "8", "--linear_probe", "false", "--trackers", "none",
+        "--data", str(folder), "--out", str(begun), "--backbone", "basic_cnn",
+        "--epochs", "6", "--warmup_epochs", "1", "--batch_size", "8", "--linear_probe", "false", "--trackers", "none",
         "--threads", "1", "--log_every", "1",
     )  # fmt: skip
     refused = start_script("pretrain.py", *arguments, launcher=TORCHRUN)
