@@ -12,7 +12,7 @@ from sslortho.lazy import import_on_use
 from sslortho.version import __version__
 
 if TYPE_CHECKING:
-    from sslortho.losses import BarlowTwinsLoss
+    from sslortho.losses import BarlowTwinsLoss, NTXentLoss, VICRegLoss
     from sslortho.optim import (
         LARS,
         OPTIMIZERS,
@@ -50,8 +50,9 @@ _API = (
     "EvaluationResult", "Features", "TrainingResult", "extract_features", "knn_eval", "linear_eval",
     "load_backbone", "pretrain", "supervised",
 )  # fmt: skip
+_LOSSES = ("BarlowTwinsLoss", "NTXentLoss", "VICRegLoss")
 _HOME = {
-    "BarlowTwinsLoss": "sslortho.losses",
+    **dict.fromkeys(_LOSSES, "sslortho.losses"),
     "NonFiniteError": "sslortho.train.backward",
     "RunStoppedError": "sslortho.runs.status",
     **dict.fromkeys(_OPTIM, "sslortho.optim"),
@@ -69,6 +70,7 @@ __all__ = [
     "EvaluationResult",
     "Features",
     "Muon",
+    "NTXentLoss",
     "NonFiniteError",
     "OrthAdam",
     "OrthAdamW",
@@ -76,6 +78,7 @@ __all__ = [
     "OrthSGD",
     "RunStoppedError",
     "TrainingResult",
+    "VICRegLoss",
     "__version__",
     "create_optimizer",
     "describe_param_groups",

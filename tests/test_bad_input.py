@@ -90,7 +90,7 @@ def test_a_command_line_of_another_shape(arguments):
 
 
 ODD_YAML = {
-    "null": ("lr:\nepochs: 3\n", "lr: null is no value"),
+    "null": ("knn_k:\nepochs: 3\n", "knn_k: null is no value"),
     "empty": ("", ""),
     "comment": ("# lr: 1\n", ""),
     "number": ("5\n", ""),

@@ -121,11 +121,17 @@ def expand_stars(argument):
     return sorted(map(str, Path().glob(argument))) if "*" in argument else [argument]
 
 
+TUNED = ("order", "order_supervised")
+"""Experiments that are tuned first."""
+
+
 def make_small(name, arguments):
     """The arguments with those that make the command small."""
     if "--help" in arguments or not arguments:
         return arguments
     small = SMALL[name].split()
+    if arguments[0] in TUNED:
+        small = ["--dry_run"]  # the fewest trials and runs of these are 33
     if name == "pretrain" and "--method" not in arguments:
         small += ["--projector", "16-16"]
     if name == "pretrain" and "runs/x" in arguments:  # basic_cnn is not one of timm's

@@ -105,7 +105,7 @@ def _scan(shown: str, open_shard: Open, suffix: str | None) -> ShardIndex:
     images: dict[str, tarfile.TarInfo] = {}
     labels: dict[str, int] = {}
     try:
-        with open_shard() as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with open_shard() as file, tarfile.TarFile(fileobj=file) as tar:
             for member in tar:
                 key, end = _split_name(member.name)
                 if not (member.isfile() and key and end):

@@ -343,7 +343,7 @@ def load_on_rank(rank: int, folder: str) -> tuple[list[str], int, bool]:
 
     decoded = []
     plain = image_sets.read_pixels
-    image_sets.read_pixels = lambda path: (decoded.append(path), plain(path))[1]
+    image_sets.read_pixels = lambda path, *more: (decoded.append(path), plain(path, *more))[1]
     run = Path(folder) / f"run{rank}" / "skipped_images.txt"  # not shared, as on two machines
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

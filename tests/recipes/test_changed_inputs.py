@@ -341,8 +341,8 @@ def test_two_ranks_compare_and_go_on_as_one(begun, folder):
     delete_20(folder)
     arguments = (
         "--data", str(folder), "--out", str(begun), "--backbone", "basic_cnn",
-        "--epochs", "6", "--warmup_epochs", "1", "--batch_size", "8", "--linear_probe", "false", "--trackers", "none",
-        "--threads", "1", "--log_every", "1",
+        "--epochs", "6", "--warmup_epochs", "1", "--batch_size", "8", "--linear_probe", "false",
+        "--trackers", "none", "--threads", "1", "--log_every", "1",
     )  # fmt: skip
     refused = start_script("pretrain.py", *arguments, launcher=TORCHRUN)
     _, errors = refused.communicate(timeout=200)

@@ -18,8 +18,8 @@ from sslortho.runs.status import RunStoppedError
 from sslortho.train.trainer import Trainer
 
 SMALL = {
-    "backbone": "basic_cnn", "crop_size": 16, "batch_size": 4, "epochs": 2, "evaluate_every": 2, "projector": "8-8",
-    "trackers": "none", "loader": "files", "workers": 0, "linear_probe": False, "knn_k": 2,
+    "backbone": "basic_cnn", "crop_size": 16, "batch_size": 4, "epochs": 2, "evaluate_every": 2,
+    "projector": "8-8", "trackers": "none", "loader": "files", "workers": 0, "linear_probe": False, "knn_k": 2,
     "checkpoint_every": 1, "log_every": 1,
 }  # fmt: skip
 

@@ -396,7 +396,7 @@ def test_a_manifest_that_is_no_use_is_named(data, tmp_path, content, message):
 
 
 def test_test_classes_other_than_the_training_ones_are_refused(data, tmp_path):
-    for name, classes in (("train", ["a", "b"]), ("val", ["a", "c"])):
+    for name, classes in (("train", ["a", "b", "c", "d"]), ("val", ["a", "b", "c", "e"])):
         (tmp_path / f"{name}.beton").write_bytes((data["raw"][1] / "train.beton").read_bytes())
         manifest = json.dumps({"count": COUNT, "classes": classes})
         (tmp_path / f"{name}.beton.json").write_text(manifest)
