@@ -16,7 +16,7 @@ Triple = tuple[float, float, float]
 
 
 class View(Protocol):
-    """What is common to views of every kind."""
+    """Properties that views of every kind have."""
 
     @property
     def crop_size(self) -> int:

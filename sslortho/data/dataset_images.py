@@ -76,7 +76,7 @@ class DatasetImages(ImageSet):
         return self.reader.read(int(self.places[index]))
 
     def sizes(self, indices: Indices) -> tuple[Indices, Indices]:
-        """Of the decoded items: a Dataset does not tell sizes otherwise."""
+        """Heights and widths of the decoded items: a Dataset does not tell sizes otherwise."""
         found = [self.open(int(i)).shape[:2] for i in indices]
         heights, widths = np.array(found, np.int64).reshape(-1, 2).T
         return heights, widths

@@ -25,7 +25,7 @@ SUFFIXES = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "pgm", "tif", "tiff", "g
 """Ends of the names of images in shards."""
 
 VERSION = 1
-"""Of the files in the cache folder."""
+"""Version of the files in the cache folder."""
 
 MOST_LABEL_BYTES = 1 << 20
 """Bytes of a .cls or .json up to which it is read."""
