@@ -91,7 +91,7 @@ def expected(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_a_stopped_run_resumes_to_the_weights_of_an_array(form, expected, tmp_path, monkeypatch):
-    """Of all forms alike, since their pixels are the same; other images are refused."""
+    """All forms alike, since their pixels are the same; other images are refused."""
     step = Trainer._step
 
     def stop(self, *arguments) -> None:
