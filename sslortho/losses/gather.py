@@ -7,16 +7,29 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def _gather(local: Tensor) -> Tensor:
+    parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, local.contiguous())
+    return torch.cat(parts)
+
+
+def _apply_if_several(function: type[torch.autograd.Function], local: Tensor) -> Tensor:
+    """Result of a function of this file; on one rank the tensor itself."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return local
+    result = function.apply(local)
+    assert isinstance(result, Tensor)
+    return result
+
+
 class _GatherBatch(torch.autograd.Function):
     """Concatenation over ranks, for a loss that every rank computes alike."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
-        parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, local.contiguous())
         ctx.start = dist.get_rank() * local.shape[0]
         ctx.size = local.shape[0]
-        return torch.cat(parts)
+        return _gather(local)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
@@ -38,11 +51,7 @@ def gather_batch(local: Tensor) -> Tensor:
     Returns:
         (ranks * batch, ...); on one rank the input itself.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return local
-    result = _GatherBatch.apply(local)
-    assert isinstance(result, Tensor)
-    return result
+    return _apply_if_several(_GatherBatch, local)
 
 
 class _GatherParts(torch.autograd.Function):
@@ -50,10 +59,8 @@ class _GatherParts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
-        parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, local.contiguous())
         ctx.size = local.shape[0]
-        return torch.cat(parts)
+        return _gather(local)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
@@ -73,11 +80,7 @@ def gather_parts(local: Tensor) -> Tensor:
     Returns:
         (ranks * batch, ...); on one rank the input itself.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return local
-    result = _GatherParts.apply(local)
-    assert isinstance(result, Tensor)
-    return result
+    return _apply_if_several(_GatherParts, local)
 
 
 def own_rank() -> int:
