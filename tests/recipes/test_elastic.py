@@ -35,15 +35,22 @@ def free_port():
         return str(listener.getsockname()[1])
 
 
-def find_rank(launcher, rank):
-    """The process of a rank that a launcher has started, or will."""
+def environment_of(process):
+    try:
+        return process.environ()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):  # a short-lived child that has just ended
+        return {}
+
+
+def find_rank(launcher, *ranks):
+    """The process of one of these ranks that a launcher has started, or will."""
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline:
         for process in psutil.Process(launcher.pid).children():
-            if process.environ().get("RANK") == str(rank):
+            if environment_of(process).get("RANK") in map(str, ranks):
                 return process
         time.sleep(0.02)
-    raise AssertionError(f"no rank {rank}; the launcher has ended with {launcher.poll()}")
+    raise AssertionError(f"no rank {ranks}; the launcher has ended with {launcher.poll()}")
 
 
 def kill_in_second_epoch(out, *processes):
@@ -147,7 +154,7 @@ def test_a_machine_that_leaves_an_elastic_job_is_done_without(unbroken, tmp_path
     )  # fmt: skip
     try:
         wait_for_records(out, 1)
-        (leaving,) = psutil.Process(second.pid).children()
+        leaving = find_rank(second, 0, 1)
         assert leaving.environ()["WORLD_SIZE"] == "2"
         kill_in_second_epoch(out, second, leaving)
         assert "resuming at step 4" in finish(first)
