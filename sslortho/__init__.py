@@ -12,6 +12,7 @@ from sslortho.lazy import import_on_use
 from sslortho.version import __version__
 
 if TYPE_CHECKING:
+    from sslortho.evaluate.feature_files import load_features
     from sslortho.losses import BarlowTwinsLoss, NTXentLoss, VICRegLoss
     from sslortho.optim import (
         LARS,
@@ -52,6 +53,7 @@ _API = (
 )  # fmt: skip
 _LOSSES = ("BarlowTwinsLoss", "NTXentLoss", "VICRegLoss")
 _HOME = {
+    "load_features": "sslortho.evaluate.feature_files",
     **dict.fromkeys(_LOSSES, "sslortho.losses"),
     "NonFiniteError": "sslortho.train.backward",
     "RunStoppedError": "sslortho.runs.status",
@@ -86,6 +88,7 @@ __all__ = [
     "knn_eval",
     "linear_eval",
     "load_backbone",
+    "load_features",
     "orthogonal",
     "orthonormalise_",
     "param_groups",

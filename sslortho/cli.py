@@ -15,6 +15,7 @@ COMMANDS = {
         "linear evaluation or fine-tuning of a backbone",
     ),
     "knn_eval": ("sslortho.recipes.knn_eval", "nearest neighbours on frozen features"),
+    "embed": ("sslortho.recipes.embed", "features of images in a file, with names and labels"),
     "supervised": ("sslortho.recipes.supervised", "classification from scratch"),
     "show_views": ("sslortho.recipes.show_views", "picture of the views that pretraining sees"),
     "export": ("sslortho.recipes.export", "backbone for timm, torchvision, torch.hub or ONNX"),

@@ -16,6 +16,7 @@ TRAINING = ("pretrain", "supervised")
 CONFIGURED = {
     "pretrain": [], "supervised": [], "linear_eval": ["--backbone_from", "random", "--backbone", "resnet20"],
     "knn_eval": ["--backbone_from", "random", "--backbone", "resnet20"],
+    "embed": ["--backbone_from", "random", "--backbone", "resnet20", "--out", "x.npz"],
     "export": ["--backbone_from", "x", "--out", "y.pt"], "show_views": ["--out", "v.png"],
     "write_beton": ["--data", "digits", "--out", "x.beton"], "reproduce": ["figure8"],
     "tune": ["--config", "CONFIGS/tune_table1.yaml"], "bench_optim": [], "chaos": [],
@@ -63,7 +64,8 @@ def test_an_unknown_option_of_a_rerun(monkeypatch, capsys):
 
 MISSING = {
     "linear_eval": "backbone_from", "knn_eval": "backbone_from", "export": "backbone_from",
-    "write_beton": "out", "bench_loading": "data_dir", "compare": "runs", "plot_runs": "runs",
+    "embed": "backbone_from", "write_beton": "out", "bench_loading": "data_dir", "compare": "runs",
+    "plot_runs": "runs",
 }  # fmt: skip
 
 
@@ -216,6 +218,9 @@ def test_a_file_where_the_run_folder_should_be(name, out):
     assert Path("a_file").read_text() == "mine"
 
 
+OUT = {"export": ["--out", "y.pt", "--format", "hub"], "embed": ["--out", "x.npz"]}
+"""Files of the commands that cannot do without one."""
+
 WEIGHTS = {
     "nothing.pt": (None, "does not exist"),
     "empty.pt": (b"", "is empty"),
@@ -227,13 +232,12 @@ WEIGHTS = {
 
 
 @pytest.mark.parametrize("file", WEIGHTS)
-@pytest.mark.parametrize("name", ["linear_eval", "knn_eval", "export"])
+@pytest.mark.parametrize("name", ["linear_eval", "knn_eval", "export", "embed"])
 def test_weights_that_are_none(name, file):
     content, word = WEIGHTS[file]
     if content is not None:
         Path(file).write_bytes(content)
-    out = ["--out", "y.pt", "--format", "hub"] if name == "export" else []
-    check_one_line(*run(name, ["--backbone_from", file, *out]), word, file)
+    check_one_line(*run(name, ["--backbone_from", file, *OUT.get(name, [])]), word, file)
 
 
 OTHERS = [
@@ -303,6 +307,8 @@ WITHOUT_EFFECT = [
     ("tune", ["--lr_range", "[1, 0.1]"], "lr_range"),
     ("tune", ["--search", "lr", "--momentum_range", "[0, 0.5]"], "no effect"),
     ("tune", ["--optim", "lars", "--decay_all"], "decay_all=True has no effect"),
+    ("embed", ["runs/x"], "out must be given"),
+    ("embed", ["runs/x", "--out", "x.csv"], "out='x.csv' must end in .npz"),
     ("show_views", ["--out", "v.bmp"], "--out views.png"),
     ("show_views", ["--count", "0"], "count=0"),
     ("show_views", ["--epoch", "-1"], "epoch"),
@@ -330,6 +336,7 @@ READERS = {
     "show_views": ["--data", "folder", "--out", "v.png"],
     "linear_eval": [*CONFIGURED["linear_eval"], "--data", "folder"],
     "knn_eval": [*CONFIGURED["knn_eval"], "--data", "folder"],
+    "embed": [*CONFIGURED["embed"], "--data", "folder"],
     "write_beton": ["--data", "folder", "--out", "x.beton"],
     "bench_loading": ["--out", "b.json"],
 }  # fmt: skip
@@ -364,6 +371,7 @@ def write_run(folder, kind="PretrainOptions"):
 
 WRITERS = {
     "write_beton": (["--data", "digits"], "x.beton"),
+    "embed": (["random", "--backbone", "basic_cnn", "--threads", "1"], "x.npz"),
     "show_views": (["--count", "1"], "v.png"),
     "plot_runs": (["a_run"], "c.png"),
     "compare": (["a_run"], "c"),
@@ -409,14 +417,13 @@ FOLDERS = {
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-@pytest.mark.parametrize("name", ["linear_eval", "knn_eval", "export"])
+@pytest.mark.parametrize("name", ["linear_eval", "knn_eval", "export", "embed"])
 def test_run_folders_without_a_backbone(name, folder):
     files, word = FOLDERS[folder]
     Path(folder).mkdir()
     for file in files:
         Path(folder, file).write_text("{}")
-    out = ["--out", "y.pt", "--format", "hub"] if name == "export" else []
-    check_one_line(*run(name, ["--backbone_from", folder, *out]), word)
+    check_one_line(*run(name, ["--backbone_from", folder, *OUT.get(name, [])]), word)
 
 
 LISTS = {
@@ -459,6 +466,7 @@ FAILING = {
     "supervised": ["--data", "folder", "--data_dir", "nowhere"],
     "linear_eval": ["--backbone_from", "nowhere"], "knn_eval": ["--backbone_from", "nowhere"],
     "export": ["--backbone_from", "nowhere", "--out", "y.pt", "--format", "hub"],
+    "embed": ["--backbone_from", "nowhere", "--out", "x.npz"],
     "show_views": ["--data", "folder", "--data_dir", "nowhere"],
     "write_beton": ["--data_dir", "nowhere", "--out", "x.beton"], "reproduce": ["table33"],
     "tune": ["--data", "folder", "--data_dir", "nowhere"], "bench_optim": ["--device", "gpu5"],

@@ -29,6 +29,7 @@ SMALL = {
     "linear_eval": f"{STEPS} --compile false --evaluate_every 1 --pictures false",
     "knn_eval": "--k 3 --threads 1 --pictures false --mixed_precision no",
     "show_views": f"{MODEL} --batch_size 8 --count 2",
+    "embed": "--threads 1",
     "export": "",
     "write_beton": "--workers 1",
     "compare": "",

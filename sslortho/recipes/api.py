@@ -18,12 +18,14 @@ import torch
 from torch import nn
 
 from sslortho.data.objects import load_pair
+from sslortho.evaluate.feature_files import Features
 from sslortho.methods import Method
 from sslortho.models import read_weights, restore_backbone, restore_module
 from sslortho.models.backbones import Stem
 from sslortho.options import GIVEN, to_arguments
 from sslortho.recipes.command_line import create_options
-from sslortho.recipes.features import FeatureOptions, Features, extract
+from sslortho.recipes.embed.options import EmbedOptions
+from sslortho.recipes.embed.run import run as run_embedding
 from sslortho.recipes.given import Given
 from sslortho.recipes.knn_eval.options import KnnEvalOptions
 from sslortho.recipes.knn_eval.run import run as run_knn_eval
@@ -183,24 +185,28 @@ def extract_features(
     data: Any = "digits",
     *,
     split: Literal["train", "test"] | None = None,
+    out: PathLike | None = None,
     **options: Any,
 ) -> Features:
-    """Features of the evaluation views of a data set, by a frozen backbone.
+    """Features of the evaluation views of a data set, by a frozen backbone: the command `embed`.
 
     Args:
         backbone_from, data: as for `linear_eval`; labels are not needed.
-        split: which images of the data set. Default: the test images; of images of your own, where none are
-            to test on, all.
-        options: of the backbone and the data, by the names of `knn_eval`'s.
+        split: which images of the data set. Default: of a data set by name the test images; of images of your
+            own those to test on, or all where there are none.
+        out: file to write, .npz, .parquet or .npy, row by row: killed and called again with the same
+            images and weights, it computes what is missing. The features of a .npy are mapped into memory.
+            Default: none, they stay in memory.
+        options: of the backbone, the data and the file, by their names; `sslortho embed --help` lists them.
 
-    Raises ValueError as `pretrain`, and for data without test images.
+    Raises ValueError as `pretrain`, for data without test images, and for a file of other images or weights.
     """
     named, images = _name_data(data, None, options)
     values = {"backbone_from": backbone_from, **named, "split": split, **options}
-    values, given = take_objects(values)
-    chosen = create_options(FeatureOptions, values)
+    values, given = take_objects({**values, **({} if out is None else {"out": out})})
+    chosen = create_options(EmbedOptions, values)
     with _torch_as_before():
-        return extract(chosen, _add_images(given, images, chosen))
+        return run_embedding(chosen, _add_images(given, images, chosen))
 
 
 def load_backbone(

@@ -168,6 +168,14 @@ def parse_options(
         parser.error(str(error))
 
 
+def name_first(arguments: Sequence[str], name: str) -> list[str]:
+    """Arguments in which a first one without a flag has the flag of the option `name`."""
+    first = list(arguments[:1])
+    if first and not first[0].startswith("-"):
+        first = [f"--{name}", *first]
+    return [*first, *arguments[1:]]
+
+
 def create_options(cls: type[Some], values: Mapping[str, Any]) -> Some:
     """Options from Python values, which are checked as those of a command line are.
 

@@ -193,8 +193,6 @@ class BackboneOptions(RunOptions):
     """Train on the images named in this file only, one file name a line (SimCLR's lists)."""
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", group="hardware")
     """Precision of the backbone; fp16 needs a GPU."""
-    pictures: bool = option(True, group="output", may_change=True, affects_result=False)
-    """Draw a map of the features, the confusion matrix and nearest neighbours at the end."""
 
     def __post_init__(self) -> None:
         self._check_least(1, "crop_size")
@@ -230,3 +228,11 @@ class BackboneOptions(RunOptions):
         if path.name == "backbone.safetensors":
             return path.parent.name
         return path.stem if path.suffix in WEIGHTS_SUFFIXES else path.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(BackboneOptions):
+    """Options of an evaluation of a backbone, which ends with a report."""
+
+    pictures: bool = option(True, group="output", may_change=True, affects_result=False)
+    """Draw a map of the features, the confusion matrix and nearest neighbours at the end."""

@@ -21,8 +21,8 @@ from sslortho.data.identity import ImageTable, describe_difference
 if TYPE_CHECKING:
     from sslortho.data import ImageSet
 
-Role = Literal["training", "held-out", "test"]
-"""Use of an image set in a run."""
+Role = Literal["training", "held-out", "test", "embedded"]
+"""Use of an image set in a run, or in a file of features."""
 
 BACKBONE = "backbone"
 """Name of the backbone's entry among the images' ones."""

@@ -15,7 +15,7 @@ from sslortho.data.ffcv import read_beton, write_beton
 from sslortho.data.image_folder import scan_folder
 from sslortho.data.options import DataOptions
 from sslortho.data.skip_list import read_skip_list
-from sslortho.recipes.features import FeatureOptions
+from sslortho.recipes.embed.options import EmbedOptions
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.show_views.options import ShowViewsOptions
 
@@ -407,7 +407,10 @@ def test_the_option_has_no_effect_on_images_that_are_no_files(name):
 def test_a_run_lists_in_its_folder_and_commands_without_one_nowhere():
     assert PretrainOptions.of(out="runs/x").skip_list == Path("runs/x/skipped_images.txt")
     assert ShowViewsOptions.of(out="x.png").skip_list is None
-    assert FeatureOptions(backbone_from="random", backbone="resnet18").skip_list is None
+    backbone = {"backbone_from": "random", "backbone": "resnet18"}
+    assert EmbedOptions(**backbone).skip_list is None
+    listed = EmbedOptions(**backbone, out="x.npz").skip_list
+    assert listed == Path("x.npz.partial/skipped_images.txt")
     assert DataOptions().skip_list is None
 
 

@@ -4,6 +4,7 @@ from chaos_soak.options import ChaosOptions
 from loading_bench.options import BenchLoadingOptions
 from optim_bench.options import BenchOptimOptions
 from sslortho.paper.reproduce.options import ReproduceOptions
+from sslortho.recipes.embed.options import EmbedOptions
 from sslortho.recipes.export.options import ExportOptions
 from sslortho.recipes.knn_eval.options import KnnEvalOptions
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
@@ -15,7 +16,7 @@ from sslortho.recipes.tune.options import TuneOptions
 from sslortho.recipes.write_beton.options import WriteBetonOptions
 
 OPTION_CLASSES = (
-    BenchLoadingOptions, BenchOptimOptions, ChaosOptions, ExportOptions, KnnEvalOptions, LinearEvalOptions,
-    PretrainOptions, ReproduceOptions, ReproduceRunOptions, ShowViewsOptions, SupervisedOptions,
-    TuneOptions, WriteBetonOptions,
+    BenchLoadingOptions, BenchOptimOptions, ChaosOptions, EmbedOptions, ExportOptions, KnnEvalOptions,
+    LinearEvalOptions, PretrainOptions, ReproduceOptions, ReproduceRunOptions, ShowViewsOptions,
+    SupervisedOptions, TuneOptions, WriteBetonOptions,
 )  # fmt: skip

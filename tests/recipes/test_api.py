@@ -231,7 +231,7 @@ def test_values_become_those_that_the_options_hold(tmp_path):
         (lambda: sslortho.pretrain(".", data_dir="x"), "are two folders"),
         (lambda: sslortho.pretrain("digits", "a", backbone="b"), "are one option"),
         (lambda: sslortho.pretrain(epoch=3), "did you mean epochs"),
-        (lambda: sslortho.extract_features("x", out="y"), "out='y' has no effect"),
+        (lambda: sslortho.extract_features("x", out="y"), "out='y' must end in .npz"),
         (
             lambda: sslortho.extract_features("x", subset=5),
             "subset=5 has no effect on split='test'",

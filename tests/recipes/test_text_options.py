@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sslortho.methods.options import METHOD_OPTIONS
 from sslortho.options import to_arguments
 from sslortho.recipes.command_line import create_options, parse_options
-from sslortho.recipes.features import FeatureOptions
+from sslortho.recipes.embed.options import EmbedOptions
 from sslortho.recipes.option_values import is_text
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.supervised.options import SupervisedOptions
@@ -34,7 +34,7 @@ NASTY = [
 @pytest.mark.parametrize("text", NASTY)
 def test_a_flag_takes_text_as_typed(text):
     for name in ("out", "weights_prefix"):
-        found = parse_options(FeatureOptions if name == "weights_prefix" else PretrainOptions,
+        found = parse_options(EmbedOptions if name == "weights_prefix" else PretrainOptions,
                               [f"--{name}={text}", *BACKBONE[name]])  # fmt: skip
         assert getattr(found, name) == text
 
@@ -182,7 +182,7 @@ def test_text_that_begins_with_a_dash_is_told_how_to_be_given(capsys):
     assert "--out=-text" in capsys.readouterr().err
 
 
-ALL = [*OPTION_CLASSES, FeatureOptions, *map(PretrainOptions.for_method, METHOD_OPTIONS)]
+ALL = [*OPTION_CLASSES, *map(PretrainOptions.for_method, METHOD_OPTIONS)]
 
 
 @pytest.mark.parametrize("cls", ALL)
@@ -201,7 +201,7 @@ def test_a_leading_tilde_is_expanded_once_in_every_path(cls, monkeypatch):
     required = {f.name: "~/d" for f in fields(cls) if f.default is MISSING and f.name != "out"}
     if "format" in required:
         required["format"] = "hub"
-    if cls is FeatureOptions:
+    if cls is EmbedOptions:
         return  # writes nothing
     for out in (f"~/x{end}", Path(f"~/x{end}")):
         made = create_options(cls, {**required, **given, "out": out})

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from sslortho.options import option
-from sslortho.recipes.options import BackboneOptions
+from sslortho.recipes.options import EvaluationOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnnEvalOptions(BackboneOptions):
+class KnnEvalOptions(EvaluationOptions):
     """Weighted nearest neighbours on the features of a frozen backbone."""
 
     command: ClassVar[str] = "knn_eval"

@@ -4,14 +4,14 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 from sslortho.options import option
-from sslortho.recipes.options import BackboneOptions, TrainingOptions
+from sslortho.recipes.options import BackboneOptions, EvaluationOptions, TrainingOptions
 
 LOOP_OPTIONS = {f.name for f in fields(TrainingOptions)} - {f.name for f in fields(BackboneOptions)}
 """Names of the options of a training, which protocol lbfgs ignores."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearEvalOptions(TrainingOptions, BackboneOptions):
+class LinearEvalOptions(TrainingOptions, EvaluationOptions):
     """Linear evaluation or fine-tuning of a backbone.
 
     The defaults are the published linear evaluation (facebookresearch/barlowtwins, evaluate.py), except
