@@ -72,6 +72,54 @@ def test_a_rate_of_known_length_is_taken_with_its_source(method, optim, steps, i
     assert choice.tested.startswith(tested)
 
 
+PUBLISHED = [
+    # method, optimizer, epochs, batch, rate at the end of the warm-up, as the authors' own code computes
+    # it: facebookresearch/barlowtwins, main.py: adjust_learning_rate
+    ("barlow_twins", "lars", 1000, 2048, 1.6),
+    # open-mmlab/mmselfsup, barlowtwins_resnet50_8xb256-coslr-300e_in1k.py: lr=1.6
+    ("barlow_twins", "lars", 300, 2048, 1.6),
+    # arXiv 2002.05709, section 2.2: "learning rate of 4.8 (= 0.3 x BatchSize/256)"; 1,000 epochs the
+    # same (google-research/simclr#56)
+    ("simclr", "lars", 100, 4096, 4.8),
+    ("simclr", "lars", 1000, 4096, 4.8),
+    # facebookresearch/vicreg, README: --base-lr times batch / 256; 100 epochs of 2,048 by its author in #13
+    ("vicreg", "lars", 100, 512, 0.6),
+    ("vicreg", "lars", 100, 2048, 2.4),
+    ("vicreg", "lars", 1000, 2048, 1.6),
+    # google-deepmind/deepmind-research, byol/configs/byol.py: _LR_PRESETS; schedules.py: times batch / 256
+    ("byol", "lars", 40, 4096, 7.2),
+    ("byol", "lars", 100, 4096, 7.2),
+    ("byol", "lars", 300, 4096, 4.8),
+    ("byol", "lars", 1000, 4096, 3.2),
+    # facebookresearch/simsiam, main_simsiam.py: init_lr; table 4 of arXiv 2011.10566 for longer ones
+    ("simsiam", "sgd", 100, 512, 0.1),
+    ("simsiam", "sgd", 100, 256, 0.05),
+    ("simsiam", "sgd", 800, 256, 0.05),
+    # facebookresearch/moco, README: --lr 0.03 --batch-size 256
+    ("moco_v2", "sgd", 200, 256, 0.03),
+    ("moco_v2", "sgd", 800, 256, 0.03),
+    # facebookresearch/dino, main_dino.py: lr x batch / 256; 8 or 16 GPUs with 64 images each
+    ("dino", "adamw", 100, 512, 0.001),
+    ("dino", "adamw", 300, 1024, 0.002),
+    ("dino", "sgd", 100, 512, 0.06),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "optim", "epochs", "batch", "absolute"), PUBLISHED)
+def test_every_published_recipe_has_its_own_rate(method, optim, epochs, batch, absolute):
+    choice = choose_rate(method, optim, "after", epochs * (1_281_167 // batch), 1_281_167)
+    assert choice.value * batch / 256 == pytest.approx(absolute)
+    assert choice.tested.startswith("published: ")
+
+
+def test_every_published_rate_is_of_a_recipe():
+    recipes = {(method, optim, e * (1_281_167 // b)) for method, optim, e, b, _ in PUBLISHED}
+    for rate in RATES:
+        if rate.kind == "published":
+            for steps in rate.steps:
+                assert (rate.method, rate.optim, steps) in recipes
+
+
 def test_between_two_lengths_it_lies_on_a_line_of_logarithms():
     ends = {702: 2.0, 187_500: 0.2}  # Barlow Twins, LARS
     middle = round(math.sqrt(702 * 187_500))
@@ -96,6 +144,7 @@ def test_every_method_and_optimizer_has_a_rate_that_never_rises_with_length(meth
         if (method, optim) not in (
             ("simsiam", "sgd"),
             ("moco_v2", "sgd"),
+            ("dino", "sgd"),
         ):  # other losses, other scales
             assert found == sorted(found, reverse=True), found
 
