@@ -5,7 +5,8 @@ of the images has no part in it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,16 @@ BLOCK = 2**23
 
 Classify = Callable[[Tensor], Tensor]
 """Images (batch, 3, height, width) to scores (batch, classes)."""
+
+
+def leave_out_top5(figures: Mapping[str, Any], classes: int) -> dict[str, Any]:
+    """Figures without those of the best five, where there are no more than five classes.
+
+    Args:
+        figures: by name; the ones that end in "top5" are meant.
+        classes: number of classes that can be predicted.
+    """
+    return {name: v for name, v in figures.items() if classes > 5 or not name.endswith("top5")}
 
 
 class NonFiniteScoresError(ValueError):

@@ -154,13 +154,19 @@ def _draw_maps(
     points, shares = project_pca(inspection.features)
     percent = " and ".join(f"{100 * share:.0f} %" for share in shares.tolist())
     path = folder / "features_pca.png"
-    draw_feature_map(path, points, labels, classes, "PCA")
+    x, y = (
+        f"component {i}: {100 * share:.1f} % of the variance"
+        for i, share in enumerate(shares.tolist(), 1)
+    )
+    title = f"Principal components of {len(points):,} test features"
+    draw_feature_map(path, points, labels, classes, title, axis_names=(x, y))
     caption = f"Test features on their first two principal components: {percent} of the variance."
     pictures = [Picture(path, caption)]
     if (layout := project_umap(inspection.features, seed)) is not None:
         points, chosen = layout
         path = folder / "features_umap.png"
-        draw_feature_map(path, points, labels[chosen], classes, "UMAP")
+        title = f"UMAP of {len(chosen):,} test features"
+        draw_feature_map(path, points, labels[chosen], classes, title)
         pictures.append(Picture(path, f"UMAP of {len(chosen)} test features, by cosine."))
     return pictures
 

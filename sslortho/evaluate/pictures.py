@@ -47,6 +47,7 @@ def draw_feature_map(
     classes: Sequence[str],
     title: str,
     most_classes: int = 20,
+    axis_names: tuple[str, str] = ("", ""),
 ) -> None:
     """Draw points in the plane, each class with its own colour and shape, named in the legend.
 
@@ -60,6 +61,7 @@ def draw_feature_map(
         classes: their names; may be empty.
         title: above the map.
         most_classes: from 0 to 90.
+        axis_names: below the map, and to its left.
 
     Raises ValueError for `most_classes` out of range.
     """
@@ -83,6 +85,8 @@ def draw_feature_map(
         name = f"{count:,} more classes" if count else "unlabelled"
         scatter(rest, rest, name, c=GREY, alpha=0.3, zorder=1)
     _dress_map(figure, axes, title)
+    axes.set_xlabel(axis_names[0])
+    axes.set_ylabel(axis_names[1])
     save_figure(figure, path)
 
 

@@ -17,6 +17,7 @@ from sslortho.atomic import atomic_file
 from sslortho.models.backbones import STEMMED, feature_dim
 from sslortho.models.torchvision_networks import torchvision_names
 from sslortho.models.weights import RestoredBackbone, write_backbone
+from sslortho.options import GIVEN
 
 ExportFormat = Literal["timm", "torchvision", "hub", "onnx"]
 
@@ -44,14 +45,28 @@ def check_format(format: ExportFormat, name: str) -> None:
         raise ValueError(f"format={format!r} is not one of {', '.join(get_args(ExportFormat))}")
     if format in ("hub", "onnx"):
         return
-    # timm has other names for the tensors of torchvision's other networks
-    own = STEMMED if format == "timm" else torchvision_names()
-    fits = format == "timm" if name.startswith("timm:") else name in own
-    if not fits:
+    if not _has(format, name):
         raise ValueError(
             f"format={format!r} has no backbone={name!r}; format='hub' has all of ours, "
-            "format='onnx' needs no code of ours"
+            f"format='onnx' needs no code of ours; for {format} pretrain one that it has, such as "
+            "resnet18 or resnet50"
         )
+
+
+def _has(format: ExportFormat, name: str) -> bool:
+    """Whether timm or torchvision has the named backbone, with the same names of tensors."""
+    if name.startswith("timm:"):
+        return format == "timm"
+    # timm has other names for the tensors of torchvision's other networks
+    return name in (STEMMED if format == "timm" else torchvision_names())
+
+
+def loads_elsewhere(name: str) -> bool:
+    """Whether timm or torchvision can load the weights of a backbone.
+
+    A module that was handed over counts: whoever has it loads them.
+    """
+    return name == GIVEN or _has("timm", name) or _has("torchvision", name)
 
 
 def _write_state(restored: RestoredBackbone, out: Path) -> None:

@@ -1,7 +1,8 @@
 """Table of runs, seeds taken together: `sslortho compare runs/* [--figures top1,knn_top1]`.
 
 Prints a row for the runs that differ only in their seed, with mean and standard error of each figure
-of their summary.json, and writes it to compare.md and compare.csv.
+of their summary.json, and writes it to compare.md and compare.csv. Pretraining, evaluations and
+supervised training have a table each in compare.md; compare.csv has all rows.
 """
 
 import json
@@ -63,16 +64,69 @@ def read_runs(paths: list[Path]) -> "list[Run]":
     return [run for _, run in found if run is not None]
 
 
-def write_tables(comparison: "Comparison", stem: Path) -> None:
-    """Write STEM.md and STEM.csv, and print their paths."""
+KINDS = {
+    "method": "Pretraining",
+    "head_classes": "Supervised training",
+    "protocol": "Linear evaluation",
+    "preset": "Nearest neighbours",
+}
+"""Option that runs of one kind alone have, to the kind."""
+
+
+def group_by_kind(runs: "Sequence[Run]") -> "dict[str, list[Run]]":
+    """Runs of each kind, in the order of KINDS; "Others" where their options do not tell."""
+    found: dict[str, list[Run]] = {kind: [] for kind in (*KINDS.values(), "Others")}
+    for run in runs:
+        kind = next((kind for name, kind in KINDS.items() if name in run.config), "Others")
+        found[kind].append(run)
+    return {kind: members for kind, members in found.items() if members}
+
+
+def describe_kinds(
+    runs: "Sequence[Run]", figures: Sequence[str] | None, by: Sequence[str] | None
+) -> str:
+    """Table of each kind of runs as Markdown, with headings if there are several kinds.
+
+    A loss or an accuracy is the best among runs of one kind alone: those of others have other scales.
+
+    Args:
+        runs: of any kinds.
+        figures, by: as for `compare_runs`; a kind has those of them that it knows.
+    """
+    from sslortho.recipes.run_options import ignored_options
+    from sslortho.runs.several.comparison import compare_runs, figure_names
+    from sslortho.runs.several.comparison_tables import to_markdown
+
+    kinds, parts = group_by_kind(runs), []
+    for kind, members in kinds.items():
+        shown, labels = figures, by
+        if len(kinds) > 1:  # that each name is known to some run has been checked
+            shown = figures and [name for name in figures if name in figure_names(members)]
+            labels = by and [name for name in by if any(name in run.config for run in members)]
+            parts.append(f"## {kind}\n")
+        table = compare_runs(
+            members, shown, labels, ignored=ignored_options(), always=("backbone_from",)
+        )
+        parts.append(to_markdown(table))
+    return "\n".join(parts)
+
+
+def write_tables(text: str, comparison: "Comparison", stem: Path) -> None:
+    """Write STEM.md and STEM.csv, and print their paths.
+
+    Args:
+        text: content of STEM.md.
+        comparison: of all runs, for STEM.csv.
+        stem: path without ending.
+    """
     from sslortho.atomic import atomic_file
-    from sslortho.runs.several.comparison_tables import to_csv, to_markdown
+    from sslortho.runs.several.comparison_tables import to_csv
 
     stem.parent.mkdir(parents=True, exist_ok=True)
-    for suffix, text in ((".md", to_markdown(comparison)), (".csv", to_csv(comparison))):
+    for suffix, content in ((".md", text), (".csv", to_csv(comparison))):
         path = stem.with_name(stem.name.removesuffix(".md").removesuffix(".csv") + suffix)
         with atomic_file(path) as file:
-            file.write(text.encode())
+            file.write(content.encode())
         print(path)
 
 
@@ -94,10 +148,10 @@ def main(arguments: Sequence[str], program: str) -> int:
     with user_errors(given.debug, program):
         from sslortho.recipes.run_options import ignored_options
         from sslortho.runs.several.comparison import compare_runs
-        from sslortho.runs.several.comparison_tables import to_markdown
 
         runs = read_runs(given.runs)
         comparison = compare_runs(runs, figures, by, ignored=ignored_options())
-        print(to_markdown(comparison))
-        write_tables(comparison, Path(given.out).expanduser())
+        text = describe_kinds(runs, figures, by)
+        print(text)
+        write_tables(text, comparison, Path(given.out).expanduser())
     return 0

@@ -18,6 +18,7 @@ from sslortho.data.loading import (
     load_labelled_data,
 )
 from sslortho.evaluate import evaluate_classifier
+from sslortho.evaluate.accuracy import leave_out_top5
 from sslortho.evaluate.features import evaluation_mode
 from sslortho.methods import Classification
 from sslortho.recipes.backbone import Subject, load_subject
@@ -77,13 +78,14 @@ class ClassifierTraining(Evaluation):
     training: Training
 
     def evaluate(self, task: Classification) -> dict[str, float]:
-        """top1, top5 and test_loss on the test images."""
+        """top1, test_loss and, of more than five classes, top5 on the test images."""
         return self.measure(task, self.test)
 
     def measure(self, task: Classification, loader: EvaluationLoader) -> dict[str, float]:
         """The same on other images."""
         with evaluation_mode(task), self.autocast():
-            return evaluate_classifier(task.classify, loader)
+            figures = evaluate_classifier(task.classify, loader)
+        return leave_out_top5(figures, task.classifier.out_features)
 
 
 def place_subject(

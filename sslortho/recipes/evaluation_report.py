@@ -74,6 +74,18 @@ class Results:
     """Others for the report."""
 
 
+def describe_accuracy(summary: Mapping[str, Any], kind: str = "") -> str:
+    """Accuracies of a summary in words: "top-1 90.00 %   top-5 99.00 %", or the first alone.
+
+    Args:
+        summary: figures by name.
+        kind: beginning of their names, such as "knn_".
+    """
+    names = {f"{kind}top1": "top-1", f"{kind}top5": "top-5"}
+    found = [f"{name} {summary[key]:.2f} %" for key, name in names.items() if key in summary]
+    return "   ".join(found)
+
+
 def inspect_run(run: ClassifierTraining) -> tuple[Inspection, ImageSet]:
     """Inspection of the test features, and the training images among which neighbours are sought.
 

@@ -7,8 +7,12 @@ from accelerate import Accelerator
 from torch import nn
 
 from sslortho.augment.numba_kernel import must_compile
+from sslortho.augment.own_views import OwnView
+from sslortho.augment.views import CIFAR10_MEAN, IMAGENET_MEAN, ViewSpec
 from sslortho.data import ImageSet, TrainLoader
 from sslortho.methods.task import Task
+from sslortho.models.own_networks import plain_network
+from sslortho.options import GIVEN
 from sslortho.recipes.fitted import Choice, settled
 from sslortho.recipes.options import TrainingOptions
 from sslortho.runs.start_line import Plan, say
@@ -62,6 +66,22 @@ def describe_images(images: ImageSet, kind: str = "to train on") -> str:
     height, width = images.first_size
     size = f"{width} x {height} pixels" if images.in_memory else f"the first of {width} x {height}"
     return f"{len(images):,} {kind} ({labels}; {size}; {getattr(images, 'channels', 3)} channels)"
+
+
+def describe_views(views: Sequence[ViewSpec | OwnView]) -> str:
+    """Number, sizes and normalisation of the views: "2 of 32 pixels, normalised as CIFAR-10"."""
+    sizes = list(dict.fromkeys(view.crop_size for view in views))
+    counts = [sum(view.crop_size == size for view in views) for size in sizes]
+    parts = ", ".join(f"{n} of {size} pixels" for n, size in zip(counts, sizes, strict=True))
+    names = {CIFAR10_MEAN: "as CIFAR-10", IMAGENET_MEAN: "as ImageNet"}
+    return f"{parts}, normalised {names.get(views[0].mean, 'by a mean of its own')}"
+
+
+def name_network(name: str, backbone: nn.Module) -> str:
+    """Name of a backbone for people; of a module that was handed over, its class."""
+    if name != GIVEN:
+        return name
+    return f"{type(plain_network(backbone)).__name__}, handed over"
 
 
 def describe_network(name: str, backbone: nn.Module, task: nn.Module) -> str:

@@ -47,7 +47,12 @@ def drawn(monkeypatch):
 def test_a_map_shows_each_class_where_it_is(tmp_path, drawn):
     points = torch.tensor([[-9.0, 0], [9, 0]]).repeat(50, 1)
     labels = torch.tensor([0, 1]).repeat(50)
-    draw_feature_map(tmp_path / "map.png", points, labels, ["_cat", "d$o$g"], "two")
+    names = ("across", "up")
+    draw_feature_map(
+        tmp_path / "map.png", points, labels, ["_cat", "d$o$g"], "two", axis_names=names
+    )
+    axes = drawn[0].axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == (*names, "two")
     image = pixels(tmp_path / "map.png")
     axes = drawn[0].axes[0]
     for label, x in ((0, -9), (1, 9)):

@@ -5,6 +5,13 @@ from pathlib import Path
 import pytest
 from helpers.script_runs import call_script
 
+from sslortho.recipes.compare import group_by_kind
+from sslortho.recipes.knn_eval.options import KnnEvalOptions
+from sslortho.recipes.linear_eval.options import LinearEvalOptions
+from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.recipes.supervised.options import SupervisedOptions
+from sslortho.runs.several.comparison import Run
+
 
 @pytest.fixture
 def call(tmp_path, monkeypatch):
@@ -139,3 +146,37 @@ def test_backbones_are_looked_up_where_their_runs_are(call):
     rows = [line for line in out.splitlines() if line.startswith("| runs/")]
     assert [line.split("|")[2].strip() for line in rows] == ["2", "1"]  # e0 with e2
     assert "taken for a seed" not in out
+
+
+def test_each_kind_of_run_has_its_own_table_and_its_own_best(call):
+    write_run("p0", {"loss": 396.0, "knn_top1": 40.0}, method="barlow_twins", lr=1)
+    write_run("p1", {"loss": 500.0, "knn_top1": 30.0}, method="barlow_twins", lr=2)
+    write_run("s", {"loss": 1.4, "top1": 60.0}, head_classes=None)
+    write_run("k", {"knn_top1": 41.0}, preset=None, backbone_from="runs/p0", seed=0)
+    folders = sorted(Path("runs").iterdir())
+    code, out, error = call(*folders, "--out", "c")
+    assert (code, error) == (0, "")
+    text = Path("c.md").read_text()
+    assert text in out
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert headings == ["## Pretraining", "## Supervised training", "## Nearest neighbours"]
+    pretraining, supervised, neighbours = (part.split("\n## ")[0] for part in text.split("## ")[1:])
+    assert "**396.0**" in pretraining  # though cross-entropy is lower
+    assert "top1 " not in pretraining.replace("knn_top1", "")
+    assert "396" not in supervised
+    assert "| runs/p0 " in neighbours  # which backbone was evaluated
+    with Path("c.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4
+    _, out, _ = call(*folders, "--figures", "loss")
+    assert "loss" not in out.split("## Nearest neighbours")[1]
+
+
+def test_the_kinds_are_told_by_options_that_one_command_alone_has():
+    commands = {
+        "Pretraining": PretrainOptions.of(),
+        "Supervised training": SupervisedOptions(),
+        "Linear evaluation": LinearEvalOptions(backbone_from="x"),
+        "Nearest neighbours": KnnEvalOptions(backbone_from="x"),
+    }
+    for kind, options in commands.items():
+        assert list(group_by_kind([Run("r", {"config": options.values()})])) == [kind]

@@ -22,6 +22,7 @@ from sslortho.recipes.plan import (
     describe_optimizer,
     describe_steps,
     find_doubts,
+    name_network,
 )
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import resolve
@@ -49,6 +50,11 @@ def test_parameters_are_those_of_the_backbone_and_of_what_trains():
     )  # 0.27 with the paper's head
     trained = sum(p.numel() for p in backbone.parameters()) + 640
     assert f"{trained / 1e6:.3g} million are trained" in describe_network("x", backbone, task)
+
+
+def test_a_module_that_was_handed_over_is_called_by_its_class():
+    assert name_network("resnet20", torch.nn.Flatten()) == "resnet20"
+    assert name_network("given", torch.nn.Flatten()) == "Flatten, handed over"
 
 
 def full(**options):
@@ -133,6 +139,7 @@ def test_a_run_says_its_plan_before_the_first_step_on_stderr(tmp_path):
         "5 an epoch, 15 in 3 epochs; batches of 8",
         "never tested at this scale (15 steps, 40 images)",
         "note: views of 32 pixels show little of photographs",
+        "note: neither timm nor torchvision has backbone='basic_cnn'",
         "for the 9 steps that are left",
     ):
         assert words in done.stderr, words

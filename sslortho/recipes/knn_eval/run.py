@@ -14,9 +14,10 @@ from sslortho.evaluate import (
     knn_accuracy,
     vote,
 )
+from sslortho.evaluate.accuracy import leave_out_top5
 from sslortho.recipes.changed_inputs import find_finished
 from sslortho.recipes.evaluation import Evaluation, build_evaluation, identify, read_inputs
-from sslortho.recipes.evaluation_report import Results, write_results
+from sslortho.recipes.evaluation_report import Results, describe_accuracy, write_results
 from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.knn_eval.options import KnnEvalOptions
 from sslortho.runs.folder import RunFolder
@@ -91,6 +92,7 @@ def _measure(run: Evaluation, pictures: bool, k: int, temperature: float) -> Res
     similarities, neighbours = search.result()
     voters = run.data.train.labels.to(neighbours.device)[neighbours]
     figures = knn_accuracy(similarities, voters, labels, classes, temperature)
+    figures = leave_out_top5(figures, classes)
     inspection = None
     if pictures:
         predictions = vote(similarities, voters, classes, temperature).argmax(dim=1)
@@ -108,5 +110,5 @@ def _measure(run: Evaluation, pictures: bool, k: int, temperature: float) -> Res
 
 def tell(summary: dict[str, Any], folder: Path) -> None:
     """Print the final figures."""
-    print(f"{folder}: kNN top-1 {summary['knn_top1']:.2f} %   top-5 {summary['knn_top5']:.2f} %")
+    print(f"{folder}: kNN {describe_accuracy(summary, 'knn_')}")
     print("  report.md, summary.json")

@@ -13,6 +13,7 @@ from sslortho.evaluate import (
     local_features,
     select_l2,
 )
+from sslortho.evaluate.accuracy import leave_out_top5
 from sslortho.models import write_classifier
 from sslortho.recipes.evaluation import Evaluation, build_evaluation, identify
 from sslortho.recipes.evaluation_report import Results, write_results
@@ -69,7 +70,10 @@ def run_fast_probe(
     results = Results(
         title="Fast probe",
         protocol=_describe(held_out, probe, selection),
-        figures={**counts.percentages(), "test_loss": counts.mean_loss()},
+        figures={
+            **leave_out_top5(counts.percentages(), classes),
+            "test_loss": counts.mean_loss(),
+        },
         details=details if selection is None else {**details, "l2_at_edge": selection.at_edge},
         ignored=options.without_effect,
         inspection=inspection,

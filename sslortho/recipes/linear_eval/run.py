@@ -6,6 +6,7 @@ from typing import Any
 
 from sslortho.recipes.changed_inputs import find_finished
 from sslortho.recipes.evaluation import read_inputs
+from sslortho.recipes.evaluation_report import describe_accuracy
 from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.linear_eval.fast_probe import build_fast_probe, run_fast_probe
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
@@ -61,7 +62,7 @@ def run(options: LinearEvalOptions, session: Session, given: Given = NOTHING) ->
 
 def tell(summary: dict[str, Any], folder: Path) -> None:
     """Print the final figures."""
-    print(f"{folder}: top-1 {summary['top1']:.2f} %   top-5 {summary['top5']:.2f} %")
+    print(f"{folder}: {describe_accuracy(summary)}")
     if "best_top1" in summary:
         print(f"  (best epoch on the test images: {summary['best_top1']:.2f} %; not a result)")
     print("  report.md, summary.json, classifier.safetensors")

@@ -15,7 +15,7 @@ from sslortho.recipes.fitted import choose_batch, fill, settled, to_plain
 from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.recipes.linear_eval.resolve import USUAL_BATCH, LinearEvalRecipe, resolve
-from sslortho.recipes.plan import describe_optimizer, plan_training
+from sslortho.recipes.plan import describe_optimizer, describe_views, name_network, plan_training
 from sslortho.recipes.training import HeldTraining, Training
 from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
@@ -72,16 +72,17 @@ def build_linear_evaluation(options: LinearEvalOptions, given: Given = NOTHING) 
         options.epochs, len(loader) // options.accumulation_steps, options.warmup_epochs, final=0.0
     )
     inputs = identify(data, subject, classifies=True)
+    network = name_network(subject.info.backbone, task.backbone)
     plan = plan_training(
         options,
         accelerator,
         {"to train on": data.train, "to test on": data.test},
-        f"{subject.info.backbone}, {'frozen' if task.freeze_backbone else 'trained too'}",
+        f"{network}, {'frozen' if task.freeze_backbone else 'trained too'}",
         task,
         describe_optimizer(options, recipe.optimizer.lr, per_256=True),
         len(loader) // options.accumulation_steps,
         chosen,
-        {"views": f"{recipe.view_name}, {subject.info.crop_size} pixels"},
+        {"views": f"{recipe.view_name}, {describe_views(views)}"},
     )
     training = Training(
         options, accelerator, task, optimizer, loader, schedule, inputs, to_plain(chosen), plan
@@ -150,9 +151,11 @@ def _measure(run: LinearEvaluation, folder: RunFolder, result: TrainResult) -> d
     records = read_metrics(folder.metrics)
     seen = [record for record in records if "top1" in record] or [figures]
     if run.accelerator.is_main_process:
-        draw_curves(folder.curves, {options.optim: records})
+        network = name_network(run.subject.info.backbone, run.task.backbone)
+        title = f"{network}, linear evaluation: {options.optim}, lr {options.lr:g}"
+        draw_curves(folder.curves, {options.optim: records}, title)
     return {
-        **{name: seen[-1].get(name) for name in ("top1", "top5", "test_loss")},
+        **{name: seen[-1][name] for name in ("top1", "top5", "test_loss") if name in seen[-1]},
         "best_top1": max(record.get("top1") or 0 for record in seen),
         "loss": result.loss,
         "images_per_second": result.images_per_second,

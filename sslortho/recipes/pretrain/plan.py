@@ -1,30 +1,23 @@
 """The plan of a pretraining, for the lines before its first step."""
 
-from collections.abc import Sequence
-
 from accelerate import Accelerator
 
-from sslortho.augment.own_views import OwnView
-from sslortho.augment.views import CIFAR10_MEAN, IMAGENET_MEAN, ViewSpec
 from sslortho.data import ImageSet
 from sslortho.methods.task import Task
+from sslortho.models.export import loads_elsewhere
 from sslortho.recipes.backbone import SMALL_CROP
 from sslortho.recipes.fitted import settled
-from sslortho.recipes.plan import describe_optimizer, plan_training
+from sslortho.recipes.plan import (
+    describe_optimizer,
+    describe_views,
+    name_network,
+    plan_training,
+)
 from sslortho.recipes.pretrain.resolve import PretrainRecipe
 from sslortho.runs.start_line import Plan
 
 RATE_OF_LARS = ("lars", "orth_lars")
 """Optimizers that the digits' own rate is for."""
-
-
-def describe_views(views: Sequence[ViewSpec | OwnView]) -> str:
-    """Number, sizes and normalisation of the views: "2 of 32 pixels, normalised as CIFAR-10"."""
-    sizes = list(dict.fromkeys(view.crop_size for view in views))
-    counts = [sum(view.crop_size == size for view in views) for size in sizes]
-    parts = ", ".join(f"{n} of {size} pixels" for n, size in zip(counts, sizes, strict=True))
-    names = {CIFAR10_MEAN: "as CIFAR-10", IMAGENET_MEAN: "as ImageNet"}
-    return f"{parts}, normalised {names.get(views[0].mean, 'by a mean of its own')}"
 
 
 def plan_pretraining(
@@ -50,7 +43,7 @@ def plan_pretraining(
         options,
         accelerator,
         images,
-        recipe.backbone.name,
+        name_network(recipe.backbone.name, task.backbone),
         task,
         describe_optimizer(options, recipe.optimizer.lr, per_256=True),
         steps_per_epoch,
@@ -68,6 +61,11 @@ def _find_doubts(recipe: PretrainRecipe, images: ImageSet) -> list[str]:
         doubts.append(
             f"views of {size} pixels show little of photographs; --crop_size 224 is usual, with a "
             "backbone such as resnet18 or resnet50 (--config photos)"
+        )
+    if not images.holds_small_images and not loads_elsewhere(recipe.backbone.name):
+        doubts.append(
+            f"neither timm nor torchvision has backbone={recipe.backbone.name!r}: if they are to load its "
+            "weights, take --backbone resnet18 or resnet50"
         )
     if options.data == "digits" and "lr" in recipe.chosen and options.optim not in RATE_OF_LARS:
         doubts.append(

@@ -26,6 +26,7 @@ from sslortho.recipes.fitted import settled, to_plain
 from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.identity import identify_objects
 from sslortho.recipes.initial_weights import keep_first_layer, layer_factors
+from sslortho.recipes.plan import name_network
 from sslortho.recipes.pretrain.fitting import fit_precision
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.plan import plan_pretraining
@@ -250,7 +251,9 @@ def _finish(
     if run.accelerator.is_main_process:  # first what cannot fail
         write_backbone(plain_network(backbone), folder.backbone, info)
         records = read_metrics(folder.metrics, {"loss", "knn_top1", "val_knn_top1"})
-        draw_curves(folder.curves, {options.optim: records})
+        network = name_network(recipe.backbone.name, backbone)
+        title = f"{network}, {options.method}: {options.optim}, lr {options.lr:g}"
+        draw_curves(folder.curves, {options.optim: records}, title)
     summary: dict[str, Any] = {
         "loss": result.loss,
         **run.evaluate_final(run.training.task),

@@ -17,6 +17,7 @@ from sslortho.data.loading import (
     load_labelled_data,
 )
 from sslortho.evaluate import NonFiniteScoresError, Picture
+from sslortho.evaluate.accuracy import leave_out_top5
 from sslortho.methods import Classification
 from sslortho.models import write_backbone, write_classifier
 from sslortho.models.own_networks import plain_network
@@ -25,12 +26,17 @@ from sslortho.optim.monitor import state_bytes
 from sslortho.recipes.backbone import Subject
 from sslortho.recipes.changed_inputs import find_finished
 from sslortho.recipes.evaluation import ClassifierTraining, identify
-from sslortho.recipes.evaluation_report import Results, inspect_run, write_results
+from sslortho.recipes.evaluation_report import (
+    Results,
+    describe_accuracy,
+    inspect_run,
+    write_results,
+)
 from sslortho.recipes.fitted import Choice, choose_batch, fill, settled, to_plain
 from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.identity import identify_weights
 from sslortho.recipes.initial_weights import keep_first_layer
-from sslortho.recipes.plan import describe_optimizer, plan_training
+from sslortho.recipes.plan import describe_optimizer, describe_views, name_network, plan_training
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.recipes.supervised.resolve import (
     SupervisedRecipe,
@@ -132,12 +138,12 @@ def _build_training(
         options,
         accelerator,
         {"to train on": images, "to test on": test},
-        f"{recipe.info.backbone} ({recipe.info.stem} stem)",
+        f"{name_network(recipe.info.backbone, task.backbone)} ({recipe.info.stem} stem)",
         task,
         describe_optimizer(options, recipe.optimizer.lr, per_256=False),
         len(loader) // options.accumulation_steps,
         chosen,
-        {"views": f"{recipe.view_name}, {recipe.info.crop_size} pixels"},
+        {"views": f"{recipe.view_name}, {describe_views((recipe.view,))}"},
     )
     return Training(
         options, accelerator, task, optimizer, loader, schedule, inputs, to_plain(chosen), plan
@@ -249,11 +255,13 @@ def _measure(run: Supervised, records: list[Record]) -> dict[str, Any]:
     return {name: figures[name] for name in names if name in figures}
 
 
-def _measure_diverged(options: SupervisedOptions) -> dict[str, Any]:
+def _measure_diverged(run: Supervised) -> dict[str, Any]:
     """The same of a network that has diverged: no figure has a value."""
+    options = run.recipe.options
     tested = TEST_FIGURES if options.test else ()
     held_out = HELD_OUT_FIGURES if options.validation is not None else ()
-    return dict.fromkeys((*tested, *held_out, "images_per_second"))
+    figures: dict[str, Any] = dict.fromkeys((*tested, *held_out, "images_per_second"))
+    return leave_out_top5(figures, run.task.classifier.out_features)
 
 
 def _find_last(records: list[Record], name: str) -> Any:
@@ -305,12 +313,14 @@ def _finish(
     records = read_metrics(folder.metrics)
     diverged, protocol = isinstance(measured, Exception), _describe(run)
     if run.accelerator.is_main_process:
-        draw_curves(folder.curves, {options.optim: records})
+        network = name_network(options.backbone, run.task.backbone)
+        title = f"{network}, supervised: {options.optim}, lr {options.lr:g}"
+        draw_curves(folder.curves, {options.optim: records}, title)
         if not diverged:
             write_classifier(run.task.classifier, folder.classifier)
             write_backbone(plain_network(run.task.backbone), folder.backbone, run.subject.info)
     figures = {
-        **(_measure_diverged(options) if isinstance(measured, Exception) else measured),
+        **(_measure_diverged(run) if isinstance(measured, Exception) else measured),
         **{name: _find_last(records, name) for name in ("loss", "train_top1")},
         "steps": _find_last(records, "step") or 0,
         **_measure_size(run),
@@ -342,6 +352,5 @@ def tell(summary: dict[str, Any], folder: Path) -> None:
     for kind, name in (("", "test"), ("val_", "held out")):
         if f"{kind}top1" in summary:
             loss = summary["val_loss" if kind else "test_loss"]
-            top1, top5 = summary[f"{kind}top1"], summary[f"{kind}top5"]
-            print(f"{folder}: {name}: top-1 {top1:.2f} %   top-5 {top5:.2f} %   loss {loss:.4f}")
+            print(f"{folder}: {name}: {describe_accuracy(summary, kind)}   loss {loss:.4f}")
     print("  report.md, summary.json, curves.png, backbone.safetensors, classifier.safetensors")

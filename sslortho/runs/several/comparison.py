@@ -244,6 +244,7 @@ def compare_runs(
     by: Sequence[str] | None = None,
     *,
     ignored: Set[str],
+    always: Sequence[str] = (),
 ) -> Comparison:
     """A table with a row for the runs that differ only in their seed.
 
@@ -254,6 +255,7 @@ def compare_runs(
             labels are the options in which rows differ, and the folders' names if those do not tell
             the rows apart.
         ignored: options that do not affect the result.
+        always: options that are labels, first and even if all rows agree in them, unless `by` is given.
 
     Raises:
         ValueError: there are no runs, or none has one of the figures or options.
@@ -266,7 +268,11 @@ def compare_runs(
     identities = [_Compared(run, identity(run.config, ignored, run.origin)) for run in runs]
     compared = _group(identities, by)
     groups = [[member.run for member in group] for group in compared]
-    columns = _label_columns(compared) if by is None else list(by)
+    if by is None:
+        found = [name for name in always if any(name in run.config for run in runs)]
+        columns = list(dict.fromkeys((*found, *_label_columns(compared))))
+    else:
+        columns = list(by)
     labels = [_labels(group, columns) for group in groups]
     if not columns or (by is None and len(set(map(str, labels))) < len(groups)):
         columns.append("run")
