@@ -12,7 +12,9 @@ from sslortho.lazy import import_on_use
 from sslortho.version import __version__
 
 if TYPE_CHECKING:
+    from sslortho.data.preprocessing import Preprocessing
     from sslortho.evaluate.feature_files import load_features
+    from sslortho.evaluate.raw_images import Backbone
     from sslortho.losses import BarlowTwinsLoss, NTXentLoss, VICRegLoss
     from sslortho.optim import (
         LARS,
@@ -53,6 +55,8 @@ _API = (
 )  # fmt: skip
 _LOSSES = ("BarlowTwinsLoss", "NTXentLoss", "VICRegLoss")
 _HOME = {
+    "Backbone": "sslortho.evaluate.raw_images",
+    "Preprocessing": "sslortho.data.preprocessing",
     "load_features": "sslortho.evaluate.feature_files",
     **dict.fromkeys(_LOSSES, "sslortho.losses"),
     "NonFiniteError": "sslortho.train.backward",
@@ -68,6 +72,7 @@ _PACKAGES = ("losses", "optim")
 __all__ = [
     "LARS",
     "OPTIMIZERS",
+    "Backbone",
     "BarlowTwinsLoss",
     "EvaluationResult",
     "Features",
@@ -78,6 +83,7 @@ __all__ = [
     "OrthAdamW",
     "OrthLARS",
     "OrthSGD",
+    "Preprocessing",
     "RunStoppedError",
     "TrainingResult",
     "VICRegLoss",

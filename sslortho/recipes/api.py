@@ -19,6 +19,7 @@ from torch import nn
 
 from sslortho.data.objects import load_pair
 from sslortho.evaluate.feature_files import Features
+from sslortho.evaluate.raw_images import Backbone, with_preprocessing
 from sslortho.methods import Method
 from sslortho.models import read_weights, restore_backbone, restore_module
 from sslortho.models.backbones import Stem
@@ -53,9 +54,9 @@ LABELLED = (SupervisedOptions, LinearEvalOptions, KnnEvalOptions)
 class TrainingResult:
     """A finished training."""
 
-    backbone: nn.Module | None
+    backbone: Backbone | None
     """Trained backbone on the CPU, in evaluation mode: images (batch, 3, height, width) to features
-    (batch, dim). None if the training diverged."""
+    (batch, dim), and with `embed` raw images too. None if the training diverged."""
     summary: dict[str, Any]
     """Content of summary.json: the figures, options and provenance."""
     folder: Path
@@ -215,11 +216,15 @@ def load_backbone(
     *,
     stem: Stem | None = None,
     weights_prefix: str | None = None,
-) -> nn.Module:
-    """Backbone of a run or of a file, on the CPU, in evaluation mode.
+) -> Backbone:
+    """Backbone of a run or of a file, on the CPU, in evaluation mode, with its own preprocessing.
 
-    It maps images (batch, 3, height, width) to features (batch, dim). Their size and normalisation, where
-    the file says them, are `sslortho.models.read_weights(weights).info`.
+    `model(images)` maps normalised images (batch, 3, height, width) to features (batch, dim), as every
+    module of torch. `model.embed(images)` takes raw ones: a path, a PIL image, uint8 pixels, or a list of
+    these. `model.preprocess(image)` is the step before: the image's shorter side is resized, its central
+    square cut out, its levels from 0 to 255 divided by 255, minus the mean, over the deviation that the weights
+    were pretrained with; `sslortho.Preprocessing` says it exactly. Weights of others that do not say their size
+    and normalisation get 224 pixels and ImageNet's, and a warning.
 
     Args:
         weights: run folder, or file of ours, torchvision, timm, facebookresearch/barlowtwins, lightly
@@ -237,8 +242,8 @@ def load_backbone(
         if isinstance(model, nn.Module):
             if stem is not None:
                 raise ValueError(f"stem={stem!r} has no effect on a module; leave it out")
-            return restore_module(file, model, weights_prefix)
-        return restore_backbone(file, model, stem, weights_prefix).network
+            return with_preprocessing(restore_module(file, model, weights_prefix))
+        return with_preprocessing(restore_backbone(file, model, stem, weights_prefix).network)
 
 
 def _name_data(
