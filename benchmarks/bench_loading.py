@@ -7,6 +7,7 @@ round after round; the figures are pairs per second. Prints a table; writes the 
 import json
 import os
 import shlex
+import statistics
 import sys
 import tempfile
 import time
@@ -106,21 +107,41 @@ def run_rounds(
     """Each pipeline's pairs per second in every round, and its pairs in a round.
 
     The pipelines take turns, so that other load on the machine affects all alike. A round before the
-    timed ones starts processes, compiles, and fills the page cache.
+    timed ones starts processes, compiles, and fills the page cache. A pipeline that takes more than TOO_SLOW
+    times the median of all is timed in one round alone.
     """
     rates: dict[str, list[float]] = {name: [] for name in pipelines}
     pairs = {}
+    stopped: set[str] = set()
     with tqdm(total=(epochs + 1) * len(pipelines), unit="run", leave=False, disable=None) as bar:
         for round_ in range(epochs + 1):
             for name, pipeline in pipelines.items():
                 bar.set_postfix_str(name)
+                bar.update()
+                if name in stopped:
+                    continue
                 torch.set_num_threads(workers)  # FFCV and others change it
                 start = time.perf_counter()
                 pairs[name] = pipeline.run()
                 if round_:
                     rates[name].append(pairs[name] / (time.perf_counter() - start))
-                bar.update()
+            kind = f"round {round_} of {epochs}" if round_ else "first round, untimed"
+            tqdm.write(f"{kind}: done", file=sys.stderr)
+            if round_ == 1:
+                stopped = find_slow({name: rate for name, (rate,) in rates.items()})
+    for name in stopped:
+        print(f"{name}: timed once alone, {rates[name][0]:.1f} pairs/s", file=sys.stderr)
     return rates, pairs
+
+
+TOO_SLOW = 20
+"""Times that a pipeline is slower than the median of all from which one round is enough."""
+
+
+def find_slow(rates: dict[str, float]) -> set[str]:
+    """Pipelines whose rate is less than 1 / TOO_SLOW of the median of all."""
+    usual = statistics.median(rates.values())
+    return {name for name, rate in rates.items() if rate < usual / TOO_SLOW}
 
 
 def choose_kinds(options: BenchLoadingOptions) -> tuple[dict[str, Kind], dict[str, str]]:

@@ -74,6 +74,7 @@ def main() -> None:
         "models": {},
     }
     for name in names:
+        print(f"{name}: gradients, then {options.rounds + 1} rounds", file=sys.stderr, flush=True)
         report["models"][name] = measure_model(name, options, device)
         print_table(name, report["models"][name])
     (out / "bench_optim.json").write_text(json.dumps(report, indent=2) + "\n")

@@ -33,10 +33,13 @@ def label_pipeline(name: str) -> str:
 
 
 def compute_ratio(rates: dict[str, list[float]], one: str, other: str) -> float | None:
-    """Median over the rounds of the ratio of two pipelines' rates; None if one is missing."""
+    """Median over the rounds that both were timed in of the ratio of two pipelines' rates.
+
+    None if one is missing.
+    """
     if one not in rates or other not in rates:
         return None
-    return statistics.median(a / b for a, b in zip(rates[one], rates[other], strict=True))
+    return statistics.median(a / b for a, b in zip(rates[one], rates[other], strict=False))
 
 
 def describe_rates(

@@ -2,13 +2,15 @@
 
 import functools
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from sslortho.optim import LARS, OrthLARS
 from sslortho.optim.polar_factor import LOWER_BOUND
@@ -51,6 +53,16 @@ def measure_peak_memory(function: Callable[[], Any], device: torch.device) -> fl
     return max(0.0, resident("VmHWM") - before)
 
 
+TOO_SLOW = 20
+"""Times the usual method's seconds from which a method is run no more: bfloat16 on a CPU without
+AVX-512 takes minutes a round."""
+
+
+def is_too_slow(seconds: float, others: Iterable[float]) -> bool:
+    """Whether something takes more than TOO_SLOW times the median of all, itself among them."""
+    return seconds > TOO_SLOW * statistics.median(others)
+
+
 def run_rounds(
     parameters: list[nn.Parameter],
     gradients: list[Tensor],
@@ -59,32 +71,55 @@ def run_rounds(
 ) -> tuple[dict[str, dict], dict[str, list[Tensor]]]:
     """Figures of every method (seconds, ratio to the SVDs, MiB), and its orthonormal gradients.
 
-    One round more than `rounds` is run: the first measures memory and is not timed.
+    One round more than `rounds` is run: the first measures memory and is not timed. A method that is
+    too slow there, see `is_too_slow`, has the seconds of that round alone, and "stopped" true.
     """
     seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     results: dict[str, list[Tensor]] = {}
     memory: dict[str, float | None] = {}
-    for round_ in range(rounds + 1):
-        for name, method in METHODS.items():
-            for p, gradient in zip(parameters, gradients, strict=True):
-                p.grad = gradient.clone()
-            step = functools.partial(method, parameters)
-            if round_:
-                seconds[name].append(measure_seconds(step, device))
-            else:
+    first: dict[str, float] = {}
+    stopped: set[str] = set()
+    with tqdm(total=(rounds + 1) * len(METHODS), unit="run", leave=False, disable=None) as bar:
+        for round_ in range(rounds + 1):
+            for name, method in METHODS.items():
+                bar.set_postfix_str(name)
+                bar.update()
+                if name in stopped:
+                    continue
+                for p, gradient in zip(parameters, gradients, strict=True):
+                    p.grad = gradient.clone()
+                step = functools.partial(method, parameters)
+                if round_:
+                    seconds[name].append(measure_seconds(step, device))
+                    continue
+                start = time.perf_counter()
                 memory[name] = measure_peak_memory(step, device)
+                first[name] = time.perf_counter() - start
                 results[name] = [p.grad for p in parameters if p.grad is not None]
-    baseline = seconds[BASELINE]
-    figures = {
+            tqdm.write(f"round {round_} of {rounds}: done", file=sys.stderr)
+            if not round_:
+                stopped = {n for n, took in first.items() if is_too_slow(took, first.values())}
+                stopped.discard(BASELINE)
+    for name in stopped:
+        tqdm.write(f"{name}: {first[name]:.1f} s, run once alone", file=sys.stderr)
+        seconds[name] = [first[name]]
+    return {
         name: {
-            "seconds": statistics.median(values),
-            "fastest": min(values),
-            "ratio": statistics.median(a / b for a, b in zip(baseline, values, strict=True)),
+            **_describe(seconds[BASELINE], seconds[name]),
             "peak_mib": memory[name],
+            "stopped": name in stopped,
         }
-        for name, values in seconds.items()
+        for name in METHODS
+    }, results
+
+
+def _describe(baseline: list[float], values: list[float]) -> dict[str, float]:
+    """Seconds, and the ratio to the SVDs of the same rounds as far as there are some."""
+    return {
+        "seconds": statistics.median(values),
+        "fastest": min(values),
+        "ratio": statistics.median(a / b for a, b in zip(baseline, values, strict=False)),
     }
-    return figures, results
 
 
 def measure_errors(

@@ -1,10 +1,14 @@
 """bench_optim.py, on a network small enough for a test."""
 
+import functools
 import json
 
 import matplotlib.image
 import pytest
+import torch
 from helpers.script_runs import call_script
+
+from optim_bench import measures
 
 SMALL = ["--rounds", "2", "--steps", "1", "--image_size", "64", "--batch_size", "2"]
 
@@ -32,6 +36,33 @@ def test_table_json_and_picture(tmp_path, gradients):
     step = report["models"][name]["step"]
     assert 0 < step["orth_lars_share"] < 1
     assert matplotlib.image.imread(tmp_path / "bench_optim.png").shape[0] > 100
+
+
+def test_a_method_that_is_far_slower_is_run_once(monkeypatch, capsys):
+    clock, runs = [0.0], {}
+    seconds = {measures.BASELINE: 1.0, "half": 0.5, "slow": 30.0, "ours": 0.1}
+
+    def method(name, parameters):
+        clock[0] += seconds[name]
+        runs[name] = runs.get(name, 0) + 1
+
+    methods = {name: functools.partial(method, name) for name in seconds}
+    monkeypatch.setattr(measures, "METHODS", methods)
+    monkeypatch.setattr(measures.time, "perf_counter", lambda: clock[0])
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    figures, results = measures.run_rounds([parameter], [torch.ones(2, 2)], 3, torch.device("cpu"))
+    assert runs == {
+        measures.BASELINE: 4,
+        "half": 4,
+        "slow": 1,
+        "ours": 4,
+    }  # the median takes 0.75 s
+    assert [name for name, found in figures.items() if found["stopped"]] == ["slow"]
+    assert figures["slow"]["seconds"] == pytest.approx(30)
+    assert figures["slow"]["ratio"] == pytest.approx(1 / 30)
+    assert figures["ours"]["ratio"] == pytest.approx(10)
+    assert set(results) == set(seconds)
+    assert "slow: 30.0 s, run once alone" in capsys.readouterr().err
 
 
 def test_an_unknown_network_is_an_error(tmp_path):
