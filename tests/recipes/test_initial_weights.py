@@ -82,12 +82,21 @@ def test_the_same_weights_under_another_path_are_the_same_run(first, second, tmp
     assert "finished already" in capsys.readouterr().out
 
 
-def test_supervised_training_begins_with_them(first, tmp_path):
+def test_supervised_training_begins_with_them(first, tmp_path, capsys):
     run = sslortho.supervised(
         "digits", "basic_cnn", out=tmp_path, initial_weights=first.folder, lr=0, **SUPERVISED
     )
     assert torch.equal(weights(run)["features.0.weight"], weights(first)["features.0.weight"])
-    assert "from " + str(first.folder) in (run.folder / "report.md").read_text()
+    report = (run.folder / "report.md").read_text()
+    assert "from " + str(first.folder) in report
+    for name, folder in (("initial_knn_top1", first.folder), ("knn_top1", run.folder)):
+        alone = sslortho.knn_eval(
+            folder, "digits", out=tmp_path / name, k=20, temperature=0.07, subset=60, threads=1,
+            pictures=False,
+        )  # fmt: skip
+        assert run.summary[name] == pytest.approx(alone.summary["knn_top1"], abs=1e-9)
+    assert "initial_knn_top1" in report
+    assert "with the initial weights" in capsys.readouterr().out
 
 
 def test_a_module_takes_them_too(first):

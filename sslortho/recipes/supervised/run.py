@@ -37,6 +37,7 @@ from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.identity import identify_weights
 from sslortho.recipes.initial_weights import keep_first_layer
 from sslortho.recipes.plan import describe_optimizer, describe_views, name_network, plan_training
+from sslortho.recipes.supervised.continued import compare_features
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.recipes.supervised.resolve import (
     SupervisedRecipe,
@@ -319,9 +320,13 @@ def _finish(
         if not diverged:
             write_classifier(run.task.classifier, folder.classifier)
             write_backbone(plain_network(run.task.backbone), folder.backbone, run.subject.info)
+    continued: dict[str, float] = {}
+    if options.test and not diverged and run.recipe.weights is not None:
+        continued = compare_features(run, run.recipe.start.create())
     figures = {
         **(_measure_diverged(run) if isinstance(measured, Exception) else measured),
         **{name: _find_last(records, name) for name in ("loss", "train_top1")},
+        **continued,
         "steps": _find_last(records, "step") or 0,
         **_measure_size(run),
     }
@@ -353,4 +358,9 @@ def tell(summary: dict[str, Any], folder: Path) -> None:
         if f"{kind}top1" in summary:
             loss = summary["val_loss" if kind else "test_loss"]
             print(f"{folder}: {name}: {describe_accuracy(summary, kind)}   loss {loss:.4f}")
+    if "initial_knn_top1" in summary:
+        after, before = summary["knn_top1"], summary["initial_knn_top1"]
+        print(
+            f"  kNN top-1 of the features: {after:.2f} %, with the initial weights {before:.2f} %"
+        )
     print("  report.md, summary.json, curves.png, backbone.safetensors, classifier.safetensors")
