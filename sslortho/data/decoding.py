@@ -172,6 +172,11 @@ def _turn(converted: Image.Image, orientation: int) -> Image.Image:
     return converted.transpose(TURNS[orientation]) if orientation in TURNS else converted
 
 
+def lies_turned(image: Image.Image) -> bool:
+    """Whether EXIF data say that an image must be turned to be seen as it was taken."""
+    return _read_orientation(image) in TURNS
+
+
 def _read_orientation(image: Image.Image) -> int:
     """EXIF's Orientation; 1, upright, where there is none, and for a TIFF, which PIL turns itself."""
     late = image.format == "PNG" and not PNG_EXIF & image.info.keys()

@@ -19,7 +19,7 @@ from sslortho.data.image_folder import (
     read_into_memory,
     settle_files,
 )
-from sslortho.data.image_sets import ImageSet, Split
+from sslortho.data.image_sets import ImageFiles, ImageSet, Split
 from sslortho.data.labels import Labelling
 from sslortho.data.options import PATTERN, DataOptions
 from sslortho.data.own_folders import scan_own_folder
@@ -30,7 +30,9 @@ ARRAY_SUFFIXES = (".npy", ".npz")
 LIST_SUFFIXES = (".txt", ".lst")
 
 
-def load_place(path: str, options: DataOptions, split: Split) -> ImageSet | None:
+def load_place(
+    path: str, options: DataOptions, split: Split, check: bool = True
+) -> ImageSet | None:
     """Images of a split at a path; None for "test" if there are none.
 
     A path that is no folder holds training images alone.
@@ -39,19 +41,20 @@ def load_place(path: str, options: DataOptions, split: Split) -> ImageSet | None
         path: of a folder or a file.
         options: how images are read.
         split: "train" or "test".
+        check: look for broken images; without it folders, lists and shards are given as they are.
 
     Raises ValueError for a path that is none of the kinds, and as the kinds do.
     """
     place = Path(path)
     if not place.is_dir():
-        return load_file(path, options, "train") if split == "train" else None
+        return load_file(path, options, "train", check) if split == "train" else None
     if parts := _find_shards(place):
         chosen = parts[split]
-        return _load_shards(chosen, options, split) if chosen else None
+        return _load_shards(chosen, options, split, check) if chosen else None
     if (place / "train.beton").is_file():
         found = load_beton(place, split)
         return check_beton(found, split, options.skip_broken, options.skip_list)
-    return _load_folder(place, options, split, split)
+    return _load_folder(place, options, split, split, check)
 
 
 def load_test_place(path: str, options: DataOptions, train: ImageSet) -> ImageSet:
@@ -78,17 +81,26 @@ def load_test_place(path: str, options: DataOptions, train: ImageSet) -> ImageSe
     return test
 
 
-def _load_folder(folder: Path, options: DataOptions, part: Split, split: Split) -> ImageSet | None:
+def _load_folder(
+    folder: Path, options: DataOptions, part: Split, split: Split, check: bool = True
+) -> ImageSet | None:
     """Image files of a part of a folder, for use as a split."""
     files = scan_own_folder(
         folder, part, options.labels, options.follow_links, options.turns_upright
     )
     if files is None:
         return None
+    return _settle(files, split, options, check)
+
+
+def _settle(files: ImageFiles, split: Split, options: DataOptions, check: bool) -> ImageSet:
+    """Image files, checked and perhaps read into memory; as they are if they are not to be checked."""
+    if not check:
+        return files
     return settle_files(files, split, options.loader, options.skip_broken, options.skip_list)
 
 
-def load_file(path: str, options: DataOptions, split: Split) -> ImageSet:
+def load_file(path: str, options: DataOptions, split: Split, check: bool = True) -> ImageSet:
     """Images of a file: .beton, .npy, .npz or a list of image files.
 
     Raises ValueError for another kind of file, and as the kinds do.
@@ -96,7 +108,7 @@ def load_file(path: str, options: DataOptions, split: Split) -> ImageSet:
     place, suffix = Path(path), Path(path).suffix.lower()
     broken = options.skip_broken, options.skip_list
     if suffix == ".tar" or is_address(path):
-        return _load_shards(expand_shards(path), options, split)
+        return _load_shards(expand_shards(path), options, split, check)
     if any(character in path for character in PATTERN) and not place.exists():
         raise ValueError(
             f"data={path!r} is a pattern, and only patterns of shards, .tar, are known"
@@ -111,7 +123,7 @@ def load_file(path: str, options: DataOptions, split: Split) -> ImageSet:
         return _load_array(place, options)
     if suffix in LIST_SUFFIXES:
         files = read_list(place, options.labels == "folders", options.turns_upright)
-        return settle_files(files, split, options.loader, *broken)
+        return _settle(files, split, options, check)
     if suffix in IMAGE_SUFFIXES:
         raise ValueError(f"data={path!r} is one image; give the folder that it lies in")
     raise ValueError(
@@ -133,13 +145,16 @@ def _find_shards(folder: Path) -> dict[Split, list[str]]:
     return {split: [str(folder / name) for name in found] for split, found in shards.items()}
 
 
-def _load_shards(places: list[str], options: DataOptions, split: Split) -> ImageSet:
+def _load_shards(
+    places: list[str], options: DataOptions, split: Split, check: bool = True
+) -> ImageSet:
     shards = load_shards(places, options.turns_upright, options.image_column)
     if options.labels == "none":
         shards = replace(shards, labels=torch.full_like(shards.labels, -1))
     elif options.labels == "folders":
         raise ValueError("labels='folders' has no effect on shards, whose labels are .cls or .json")
-    shards, _ = handle_broken(shards, split, options.skip_broken, options.skip_list)
+    if check:
+        shards, _ = handle_broken(shards, split, options.skip_broken, options.skip_list)
     return read_into_memory(shards) if options.loader == "tensor" else shards
 
 

@@ -7,6 +7,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from sslortho.data.ffcv.beton import read_beton
+from sslortho.data.ffcv.images import open_beton
 from sslortho.recipes.write_beton.options import WriteBetonOptions
 
 ROOT = Path(__file__).parent.parent.parent
@@ -213,3 +215,116 @@ def test_a_configuration_by_default():
     assert config.workers is config.quality is config.max_resolution is None
     assert not config.skip_broken
     assert not config.overwrite
+
+
+# Images of one's own, as pretraining takes them
+
+
+def test_a_flat_folder_as_it_is(tmp_path):
+    sources = [save(tmp_path / "photos" / f"{i}.jpg", i) for i in range(3)]
+    png = save(tmp_path / "photos" / "album" / "z.png", 9)
+    out = tmp_path / "own.beton"
+    done = run("--data", tmp_path / "photos", "--out", out)
+    assert done.stdout.startswith(f"{out}: 4 images, ")
+    assert read_beton(out).labels.tolist() == [-1] * 4
+    kept = [path.read_bytes() for path in map(Path, sources)]
+    assert [content for content in stored(out) if content in kept] == kept
+    images = open_beton(out)
+    place = (images.file_names() or []).index("z.png")
+    found = images.open(place).astype(int) - np.array(Image.open(png))
+    assert abs(found).mean() < 5  # a JPEG of it
+    labelled = tmp_path / "labelled.beton"
+    (tmp_path / "two").mkdir()
+    (tmp_path / "photos" / "album").rename(tmp_path / "two" / "album")
+    save(tmp_path / "two" / "other" / "a.png", 3)
+    run("--data", tmp_path / "two", "--labels", "folders", "--out", labelled)
+    assert read_beton(labelled).labels.tolist() == [0, 1]
+
+
+def test_photographs_are_stored_as_people_see_them(tmp_path):
+    path = tmp_path / "photos" / "a.jpg"
+    save(path, 0, (40, 20))
+    image = Image.open(path)
+    image.load()
+    exif = image.getexif()
+    exif[274] = 6  # turn by a quarter, clockwise
+    image.save(path, exif=exif, quality=95)
+    raw = np.array(Image.open(path))
+    for name, option, expected in (
+        ("turned", "true", np.rot90(raw, -1)),
+        ("plain", "false", raw),
+    ):
+        out = tmp_path / f"{name}.beton"
+        run(
+            "--data",
+            tmp_path / "photos",
+            "--exif_orientation",
+            option,
+            "--mode",
+            "raw",
+            "--out",
+            out,
+        )
+        assert np.array_equal(open_beton(out).open(0), expected)
+    jpeg = tmp_path / "jpeg.beton"
+    run("--data", tmp_path / "photos", "--out", jpeg)
+    assert open_beton(jpeg).open(0).shape == (40, 20, 3)
+
+
+def test_a_list_an_array_and_shards(tmp_path):
+    sources = [save(tmp_path / "photos" / f"{i}.png", i, (8, 6)) for i in range(3)]
+    pixels = np.stack([np.array(Image.open(path)) for path in sources])
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in reversed(sources)))
+    np.save(tmp_path / "array.npy", pixels)
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for path in sources:
+            tar.add(path, Path(path).name)
+    expected = {"list.txt": pixels[::-1], "array.npy": pixels, "shard.tar": pixels}
+    for name, images in expected.items():
+        out = tmp_path / f"{name}.beton"
+        run("--data", tmp_path / name, "--mode", "raw", "--out", out)
+        written = open_beton(out)
+        assert np.array_equal(np.stack([written.open(i) for i in range(3)]), images), name
+
+
+def test_broken_images_of_a_path_are_named_or_listed(tmp_path):
+    good = [save(tmp_path / "photos" / f"{i}.jpg", i) for i in range(2)]
+    broken = tmp_path / "photos" / "z.jpg"
+    broken.write_bytes(Path(good[0]).read_bytes()[:300])
+    out = tmp_path / "own.beton"
+    done = run("--data", tmp_path / "photos", "--out", out, code=2)
+    assert "z.jpg" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
+    done = run("--data", tmp_path / "photos", "--out", out, "--skip_broken", "true")
+    assert "left out 1 broken images" in done.stdout
+    manifest = json.loads(out.with_name("own.beton.json").read_text())
+    assert manifest["skipped"] == [str(broken)]
+
+
+def test_the_test_images_of_a_path(tmp_path):
+    save(tmp_path / "d" / "train" / "a" / "0.png", 0)
+    save(tmp_path / "d" / "train" / "b" / "1.png", 1)
+    save(tmp_path / "d" / "test" / "a" / "2.png", 2)
+    save(tmp_path / "d" / "test" / "b" / "3.png", 3)
+    run("--data", tmp_path / "d", "--split", "test", "--out", tmp_path / "val.beton")
+    assert read_beton(tmp_path / "val.beton").labels.tolist() == [0, 1]
+    save(tmp_path / "flat" / "0.png", 0)
+    done = run(
+        "--data", tmp_path / "flat", "--split", "test", "--out", tmp_path / "x.beton", code=2
+    )
+    assert f"data='{tmp_path / 'flat'}' has no images for split='test'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": "no/such"}, "data='no/such' is neither a folder or file nor one of"),
+        ({"data": "beton", "data_dir": "d"}, "data='beton' must be one of"),
+        ({"data": "digits", "labels": "none"}, "labels='none' has no effect on data='digits'"),
+        ({"data": ".", "data_dir": "d"}, "are two folders"),
+    ],
+)
+def test_mistakes_about_a_path(options, message):
+    with pytest.raises(ValueError, match=message):
+        WriteBetonOptions(out="x.beton", **options)

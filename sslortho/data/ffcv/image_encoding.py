@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from sslortho.data.decoding import FORMATS, naming_broken, read_image
+from sslortho.data.decoding import FORMATS, lies_turned, naming_broken, read_image
 from sslortho.data.ffcv.beton import JPG, RAW
 
 QUALITY = 90
@@ -103,8 +103,13 @@ class EncodedImage:
     digest: bytes
 
 
-def encode_file(path: str, encoding: ImageEncoding) -> EncodedImage:
+def encode_file(path: str, encoding: ImageEncoding, upright: bool = False) -> EncodedImage:
     """Read, check and encode an image file.
+
+    Args:
+        path: of the file.
+        encoding: how it is stored.
+        upright: turn it as its EXIF data say; a JPEG that lies turned does not keep its bytes.
 
     Raises BrokenImageError if it cannot be decoded, ValueError if it is too large; both name it.
     """
@@ -113,17 +118,18 @@ def encode_file(path: str, encoding: ImageEncoding) -> EncodedImage:
         image = Image.open(io.BytesIO(source), formats=FORMATS)
         width, height = image.size
         digest = hashlib.sha256(source).digest()
-        may_keep = encoding.keeps_jpegs(image.size) and is_plain_jpeg(image, source)
+        turned = upright and lies_turned(image)
+        may_keep = not turned and encoding.keeps_jpegs(image.size) and is_plain_jpeg(image, source)
         if may_keep and not encoding.prefers_pixels(width, height, len(source)):
             # decoded to find out whether it is whole; at 1/8 of its size all entropy-coded data is
             # read too, in a third of the time
             image.draft(image.mode, (1, 1))
             image.load()
             return EncodedImage(JPG, width, height, source, True, digest)
-        if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):
+        if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB") and not turned:
             image = image.convert("RGB")  # what read_image does, without reading again
         else:
-            image = read_image(path)
+            image = read_image(path, upright)
     return _encode(image, ImageEncoding("raw") if may_keep else encoding, path, digest)
 
 

@@ -60,9 +60,7 @@ class BetonLayout:
         Raises ValueError, naming the image, if it is larger than a page.
         """
         if image is None:
-            path = self.data.file_of(index)
-            assert path is not None  # only a file can be broken
-            self.skipped.append(path)
+            self.skipped.append(self.data.file_of(index) or self.data.name_of(index))
             return
         size = len(image.content)
         if size > self.page_size:

@@ -27,7 +27,7 @@ from sslortho.data.ffcv.image_encoding import (
 from sslortho.data.ffcv.images import BetonImages
 from sslortho.data.ffcv.layout import BetonLayout
 from sslortho.data.ffcv.manifest import manifest_path, names_path, write_manifest, write_names
-from sslortho.data.image_sets import ImageSet
+from sslortho.data.image_sets import ImageFiles, ImageSet
 from sslortho.data.prefetch import available_cores
 
 PAGE_SIZE = 1 << 23
@@ -167,11 +167,13 @@ def _warn_of_leftovers(path: Path) -> None:
 
 
 def _encoder(data: ImageSet, encoding: ImageEncoding) -> Encode:
+    upright = isinstance(data, ImageFiles) and data.upright
+
     def encode(index: int) -> EncodedImage:
         path = data.file_of(index)
         if path is None:
             return encode_pixels(data.open(index), f"image {index}", encoding)
-        return encode_file(path, encoding)
+        return encode_file(path, encoding, upright)
 
     return encode
 

@@ -4,7 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from sslortho.data.options import DATA_SETS, DataOptions, Labels
 from sslortho.options import Options, option
+
+NAMED = ("digits", "cifar10", "cifar100", "folder")
+"""Data sets that go by a name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,10 +17,18 @@ class WriteBetonOptions(Options):
 
     command: ClassVar[str] = "write_beton"
 
-    data: Literal["digits", "cifar10", "cifar100", "folder"] = option("folder", group="data")
-    """Data set. folder: data_dir/train/<class>/*, data_dir/test or val/<class>/*."""
+    data: str = option("folder", group="data")
+    """Images: digits, cifar10, cifar100, folder (data_dir/train/<class>/*, data_dir/test or val/<class>/*), or
+    the path of your own, as pretraining takes it: a folder as it is, a file .npy, .npz or .txt, shards .tar."""
     data_dir: str | None = option(None, group="data", path=True)
-    """Folder of the data set (digits needs none)."""
+    """Folder of a data set by name (digits needs none)."""
+    labels: Labels = option("auto", group="data")
+    """Labels of your own images, as in pretraining: folders, none or auto."""
+    exif_orientation: bool | None = option(None, group="data", rare=True)
+    """Turn photographs as their EXIF data say. Default: true for images of your own; false for data sets by
+    name."""
+    image_column: str | None = option(None, group="data", rare=True)
+    """Suffix of the images in shards, where there are several."""
     follow_links: bool = option(False, group="data", rare=True)
     """Read images through symbolic links that lead out of data_dir."""
     split: Literal["train", "val", "test"] = option("train", group="data")
@@ -53,13 +65,22 @@ class WriteBetonOptions(Options):
         self._check("smart_threshold", threshold is None or threshold > 0, "above 0")
         power = 2 <= page_size <= 2048 and page_size & (page_size - 1) == 0
         self._check("page_size", power, "a power of two from 2 to 2048 (MiB)")
-        if self.data != "digits" and self.data_dir is None:
+        if self.data in DATA_SETS and self.data not in NAMED:
+            raise ValueError(
+                f"data={self.data!r} must be one of {', '.join(NAMED)}, or the path of images; the folders of "
+                "ImageNet are data='folder', and a beton is written from its source"
+            )
+        own = self.origin is not None
+        if not own and self.data != "digits" and self.data_dir is None:
             raise ValueError(f"data={self.data!r} needs data_dir, the folder that it lies in")
         self._check_effect(
             "data",
             data_dir=self.data == "digits" and self.data_dir is not None,
-            follow_links=self.data != "folder" and self.follow_links,
-            skip_broken=self.data != "folder" and self.skip_broken,
+            labels=not own and self.labels != "auto",
+            exif_orientation=not own and self.exif_orientation is not None,
+            image_column=not own and self.image_column is not None,
+            follow_links=not own and self.data != "folder" and self.follow_links,
+            skip_broken=not own and self.data != "folder" and self.skip_broken,
         )
         self._check_effect(
             "mode",
@@ -67,3 +88,20 @@ class WriteBetonOptions(Options):
             smart_threshold=self.mode != "smart" and threshold is not None,
         )
         super().__post_init__()
+
+    @property
+    def origin(self) -> DataOptions | None:
+        """Where images of one's own are, and how they are read; None for a data set by name.
+
+        Raises ValueError where there is nothing at the path.
+        """
+        if self.data in NAMED:
+            return None
+        return DataOptions(
+            data=self.data,
+            data_dir=self.data_dir,
+            labels=self.labels,
+            follow_links=self.follow_links,
+            exif_orientation=self.exif_orientation,
+            image_column=self.image_column,
+        )

@@ -17,6 +17,7 @@ from sslortho.data.ffcv import manifest_path, write_beton
 from sslortho.data.image_folder import scan_folder
 from sslortho.data.image_sets import Split
 from sslortho.data.names import to_line
+from sslortho.data.origins import load_place
 from sslortho.recipes.write_beton.options import WriteBetonOptions
 
 
@@ -26,7 +27,12 @@ def _choose_split(options: WriteBetonOptions) -> Split:
 
 def load(options: WriteBetonOptions) -> ImageSet:
     """Image set of the split; a folder's as paths, none of them opened yet."""
-    split = _choose_split(options)
+    split, origin = _choose_split(options), options.origin
+    if origin is not None:
+        data = load_place(str(origin.data_dir), origin, split, check=False)
+        if data is None:
+            raise ValueError(f"data={options.data!r} has no images for split={options.split!r}")
+        return data
     if options.data == "folder":
         data = scan_folder(Path(options.data_dir or ""), split, follow_links=options.follow_links)
     else:
