@@ -42,6 +42,9 @@ if TYPE_CHECKING:
         pretrain,
         supervised,
     )
+    from sslortho.recipes.duplicates import find_duplicates
+    from sslortho.recipes.feature_map import map_features
+    from sslortho.recipes.neighbours import find_neighbours
     from sslortho.runs.status import RunStoppedError
     from sslortho.train.backward import NonFiniteError
 
@@ -57,7 +60,10 @@ _LOSSES = ("BarlowTwinsLoss", "NTXentLoss", "VICRegLoss")
 _HOME = {
     "Backbone": "sslortho.evaluate.raw_images",
     "Preprocessing": "sslortho.data.preprocessing",
+    "find_duplicates": "sslortho.recipes.duplicates",
+    "find_neighbours": "sslortho.recipes.neighbours",
     "load_features": "sslortho.evaluate.feature_files",
+    "map_features": "sslortho.recipes.feature_map",
     **dict.fromkeys(_LOSSES, "sslortho.losses"),
     "NonFiniteError": "sslortho.train.backward",
     "RunStoppedError": "sslortho.runs.status",
@@ -91,10 +97,13 @@ __all__ = [
     "create_optimizer",
     "describe_param_groups",
     "extract_features",
+    "find_duplicates",
+    "find_neighbours",
     "knn_eval",
     "linear_eval",
     "load_backbone",
     "load_features",
+    "map_features",
     "orthogonal",
     "orthonormalise_",
     "param_groups",

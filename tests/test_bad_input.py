@@ -52,9 +52,11 @@ def test_an_unknown_option(name):
     check_one_line(*run(name, arguments), "debgu", "did you mean debug?")
 
 
-@pytest.mark.parametrize("name", ["compare", "plot_runs"])
+@pytest.mark.parametrize(
+    "name", ["compare", "plot_runs", "neighbours", "duplicates", "feature_map"]
+)
 def test_an_unknown_option_beside_runs(name):
-    check_one_line(*run(name, ["x", "--debgu", "true"]), "debgu")
+    check_one_line(*run(name, ["x", "y", "--debgu", "true"][name != "neighbours" :]), "debgu")
 
 
 def test_an_unknown_option_of_a_rerun(monkeypatch, capsys):
@@ -65,7 +67,7 @@ def test_an_unknown_option_of_a_rerun(monkeypatch, capsys):
 MISSING = {
     "linear_eval": "backbone_from", "knn_eval": "backbone_from", "export": "backbone_from",
     "embed": "backbone_from", "write_beton": "out", "bench_loading": "data_dir", "compare": "runs",
-    "plot_runs": "runs",
+    "plot_runs": "runs", "neighbours": "features", "duplicates": "source", "feature_map": "features",
 }  # fmt: skip
 
 
@@ -472,6 +474,7 @@ FAILING = {
     "tune": ["--data", "folder", "--data_dir", "nowhere"], "bench_optim": ["--device", "gpu5"],
     "bench_loading": ["--data_dir", "nowhere"], "chaos": ["--faults", "fire"],
     "compare": ["nowhere"], "plot_runs": ["nowhere"], "reproduce_run": ["nowhere"],
+    "neighbours": ["nowhere.npz", "0"], "duplicates": ["nowhere"], "feature_map": ["nowhere.npz"],
 }  # fmt: skip
 
 

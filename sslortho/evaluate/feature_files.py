@@ -215,6 +215,17 @@ def read_about(path: Path) -> dict[str, Any]:
         raise _unreadable(path, error) from error
 
 
+def holds_features(path: Path) -> bool:
+    """Whether a file is one of features, and not of images: those may be .npy and .npz too."""
+    if path.suffix not in FORMATS or not path.is_file():
+        return False
+    if path.suffix == ".npy":
+        return sidecars(path)[1].is_file()
+    return path.suffix == ".parquet" or (
+        zipfile.is_zipfile(path) and "about.npy" in zipfile.ZipFile(path).namelist()
+    )
+
+
 def _check_there(path: Path) -> None:
     if path.suffix not in FORMATS:
         raise ValueError(f"{str(path)!r} is no file of features; they end in {', '.join(FORMATS)}")

@@ -239,6 +239,7 @@ def draw_neighbours(
     classes: Sequence[str],
     mean: Sequence[float],
     std: Sequence[float],
+    names: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None,
 ) -> None:
     """Draw a row for each query, with its nearest training images to the right, nearest first.
 
@@ -253,6 +254,7 @@ def draw_neighbours(
         neighbour_labels: int64 (q, k).
         similarities: (q, k), the cosines of their features.
         classes: names; may be empty.
+        names: captions of the queries (q) and of their neighbours (q, k), in place of their classes.
     """
     rows, k = neighbour_labels.shape
     figure = new_figure(1.3 * (k + 1) + 0.4, 1.66 * rows)
@@ -262,13 +264,15 @@ def draw_neighbours(
     images, neighbour_images = (undo_normalise(v, mean, std) for v in (queries, neighbours))
     for i, axes in enumerate(grid):
         own = int(query_labels[i])
-        _show_image(axes[0], images[i], f"query\n{class_name(classes, own, 17)}", "black")
+        name = plain_text(names[0][i], 17) if names else class_name(classes, own, 17)
+        _show_image(axes[0], images[i], f"query\n{name}", "black")
         axes[1].set_axis_off()
         for j in range(k):
             other = int(neighbour_labels[i, j])
             mark, frame = ("✓ ", RIGHT) if own == other else ("✗ ", WRONG)
             if min(own, other) < 0:
                 mark, frame = "", GREY
-            caption = f"{class_name(classes, other, 17)}\n{mark}cos {float(similarities[i, j]):.2f}"
+            name = plain_text(names[1][i][j], 17) if names else class_name(classes, other, 17)
+            caption = f"{name}\n{mark}cos {float(similarities[i, j]):.2f}"
             _show_image(axes[j + 2], neighbour_images[i, j], caption, frame)
     save_figure(figure, path)

@@ -1,4 +1,4 @@
-"""Projections of features onto the plane: PCA and UMAP."""
+"""Projections of features onto the plane: PCA, UMAP and t-SNE."""
 
 import warnings
 
@@ -78,10 +78,39 @@ def project_umap(
             from umap import UMAP  # pyright: ignore # it takes seconds, hence here
         except ImportError:
             return None
-        chosen = np.random.default_rng(seed).permutation(len(features))[:most_points]
-        indices = torch.from_numpy(np.sort(chosen))
+        indices = _choose_points(len(features), seed, most_points)
         # its spectral start needs more points than it has neighbours and dimensions
         start = "spectral" if len(indices) > 15 else "random"
         model = UMAP(metric="cosine", random_state=seed, init=start, n_jobs=1)
         points = model.fit_transform(features.cpu()[indices].float().numpy())
+    return torch.from_numpy(np.asarray(points, dtype=np.float32)), indices
+
+
+def _choose_points(count: int, seed: int, most_points: int) -> Tensor:
+    chosen = np.random.default_rng(seed).permutation(count)[:most_points]
+    return torch.from_numpy(np.sort(chosen))
+
+
+def project_tsne(features: Tensor, seed: int, most_points: int = 4000) -> tuple[Tensor, Tensor]:
+    """t-SNE (van der Maaten and Hinton, JMLR 2008) of scikit-learn, by cosine.
+
+    Perplexity is scikit-learn's 30, or a third of the neighbours that few points have.
+
+    Args:
+        features: (n, dim), n of 3 or more.
+        seed, most_points: as for `project_umap`.
+
+    Returns:
+        points float32 (m, 2) and indices int64 (m,), as `project_umap`.
+
+    Raises ValueError for fewer than 3 features.
+    """
+    if len(features) < 3:
+        raise ValueError(f"{len(features)} features are too few for t-SNE; give 3 or more")
+    from sklearn.manifold import TSNE
+
+    indices = _choose_points(len(features), seed, most_points)
+    perplexity = min(30.0, (len(indices) - 1) / 3)
+    model = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed)
+    points = model.fit_transform(features[indices].cpu().float().numpy())
     return torch.from_numpy(np.asarray(points, dtype=np.float32)), indices

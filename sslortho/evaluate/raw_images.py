@@ -34,19 +34,26 @@ class ImageEmbedding:
         Raises ValueError as `Preprocessing`.
         """
         preprocess: Preprocessing = cast(Any, self.network).preprocess
-        device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
-        size = batch_size or evaluation_batch(preprocess.crop_size, device)
-        if size < 1:
-            raise ValueError(f"batch_size={batch_size} must be 1 or more")
-        listed = list_images(images)
-        if not listed:
-            raise ValueError("images holds none; give one or more")
-        parts = []
-        with evaluation_mode(self.network), torch.no_grad():
-            for first in range(0, len(listed), size):
-                views = torch.stack([preprocess(image) for image in listed[first : first + size]])
-                parts.append(self.network(views.to(device)).float())
-        return torch.cat(parts)
+        return embed_images(self.network, preprocess, images, batch_size)
+
+
+def embed_images(
+    network: nn.Module, preprocess: Preprocessing, images: Any, batch_size: int | None = None
+) -> Tensor:
+    """Features of raw images by a network; see `ImageEmbedding`."""
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    size = batch_size or evaluation_batch(preprocess.crop_size, device)
+    if size < 1:
+        raise ValueError(f"batch_size={batch_size} must be 1 or more")
+    listed = list_images(images)
+    if not listed:
+        raise ValueError("images holds none; give one or more")
+    parts = []
+    with evaluation_mode(network), torch.no_grad():
+        for first in range(0, len(listed), size):
+            views = torch.stack([preprocess(image) for image in listed[first : first + size]])
+            parts.append(network(views.to(device)).float())
+    return torch.cat(parts)
 
 
 class Backbone(nn.Module):

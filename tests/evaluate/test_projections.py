@@ -8,7 +8,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from sslortho.evaluate import projections
-from sslortho.evaluate.projections import project_pca, project_umap
+from sslortho.evaluate.projections import project_pca, project_tsne, project_umap
 
 
 def spread_features(n, dim, seed=0):
@@ -112,3 +112,26 @@ def test_without_umap_there_is_no_such_map(monkeypatch):
 def test_two_points_make_no_map(fake_umap):
     assert project_umap(torch.randn(2, 4), 0) is None
     assert fake_umap == []
+
+
+def test_tsne_keeps_clusters_apart_and_is_repeatable():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.eye(3, 10)
+    labels = torch.arange(60) % 3
+    features = centres[labels] + 0.05 * torch.randn(60, 10, generator=generator)
+    points, indices = project_tsne(features, seed=0)
+    assert points.shape == (60, 2)
+    assert torch.equal(indices, torch.arange(60))
+    distances = torch.cdist(points, points).fill_diagonal_(torch.inf)
+    assert torch.equal(labels[distances.argmin(dim=1)], labels)
+    again, _ = project_tsne(features, seed=0)
+    assert torch.equal(points, again)
+
+
+def test_tsne_of_some_points_and_of_too_few():
+    features = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    points, indices = project_tsne(features, seed=1, most_points=20)
+    assert len(points) == len(indices) == 20
+    assert torch.equal(indices, indices.unique())
+    with pytest.raises(ValueError, match="too few for t-SNE"):
+        project_tsne(features[:2], seed=0)

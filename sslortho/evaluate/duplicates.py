@@ -1,0 +1,137 @@
+"""Duplicates among images: the same pixels, and features that are nearly the same."""
+
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sslortho.data import ImageSet
+from sslortho.data.prefetch import available_cores
+from sslortho.evaluate.neighbours import BLOCK, unit_rows
+
+QUALITY = 75
+"""JPEG quality of a mild change: that of PIL and of most web pages."""
+
+SHRINK, CUT = 0.8, 0.02
+"""Share of the sides that a resized copy keeps, and that a cropped copy loses on each side."""
+
+AT_ONCE = 1024
+"""Images that are handed to the threads at a time."""
+
+
+def hash_pixels(images: ImageSet) -> list[bytes]:
+    """Hash of the pixels and shape of each image, decoded: the same picture in another file has the same.
+
+    Raises ValueError, naming the image, for one that cannot be decoded.
+    """
+
+    def hash_one(index: int) -> bytes:
+        pixels = images.open(index)
+        return hashlib.blake2b(pixels.tobytes(), salt=repr(pixels.shape).encode()[:16]).digest()
+
+    found: list[bytes] = []
+    with ThreadPoolExecutor(available_cores()) as pool:
+        for first in range(0, len(images), AT_ONCE):
+            found += pool.map(hash_one, range(first, min(first + AT_ONCE, len(images))))
+    return found
+
+
+class Groups:
+    """Sets of numbers from 0 that are joined pair by pair."""
+
+    def __init__(self, count: int) -> None:
+        self.parents = list(range(count))
+
+    def find(self, member: int) -> int:
+        """Smallest number of the set that a number is in."""
+        parents = self.parents
+        while parents[member] != member:
+            parents[member] = parents[parents[member]]
+            member = parents[member]
+        return member
+
+    def join(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Make one set of the two that the numbers of each pair are in."""
+        for one, other in pairs:
+            first, second = sorted((self.find(one), self.find(other)))
+            self.parents[second] = first
+
+    def list(self) -> list[list[int]]:
+        """Sets of two or more, ascending, by their smallest number."""
+        sets: dict[int, list[int]] = {}
+        for member in range(len(self.parents)):
+            sets.setdefault(self.find(member), []).append(member)
+        return [members for members in sets.values() if len(members) > 1]
+
+
+def join_equal(groups: Groups, hashes: Sequence[bytes]) -> None:
+    """Join the images whose hashes are equal."""
+    first: dict[bytes, int] = {}
+    groups.join((first.setdefault(value, i), i) for i, value in enumerate(hashes))
+
+
+@torch.no_grad()
+def join_similar(groups: Groups, features: Tensor, threshold: float) -> None:
+    """Join the images whose features have a cosine of `threshold` or more.
+
+    All pairs are compared, a block at a time: of 50,000 images 1.25 billion cosines. Images that are joined
+    by others between them are of one group.
+
+    Args:
+        groups: of n numbers; changed.
+        features: (n, dim), on any device.
+        threshold: above -1.
+
+    Raises ValueError for features that are not finite.
+    """
+    unit = unit_rows(features)
+    if not torch.isfinite(unit).all():
+        raise ValueError("features must be finite to be compared")
+    rows = max(1, BLOCK // max(1, len(unit)))
+    for first in range(0, len(unit), rows):
+        block = unit[first : first + rows]
+        cosines = block @ unit[first:].mT
+        one, other = (cosines.triu(1) >= threshold).nonzero(as_tuple=True)
+        keep = other > one  # triu has put 0 in place of the rest
+        pairs = zip((one[keep] + first).tolist(), (other[keep] + first).tolist(), strict=True)
+        groups.join(pairs)
+
+
+def mild_changes(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """Copies of an image as they get about: compressed again, made smaller, with a strip cut off.
+
+    Args:
+        pixels: (height, width, 3).
+
+    Returns the three, (height, width, 3) each, of its own size.
+    """
+    height, width, _ = pixels.shape
+    image = Image.fromarray(pixels)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=QUALITY)
+    small = image.resize(
+        (max(1, round(SHRINK * width)), max(1, round(SHRINK * height))), Image.Resampling.BICUBIC
+    )
+    # at least a pixel, of an image that has more than two
+    left, top = (min(max(1, round(CUT * side)), (side - 1) // 2) for side in (width, height))
+    cut = image.crop((left, top, width - left, height - top))
+    return [np.array(Image.open(file).convert("RGB")), np.array(small), np.array(cut)]
+
+
+def choose_threshold(originals: Tensor, copies: Tensor, found: float = 0.95) -> float:
+    """Cosine above which a share `found` of mildly changed copies lies.
+
+    Args:
+        originals: features (n, dim).
+        copies: features (copies, n, dim) of their copies.
+        found: share of the copies, from 0 to 1.
+    """
+    unit = unit_rows(originals)
+    cosines = torch.stack([(unit * unit_rows(part)).sum(dim=1) for part in copies])
+    return float(torch.quantile(cosines.flatten(), 1 - found))
