@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from sslortho.losses.gather import gather_parts
 from sslortho.methods.options import DINOOptions, read_widths
 from sslortho.methods.task import Method, spread
 from sslortho.methods.teacher import MovingAverage, rising_momentum
@@ -94,5 +95,21 @@ class DINO(Method):
         with torch.no_grad():
             targets = self.projector(self.backbone(torch.cat(views[:2]))).chunk(2)
         with torch.autocast(outputs[0].device.type, enabled=False):
+            entropies = self._teacher_entropies(in_float32(targets[0]))
             loss = self.loss([in_float32(t) for t in targets], [in_float32(z) for z in outputs])
-        return {"loss": loss, "spread": spread(outputs[0])}
+        return {"loss": loss, "spread": spread(outputs[0]), **entropies}
+
+    @torch.no_grad()
+    def _teacher_entropies(self, target: Tensor) -> dict[str, Tensor]:
+        """Entropy in nats of the teacher's distributions (batch, dim), and of their mean over all ranks.
+
+        Where both are the same, all images have one distribution: without centring it is a point, with
+        entropy 0, without sharpening uniform, with entropy log(dim) (arXiv 2104.14294, section 5.3).
+        """
+        loss: Any = self.loss
+        p = ((target - loss.center.squeeze(0)) / loss.teacher_temp).softmax(dim=1)
+        mean = gather_parts(p.mean(dim=0, keepdim=True)).mean(dim=0)
+        return {
+            "teacher_entropy": torch.special.entr(p).sum(dim=1).mean(),
+            "teacher_mean_entropy": torch.special.entr(mean).sum(),
+        }

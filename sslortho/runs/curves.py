@@ -1,10 +1,14 @@
 """Pictures of a run: training views, and curves against steps."""
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from sslortho.evaluate.figures import new_figure, save_figure
+from sslortho.evaluate.figures import GREY, new_figure, save_figure
 from sslortho.train.records import Record
 
 
@@ -35,15 +39,21 @@ def draw_views(path: Path, views: tuple[Tensor, ...], columns: int = 8) -> None:
     save_figure(figure, path)
 
 
-def _series(records: list[Record], name: str) -> tuple[list[float], list[float]]:
-    points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
-    points = points[:: max(1, len(points) // MOST_POINTS)]
-    steps, values = zip(*points, strict=True) if points else ((), ())
-    return list(steps), list(values)  # pyright: ignore[reportReturnType]
-
-
 MOST_POINTS = 2000
 """Approximate maximum number of points per curve: more than a picture has pixels."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves that share an axis."""
+
+    label: str
+    """Of the axis."""
+    names: Mapping[str, str]
+    """Name of a figure in records to its label in the legend."""
+    chance: float | None = None
+    """Value that features without any knowledge have, drawn as a dotted line."""
+
 
 ACCURACIES = {
     "val_top1": "held-out top-1 (%)",
@@ -53,35 +63,109 @@ ACCURACIES = {
 }
 """Accuracies that may be drawn beside the loss, with their labels; the first one recorded is."""
 
+LOSS = Panel("loss", {"loss": "training", "val_loss": "held-out"})
 
-def draw_curves(path: Path, runs: dict[str, list[Record]], title: str = "") -> None:
-    """Draw loss and accuracy against steps, a line for each run.
+WITHOUT_LABELS = (
+    Panel("own view told from others (%)", {"probe/ranking": "features"}, chance=50),
+    Panel("RankMe", {"probe/rankme": "features", "probe/projection_rankme": "projections"}),
+    Panel("spread (1: uniform, 0: one point)",
+          {"probe/feature_std": "features", "probe/projection_std": "projections"}),
+    Panel("distance on the sphere",
+          {"probe/alignment": "alignment", "probe/uniformity": "uniformity"}),
+    Panel("entropy of the teacher (nats)",
+          {"teacher_entropy": "of an image", "teacher_mean_entropy": "of the mean"}),
+)  # fmt: skip
+"""Panels of figures that need no labels; see `recipes.pretrain.probe` and `methods.dino`."""
 
-    The accuracy is that of held-out images if there are some, else of test images, else of kNN.
+COLUMNS = 3
+"""Panels beside each other."""
+
+
+def curve_names() -> set[str]:
+    """Names of all figures that may be drawn."""
+    panels = (LOSS, *WITHOUT_LABELS)
+    return {*ACCURACIES, *(name for panel in panels for name in panel.names)}
+
+
+def _series(records: Sequence[Record], name: str) -> tuple[list[float], list[float]]:
+    points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+    points = points[:: max(1, len(points) // MOST_POINTS)]
+    steps, values = zip(*points, strict=True) if points else ((), ())
+    return list(steps), list(values)  # pyright: ignore[reportReturnType]
+
+
+def choose_panels(runs: Mapping[str, Sequence[Record]]) -> list[Panel]:
+    """Panels for which something was recorded, each without the curves that no run has."""
+    known = {
+        name for records in runs.values() for record in records for name in record
+        if record[name] is not None
+    }  # fmt: skip
+    accuracy = next((name for name in ACCURACIES if name in known), None)
+    panels = [LOSS, *WITHOUT_LABELS]
+    if accuracy is not None:
+        panels.insert(1, Panel(ACCURACIES[accuracy], {accuracy: ""}))
+    kept = [
+        Panel(
+            panel.label, {n: label for n, label in panel.names.items() if n in known}, panel.chance
+        )
+        for panel in panels
+    ]
+    return [panel for panel in kept if panel.names]
+
+
+def draw_curves(path: Path, runs: Mapping[str, Sequence[Record]], title: str = "") -> None:
+    """Draw loss, accuracy and figures without labels against steps; a colour for each run.
+
+    There are as many panels as figures were recorded. The accuracy is that of held-out images if there
+    are some, else of test images, else of kNN.
 
     Args:
         path: the picture.
         runs: label to records of a metrics.jsonl.
         title: above the picture.
     """
-    known = {name for records in runs.values() for record in records for name in record}
-    accuracy = next((name for name in ACCURACIES if name in known), "knn_top1")
-    panels = {"loss": "loss", accuracy: ACCURACIES[accuracy]}
-    figure = new_figure(10, 4)
-    for axis, (name, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        for run, records in runs.items():
-            steps, values = _series(records, name)
-            axis.plot(steps, values, label=run, marker="o" if len(steps) < 30 else None)
-        axis.set_xlabel("step")
-        axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
-    losses = [loss for records in runs.values() for loss in _series(records, "loss")[1]]
-    if losses and min(losses) > 0:  # a negative cosine has no logarithm
-        figure.axes[0].set_yscale("log")
-        for choose in (figure.axes[0].yaxis.set_major_formatter,
-                       figure.axes[0].yaxis.set_minor_formatter):  # fmt: skip
-            choose("{x:g}")  # no powers of ten
-    if len(runs) > 1:
-        figure.axes[0].legend()
+    panels = choose_panels(runs) or [LOSS]
+    columns = min(COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = new_figure(5 * columns, 4 * rows if rows == 1 else 3.4 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, panel in zip(axes, panels, strict=False):
+        _draw_panel(axis, panel, runs)
+    for axis in axes[len(panels) :]:
+        axis.remove()
     figure.suptitle(title)
     save_figure(figure, path)
+
+
+STYLES = ("-", "--", ":")
+"""Lines of the figures of a panel."""
+
+
+def _draw_panel(axis: Any, panel: Panel, runs: Mapping[str, Sequence[Record]]) -> None:
+    drawn: list[float] = []
+    for number, (run, records) in enumerate(runs.items()):
+        for style, (name, label) in zip(STYLES, panel.names.items(), strict=False):
+            steps, values = _series(records, name)
+            drawn += values
+            text = ", ".join(filter(None, (run if len(runs) > 1 else "", label)))
+            colour = f"C{number % 10}" if len(runs) > 1 else None
+            marker = "o" if len(steps) < 30 else None
+            axis.plot(steps, values, style, label=text, color=colour, marker=marker)
+    if panel.chance is not None:
+        axis.axhline(panel.chance, color=GREY, linestyle=":", linewidth=1)
+    axis.set_xlabel("step")
+    axis.set_ylabel(panel.label)
+    axis.grid(alpha=0.3)
+    if panel == LOSS or "loss" in panel.names:
+        _use_logarithm(axis, drawn)
+    if len(runs) > 1 or len(panel.names) > 1:
+        axis.legend(fontsize="small")
+
+
+def _use_logarithm(axis: Any, losses: Sequence[float]) -> None:
+    """Scale an axis by logarithms if all losses are positive: a negative cosine has none."""
+    if not losses or min(losses) <= 0:
+        return
+    axis.set_yscale("log")
+    for choose in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        choose("{x:g}")  # no powers of ten

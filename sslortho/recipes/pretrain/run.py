@@ -30,6 +30,7 @@ from sslortho.recipes.plan import name_network
 from sslortho.recipes.pretrain.fitting import fit_precision
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.plan import plan_pretraining
+from sslortho.recipes.pretrain.probe import Probe, create_probe
 from sslortho.recipes.pretrain.resolve import PretrainRecipe, find_machine, resolve
 from sslortho.recipes.pretrain.unlabelled import (
     UnlabelledEvaluation,
@@ -37,7 +38,7 @@ from sslortho.recipes.pretrain.unlabelled import (
 )
 from sslortho.recipes.training import HeldTraining, Training
 from sslortho.runs.config_file import keep_fitted
-from sslortho.runs.curves import draw_curves
+from sslortho.runs.curves import curve_names, draw_curves
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.inputs import Inputs, collect_tables
 from sslortho.runs.provenance import Session, provenance
@@ -60,14 +61,15 @@ class Pretraining:
     """With the held-out training images, if they have labels."""
     unlabelled: UnlabelledEvaluation | None
     """Measures without labels; None where there are labelled images to evaluate."""
-
-    @property
-    def evaluates_online(self) -> bool:
-        """Whether there are labelled or held-out images to evaluate during training."""
-        return self.unlabelled is None or self.unlabelled.held_out is not None
+    probe: Probe
+    """Cheap figures without labels, of every pretraining."""
 
     def evaluate_online(self, task: Task) -> dict[str, float]:
-        """Figures during training: of the held-out images if there are some, else of the test images."""
+        """Figures during training: the probe's, and those of held-out images if there are some, else of
+        the test images."""
+        return {**self.probe.measure(task), **self._judge(task)}
+
+    def _judge(self, task: Task) -> dict[str, float]:
         if self.unlabelled is not None:
             return self.unlabelled.online(task)
         if self.held_out is None:
@@ -197,6 +199,7 @@ def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
         unlabelled=None
         if has_labels
         else create_unlabelled_evaluation(recipe, accelerator, shard, held_out or train, held_out),
+        probe=create_probe(recipe, shard.device, held_out or train, task, epochs * steps),
     )
 
 
@@ -225,8 +228,7 @@ def run(options: PretrainOptions, session: Session, given: Given = NOTHING) -> d
     if given.backbone is not None:
         accelerator.print(pretraining.recipe.backbone)
     with training.hold(folder) as held:
-        evaluate = pretraining.evaluate_online if pretraining.evaluates_online else None
-        result = held.complete(evaluate)
+        result = held.complete(pretraining.evaluate_online)
         summary = _finish(pretraining, held, result, session)
     if accelerator.is_main_process:
         tell(summary, folder.path)
@@ -250,7 +252,7 @@ def _finish(
     )
     if run.accelerator.is_main_process:  # first what cannot fail
         write_backbone(plain_network(backbone), folder.backbone, info)
-        records = read_metrics(folder.metrics, {"loss", "knn_top1", "val_knn_top1"})
+        records = read_metrics(folder.metrics, curve_names())
         network = name_network(recipe.backbone.name, backbone)
         title = f"{network}, {options.method}: {options.optim}, lr {options.lr:g}"
         draw_curves(folder.curves, {options.optim: records}, title)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sslortho.data import ImageSet, TrainLoader
 from sslortho.data.loading import Shard, create_train_loader
-from sslortho.evaluate import neighbour_agreement
+from sslortho.evaluate import alignment, neighbour_agreement, pair_ranking, uniformity
 from sslortho.evaluate.features import evaluation_mode
 from sslortho.methods.task import Task
 from sslortho.recipes.fitted import settled
@@ -36,7 +36,8 @@ class UnlabelledEvaluation:
         return {} if self.held_out is None else {"val_loss": self._loss(task, self.held_out)}
 
     def final(self, task: Task) -> dict[str, float]:
-        """The same with "neighbour_agreement" in percent; see the function of this name."""
+        """The same with "neighbour_agreement" and "pair_ranking" in percent, "alignment" and "uniformity";
+        see the functions of these names."""
         first: list[Tensor] = []
         second: list[Tensor] = []
         with evaluation_mode(task.backbone), torch.no_grad():
@@ -44,8 +45,14 @@ class UnlabelledEvaluation:
                 one, other = batch.views[:2]
                 first.append(task.backbone(one))
                 second.append(task.backbone(other))
-        agreement = neighbour_agreement(torch.cat(first).float(), torch.cat(second).float())
-        return {"neighbour_agreement": agreement, **self.online(task)}
+        one, other = torch.cat(first).float(), torch.cat(second).float()
+        return {
+            "neighbour_agreement": neighbour_agreement(one, other),
+            "pair_ranking": pair_ranking(one, other),
+            "alignment": alignment(one, other),
+            "uniformity": uniformity(one),
+            **self.online(task),
+        }
 
     def _loss(self, task: Task, loader: TrainLoader) -> float:
         """Mean loss over the batches, in evaluation mode; queues and centres stay as they were."""
