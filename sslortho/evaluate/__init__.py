@@ -18,12 +18,14 @@ from sslortho.evaluate.l2_selection import HELD_OUT, Selection, Trial, select_l2
 from sslortho.evaluate.linear_probe import LogisticRegression
 from sslortho.evaluate.neighbours import NeighbourSearch
 from sslortho.evaluate.variety import contrast, distinct_share, view_difference
+from sslortho.evaluate.verdict import Finding, Verdict, diagnose
 from sslortho.evaluate.view_pairs import alignment, uniformity
 
 __all__ = [
     "HELD_OUT",
     "PRESETS",
     "AccuracyCounts",
+    "Finding",
     "FrozenEvaluation",
     "InspectedImages",
     "Inspection",
@@ -34,8 +36,10 @@ __all__ = [
     "Selection",
     "Table",
     "Trial",
+    "Verdict",
     "alignment",
     "contrast",
+    "diagnose",
     "distinct_share",
     "draw_inspection",
     "evaluate_classifier",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class Panel:
     """Name of a figure in records to its label in the legend."""
     chance: float | None = None
     """Value that features without any knowledge have, drawn as a dotted line."""
+    from_zero: bool = False
+    """Whether the axis begins at 0, so that a fall to nothing looks like one."""
 
 
 ACCURACIES = {
@@ -67,9 +69,10 @@ LOSS = Panel("loss", {"loss": "training", "val_loss": "held-out"})
 
 WITHOUT_LABELS = (
     Panel("own view told from others (%)", {"probe/ranking": "features"}, chance=50),
-    Panel("RankMe", {"probe/rankme": "features", "probe/projection_rankme": "projections"}),
+    Panel("RankMe", {"probe/rankme": "features", "probe/projection_rankme": "projections"},
+          from_zero=True),
     Panel("spread (1: uniform, 0: one point)",
-          {"probe/feature_std": "features", "probe/projection_std": "projections"}),
+          {"probe/feature_std": "features", "probe/projection_std": "projections"}, from_zero=True),
     Panel("distance on the sphere",
           {"probe/alignment": "alignment", "probe/uniformity": "uniformity"}),
     Panel("entropy of the teacher (nats)",
@@ -105,9 +108,7 @@ def choose_panels(runs: Mapping[str, Sequence[Record]]) -> list[Panel]:
     if accuracy is not None:
         panels.insert(1, Panel(ACCURACIES[accuracy], {accuracy: ""}))
     kept = [
-        Panel(
-            panel.label, {n: label for n, label in panel.names.items() if n in known}, panel.chance
-        )
+        replace(panel, names={n: label for n, label in panel.names.items() if n in known})
         for panel in panels
     ]
     return [panel for panel in kept if panel.names]
@@ -153,6 +154,8 @@ def _draw_panel(axis: Any, panel: Panel, runs: Mapping[str, Sequence[Record]]) -
             axis.plot(steps, values, style, label=text, color=colour, marker=marker)
     if panel.chance is not None:
         axis.axhline(panel.chance, color=GREY, linestyle=":", linewidth=1)
+    if panel.from_zero:
+        axis.set_ylim(bottom=0)
     axis.set_xlabel("step")
     axis.set_ylabel(panel.label)
     axis.grid(alpha=0.3)

@@ -91,6 +91,7 @@ def write_report(
     title: str,
     figures: Sequence[ReportFigure],
     settings: Mapping[str, Any],
+    lead: Sequence[str] = (),
     notes: Sequence[str] = (),
     pictures: Sequence[Picture] = (),
     tables: Sequence[Table] = (),
@@ -108,6 +109,7 @@ def write_report(
         title: the headline.
         figures: a row each: name, value with unit, meaning.
         settings: options by name.
+        lead: below the headline, a point a line.
         notes: the protocol in words, a point a line.
         pictures: below each other, in this order.
         tables: after the pictures; floats have five significant digits.
@@ -115,7 +117,10 @@ def write_report(
         versions: of the software, by name.
         hardware: in words.
     """
-    lines = [f"# {_plain(title)}", "", *_figures([ReportFigure(*figure) for figure in figures])]
+    lines = [f"# {_plain(title)}", ""]
+    if lead:
+        lines += [*(f"- {_plain(point)}" for point in lead), ""]
+    lines += _figures([ReportFigure(*figure) for figure in figures])
     if notes:
         lines += ["## Protocol", "", *(f"- {_plain(note)}" for note in notes), ""]
     if pictures:

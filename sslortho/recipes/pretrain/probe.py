@@ -4,11 +4,14 @@ Two fixed views of a few fixed images go through backbone and projector. The num
 the length of the run, so that all evaluations together cost less than a hundredth of the training.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sslortho.data import EvaluationLoader, ImageSet, TrainLoader
 from sslortho.data.loading import Shard, create_evaluation_loader, create_train_loader
@@ -93,7 +96,7 @@ class Probe:
         parts: tuple[list[Tensor], list[Tensor]] = ([], [])
         projected: list[Tensor] = []
         projector = getattr(task, "projector", None)
-        with evaluation_mode(task), torch.no_grad():
+        with evaluation_mode(task), _statistics_of_batches(task), torch.no_grad():
             for batch in self.pairs:
                 for part, view in zip(parts, batch.views, strict=True):
                     part.append(task.backbone(view).float())
@@ -125,6 +128,32 @@ class Probe:
             "contrast": contrast(images),
             "view_difference": view_difference(first, second),
         }
+
+
+@contextmanager
+def _statistics_of_batches(task: Task) -> Iterator[None]:
+    """Let batch norm without statistics, as before the first step, use those of the batch; it keeps none.
+
+    With means of 0 and variances of 1 an untrained network seems worse than it is, and a run that learns
+    nothing but these statistics would seem a success.
+    """
+    fresh = [
+        module
+        for module in task.modules()
+        if isinstance(module, _BatchNorm)
+        and module.num_batches_tracked is not None
+        and not int(module.num_batches_tracked)
+    ]
+    kept = [{n: b.clone() for n, b in module.named_buffers(recurse=False)} for module in fresh]
+    for module in fresh:
+        module.training = True
+    try:
+        yield
+    finally:
+        for module, buffers in zip(fresh, kept, strict=True):
+            module.training = False
+            for name, value in buffers.items():
+                getattr(module, name).copy_(value)
 
 
 def _measure_features(first: Tensor, second: Tensor) -> dict[str, float]:

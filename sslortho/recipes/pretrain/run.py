@@ -1,8 +1,6 @@
 """A pretraining run: build, train, measure; one run folder."""
 
-import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -31,17 +29,20 @@ from sslortho.recipes.pretrain.fitting import fit_precision
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.plan import plan_pretraining
 from sslortho.recipes.pretrain.probe import Probe, create_probe
+from sslortho.recipes.pretrain.report import tell, write_pretraining_report
 from sslortho.recipes.pretrain.resolve import PretrainRecipe, find_machine, resolve
 from sslortho.recipes.pretrain.unlabelled import (
     UnlabelledEvaluation,
     create_unlabelled_evaluation,
 )
+from sslortho.recipes.pretrain.verdict import Watch, judge
 from sslortho.recipes.training import HeldTraining, Training
 from sslortho.runs.config_file import keep_fitted
 from sslortho.runs.curves import curve_names, draw_curves
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.inputs import Inputs, collect_tables
 from sslortho.runs.provenance import Session, provenance
+from sslortho.train.backward import NonFiniteError
 from sslortho.train.launch import join_ranks, shard_of
 from sslortho.train.options import TrainResult
 from sslortho.train.records import read_metrics
@@ -67,9 +68,10 @@ class Pretraining:
     def evaluate_online(self, task: Task) -> dict[str, float]:
         """Figures during training: the probe's, and those of held-out images if there are some, else of
         the test images."""
-        return {**self.probe.measure(task), **self._judge(task)}
+        return {**self.probe.measure(task), **self.judge_online(task)}
 
-    def _judge(self, task: Task) -> dict[str, float]:
+    def judge_online(self, task: Task) -> dict[str, float]:
+        """Figures during training that need labels, or held-out images."""
         if self.unlabelled is not None:
             return self.unlabelled.online(task)
         if self.held_out is None:
@@ -227,8 +229,19 @@ def run(options: PretrainOptions, session: Session, given: Given = NOTHING) -> d
     accelerator, training = pretraining.accelerator, pretraining.training
     if given.backbone is not None:
         accelerator.print(pretraining.recipe.backbone)
+    watch = Watch(folder, pretraining.recipe.options.values(), accelerator.is_main_process)
+
+    def evaluate(task: Task) -> dict[str, float]:
+        figures = pretraining.probe.measure(task)
+        watch.look(figures)
+        return {**figures, **pretraining.judge_online(task)}
+
     with training.hold(folder) as held:
-        result = held.complete(pretraining.evaluate_online)
+        try:
+            result = held.complete(evaluate)
+        except NonFiniteError as error:
+            watch.tell_failure(error)
+            raise
         summary = _finish(pretraining, held, result, session)
     if accelerator.is_main_process:
         tell(summary, folder.path)
@@ -252,10 +265,6 @@ def _finish(
     )
     if run.accelerator.is_main_process:  # first what cannot fail
         write_backbone(plain_network(backbone), folder.backbone, info)
-        records = read_metrics(folder.metrics, curve_names())
-        network = name_network(recipe.backbone.name, backbone)
-        title = f"{network}, {options.method}: {options.optim}, lr {options.lr:g}"
-        draw_curves(folder.curves, {options.optim: records}, title)
     summary: dict[str, Any] = {
         "loss": result.loss,
         **run.evaluate_final(run.training.task),
@@ -267,7 +276,23 @@ def _finish(
         "config": options.values(),
     }
     if run.accelerator.is_main_process:
-        folder.write_summary(summary)
+        summary = _conclude(run, folder, summary)
+    return summary
+
+
+def _conclude(run: Pretraining, folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
+    """Write the curves, report.md and at last summary.json, which has the verdict too; the summary."""
+    verdict = judge(folder, summary)
+    summary = {**summary, "verdict": verdict.values()}
+    options, backbone = run.recipe.options, run.training.task.backbone
+    network = name_network(run.recipe.backbone.name, backbone)
+    title = (
+        f"{network}, {options.method}: {options.optim}, lr {options.lr:g}. Verdict: {verdict.name}"
+    )
+    records = read_metrics(folder.metrics, curve_names())
+    draw_curves(folder.curves, {options.optim: records}, title)
+    write_pretraining_report(folder, summary, verdict)
+    folder.write_summary(summary)
     return summary
 
 
@@ -282,23 +307,3 @@ def _measure_before(run: Pretraining) -> dict[str, float]:
         figures = run.evaluate_final(recipe.create_task().to(run.accelerator.device))
         found |= {f"{state}_{name}": value for name, value in figures.items()}
     return found
-
-
-def tell(summary: dict[str, Any], folder: Path) -> None:
-    """Print the final figures."""
-    loss = math.nan if summary["loss"] is None else summary["loss"]
-    print(f"{folder}: loss {loss:.4g} after {summary['steps']} steps")
-    names = {"val_knn_top1": "held-out kNN (%)", "val_linear_top1": "held-out probe (%)",
-             "knn_top1": "kNN top-1 (%)", "linear_top1": "linear top-1 (%)",
-             "rankme": "RankMe", "feature_std": "feature std",
-             "neighbour_agreement": "views agree (%)", "val_loss": "held-out loss"}  # fmt: skip
-    for name, label in names.items():
-        if summary.get(name) is None:
-            continue
-        before = "".join(
-            f"   {state} {summary[f'{state}_{name}']:8.2f}"
-            for state in ("initial", "untrained")
-            if summary.get(f"{state}_{name}") is not None
-        )
-        print(f"  {label:18} {summary[name]:8.2f}{before}")
-    print("  views.png, curves.png, metrics.jsonl, summary.json, backbone.safetensors")

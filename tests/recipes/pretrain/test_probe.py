@@ -31,17 +31,27 @@ def test_a_few_images_are_all_looked_at():
     assert count_images(options, 20, 6, views=2) == 20
 
 
+def _pass(probe, task):
+    """Features of both views and projections, in the mode that the task is in."""
+    batches = [batch.views for batch in probe.pairs]
+    with torch.no_grad():
+        features = [[task.backbone(view) for view in views] for views in batches]
+        projections = torch.cat([task.projector(first) for first, _ in features])
+    return torch.cat([f for f, _ in features]), torch.cat([s for _, s in features]), projections
+
+
 @pytest.mark.slow
 def test_its_figures_are_those_of_the_backbone_and_the_projector(tmp_path):
     run = build(PretrainOptions.of(**SMALL, epochs=1, out=str(tmp_path)))
     task = run.training.task
-    figures = run.probe.measure(task)
-    views = [batch.views for batch in run.probe.pairs]
-    first, second = (torch.cat(part) for part in zip(*views, strict=True))
-    task.eval()
     with torch.no_grad():
-        features, others = task.backbone(first), task.backbone(second)
-        projections = task.projector(features)
+        for views in (batch.views for batch in run.probe.pairs):
+            task(views, torch.zeros(len(views[0])))  # statistics of batch norm
+    task.train()
+    figures = run.probe.measure(task)
+    assert task.training
+    task.eval()
+    features, others, projections = _pass(run.probe, task)
     assert figures["probe/rankme"] == pytest.approx(rankme(features))
     assert figures["probe/ranking"] == pytest.approx(pair_ranking(features, others))
     assert figures["probe/projection_std"] == pytest.approx(feature_std(projections))
@@ -52,6 +62,19 @@ def test_its_figures_are_those_of_the_backbone_and_the_projector(tmp_path):
         for parameter in task.parameters():
             parameter.mul_(2)
     assert run.probe.measure(task)["probe/weight_change"] == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_before_the_first_step_batch_norm_has_the_statistics_of_the_images(tmp_path):
+    run = build(PretrainOptions.of(**SMALL, epochs=1, out=str(tmp_path)))
+    task = run.training.task
+    before = {name: value.clone() for name, value in task.state_dict().items()}
+    figures = run.probe.measure(task)
+    assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
+    task.train()
+    features, others, _ = _pass(run.probe, task)
+    assert figures["probe/rankme"] == pytest.approx(rankme(features))
+    assert figures["probe/ranking"] == pytest.approx(pair_ranking(features, others))
 
 
 @pytest.mark.slow

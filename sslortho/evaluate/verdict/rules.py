@@ -1,0 +1,268 @@
+"""Rules: each looks at the evidence for one verdict, and returns a finding or None.
+
+Thresholds were fitted on runs that were healthy or broken on purpose; docs/verdicts/README.md has the
+runs, the figures, and how often each rule was right on runs that it was not fitted on.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sslortho.evaluate.verdict.evidence import Evidence
+from sslortho.evaluate.verdict.findings import (
+    DATA,
+    DIMENSIONAL,
+    DIVERGING,
+    HEALTHY,
+    NOT_BETTER,
+    POINT,
+    TOO_HIGH,
+    TOO_LOW,
+    VIEWS,
+    Finding,
+)
+
+FEWEST_STEPS = 64
+"""Optimizer steps before which nothing is said about slowness or success. Healthy runs of ours have moved
+well by then."""
+
+LEAST_DISTINCT = 50.0
+"""Percentage of images that differ from all others, below which the data count as repeated. All data sets
+that people train on have 90 or more; one image repeated has 100 / n."""
+
+LEAST_CONTRAST = 0.05
+"""Deviation of the pixels within an image, relative to that of ImageNet, below which images show nothing:
+about 3 of 256 grey levels."""
+
+LEAST_VIEW_DIFFERENCE = 0.05
+"""Distance of two views of an image relative to views of two images. Views of the methods' papers have 0.5
+to 0.66."""
+
+GROWN_LOSS = 2.0
+"""Factor by which a loss that stays positive may end above its start, or above its trivial value."""
+
+MOST_CHANGE_A_STEP = 0.05
+"""Mean change of a weight a step, relative to its first length, between two evaluations. Healthy runs: up
+to 0.007; rates that are 100 times too high: 0.5 and more."""
+
+MOST_CHANGE = 30.0
+"""Change of a weight relative to its first length in the whole run, whatever the number of steps."""
+
+LEAST_CHANGE = 0.01
+"""Change of a weight relative to its first length in a whole run, below which it has hardly learned."""
+
+POINT_STD = 0.05
+"""Spread below which projections, or features, count as one point."""
+
+LEAST_INFORMATION = 0.1
+"""Nats that the distributions of DINO's teacher must tell of the image."""
+
+LEAST_RANK = 0.65
+"""Share of the untrained network's RankMe that features must keep."""
+
+MOST_REDUNDANCY = 0.3
+"""Mean squared correlation of different outputs of Barlow Twins."""
+
+LEAST_GAIN, NO_GAIN = 2.0, 0.5
+"""Percentage points that the ranking of an image's own view must gain over the untrained network to count
+as better; and up to which it counts as no gain. Between them nothing is said."""
+
+FEWEST_LOSSES = 4
+"""Records of the loss that are needed to tell its direction."""
+
+
+def judge_data(e: Evidence) -> Finding | None:
+    """Images that are copies of each other, or show nothing."""
+    distinct, contrast = (e.images.get(name, math.nan) for name in ("distinct_images", "contrast"))
+    if contrast < LEAST_CONTRAST:
+        return Finding(DATA, "contrast within an image", contrast, "below", LEAST_CONTRAST)
+    if distinct < LEAST_DISTINCT and e.images.get("images", 0) > 1:
+        return Finding(DATA, "images that differ", distinct, "below", LEAST_DISTINCT, " %")
+    return None
+
+
+def judge_views(e: Evidence) -> Finding | None:
+    """Augmentations that change nothing."""
+    difference = e.images.get("view_difference", math.nan)
+    if difference < LEAST_VIEW_DIFFERENCE:
+        figure = "distance of two views, relative to two images"
+        return Finding(VIEWS, figure, difference, "below", LEAST_VIEW_DIFFERENCE)
+    return None
+
+
+def trivial_loss(config: Mapping[str, Any]) -> float | None:
+    """Loss of a network whose outputs know nothing of the image; None where the method has no such value.
+
+    NT-Xent with 2 b views: log(2 b - 1) (arXiv 2002.05709, eq. 1); a queue of k keys: log(1 + k) (arXiv
+    1911.05722, eq. 1); Barlow Twins: the number of outputs, each of which contributes 1 (arXiv 2103.03230,
+    eq. 1); VICReg: the weight of the variance (arXiv 2105.04906, eq. 6); DINO: log of the number of outputs,
+    at which collapsed runs are reported to stay (facebookresearch/dinov2, issue 407).
+    """
+    method, projector = config.get("method"), str(config.get("projector", ""))
+    last = projector.rsplit("-", 1)[-1]
+    outputs = int(last) if last.isdigit() else None
+    if method == "simclr" and config.get("batch_size"):
+        samples = config["batch_size"] // (config.get("accumulation_steps") or 1)
+        return math.log(2 * samples - 1)
+    if method == "moco_v2" and config.get("queue"):
+        return math.log(1 + config["queue"])
+    if method == "barlow_twins" and outputs:
+        return float(outputs)
+    if method == "dino" and outputs:
+        return math.log(outputs)
+    if method == "vicreg":
+        return config.get("variance")
+    return None
+
+
+def judge_divergence(e: Evidence) -> Finding | None:
+    """Numbers that are no longer finite, or a loss that has grown far beyond its trivial value."""
+    if e.failure is not None:
+        return Finding(DIVERGING, f"gradients ({e.failure})", math.nan, "not finite", math.nan)
+    if e.losses and math.isnan(e.losses[-1]):
+        return Finding(DIVERGING, "loss", math.nan, "not finite", math.nan)
+    if e.now and math.isnan(e.now.get("rankme", 0.0)):
+        return Finding(DIVERGING, "features", math.nan, "not finite", math.nan)
+    start, end = e.median_loss(0.0, 0.1), e.median_loss(0.9, 1.0)
+    trivial = trivial_loss(e.config)
+    if len(e.losses) < FEWEST_LOSSES or trivial is None or not start > 0:
+        return None  # negative cosines are bounded
+    limit = GROWN_LOSS * max(start, trivial)
+    return Finding(DIVERGING, "loss", end, "above", limit) if end > limit else None
+
+
+def judge_high_rate(e: Evidence) -> Finding | None:
+    """Weights that were thrown far from where they began."""
+    places = [(0.0, 0.0), *((p["step"], p.get("weight_change", math.nan)) for p in e.probes)]
+    pairs = itertools.pairwise(places)
+    rates = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairs if b[0] > a[0]]
+    fastest = max((rate for rate in rates if not math.isnan(rate)), default=0.0)
+    if fastest > MOST_CHANGE_A_STEP:
+        return Finding(
+            TOO_HIGH, "change of the weights a step", 100 * fastest, "above", 100 * MOST_CHANGE_A_STEP,
+            " % of their length",
+        )  # fmt: skip
+    whole = e.now.get("weight_change", math.nan)
+    if whole > MOST_CHANGE:
+        return Finding(
+            TOO_HIGH, "change of the weights", whole, "above", MOST_CHANGE, " times their length"
+        )
+    return None
+
+
+def judge_point(e: Evidence) -> Finding | None:
+    """Outputs that are the same for all images."""
+    for name, figure in (("projection_std", "projections"), ("feature_std", "features")):
+        value = e.now.get(name, math.nan)
+        if value < POINT_STD:
+            return Finding(POINT, f"spread of the {figure}", value, "below", POINT_STD)
+    return _judge_teacher(e)
+
+
+def _judge_teacher(e: Evidence) -> Finding | None:
+    """DINO's teacher, whose distributions are the same for all images (arXiv 2104.14294, section 5.3)."""
+    told = [
+        r["teacher_mean_entropy"] - r["teacher_entropy"]
+        for r in e.training[-max(1, len(e.training) // 10) :]
+        if r.get("teacher_entropy") is not None and r.get("teacher_mean_entropy") is not None
+    ]
+    if not told or e.steps < FEWEST_STEPS:
+        return None
+    value = sorted(told)[len(told) // 2]
+    if value < LEAST_INFORMATION:
+        figure = "what the teacher's outputs tell of the image"
+        return Finding(POINT, figure, value, "below", LEAST_INFORMATION, " nats")
+    return None
+
+
+def judge_dimensions(e: Evidence) -> Finding | None:
+    """Features that have lost dimensions, or outputs that repeat each other."""
+    before, now = e.before.get("rankme", math.nan), e.now.get("rankme", math.nan)
+    limit = LEAST_RANK * before
+    if now < limit:
+        return Finding(DIMENSIONAL, "RankMe of the features", now, "below", limit)
+    return _judge_redundancy(e)
+
+
+def _judge_redundancy(e: Evidence) -> Finding | None:
+    """Barlow Twins: mean squared correlation of different outputs, from the redundancy term."""
+    outputs = trivial_loss(e.config) if e.method == "barlow_twins" else None
+    terms = [r["redundancy"] for r in e.training if r.get("redundancy") is not None]
+    if not outputs or outputs < 2 or not terms or e.steps < FEWEST_STEPS:
+        return None
+    last = sorted(terms[-max(1, len(terms) // 10) :])
+    value = last[len(last) // 2] / (outputs * (outputs - 1))
+    if value > MOST_REDUNDANCY:
+        figure = "mean squared correlation of different outputs"
+        return Finding(DIMENSIONAL, figure, value, "above", MOST_REDUNDANCY)
+    return None
+
+
+def judge_low_rate(e: Evidence) -> Finding | None:
+    """Weights that are still where they began."""
+    change = e.now.get("weight_change", math.nan)
+    if e.steps < FEWEST_STEPS or not change < LEAST_CHANGE:
+        return None
+    figure = "change of the weights in the whole run"
+    limit = 100 * LEAST_CHANGE
+    return Finding(TOO_LOW, figure, 100 * change, "below", limit, " % of their length")
+
+
+def judge_gain(e: Evidence) -> Finding | None:
+    """Features that are no better than those of the network before its first step, or clearly better.
+
+    By labels if the accuracies differ by more than twice their noise, else by the ranking of an image's own
+    view among others. None if neither is known or clear, or if they contradict each other: an untrained
+    network without statistics in its batch norm has a lower accuracy than with them.
+    """
+    ranking, accuracy = _compare_rankings(e), _compare_accuracies(e)
+    if accuracy is None:
+        return ranking
+    if accuracy.name == HEALTHY and ranking is not None and ranking.name == NOT_BETTER:
+        return None
+    return accuracy
+
+
+def _compare_accuracies(e: Evidence) -> Finding | None:
+    """By labels; None where there are none, or where noise could make the difference."""
+    accuracy = e.accuracy
+    if accuracy is None or not abs(accuracy.gain) > 2 * accuracy.noise:
+        return None
+    better = accuracy.gain > 0
+    limit = accuracy.before + math.copysign(2 * accuracy.noise, accuracy.gain)
+    figure = f"kNN top-1 (untrained {accuracy.before:.4g} %)"
+    if better:
+        return Finding(HEALTHY, figure, accuracy.now, "above", limit, " %")
+    return Finding(NOT_BETTER, figure, accuracy.now, "below", limit, " %")
+
+
+def _compare_rankings(e: Evidence) -> Finding | None:
+    """By the ranking of the own view among others; None if it is not known or not clear.
+
+    A run that begins with weights of another is compared with those, so a small loss says nothing.
+    """
+    before, now = e.before.get("ranking", math.nan), e.now.get("ranking", math.nan)
+    if e.steps < FEWEST_STEPS or math.isnan(now - before) or e.config.get("initial_weights"):
+        return None
+    room = 100 - before
+    needed, none = before + min(LEAST_GAIN, room / 4), before + min(NO_GAIN, room / 16)
+    figure = f"own view told from others (untrained {before:.4g} %)"
+    if now >= needed:
+        return Finding(HEALTHY, figure, now, "at least", needed, " %")
+    if now <= none:
+        return Finding(NOT_BETTER, figure, now, "at most", none, " %")
+    return None
+
+
+RULES: tuple[Callable[[Evidence], Finding | None], ...] = (
+    judge_data,
+    judge_views,
+    judge_divergence,
+    judge_high_rate,
+    judge_point,
+    judge_dimensions,
+    judge_low_rate,
+    judge_gain,
+)
+"""All rules, in the order of the verdicts' names."""
