@@ -1,0 +1,157 @@
+"""What was said of the runs: tables in Markdown, and pictures of a good run beside a bad one."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sslortho.evaluate import Verdict, diagnose
+from sslortho.evaluate.verdict.findings import (
+    DATA,
+    DIMENSIONAL,
+    DIVERGING,
+    HEALTHY,
+    NOT_BETTER,
+    POINT,
+    TOO_HIGH,
+    TOO_LOW,
+    UNDECIDED,
+    VIEWS,
+)
+from sslortho.runs.curves import draw_curves
+from sslortho.runs.markdown import table_lines
+
+Run = Mapping[str, Any]
+"""Line of the file of runs."""
+
+FAILED = (POINT, DIMENSIONAL, DIVERGING, NOT_BETTER)
+"""Names that a run with a part taken out may be given."""
+
+RIGHT: dict[str, tuple[str, ...]] = {
+    "healthy": (HEALTHY,),
+    "rate x 100": (TOO_HIGH, DIVERGING),
+    "rate / 1000": (TOO_LOW,),
+    "augmentations off": (VIEWS,),
+    "one image repeated": (DATA,),
+    "eight images repeated": (DATA,),
+    "nearly constant images": (DATA,),
+}
+"""Kind of run to the verdicts that are right; of others FAILED."""
+
+
+def judge(run: Run, labels: bool) -> Verdict:
+    """Verdict on a run of the file, with or without its labels."""
+    records, summary = run["records"], run["summary"]
+    if not labels:
+        records = [{n: v for n, v in r.items() if "knn" not in n} for r in records]
+        summary = {n: v for n, v in summary.items() if "knn" not in n}
+    return diagnose(records, summary, failure=run["error"])
+
+
+def _accuracy(run: Run) -> float | None:
+    return run["summary"].get("knn_top1")
+
+
+def _mean_change(runs: Sequence[Run], all_runs: Sequence[Run], data: str) -> str:
+    """Mean difference of kNN from the healthy runs of the same method, data, backbone and seed."""
+    keys = ("method", "data", "backbone", "seed")
+    sound = {tuple(r[k] for k in keys): _accuracy(r) for r in all_runs if r["kind"] == HEALTHY}
+    pairs = [
+        (_accuracy(run), sound.get(tuple(run[k] for k in keys)))
+        for run in runs
+        if run["data"] == data
+    ]
+    changes = [now - then for now, then in pairs if now is not None and then is not None]
+    return f"{sum(changes) / len(changes):+.1f}" if changes else "-"
+
+
+def summarise(runs: Sequence[Run], all_runs: Sequence[Run], labels: bool) -> list[str]:
+    """A row for each kind of run: how often it was named rightly, wrongly, or not at all."""
+    rows: list[tuple[str, ...]] = [
+        ("what was broken", "runs", "named rightly", "another fault named", "undecided",
+         "called healthy", "kNN, digits", "kNN, CIFAR-10")
+    ]  # fmt: skip
+    for kind in dict.fromkeys(run["kind"] for run in runs):
+        mine = [run for run in runs if run["kind"] == kind]
+        names = Counter(judge(run, labels).name for run in mine)
+        right = sum(names[name] for name in RIGHT.get(kind, FAILED))
+        healthy = names[HEALTHY] if kind != HEALTHY else 0
+        other = len(mine) - right - names[UNDECIDED] - healthy
+        changes = [_mean_change(mine, all_runs, data) for data in ("digits", "cifar")]
+        shown = "nothing (healthy)" if kind == HEALTHY else kind
+        counts = (len(mine), right, other, names[UNDECIDED])
+        called = str(right if kind == HEALTHY else healthy)
+        rows.append((shown, *map(str, counts), called, *changes))
+    return _markdown(rows)
+
+
+def confuse(runs: Sequence[Run], labels: bool) -> list[str]:
+    """The confusion table: a row for each kind of run, a column for each verdict."""
+    found: dict[str, Counter[str]] = {}
+    for run in runs:
+        found.setdefault(run["kind"], Counter())[judge(run, labels).name] += 1
+    names = [
+        n
+        for n in (HEALTHY, UNDECIDED, DATA, VIEWS, DIVERGING, TOO_HIGH, POINT, DIMENSIONAL, TOO_LOW, NOT_BETTER)
+        if any(counts[n] for counts in found.values())
+    ]  # fmt: skip
+    rows = [("what was broken", *names)]
+    for kind, counts in found.items():
+        shown = "nothing (healthy)" if kind == HEALTHY else kind
+        rows.append((shown, *(str(counts[n] or "") for n in names)))
+    return _markdown(rows)
+
+
+def list_methods(runs: Sequence[Run], labels: bool) -> list[str]:
+    """A row for each method and kind: what was said of each of its runs."""
+    rows: list[tuple[str, ...]] = [
+        ("method", "what was broken", "verdicts on digits", "verdicts on CIFAR-10")
+    ]
+    for method in dict.fromkeys(run["method"] for run in runs):
+        for kind in dict.fromkeys(run["kind"] for run in runs if run["method"] == method):
+            mine = [run for run in runs if (run["method"], run["kind"]) == (method, kind)]
+            cells = [
+                _count(judge(run, labels).name for run in mine if run["data"] == data)
+                for data in ("digits", "cifar")
+            ]
+            rows.append((method, "nothing (healthy)" if kind == HEALTHY else kind, *cells))
+    return _markdown(rows)
+
+
+def _count(names: Any) -> str:
+    return ", ".join(f"{name} x {n}" if n > 1 else name for name, n in Counter(names).items())
+
+
+def _markdown(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    columns = list(zip(*rows, strict=True))
+    right = [all(_is_number(cell) for cell in column[1:]) for column in columns]
+    return table_lines(columns, right, 60)
+
+
+def _is_number(cell: str) -> bool:
+    return cell in ("", "-") or cell.lstrip("+-").replace(".", "").isdigit()
+
+
+PICTURES = {
+    "collapse.png": ("byol", "digits", "no stop-gradient"),
+    "dimensional.png": ("vicreg", "digits", "no variance term"),
+    "rate_too_high.png": ("barlow_twins", "cifar", "rate x 100"),
+    "rate_too_low.png": ("simclr", "cifar", "rate / 1000"),
+}
+"""Picture to the broken run that is drawn beside the healthy one of its method and data, of seed 1."""
+
+
+def draw(runs: Sequence[Run], folder: Path, keep: Callable[[Run], bool]) -> None:
+    """Draw a healthy run and a broken one into one picture each."""
+    for name, (method, data, kind) in PICTURES.items():
+        shown = {
+            run["kind"]: [{n: v for n, v in r.items() if "knn" not in n} for r in run["records"]]
+            for run in sorted(runs, key=lambda run: run["kind"] != HEALTHY)
+            if (run["method"], run["data"]) == (method, data)
+            and run["kind"] in (HEALTHY, kind)
+            and keep(run)
+        }
+        if len(shown) == 2:
+            words = judge(next(r for r in runs if r["kind"] == kind and r["method"] == method
+                               and r["data"] == data and keep(r)), labels=False)  # fmt: skip
+            draw_curves(folder / name, shown, f"{method}, {data}: {kind}. Verdict: {words.name}")
