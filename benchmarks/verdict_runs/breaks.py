@@ -31,6 +31,9 @@ class Break:
 
 HEALTHY = "healthy"
 
+_ADAMW = {"optim": "adamw", "lr": 0.003, "lr_biases": 0.003}
+"""The usual rate of AdamW (recipes/pretrain/rates.py)."""
+
 COMMON: dict[str, Break] = {
     HEALTHY: Break(),
     "rate x 100": Break(rate=100),
@@ -39,6 +42,8 @@ COMMON: dict[str, Break] = {
     "one image repeated": Break(images="one image repeated"),
     "eight images repeated": Break(images="eight images repeated"),
     "nearly constant images": Break(images="nearly constant images"),
+    "healthy, AdamW": Break(options=_ADAMW),
+    "rate x 100, AdamW": Break(options={**_ADAMW, "lr": 0.3, "lr_biases": 0.3}),
 }
 """Ways for every method."""
 

@@ -29,7 +29,9 @@ FAILED = (POINT, DIMENSIONAL, DIVERGING, NOT_BETTER)
 
 RIGHT: dict[str, tuple[str, ...]] = {
     "healthy": (HEALTHY,),
+    "healthy, AdamW": (HEALTHY,),
     "rate x 100": (TOO_HIGH, DIVERGING),
+    "rate x 100, AdamW": (TOO_HIGH, DIVERGING),
     "rate / 1000": (TOO_LOW,),
     "augmentations off": (VIEWS,),
     "one image repeated": (DATA,),
@@ -75,12 +77,13 @@ def summarise(runs: Sequence[Run], all_runs: Sequence[Run], labels: bool) -> lis
         mine = [run for run in runs if run["kind"] == kind]
         names = Counter(judge(run, labels).name for run in mine)
         right = sum(names[name] for name in RIGHT.get(kind, FAILED))
-        healthy = names[HEALTHY] if kind != HEALTHY else 0
+        sound = HEALTHY in RIGHT.get(kind, ())
+        healthy = 0 if sound else names[HEALTHY]
         other = len(mine) - right - names[UNDECIDED] - healthy
         changes = [_mean_change(mine, all_runs, data) for data in ("digits", "cifar")]
         shown = "nothing (healthy)" if kind == HEALTHY else kind
         counts = (len(mine), right, other, names[UNDECIDED])
-        called = str(right if kind == HEALTHY else healthy)
+        called = str(names[HEALTHY])
         rows.append((shown, *map(str, counts), called, *changes))
     return _markdown(rows)
 

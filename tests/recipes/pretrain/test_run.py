@@ -175,7 +175,19 @@ def test_two_ranks_train_as_one(finished, tmp_path):
     assert ours[0]["grad_norm"] == pytest.approx(theirs[0]["grad_norm"], rel=1e-4)
     # rounding grows from step to step
     assert [r["loss"] for r in ours[:6]] == pytest.approx([r["loss"] for r in theirs[:6]], rel=1e-2)
-    assert json.loads((out / "summary.json").read_text())["steps"] == 16
+    two, one = (json.loads((run / "summary.json").read_text()) for run in (out, whole))
+    assert two["steps"] == 16
+    assert two["verdict"]["name"] == one["verdict"]["name"]
+    probes = [[r for r in records(run) if "probe/rankme" in r] for run in (out, whole)]
+    for ours, theirs in zip(*probes, strict=True):
+        assert set(ours) == set(theirs)
+        for name in (
+            "probe/rankme",
+            "probe/ranking",
+            "probe/weight_change",
+            "probe/distinct_images",
+        ):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-6 if not ours["step"] else 0.05)
 
 
 @pytest.fixture(scope="module")
