@@ -1,4 +1,4 @@
-"""Broken images: found before training starts, and left out where the user asks for it."""
+"""Broken images: found before training starts, and left out if they are few or the user asks for it."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ from sslortho.data.first_rank import is_first_rank
 from sslortho.data.image_sets import ImageSet, Split
 from sslortho.data.names import join_first, to_line
 from sslortho.data.prefetch import available_cores
-from sslortho.data.skip_list import keeps_list, read_skip_list, write_skip_list
+from sslortho.data.skip_list import has_begun, keeps_list, read_skip_list, write_skip_list
 
 MOST_CHECKED = 100_000
 """Images up to which each is checked by its header and its end; of a larger set a sample is."""
@@ -36,6 +36,9 @@ SAMPLED = 100
 """Share of MOST_CHECKED in the sample of a larger set, beside the first image of each class: 1 of 100, so
 1,000 images."""
 
+FEW = 0.05
+"""Largest share of broken images that are left out unasked."""
+
 LONGEST_CHECK = timedelta(days=1)
 """Time that ranks wait for the first one to decode all images."""
 
@@ -46,14 +49,15 @@ Images = TypeVar("Images", bound=ImageSet)
 
 
 def handle_broken(
-    data: Images, split: Split, skip: bool = False, skip_list: Path | None = None
+    data: Images, split: Split, skip: bool | None = False, skip_list: Path | None = None
 ) -> tuple[Images, list[Size]]:
     """Find broken images before training starts. Every rank must call.
 
     Args:
         data: images of a split.
         split: its name, for messages and the list.
-        skip: leave broken images out. To find them each is decoded once, by the first rank.
+        skip: leave broken images out. To find them each is decoded once, by the first rank. None: leave out
+            those whose header or end is broken, if they are at most FEW of no more than MOST_CHECKED.
         skip_list: file that lists them. A run that has begun keeps its list: see `keeps_list`.
 
     Returns:
@@ -64,15 +68,22 @@ def handle_broken(
         ValueError: broken images, unless they are left out; images that broke after the list was made;
             a split without any image that is whole.
     """
-    if skip:
-        data = _leave_out(data, split, skip_list)
+    if skip is not False:
+        data = _leave_out(data, split, skip_list, few=skip is None)
     chosen = _choose_checked(data)
     sizes, broken = _check(data, chosen, thorough=False)
     if broken:
         raise ValueError(
-            describe_broken(list(broken.values()), len(chosen), skip_list if skip else None)
+            describe_broken(list(broken.values()), len(chosen), _binding(skip, skip_list))
         )
     return data, sizes
+
+
+def _binding(skip: bool | None, skip_list: Path | None) -> Path | None:
+    """The list that says what a run leaves out; None if nothing is left out."""
+    if skip is None and skip_list is not None and not keeps_list(skip_list):
+        return None
+    return skip_list if skip is not False else None
 
 
 def _choose_checked(data: ImageSet) -> Sequence[int]:
@@ -137,9 +148,10 @@ def describe_broken(
     )
 
 
-def _leave_out(data: Images, split: Split, skip_list: Path | None) -> Images:
+def _leave_out(data: Images, split: Split, skip_list: Path | None, few: bool) -> Images:
     """The images that are whole, by the list of the run or of the first rank."""
-    broken = _ask_first_rank(lambda: _find_or_read(data, split, skip_list))
+    find = _find_few if few else _find_or_read
+    broken = _ask_first_rank(lambda: find(data, split, skip_list))
     if not broken:
         return data
     kept = [i for i in range(len(data)) if data.name_of(i) not in broken]
@@ -167,6 +179,26 @@ def _find_or_read(data: ImageSet, split: Split, skip_list: Path | None) -> dict[
     found = {data.name_of(i): error.reason for i, error in broken.items()}
     if skip_list is not None and is_first_rank():
         write_skip_list(skip_list, {**_keep_other(skip_list, split, listed), split: found})
+    return found
+
+
+def _find_few(data: ImageSet, split: Split, skip_list: Path | None) -> dict[str, str]:
+    """Name and fault of each image that looks broken, if they are few.
+
+    A run that has begun goes by its list, and leaves out nothing if it has none.
+    """
+    if skip_list is not None and has_begun(skip_list):
+        return read_skip_list(skip_list).get(split, {}) if keeps_list(skip_list) else {}
+    if skip_list is not None and split == "train" and is_first_rank():
+        skip_list.unlink(missing_ok=True)  # of a start that was refused
+    if len(data) > MOST_CHECKED:
+        return {}
+    _, broken = _check(data, range(len(data)), thorough=False)
+    if not broken or len(broken) > FEW * len(data):
+        return {}
+    found = {data.name_of(i): error.reason for i, error in broken.items()}
+    if skip_list is not None and is_first_rank():
+        write_skip_list(skip_list, {**_keep_other(skip_list, split, {}), split: found}, few=True)
     return found
 
 

@@ -79,7 +79,7 @@ def load_imagenet(
 
 
 def check_beton(
-    data: BetonImages | None, split: Split, skip_broken: bool, skip_list: Path | None
+    data: BetonImages | None, split: Split, skip_broken: bool | None, skip_list: Path | None
 ) -> ImageSet | None:
     """Check the images of a beton as those of a folder; see `handle_broken`."""
     if data is None:

@@ -218,7 +218,7 @@ def settle_files(
     files: ImageFiles,
     split: Split,
     loader: Literal["auto", "tensor", "files"],
-    skip_broken: bool = False,
+    skip_broken: bool | None = False,
     skip_list: Path | None = None,
 ) -> ImageSet:
     """Check image files; read them into memory if all are small and of one size.

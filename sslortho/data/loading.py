@@ -81,7 +81,7 @@ def _load_split(options: DataOptions, split: Split) -> ImageSet | None:
         split,
         options.loader,
         options.follow_links,
-        options.skip_broken,
+        bool(options.skip_broken),
         options.skip_list,
         options.turns_upright,
     )

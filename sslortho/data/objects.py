@@ -65,7 +65,7 @@ def load_object(
             f"{_name(split)}={_show(data)} is no images that can be read; give {KINDS}"
         )
     found = _take_dataset(images, labels, options, needs_labels)
-    if options.skip_broken:
+    if options.skip_broken:  # by default a user's own __getitem__ is not called for a check
         found, _ = handle_broken(found, split, True, options.skip_list)
     return read_into_memory(found) if options.loader == "tensor" else found
 

@@ -56,10 +56,12 @@ class DataOptions(RandomOptions):
         False, group="data", rare=True, may_change=True, affects_result=False
     )
     """Read images through symbolic links that lead out of data_dir."""
-    skip_broken: bool = option(False, group="data", may_change=True)
+    skip_broken: bool | None = option(None, group="data", may_change=True)
     """Leave out images that cannot be decoded, and list them in skipped_images.txt in the run folder;
-    without it they are an error before training. To find them, each image is decoded once when a run
-    begins: about 2 s of a core for 1,000 photographs of ImageNet. A run that resumes keeps its list."""
+    false: they are an error before training. To find them, each image is decoded once when a run begins:
+    about 2 s of a core for 1,000 photographs of ImageNet. A run that resumes keeps its list. Default, for
+    images of your own: of up to 100,000, leave out those with a broken header or end, if they are at
+    most 1 in 20; for data sets by name: false."""
     workers: int | None = option(None, group="hardware", may_change=True, affects_result=False)
     """Threads that decode and augment images of a folder or a beton, on each rank; 0 for none.
     Default: the machine's cores, shared among its ranks."""
@@ -90,7 +92,7 @@ class DataOptions(RandomOptions):
             loader=self.loader != "auto" and not (own or files),
             cache=self.cache is not None and not (betons or self.data == PATH),
             follow_links=self.follow_links and not (files or self.data == PATH),
-            skip_broken=self.skip_broken and not (own or files or betons),
+            skip_broken=bool(self.skip_broken) and not (own or files or betons),
             worker_type=self.data != GIVEN and self.worker_type is not None,
         )
         super().__post_init__()

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 import sslortho
-from sslortho.data import ImageFiles
 from sslortho.data.skip_list import read_skip_list
 from sslortho.runs.status import RunStoppedError
 from sslortho.train.trainer import Trainer
@@ -71,17 +70,16 @@ def test_a_file_that_breaks_in_mid_run_loses_nothing(data, tmp_path, monkeypatch
     """The run resumes to the weights of an undisturbed one, once the file is whole again."""
     expected = sslortho.pretrain(str(data), out=tmp_path / "whole", **SMALL)
     whole = data / "train" / "b" / "5.png"
-    opened, plain = [], ImageFiles.open
+    step = Trainer._step
 
-    def break_later(self, index):
-        opened.append(index)
-        if len(opened) == 35:
+    def break_later(self, *arguments):
+        step(self, *arguments)
+        if self.progress.step + 1 == 4:  # the second epoch reads it again
             shutil.copy(whole, tmp_path / "copy.png")
             spoil(whole)
-        return plain(self, index)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ImageFiles, "open", break_later)
+        patch.setattr(Trainer, "_step", break_later)
         with pytest.raises(ValueError, match=r"b/5\.png cannot be read .*--skip_broken"):
             sslortho.pretrain(str(data), out=tmp_path / "run", **SMALL)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -119,6 +117,68 @@ def test_a_refused_start_leaves_no_list_behind_that_counts(data, tmp_path, monke
     found = sslortho.pretrain(str(data), out=tmp_path / "run", skip_broken=True, **SMALL)
     assert found.summary["steps"] == 8
     assert read_skip_list(tmp_path / "run" / "skipped_images.txt")["train"] == {}
+
+
+def copy_images(folder: Path, count: int) -> None:
+    """That many whole images of one kind in a flat folder."""
+    folder.mkdir()
+    for number in range(count):
+        Image.new("RGB", (16, 16), (number, 2 * number, 3 * number)).save(folder / f"{number}.png")
+
+
+def test_few_broken_files_of_ones_own_are_left_out_unasked(tmp_path, monkeypatch):
+    """By their header and end; the run goes on without them, whatever was broken or mended since."""
+    photos, out = tmp_path / "photos", tmp_path / "run"
+    copy_images(photos, 40)
+    (photos / "7.png").write_bytes(b"")
+    (photos / "9.png").write_bytes((photos / "9.png").read_bytes()[:60])
+    step = Trainer._step
+
+    def stop(self, *arguments) -> None:
+        step(self, *arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stop)
+        with (
+            pytest.warns(
+                UserWarning, match=r"2 of 40 train images are broken and left out, photos/7\.png"
+            ),
+            pytest.raises(RunStoppedError),
+        ):
+            sslortho.pretrain(str(photos), out=out, **SMALL)
+    assert list(read_skip_list(out / "skipped_images.txt")["train"]) == [
+        "photos/7.png",
+        "photos/9.png",
+    ]
+    Image.new("RGB", (16, 16)).save(photos / "7.png")
+    (photos / "11.png").rename(tmp_path / "11.png")
+    (photos / "11.png").write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="2 of 40 train images"),
+        pytest.raises(ValueError, match=r"they broke after .*skipped_images\.txt was written"),
+    ):
+        sslortho.pretrain(str(photos), out=out, **SMALL)
+    (tmp_path / "11.png").rename(photos / "11.png")
+    with pytest.warns(UserWarning, match="2 of 40 train images"):
+        found = sslortho.pretrain(str(photos), out=out, **SMALL)
+    assert found.summary["inputs"]["training"]["count"] == 38
+
+
+def test_many_broken_files_are_an_error(tmp_path):
+    photos = tmp_path / "photos"
+    copy_images(photos, 40)
+    for name in ("3.png", "5.png", "20.png"):
+        (photos / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"3 of 40 images cannot be read: .*--skip_broken"):
+        sslortho.pretrain(str(photos), out=tmp_path / "run", **SMALL)
+    (photos / "3.png").unlink()
+    with pytest.raises(ValueError, match=r"2 of 39 images cannot be read"):
+        sslortho.pretrain(str(photos), out=tmp_path / "run", **SMALL)
+    (photos / "5.png").unlink()
+    with pytest.raises(ValueError, match=r"20\.png cannot be read.*--skip_broken"):
+        sslortho.pretrain(str(photos), out=tmp_path / "run", skip_broken=False, **SMALL)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
