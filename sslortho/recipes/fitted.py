@@ -29,14 +29,15 @@ class Choice:
         return "; ".join(parts)
 
 
-def fit_batch(usual: int, images: int) -> Choice:
+def fit_batch(usual: int, images: int, steps: int = 1) -> Choice:
     """Samples of a step: the usual number, or fewer where there are few images.
 
     Args:
-        usual: batch of larger data; kept as long as it is no more than the images.
+        usual: batch of larger data; kept as long as it gives that many steps an epoch.
         images: number of training images.
+        steps: at most STEPS_AN_EPOCH.
     """
-    if usual <= images:
+    if usual * steps <= images:
         return Choice(usual, "the usual batch", "")
     most = max(2, images // STEPS_AN_EPOCH)
     reason = f"the largest power of two that gives {images} images {STEPS_AN_EPOCH} steps an epoch"

@@ -1,8 +1,10 @@
 """Tar shards: what is found in them, from where they are read, and what is wrong with them."""
 
+import http.server
 import io
 import json
 import tarfile
+import threading
 
 import fsspec
 import numpy as np
@@ -105,6 +107,58 @@ def test_shards_at_an_address(tmp_path):
     assert images.check(1) == (0, 0)
     with pytest.raises(ValueError, match=r"memory://shards/b\.tar.* cannot be read"):
         load_training_set(DataOptions(data="memory://shards/b.tar"))
+
+
+class Ranges(http.server.BaseHTTPRequestHandler):
+    """A server of one file, whole or in parts, as the stores of cloud providers are."""
+
+    content = b""
+
+    def do_HEAD(self):
+        self._answer(200, {"Content-Length": len(self.content)}, b"")
+
+    def do_GET(self):
+        if self.headers["Range"] is None:
+            self._answer(200, {"Content-Length": len(self.content)}, self.content)
+            return
+        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+        part = self.content[first : last + 1]
+        told = f"bytes {first}-{first + len(part) - 1}/{len(self.content)}"
+        self._answer(206, {"Content-Length": len(part), "Content-Range": told}, part)
+
+    def _answer(self, status, headers, body):
+        if self.path != "/a-0.tar":
+            self.send_error(404)
+            return
+        self.send_response(status)
+        for name, value in {"Accept-Ranges": "bytes", **headers}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ranges) as found:
+        thread = threading.Thread(target=found.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{found.server_port}"
+        found.shutdown()
+        thread.join()
+
+
+def test_shards_over_http(tmp_path, server, monkeypatch):
+    write(tmp_path / "a.tar", samples(0, 5))
+    monkeypatch.setattr(Ranges, "content", (tmp_path / "a.tar").read_bytes())
+    images = load_training_set(DataOptions(data=f"{server}/a-{{0..0}}.tar"))
+    for place in (4, 0, 2):
+        np.testing.assert_array_equal(images.open(place), picture(place)[0])
+    assert torch.equal(images.labels, load_shards([str(tmp_path / "a.tar")]).labels)
+    with pytest.raises(ValueError, match=r"http://.*/b\.tar.* cannot be read"):
+        load_training_set(DataOptions(data=f"{server}/b.tar"))
 
 
 def test_a_broken_image_is_named_and_left_out(tmp_path):

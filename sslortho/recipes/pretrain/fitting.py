@@ -6,7 +6,7 @@ The digits have values of their own, which never reach other images. Imports no 
 from dataclasses import dataclass
 from typing import Any
 
-from sslortho.recipes.fitted import Choice, fit_batch
+from sslortho.recipes.fitted import STEPS_AN_EPOCH, Choice, fit_batch
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.rates import choose_rate, momentum_order
 
@@ -117,7 +117,7 @@ def _digits(images: int) -> dict[str, Choice]:
 
 def _fit_length(options: PretrainOptions, images: int, gpu: bool) -> dict[str, Choice]:
     """Batch, epochs, warm-up, evaluations and rate: each follows from those before it."""
-    batch = fit_batch(USUAL_BATCH, images)
+    batch = fit_batch(USUAL_BATCH, images, STEPS_AN_EPOCH)
     length = _fit_epochs(images, gpu)
     epochs = length.value if options.epochs is None else options.epochs
     batch_size = batch.value if options.batch_size is None else options.batch_size

@@ -92,6 +92,13 @@ def test_a_batch_fits_the_images(usual, images, batch):
     assert fit_batch(usual, images).value == batch
 
 
+@pytest.mark.parametrize(("images", "batch"), [(512, 128), (511, 64), (200, 32), (128, 32), (5, 2)])
+def test_few_images_of_ones_own_have_several_steps_an_epoch(images, batch):
+    found = fit_options(PretrainOptions.of(**FOLDER), images)["batch_size"].value
+    assert found == batch
+    assert images < 8 or images // found >= 4
+
+
 @pytest.mark.parametrize(
     ("side", "crop"),
     [
