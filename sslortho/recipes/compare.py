@@ -1,8 +1,8 @@
 """Table of runs, seeds taken together: `sslortho compare runs/* [--figures top1,knn_top1]`.
 
 Prints a row for the runs that differ only in their seed, with mean and standard error of each figure
-of their summary.json, and writes it to compare.md and compare.csv. Pretraining, evaluations and
-supervised training have a table each in compare.md; compare.csv has all rows.
+of their summary.json, and writes it to compare.md and compare.csv. Each method of pretraining, each kind
+of evaluation and supervised training have a table of their own in compare.md; compare.csv has all rows.
 """
 
 import json
@@ -74,12 +74,16 @@ KINDS = {
 
 
 def group_by_kind(runs: "Sequence[Run]") -> "dict[str, list[Run]]":
-    """Runs of each kind, in the order of KINDS; "Others" where their options do not tell."""
-    found: dict[str, list[Run]] = {kind: [] for kind in (*KINDS.values(), "Others")}
+    """Runs of each kind, in the order of KINDS; "Others" where their options do not tell.
+
+    A method of pretraining is a kind, since each has a loss of its own.
+    """
+    found: dict[str, dict[str, list[Run]]] = {kind: {} for kind in (*KINDS.values(), "Others")}
     for run in runs:
         kind = next((kind for name, kind in KINDS.items() if name in run.config), "Others")
-        found[kind].append(run)
-    return {kind: members for kind, members in found.items() if members}
+        method = run.config.get("method")
+        found[kind].setdefault(f"{kind}, {method}" if method else kind, []).append(run)
+    return {title: kinds[title] for kinds in found.values() for title in sorted(kinds)}
 
 
 def describe_kinds(
@@ -87,13 +91,14 @@ def describe_kinds(
 ) -> str:
     """Table of each kind of runs as Markdown, with headings if there are several kinds.
 
-    A loss or an accuracy is the best among runs of one kind alone: those of others have other scales.
+    A loss or an accuracy is the best among runs of one kind alone: those of others have other scales. So
+    have losses of one method with other options of its own.
 
     Args:
         runs: of any kinds.
         figures, by: as for `compare_runs`; a kind has those of them that it knows.
     """
-    from sslortho.recipes.run_options import ignored_options
+    from sslortho.recipes.run_options import ignored_options, loss_options
     from sslortho.runs.several.comparison import compare_runs, figure_names
     from sslortho.runs.several.comparison_tables import to_markdown
 
@@ -105,9 +110,9 @@ def describe_kinds(
             labels = by and [name for name in by if any(name in run.config for run in members)]
             parts.append(f"## {kind}\n")
         table = compare_runs(
-            members, shown, labels, ignored=ignored_options(), always=("backbone_from",)
+            members, shown, labels, ignored=ignored_options(), always=("backbone_from",), brief=True
         )
-        parts.append(to_markdown(table))
+        parts.append(to_markdown(table, loss_options()))
     return "\n".join(parts)
 
 

@@ -25,7 +25,7 @@ SAMPLE = 256
 SHOWN = 20
 """Groups that are printed; the file has all."""
 
-MANY = 0.2
+MANY = 1 / 3
 """Share of the images in groups beyond which the threshold is doubted: collections with so many copies are
 rare, and features that do not tell images apart are not."""
 

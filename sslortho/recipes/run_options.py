@@ -33,3 +33,13 @@ def ignored_options() -> frozenset[str]:
     found = [(name, fact) for cls in classes for name, fact in facts(cls).items()]
     affecting = {name for name, fact in found if fact.affects_result}
     return frozenset(name for name, _ in found) - affecting
+
+
+@functools.cache
+def loss_options() -> frozenset[str]:
+    """Options that losses depend on by their definition: those of the methods, and of cross-entropy.
+
+    Contrastive losses grow with the batch, that of Barlow Twins with the width of the projector.
+    """
+    own = {name for cls in METHOD_OPTIONS.values() for name in facts(cls)}
+    return frozenset({*own, "batch_size", "label_smoothing", "projector"})

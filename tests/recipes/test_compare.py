@@ -143,8 +143,8 @@ def test_backbones_are_looked_up_where_their_runs_are(call):
     ]
     code, out, _ = call(*evaluations)
     assert code == 0
-    rows = [line for line in out.splitlines() if line.startswith("| runs/")]
-    assert [line.split("|")[2].strip() for line in rows] == ["2", "1"]  # e0 with e2
+    rows = [line for line in out.splitlines() if line.startswith("| e")]
+    assert [line.split("|")[3].strip() for line in rows] == ["2", "1"]  # e0 with e2
     assert "taken for a seed" not in out
 
 
@@ -159,7 +159,11 @@ def test_each_kind_of_run_has_its_own_table_and_its_own_best(call):
     text = Path("c.md").read_text()
     assert text in out
     headings = [line for line in text.splitlines() if line.startswith("#")]
-    assert headings == ["## Pretraining", "## Supervised training", "## Nearest neighbours"]
+    assert headings == [
+        "## Pretraining, barlow_twins",
+        "## Supervised training",
+        "## Nearest neighbours",
+    ]
     pretraining, supervised, neighbours = (part.split("\n## ")[0] for part in text.split("## ")[1:])
     assert "**396.0**" in pretraining  # though cross-entropy is lower
     assert "top1 " not in pretraining.replace("knn_top1", "")
@@ -173,10 +177,73 @@ def test_each_kind_of_run_has_its_own_table_and_its_own_best(call):
 
 def test_the_kinds_are_told_by_options_that_one_command_alone_has():
     commands = {
-        "Pretraining": PretrainOptions.of(),
+        "Pretraining, barlow_twins": PretrainOptions.of(),
         "Supervised training": SupervisedOptions(),
         "Linear evaluation": LinearEvalOptions(backbone_from="x"),
         "Nearest neighbours": KnnEvalOptions(backbone_from="x"),
     }
     for kind, options in commands.items():
         assert list(group_by_kind([Run("r", {"config": options.values()})])) == [kind]
+
+
+def cells(text, title=""):
+    """Rows of the table below a heading, the header first."""
+    part = text.split(f"## {title}\n")[1].split("\n## ")[0] if title else text
+    lines = [line for line in part.splitlines() if line.startswith("|") and "---" not in line]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_each_method_has_its_own_table_and_every_row_its_run(call):
+    for name, method, loss in (("a", "simclr", 5.0), ("b", "vicreg", 20.0), ("c", "simclr", 4.0)):
+        write_run(name, {"loss": loss, "knn_top1": loss}, method=method, lr=loss, seed=0)
+    code, out, _ = call(*sorted(Path("runs").iterdir()))
+    assert code == 0
+    assert cells(out, "Pretraining, simclr") == [
+        ["run", "lr", "n", "knn_top1", "loss"],
+        ["c", "4", "1", "4.00", "**4.000**"],
+        ["a", "5", "1", "**5.00**", "5.000"],
+    ]
+    assert cells(out, "Pretraining, vicreg")[1:] == [["b", "1", "20.00", "20.00"]]
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "bold"),
+    [
+        ("lr", (1.0, 2.0), {"loss", "knn_top1"}),
+        ("temperature", (0.1, 0.5), {"knn_top1"}),
+        ("projector", ("64-64", "128-128"), {"knn_top1"}),
+        ("batch_size", (64, 128), {"knn_top1"}),
+        ("data", ("digits", "cifar10"), set()),
+    ],
+)
+def test_no_loss_is_best_among_other_losses_and_nothing_among_other_images(
+    call, option, values, bold
+):
+    for i, value in enumerate(values):
+        figures = {"loss": 2.0 + i, "knn_top1": 50.0 + i}
+        write_run(f"r{i}", figures, method="simclr", seed=0, **{option: value})
+    _, out, _ = call(*sorted(Path("runs").iterdir()), "--figures", "loss,knn_top1")
+    header, *rows = cells(out)
+    found = {name for row in rows for name, cell in zip(header, row, strict=True) if "**" in cell}
+    assert found == bold
+
+
+def test_what_all_rows_agree_in_is_named_once(call):
+    for i, lr in enumerate((1.0, 2.0)):
+        figures = {
+            "knn_top1": 50.0,
+            "untrained_knn_top1": 31.0,
+            "parameters": 272474,
+            "rankme": 3.0 + i,
+        }
+        write_run(f"r{i}", figures, method="simclr", lr=lr, seed=0)
+    folders = sorted(Path("runs").iterdir())
+    _, out, _ = call(*folders)
+    assert cells(out)[0] == ["run", "lr", "n", "knn_top1", "rankme"]
+    assert "The same in all rows: parameters 272474, untrained_knn_top1 31." in out
+    with Path("compare.csv").open() as file:
+        assert next(csv.DictReader(file))["parameters_mean"] == "272474.0"
+    _, out, _ = call(*folders, "--figures", "parameters")
+    assert cells(out)[0] == ["run", "lr", "n", "parameters"]
+    _, out, _ = call(folders[0])
+    assert "parameters" in cells(out)[0]

@@ -16,7 +16,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
@@ -33,6 +33,9 @@ FIRST = ("top1", "top5", "linear_top1", "linear_top5", "knn_top1", "knn_top5", "
 
 NO_RESULTS = ("untrained_", "best_")
 """Prefixes of figures of the untrained network, and of the epoch chosen on the test images."""
+
+ACCURACY, LOSS = re.compile(r"(^|_)(top\d+|accuracy)$"), re.compile(r"(^|_)(loss|error)$")
+"""Names of figures whose highest, and whose lowest, is the best."""
 
 BY_SEED = ("subset", "validation", "train_percent")
 """Options by which the seed chooses training images."""
@@ -87,6 +90,10 @@ class Comparison:
     rows: Sequence[Row]
     notes: Sequence[str]
     """Remarks on rows whose runs may not belong together."""
+    equal: Mapping[str, float] = field(default_factory=dict)
+    """Figures that are left out because all rows agree in them, with their value."""
+    different: Set[str] = frozenset()
+    """Options in which rows differ, whether they are labels or not."""
 
 
 def _canonical(value: Any) -> str:
@@ -245,6 +252,7 @@ def compare_runs(
     *,
     ignored: Set[str],
     always: Sequence[str] = (),
+    brief: bool = False,
 ) -> Comparison:
     """A table with a row for the runs that differ only in their seed.
 
@@ -256,6 +264,8 @@ def compare_runs(
             the rows apart.
         ignored: options that do not affect the result.
         always: options that are labels, first and even if all rows agree in them, unless `by` is given.
+        brief: name the runs of each row first, and put into `equal` the figures in which several rows agree,
+            unless they are named in `figures`, or are accuracies or losses that training has reached.
 
     Raises:
         ValueError: there are no runs, or none has one of the figures or options.
@@ -274,8 +284,8 @@ def compare_runs(
     else:
         columns = list(by)
     labels = [_labels(group, columns) for group in groups]
-    if not columns or (by is None and len(set(map(str, labels))) < len(groups)):
-        columns.append("run")
+    if brief or not columns or (by is None and len(set(map(str, labels))) < len(groups)):
+        columns = ["run", *columns] if brief else [*columns, "run"]
         for label, name in zip(labels, _run_names(groups), strict=True):
             label["run"] = name
     names = figure_names(runs) if figures is None else list(figures)
@@ -284,4 +294,27 @@ def compare_runs(
         for label, group in zip(labels, groups, strict=True)
     ]
     notes = [note for group in compared for note in _notes(group)]
-    return Comparison(columns, names, sorted(rows, key=_sort_key), notes)
+    equal = _equal_figures(rows, names) if brief and figures is None else {}
+    return Comparison(
+        columns,
+        [name for name in names if name not in equal],
+        sorted(rows, key=_sort_key),
+        notes,
+        equal,
+        frozenset(_label_columns(compared)),
+    )
+
+
+def _equal_figures(rows: Sequence[Row], names: Iterable[str]) -> dict[str, float]:
+    """Figures in which two or more rows agree, all of them and their seeds too, but for results."""
+    if len(rows) < 2:
+        return {}
+    found: dict[str, float] = {}
+    for name in names:
+        result = ACCURACY.search(name) or LOSS.search(name)
+        if result and not name.startswith(NO_RESULTS):
+            continue
+        values = [run.summary.get(name) for row in rows for run in row.runs]
+        if isinstance(values[0], int | float) and all(value == values[0] for value in values):
+            found[name] = values[0]
+    return found

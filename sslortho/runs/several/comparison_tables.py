@@ -3,14 +3,14 @@
 import csv
 import io
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 from sslortho.runs.markdown import escape, table_lines
-from sslortho.runs.several.comparison import NO_RESULTS, Comparison, Row
+from sslortho.runs.several.comparison import ACCURACY, LOSS, NO_RESULTS, Comparison, Row
 
-ACCURACY, LOSS = re.compile(r"(^|_)(top\d+|accuracy)$"), re.compile(r"(^|_)(loss|error)$")
+OTHER_DATA = frozenset({"data", "data_dir", "test_data", "labels"})
+"""Options that say which images figures are of: those of other images are not better or worse."""
 
 
 def _text(value: Any) -> str:
@@ -35,12 +35,12 @@ def best_shown(name: str, shown: Sequence[str]) -> str | None:
     return order(shown, key=float)
 
 
-def _figure_column(name: str, rows: Sequence[Row]) -> list[str]:
+def _figure_column(name: str, rows: Sequence[Row], compared: bool) -> list[str]:
     decimals = _decimals(name, [row.figures[name].mean for row in rows if name in row.figures])
     means = [
         f"{row.figures[name].mean:.{decimals}f}" if name in row.figures else "-" for row in rows
     ]
-    best = best_shown(name, [mean for mean in means if mean != "-"])
+    best = best_shown(name, [mean for mean in means if mean != "-"]) if compared else None
     cells = [f"**{mean}**" if mean == best else mean for mean in means]
     for i, row in enumerate(rows):
         statistic, total = row.figures.get(name), len(row.runs)
@@ -51,17 +51,35 @@ def _figure_column(name: str, rows: Sequence[Row]) -> list[str]:
     return cells
 
 
-def to_markdown(comparison: Comparison) -> str:
-    """The table and its notes; the highest accuracy and the lowest loss are bold."""
-    rows = comparison.rows
+def _is_compared(name: str, different: Set[str], of_loss: Set[str]) -> bool:
+    """Whether the best of a figure means something where rows differ in these options."""
+    return not different & OTHER_DATA and not (LOSS.search(name) and different & of_loss)
+
+
+def to_markdown(comparison: Comparison, of_loss: Set[str] = frozenset()) -> str:
+    """The table and its notes; the highest accuracy and the lowest loss are bold.
+
+    Nothing is bold where rows are of different images, and no loss where they differ in what the loss is.
+
+    Args:
+        comparison: to show.
+        of_loss: options that a loss depends on by its definition, such as its temperature.
+    """
+    rows, different = comparison.rows, comparison.different
     columns = [[name, *(_text(row.labels[name]) for row in rows)] for name in comparison.columns]
     columns = [list(map(escape, column)) for column in columns]
     columns += [["n", *(str(len(row.runs)) for row in rows)]]
-    columns += [[escape(name), *_figure_column(name, rows)] for name in comparison.figures]
+    columns += [
+        [escape(name), *_figure_column(name, rows, _is_compared(name, different, of_loss))]
+        for name in comparison.figures
+    ]
     right = [i >= len(comparison.columns) for i in range(len(columns))]
     lines = table_lines(columns, right)
     if any(len(row.runs) > 1 for row in rows):
         lines += ["", "n runs each; ± is the standard error of their mean."]
+    if comparison.equal:
+        values = (f"{escape(name)} {value:.6g}" for name, value in comparison.equal.items())
+        lines += ["", f"The same in all rows: {', '.join(values)}."]
     lines += ["", *(f"- {escape(note)}" for note in comparison.notes)] if comparison.notes else []
     return "\n".join(lines) + "\n"
 
