@@ -2,6 +2,31 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+
+def read_curves(run: Path) -> list[dict[str, Any]]:
+    """Records of a run's metrics.jsonl, and at the end the figures that its summary.json alone has.
+
+    Raises ValueError for a folder without metrics.jsonl.
+    """
+    if not (run / "metrics.jsonl").is_file():
+        raise ValueError(f"{run} is not a run folder: it has no metrics.jsonl")
+    from sslortho.runs.curves import curve_names
+    from sslortho.runs.folder import RunFolder
+    from sslortho.train.records import read_metrics
+
+    records = read_metrics(run / "metrics.jsonl")
+    summary = RunFolder(run).read_summary() or {}
+    step = summary.get("steps")
+    known = {name for record in records if record.get("step") == step for name in record}
+    # the loss of a summary is that of the last record
+    missing = {
+        name: summary[name]
+        for name in sorted(curve_names() - known - {"loss"})
+        if isinstance(summary.get(name), int | float)
+    }
+    return [*records, {"step": step, **missing}] if step is not None and missing else records
 
 
 def main(arguments: Sequence[str], program: str) -> int:
@@ -15,13 +40,9 @@ def main(arguments: Sequence[str], program: str) -> int:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     given = parser.parse_args(arguments)
     with user_errors(given.debug, program):
-        for run in given.runs:
-            if not (run / "metrics.jsonl").is_file():
-                raise ValueError(f"{run} is not a run folder: it has no metrics.jsonl")
+        records = {run.name: read_curves(run) for run in given.runs}
         from sslortho.runs.curves import draw_curves
-        from sslortho.train.records import read_metrics
 
-        records = {run.name: read_metrics(run / "metrics.jsonl") for run in given.runs}
         out = given.out.expanduser()
         draw_curves(out, records, given.title)
     print(out)

@@ -1,6 +1,7 @@
 """Identity of an embedding: images, weights and settings that its rows depend on."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -82,6 +83,12 @@ def take_folder(options: EmbedOptions, about: Mapping[str, Any], inputs: Inputs)
     except BaseException:
         release_folder(folder)
         raise
+
+
+def drop_unbegun(options: EmbedOptions) -> None:
+    """Remove a folder that holds no rows, only a list of broken images that this start has written."""
+    if not (options.work_folder / ABOUT).exists():
+        shutil.rmtree(options.work_folder, ignore_errors=True)
 
 
 def _begin(options: EmbedOptions, about: Mapping[str, Any], inputs: Inputs) -> None:

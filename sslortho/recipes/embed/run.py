@@ -29,7 +29,7 @@ from sslortho.data.skip_list import SKIP_LIST
 from sslortho.evaluate.feature_files import Features, FeatureTable, check_format, load_features
 from sslortho.evaluate.feature_rows import FeatureRows
 from sslortho.recipes.backbone import Subject
-from sslortho.recipes.embed.identity import about_features, find_changes, take_folder
+from sslortho.recipes.embed.identity import about_features, drop_unbegun, find_changes, take_folder
 from sslortho.recipes.embed.options import EmbedOptions
 from sslortho.recipes.evaluation import place_subject
 from sslortho.recipes.given import NOTHING, Given
@@ -176,6 +176,7 @@ def _prepare(run: Embedding, about: dict[str, Any], out: Path) -> NDArray[np.boo
         raise ValueError(f"out={str(out)!r} is a folder; give the name of a file")
     if out.exists() and not options.overwrite:
         changes = find_changes(out, about, run.inputs())
+        drop_unbegun(options)
         if changes:
             raise ValueError(
                 f"out={str(out)!r} is there already, of something else: {'; '.join(changes)}; give another "

@@ -260,6 +260,24 @@ def test_options_without_effect():
         EmbedOptions(backbone_from="x", subset=5)
 
 
+@pytest.mark.filterwarnings("ignore:1 of 40 train images are broken")
+def test_broken_images_are_left_out_and_listed(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(40):
+        Image.fromarray(numbered(40)[i]).save(tmp_path / "photos" / f"{i:02}.png")
+    (tmp_path / "photos" / "13.png").write_bytes(b"broken")
+    for _ in range(2):  # written, and there already
+        found = embed(tmp_path / "photos", "x.npz", skip_broken=True)
+        assert read_numbers(found.features) == [i for i in range(40) if i != 13]
+        assert "13.png" in (tmp_path / "x.npz.skipped_images.txt").read_text()
+    with pytest.raises(ValueError, match="of something else: dtype"):
+        embed(tmp_path / "photos", "x.npz", skip_broken=True, dtype="float16")
+    assert sorted(path.name for path in tmp_path.glob("x*")) == [
+        "x.npz",
+        "x.npz.skipped_images.txt",
+    ]
+
+
 # Killed, as a process
 
 
