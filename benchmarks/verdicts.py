@@ -31,33 +31,35 @@ def read_runs(path: Path) -> list[dict]:
     return found
 
 
-def plans(seeds: list[int], methods: list[str], kinds: list[str] | None, backbone: str) -> list:
+def plan_runs(given: argparse.Namespace) -> list:
     """All runs, seed by seed, so that an early stop leaves whole seeds."""
     from verdict_runs.run import Plan
 
-    found = []
-    for seed in seeds:
-        order = [*COMMON, *dict.fromkeys(kind for own in OWN.values() for kind in own)]
-        for kind in kinds or order:
-            for method in methods:
-                if kind in COMMON or kind in OWN[method]:
-                    found += [
-                        Plan(method, data, kind, seed, backbone) for data in ("digits", "cifar")
-                    ]
-    return found
+    order = [*COMMON, *dict.fromkeys(kind for own in OWN.values() for kind in own)]
+    return [
+        Plan(method, data, kind, seed, given.backbone, given.epochs)
+        for seed in given.seeds
+        for kind in given.kinds or order
+        for method in given.methods
+        if kind in COMMON or kind in OWN[method]
+        for data in given.data
+    ]
 
 
 def run_all(given: argparse.Namespace) -> None:
+    """Train what the file lacks."""
     from verdict_runs.images import load_digits, load_folder
     from verdict_runs.run import carry_out
 
+    data = {}
+    if "digits" in given.data:
+        data["digits"] = load_digits()
+    if "cifar" in given.data:
+        if given.cifar is None:
+            raise SystemExit("verdicts.py: --cifar is needed, or --data digits")
+        data["cifar"] = load_folder(given.cifar)
     done = {run["name"] for run in read_runs(given.runs)}
-    data = {"digits": load_digits(), "cifar": load_folder(given.cifar)}
-    todo = [
-        plan
-        for plan in plans(given.seeds, given.methods, given.kinds, given.backbone)
-        if plan.name not in done
-    ]
+    todo = [plan for plan in plan_runs(given) if plan.name not in done]
     given.runs.parent.mkdir(parents=True, exist_ok=True)
     for number, plan in enumerate(todo, 1):
         line = carry_out(plan, data[plan.data])
@@ -106,10 +108,14 @@ def main() -> None:
     )
     parser.add_argument("command", choices=["run", "table", "pictures"])
     parser.add_argument("--cifar", type=Path, help="folder with train/<class> and test/<class>")
+    parser.add_argument(
+        "--data", nargs="+", default=["digits", "cifar"], choices=["digits", "cifar"]
+    )
     parser.add_argument("--runs", type=Path, default=RUNS, help="the file of runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--methods", nargs="+", default=list(METHOD_NAMES), choices=METHOD_NAMES)
     parser.add_argument("--kinds", nargs="+", help="ways to break a run; default: all")
+    parser.add_argument("--epochs", type=int, default=8, help="of 16 steps")
     parser.add_argument("--backbone", default="tiny", help="tiny, or a backbone's name")
     given = parser.parse_args()
     commands = {"run": run_all, "table": show_tables, "pictures": draw_pictures}

@@ -44,6 +44,7 @@ SMALL = {
         f"--milestones null --gamma null {STEPS} --subset 80"
     ),
     "chaos": "--minutes 0.01 --faults kill",
+    "verdicts": "--seeds 1 --epochs 1 --data digits --methods barlow_twins --kinds healthy --runs runs.jsonl",
     "bench_optim": "--models resnet18 --rounds 1 --steps 0 --batch_size 2 --image_size 32 --errors false",
     "bench_loading": "--images 8 --epochs 1 --batch_size 4 --workers 1 --pipelines torchvision_pil",
 }

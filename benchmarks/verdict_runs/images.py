@@ -30,7 +30,15 @@ def load_digits() -> tuple[Images, Images]:
 
 
 def load_folder(folder: Path) -> tuple[Images, Images]:
-    """As many images, in equal parts of each class of train/<class> and test/<class>, by name."""
+    """As many images, in equal parts of each class of train/<class> and test/<class>, by name.
+
+    Raises ValueError if there is no train/ or test/.
+    """
+    for name in ("train", "test"):
+        if not (folder / name).is_dir():
+            raise ValueError(
+                f"cifar={str(folder)!r} has no folder {name}/ with a folder for each class"
+            )
     return _read_split(folder / "train", TRAIN), _read_split(folder / "test", TEST)
 
 

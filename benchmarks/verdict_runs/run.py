@@ -17,7 +17,7 @@ from sslortho.train.records import read_metrics
 from verdict_runs.breaks import Break, breaks_of, views_of
 from verdict_runs.images import CHANGES, Images
 
-CROP, BATCH, EPOCHS = 16, 64, 8
+CROP, BATCH = 16, 64
 
 LR = {"simclr": 20.0}
 """Rates of Orthogonal-LARS, per 256 samples, that differ from the usual 6 (the grids of README.md)."""
@@ -72,6 +72,7 @@ class Plan:
     kind: str
     seed: int
     backbone: str = "tiny"
+    epochs: int = 8
 
     @property
     def name(self) -> str:
@@ -90,7 +91,7 @@ def options_of(plan: Plan, broken: Break) -> dict[str, Any]:
         "views": list(views_of(plan.method, plan.data, CROP, broken.still)),
         "crop_size": CROP,
         "batch_size": BATCH,
-        "epochs": EPOCHS,
+        "epochs": plan.epochs,
         "warmup_epochs": 1,
         "evaluate_every": 2,
         "log_every": 4,
@@ -101,7 +102,7 @@ def options_of(plan: Plan, broken: Break) -> dict[str, Any]:
         "threads": 1,
         "trackers": "none",
         "announce": False,
-        "checkpoint_every": EPOCHS,
+        "checkpoint_every": plan.epochs,
         **OWN.get(plan.method, {}),
         **broken.options,
     }

@@ -80,7 +80,7 @@ class Finding:
         """The figure with its value and threshold: "RankMe of the features: 1.2, below 4.5"."""
         if self.relation == "not finite":
             return f"{self.figure}: not finite"
-        short = self.unit if self.unit == " %" else ""
+        short = " %" if self.unit.startswith(" %") else ""
         return (
             f"{self.figure}: {_number(self.value)}{short}, {self.relation} "
             f"{_number(self.threshold)}{self.unit}"

@@ -222,8 +222,11 @@ def judge_gain(e: Evidence) -> Finding | None:
 
     By labels if the accuracies differ by more than twice their noise, else by the ranking of an image's own
     view among others. None if neither is known or clear, or if they contradict each other: an untrained
-    network without statistics in its batch norm has a lower accuracy than with them.
+    network without statistics in its batch norm has a lower accuracy than with them. For the same reason
+    nothing is said after a few steps.
     """
+    if e.steps < FEWEST_STEPS:
+        return None
     ranking, accuracy = _compare_rankings(e), _compare_accuracies(e)
     if accuracy is None:
         return ranking
@@ -251,7 +254,7 @@ def _compare_rankings(e: Evidence) -> Finding | None:
     A run that begins with weights of another is compared with those, so a small loss says nothing.
     """
     before, now = e.before.get("ranking", math.nan), e.now.get("ranking", math.nan)
-    if e.steps < FEWEST_STEPS or math.isnan(now - before) or e.config.get("initial_weights"):
+    if math.isnan(now - before) or e.config.get("initial_weights"):
         return None
     room = 100 - before
     needed, none = before + min(LEAST_GAIN, room / 4), before + min(NO_GAIN, room / 16)

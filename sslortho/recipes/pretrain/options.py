@@ -76,7 +76,8 @@ class PretrainOptions(InitialWeightsOptions, TrainingOptions):
     evaluate_every: int | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
         None, group="output", unit="epochs", affects_result=False, fitted=True
     )
-    """Epochs between online kNN evaluations; 0 for none. Default: 2 for digits, else ten evaluations."""
+    """Epochs between evaluations on the way: kNN where there are labels, and figures without; 0 for none.
+    Default: 2 for digits, else ten evaluations."""
     knn_k: int = option(20, group="output", rare=True)
     """Neighbours of the kNN evaluation."""
     knn_temperature: float = option(0.07, group="output", rare=True)
