@@ -95,11 +95,8 @@ def show_tables(given: argparse.Namespace) -> None:
 def draw_pictures(given: argparse.Namespace) -> None:
     from verdict_runs.table import draw
 
-    draw(
-        read_runs(given.runs),
-        given.runs.parent,
-        lambda run: run["seed"] == 1 and run["backbone"] == "tiny",
-    )
+    runs = [r for r in read_runs(given.runs) if (r["seed"], r["backbone"]) == (0, given.backbone)]
+    draw(runs, given.runs.parent)
 
 
 def main() -> None:

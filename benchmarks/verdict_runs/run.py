@@ -133,7 +133,16 @@ def carry_out(plan: Plan, data: tuple[Images, Images]) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began, 1),
         "error": error,
         "summary": _keep(plan, summary, broken),
-        "records": [{n: _short(v) for n, v in record.items()} for record in records],
+        "records": [_thin(record) for record in records],
+    }
+
+
+def _thin(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures that say how a run went."""
+    return {
+        name: _short(value)
+        for name, value in record.items()
+        if name != "images_per_second" and not name.startswith("lr/")
     }
 
 
@@ -145,7 +154,7 @@ def _keep(plan: Plan, summary: Mapping[str, Any], broken: Break) -> dict[str, An
     """Figures, numbers of images, and options; no places."""
     kept = {n: _short(v) for n, v in summary.items() if isinstance(v, int | float)}
     config = summary.get("config") or {}
-    settings = {n: v for n, v in config.items() if n not in NO_RESULT}
+    settings = {n: v for n, v in config.items() if n not in NO_RESULT and v is not None}
     if not settings:  # it did not get that far
         settings = {
             n: v for n, v in options_of(plan, broken).items() if n not in (*NO_RESULT, "views")

@@ -1,9 +1,11 @@
 """What was said of the runs: tables in Markdown, and pictures of a good run beside a bad one."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from sslortho.evaluate import Verdict, diagnose
 from sslortho.evaluate.verdict.findings import (
@@ -141,20 +143,29 @@ PICTURES = {
     "rate_too_high.png": ("barlow_twins", "cifar", "rate x 100"),
     "rate_too_low.png": ("simclr", "cifar", "rate / 1000"),
 }
-"""Picture to the broken run that is drawn beside the healthy one of its method and data, of seed 1."""
+"""Picture to the broken run that is drawn beside the healthy one of its method and data."""
 
 
-def draw(runs: Sequence[Run], folder: Path, keep: Callable[[Run], bool]) -> None:
-    """Draw a healthy run and a broken one into one picture each."""
+def draw(runs: Sequence[Run], folder: Path) -> None:
+    """Draw healthy runs and broken ones, two in a picture.
+
+    Args:
+        runs: one of each method, data and kind at most; a picture that lacks one of its two is left out.
+        folder: of the pictures.
+    """
+    known = {(run["method"], run["data"], run["kind"]): run for run in runs}
     for name, (method, data, kind) in PICTURES.items():
+        good, bad = known.get((method, data, HEALTHY)), known.get((method, data, kind))
+        if good is None or bad is None:
+            continue
         shown = {
-            run["kind"]: [{n: v for n, v in r.items() if "knn" not in n} for r in run["records"]]
-            for run in sorted(runs, key=lambda run: run["kind"] != HEALTHY)
-            if (run["method"], run["data"]) == (method, data)
-            and run["kind"] in (HEALTHY, kind)
-            and keep(run)
+            label: [
+                {n: v for n, v in record.items() if "knn" not in n} for record in run["records"]
+            ]
+            for label, run in ((HEALTHY, good), (kind, bad))
         }
-        if len(shown) == 2:
-            words = judge(next(r for r in runs if r["kind"] == kind and r["method"] == method
-                               and r["data"] == data and keep(r)), labels=False)  # fmt: skip
-            draw_curves(folder / name, shown, f"{method}, {data}: {kind}. Verdict: {words.name}")
+        verdict = judge(bad, labels=False).name
+        draw_curves(folder / name, shown, f"{method}, {data}, {kind}. Verdict: {verdict}")
+        with Image.open(folder / name) as picture:
+            few = picture.convert("RGB").quantize(48)
+        few.save(folder / name, optimize=True)  # a third of the bytes

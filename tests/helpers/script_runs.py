@@ -60,8 +60,10 @@ def wait_for_records(out, count):
 
 @functools.cache
 def load_script(name):
-    """The module of a script."""
-    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
+    """The module of a script, or of a benchmark."""
+    path = SCRIPTS / f"{name}.py"
+    path = path if path.exists() else SCRIPTS.parent / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"script_{name}", path)
     module = sys.modules[f"script_{name}"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

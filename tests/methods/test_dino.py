@@ -24,6 +24,21 @@ def test_dino_sorts_every_view_as_the_teacher_sorts_the_other_global_ones():
     assert all(p.grad is None for p in task.backbone.parameters())
 
 
+def test_the_entropies_of_the_teacher_are_those_of_its_distributions():
+    views = draw_views()
+    task = create("dino", teacher_temperature=0.05)
+    task.loss.center += 0.01 * torch.randn_like(task.loss.center)
+    centre = task.loss.center[0].clone()
+    target = task.projector(task.backbone(torch.cat(views[:2]))).chunk(2)[0]
+    p = softmax((target - centre) / 0.05, dim=1).double()
+    found = task(views, torch.zeros(BATCH))
+    each = torch.distributions.Categorical(p).entropy().mean()
+    mean = torch.distributions.Categorical(p.mean(dim=0)).entropy()
+    torch.testing.assert_close(found["teacher_entropy"].double(), each, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["teacher_mean_entropy"].double(), mean, rtol=1e-4, atol=1e-5)
+    assert each < mean
+
+
 def test_dino_keeps_its_output_layer_in_the_first_epochs():
     task = create("dino", freeze_output_epochs=2)
     for epoch, frozen in ((1, True), (2, False)):
