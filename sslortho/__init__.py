@@ -1,8 +1,9 @@
 """Self-supervised learning around orthogonalised gradients (arXiv 2202.07052).
 
 `pretrain`, `supervised`, `linear_eval`, `knn_eval`, `extract_features` and `load_backbone` are the commands as
-functions. `OrthSGD`, `OrthAdam`, `OrthAdamW`, `OrthLARS`, `Muon` and `LARS` are the optimizers, `param_groups`
-their groups. Names are imported when they are first used, so `import sslortho` costs nothing.
+functions; `find_neighbours`, `find_duplicates` and `map_features` use what `load_features` reads. `OrthSGD`,
+`OrthAdam`, `OrthAdamW`, `OrthLARS`, `Muon` and `LARS` are the optimizers, `param_groups` their groups. Names are
+imported when they are first used, so `import sslortho` costs nothing.
 """
 
 import importlib

@@ -34,7 +34,7 @@ from sslortho.recipes.embed.options import EmbedOptions
 from sslortho.recipes.evaluation import place_subject
 from sslortho.recipes.given import NOTHING, Given
 from sslortho.runs.inputs import Inputs, hash_tensors
-from sslortho.runs.lock import release_folder
+from sslortho.runs.lock import is_held, release_folder
 from sslortho.train.launch import join_ranks, shard_of
 
 BAR_AFTER = 2.0
@@ -155,12 +155,12 @@ def _write(run: Embedding, out: Path) -> None:
 def _on_main(
     accelerator: Accelerator, act: Callable[[], NDArray[np.bool_] | None]
 ) -> NDArray[np.bool_] | None:
-    """Result of a function that the main process calls, on every rank; its ValueError too."""
+    """Result of a function that the main process calls, on every rank; its errors too, as ValueError."""
     answer: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:
             answer = [act(), None]
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             answer = [None, str(error)]
     broadcast_object_list(answer)
     done, message = answer
@@ -182,7 +182,8 @@ def _prepare(run: Embedding, about: dict[str, Any], out: Path) -> NDArray[np.boo
                 f"out={str(out)!r} is there already, of something else: {'; '.join(changes)}; give another "
                 "--out, or --overwrite"
             )
-        shutil.rmtree(options.work_folder, ignore_errors=True)
+        if not is_held(options.work_folder / ".lock"):  # by one that overwrites the file
+            shutil.rmtree(options.work_folder, ignore_errors=True)
         print(f"{out}: the features are there already; --overwrite computes them again")
         return None
     take_folder(options, about, run.inputs())
