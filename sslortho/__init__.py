@@ -2,8 +2,8 @@
 
 `pretrain`, `supervised`, `linear_eval`, `knn_eval`, `extract_features` and `load_backbone` are the commands as
 functions; `find_neighbours`, `find_duplicates` and `map_features` use what `load_features` reads. `OrthSGD`,
-`OrthAdam`, `OrthAdamW`, `OrthLARS`, `Muon` and `LARS` are the optimizers, `param_groups` their groups. Names are
-imported when they are first used, so `import sslortho` costs nothing.
+`OrthAdam`, `OrthAdamW`, `OrthLARS`, `Muon` and `LARS` are the optimizers, `param_groups` their groups. Names
+are imported when they are first used, so `import sslortho` costs nothing.
 """
 
 import importlib

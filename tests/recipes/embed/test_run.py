@@ -1,10 +1,13 @@
 """Features in a file: the right ones, and nothing twice however often the run is killed."""
 
+import io
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -137,6 +140,47 @@ def test_forms_of_data(tmp_path):
         assert list(found.names) == [str(i) for i in range(6)]
         if name == "pair":
             assert [found.class_of(i) for i in range(6)] == [str(2 * i) for i in range(6)]
+
+
+def test_shards_and_hugging_face(tmp_path):
+    images = [Image.fromarray(image) for image in numbered(6)]
+    (tmp_path / "shards").mkdir()
+    for shard in range(2):
+        with tarfile.open(tmp_path / "shards" / f"{shard}.tar", "w") as file:
+            for i in range(3 * shard, 3 * shard + 3):
+                content = io.BytesIO()
+                images[i].save(content, "PNG")
+                for name, data in (
+                    (f"p{i}.png", content.getvalue()),
+                    (f"p{i}.cls", b"%d" % (i % 2)),
+                ):
+                    entry = tarfile.TarInfo(name)
+                    entry.size = len(data)
+                    file.addfile(entry, io.BytesIO(data))
+    found = embed(tmp_path / "shards", "shards.npz")
+    assert read_numbers(found.features) == list(range(6))
+    assert ["p" + name.rpartition("p")[2] for name in found.names] == [f"p{i}" for i in range(6)]
+    assert found.labels.tolist() == [0, 1] * 3
+    rows = datasets.Dataset.from_dict({"image": images, "label": [1, 0] * 3})
+    rows = rows.cast_column("image", datasets.Image())
+    rows = rows.cast_column("label", datasets.ClassLabel(names=["cat", "dog"]))
+    found = embed(rows, "hf.parquet")
+    assert read_numbers(found.features) == list(range(6))
+    assert [found.class_of(i) for i in range(6)] == ["dog", "cat"] * 3
+
+
+@pytest.mark.slow
+def test_a_beton(tmp_path):
+    pytest.importorskip("ffcv")
+    for i in range(6):
+        folder = tmp_path / "photos" / "train" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(numbered(6)[i]).save(folder / f"{i}.png")
+    done = call_command("write_beton", "--data", "folder", "--data_dir", "photos", "--out", "x.beton",
+                        "--mode", "raw")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = embed("x.beton", "x.npz")
+    assert read_numbers(found.features) == [int(name[0]) for name in found.names]
 
 
 @pytest.mark.parametrize(
