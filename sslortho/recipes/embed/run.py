@@ -17,6 +17,7 @@ from sslortho import evaluate
 from sslortho.augment import EvaluationSpec
 from sslortho.data import ImageSet
 from sslortho.data.batches import evaluation_batches
+from sslortho.data.first_rank import say
 from sslortho.data.loading import (
     choose_training_images,
     create_evaluation_loader,
@@ -46,6 +47,8 @@ def load_images(options: EmbedOptions, given: Given = NOTHING) -> ImageSet:
     if options.split != "train":
         images = load_test_set(options, given.test)
         if images is not None:
+            if options.split is None:
+                say(f"features of the {len(images):,} test images; --split train has the others")
             return images
         if options.split == "test":
             raise ValueError(

@@ -112,6 +112,17 @@ def test_rows_match_the_names_of_their_files(tmp_path):
     assert [found.class_of(i) for i in range(300)] == folders
 
 
+def test_of_a_folder_with_test_images_it_says_which_it_takes(tmp_path, capsys):
+    for split, count in (("train", 3), ("test", 2)):
+        (tmp_path / "photos" / split).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(numbered(9)[i]).save(tmp_path / "photos" / split / f"{i}.png")
+    assert len(embed(tmp_path / "photos", "x.npz")) == 2
+    assert "features of the 2 test images; --split train has the others" in capsys.readouterr().err
+    assert len(embed(tmp_path / "photos", "y.npz", split="train")) == 3
+    assert "test images" not in capsys.readouterr().err
+
+
 def test_forms_of_data(tmp_path):
     images = numbered(6)
     for i, image in enumerate(images):
@@ -159,7 +170,7 @@ def test_shards_and_hugging_face(tmp_path):
                     file.addfile(entry, io.BytesIO(data))
     found = embed(tmp_path / "shards", "shards.npz")
     assert read_numbers(found.features) == list(range(6))
-    assert ["p" + name.rpartition("p")[2] for name in found.names] == [f"p{i}" for i in range(6)]
+    assert [name.rpartition("/")[2] for name in found.names] == [f"p{i}.png" for i in range(6)]
     assert found.labels.tolist() == [0, 1] * 3
     rows = datasets.Dataset.from_dict({"image": images, "label": [1, 0] * 3})
     rows = rows.cast_column("image", datasets.Image())
