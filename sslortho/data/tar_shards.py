@@ -8,7 +8,7 @@ import io
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,6 +35,16 @@ RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 AT_ONCE = 16
 """Shards that are indexed, and headers that are read, at a time."""
+
+SIGNS = (
+    "ETag", "etag", "Content-MD5", "md5Hash", "Last-Modified", "LastModified", "last_modified", "mtime",
+)  # fmt: skip
+"""Entries that tell a file from an earlier one in fsspec's `info`, as servers and stores name them. Tar
+files are padded to blocks of 10 KB, so that many have the same size."""
+
+MOST_OPEN = 128
+"""Shards that stay open; further ones are opened for each image. A process may have 1,024 files open, or 256
+(macOS)."""
 
 
 def is_address(path: str) -> bool:
@@ -83,36 +93,46 @@ class Shards:
     def __init__(self, places: Sequence[str]) -> None:
         self.places = list(places)
         self._files: dict[int, int] = {}
+        """Descriptors of shards that stay open."""
         self._lock = threading.Lock()
-        self._remote: Any = None
-        """File system of fsspec; None for paths."""
-        if any(map(is_address, places)):
-            self._remote = _open_remote(self.places[0])
-
-    @property
-    def is_remote(self) -> bool:
+        self.is_remote = any(map(is_address, places))
         """Whether the shards lie at addresses."""
-        return self._remote is not None
+        self._remotes: dict[int, Any] = {}
+        """File system of fsspec by the process that opened it: one does not live on after a fork."""
+        if self.is_remote:
+            self._remote()
+
+    def __reduce__(self) -> "tuple[type[Shards], tuple[list[str]]]":
+        return type(self), (self.places,)  # to a process that was spawned
+
+    def _remote(self) -> Any:
+        process = os.getpid()
+        if process not in self._remotes:
+            self._remotes[process] = _open_remote(self.places[0])
+        return self._remotes[process]
 
     def open(self, shard: int) -> contextlib.AbstractContextManager[IO[bytes]]:
         """A shard as a file."""
-        if self._remote is None:
-            return Path(self.places[shard]).open("rb")
-        return self._remote.open(self.places[shard], "rb")
+        if self.is_remote:
+            return self._remote().open(self.places[shard], "rb")
+        return Path(self.places[shard]).open("rb")
 
     def version(self, shard: int) -> str:
-        """Size and time of change of a shard; of one at an address its size."""
-        if self._remote is not None:
-            return str(self._remote.size(self.places[shard]) or "")
+        """Size and time of change of a shard; of one at an address its size, and what else tells a change."""
+        if self.is_remote:
+            about = self._remote().info(self.places[shard])
+            told = [about.get("size"), *(about.get(name) for name in SIGNS)]
+            return " ".join(str(value) for value in told if value is not None)
         state = Path(self.places[shard]).stat()
         return f"{state.st_size} {state.st_mtime_ns}"
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
         """Bytes of a shard. Raises OSError if it cannot be read, or is shorter."""
-        if self._remote is not None:
-            content = self._remote.cat_file(self.places[shard], start=offset, end=offset + size)
+        if self.is_remote:
+            content = self._remote().cat_file(self.places[shard], start=offset, end=offset + size)
         else:
-            content = os.pread(self._open_file(shard), size, offset)
+            with self._opened(shard) as file:
+                content = os.pread(file, size, offset)
         if len(content) != size:
             raise OSError(
                 f"{self.places[shard]} gives {len(content)} bytes for {size} at {offset}: it has changed, or "
@@ -120,11 +140,21 @@ class Shards:
             )
         return content
 
-    def _open_file(self, shard: int) -> int:
+    @contextlib.contextmanager
+    def _opened(self, shard: int) -> Iterator[int]:
+        """Descriptor of a shard's file, which stays open while there are few."""
         with self._lock:
-            if shard not in self._files:
-                self._files[shard] = os.open(self.places[shard], os.O_RDONLY)
-            return self._files[shard]
+            file = self._files.get(shard)
+            kept = file is not None or len(self._files) < MOST_OPEN
+            if file is None:
+                file = os.open(self.places[shard], os.O_RDONLY)
+            if kept:
+                self._files[shard] = file
+        try:
+            yield file
+        finally:
+            if not kept:
+                os.close(file)
 
     def __del__(self) -> None:
         for file in self._files.values():

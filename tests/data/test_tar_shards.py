@@ -3,8 +3,10 @@
 import http.server
 import io
 import json
+import multiprocessing
 import tarfile
 import threading
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sslortho.data import tar_index
+from sslortho.data import tar_index, tar_shards
 from sslortho.data.loading import load_test_set, load_training_set
 from sslortho.data.options import DataOptions
 from sslortho.data.tar_shards import expand_shards, load_shards
@@ -113,9 +115,10 @@ class Ranges(http.server.BaseHTTPRequestHandler):
     """A server of one file, whole or in parts, as the stores of cloud providers are."""
 
     content = b""
+    mark = '"1"'
 
     def do_HEAD(self):
-        self._answer(200, {"Content-Length": len(self.content)}, b"")
+        self._answer(200, {"Content-Length": len(self.content), "ETag": self.mark}, b"")
 
     def do_GET(self):
         if self.headers["Range"] is None:
@@ -159,6 +162,39 @@ def test_shards_over_http(tmp_path, server, monkeypatch):
     assert torch.equal(images.labels, load_shards([str(tmp_path / "a.tar")]).labels)
     with pytest.raises(ValueError, match=r"http://.*/b\.tar.* cannot be read"):
         load_training_set(DataOptions(data=f"{server}/b.tar"))
+
+
+def test_a_shard_at_an_address_is_indexed_again_when_it_changes(tmp_path, server, monkeypatch):
+    for label in (b"0", b"1"):
+        write(tmp_path / "a.tar", samples(0, 3, lambda i, label=label: ("cls", label)))
+        monkeypatch.setattr(Ranges, "content", (tmp_path / "a.tar").read_bytes())
+        monkeypatch.setattr(Ranges, "mark", f'"{label.decode()}"')
+        images = load_training_set(DataOptions(data=f"{server}/a-0.tar"))
+        assert images.labels.tolist() == [int(label)] * 3  # of the same size in bytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_shards_over_http_are_read_in_another_process(tmp_path, server, monkeypatch, start):
+    write(tmp_path / "a.tar", samples(0, 3))
+    monkeypatch.setattr(Ranges, "content", (tmp_path / "a.tar").read_bytes())
+    images = load_training_set(DataOptions(data=f"{server}/a-0.tar"))
+    images.open(0)
+    with multiprocessing.get_context(start).Pool(1) as pool:
+        found = pool.apply_async(images.open, (2,)).get(60)
+    np.testing.assert_array_equal(found, picture(2)[0])
+
+
+def test_more_shards_than_stay_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(tar_shards, "MOST_OPEN", 2)
+    for i in range(5):
+        write(tmp_path / f"{i}.tar", samples(i, 1))
+    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+    images = load_shards([str(tmp_path / f"{i}.tar") for i in range(5)])
+    for place in (4, 0, 3, 1, 2, 4):
+        np.testing.assert_array_equal(images.open(place), picture(place)[0])
+    if before:
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
 
 
 def test_a_broken_image_is_named_and_left_out(tmp_path):
