@@ -1,5 +1,6 @@
 """Views of one's own: callables from a PIL image to a tensor, with the global generators seeded."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,11 @@ TRIAL_SIDE = 512
 """Side in pixels of the image that a callable is tried on: larger than usual views, which it may cut out."""
 
 
+def text_of(thing: Any) -> str:
+    """Text of an object, without places in memory: the same in every process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(thing))
+
+
 @dataclass(frozen=True)
 class OwnView:
     """One random view by a callable; it has no parameters that we know."""
@@ -36,14 +42,16 @@ class OwnView:
     def name(self) -> str:
         """Name of the callable, or its text where it has a class of its own, as torchvision's have."""
         named = getattr(self.transform, "__qualname__", None)
-        return f"{self.transform.__module__}.{named}" if named else repr(self.transform)
+        return f"{self.transform.__module__}.{named}" if named else text_of(self.transform)
 
 
 def _find_normalisation(transform: Any) -> tuple[Triple, Triple]:
     """Mean and deviation of a `Normalize` in a composition, as torchvision has them; else 0 and 1."""
     for part in reversed(getattr(transform, "transforms", [transform])):
         mean, std = getattr(part, "mean", None), getattr(part, "std", None)
-        if mean is not None and std is not None and len(mean) == len(std) == 3:
+        if mean is None or std is None:
+            continue
+        if np.shape(mean) == np.shape(std) == (3,):
             red, green, blue = map(float, mean)
             std_red, std_green, std_blue = map(float, std)
             return (red, green, blue), (std_red, std_green, std_blue)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from sslortho.augment.own_views import OwnView
+from sslortho.augment.own_views import OwnView, text_of
 from sslortho.data.identity import ImageTable
 from sslortho.recipes.given import Given
 from sslortho.recipes.pretrain.resolve import PretrainRecipe
@@ -50,7 +50,7 @@ def _identify_others(given: Given) -> dict[str, str]:
     if isinstance(given.projector, nn.Module):
         found["projector"] = hash_tensors(given.projector.state_dict())
     elif given.projector is not None:
-        found["projector"] = getattr(given.projector, "__qualname__", repr(given.projector))
+        found["projector"] = getattr(given.projector, "__qualname__", text_of(given.projector))
     if given.method is not None:
         found["method"] = given.method.__qualname__
     if given.views is not None:
