@@ -28,6 +28,9 @@ METHOD = "fork" if sys.platform == "linux" else "spawn"
 LOOK = 2.0
 """Seconds after which a process looks whether the first one lives."""
 
+GRACE = 60.0
+"""Seconds for which a process goes on reading after SIGTERM, if the first one lives as long."""
+
 _items: Items | None = None
 """The items, in a process that reads them."""
 
@@ -37,7 +40,13 @@ def _begin(items: Items, parent: int) -> None:
     _items = items
     torch.set_num_threads(1)  # OpenMP's threads do not live on after a fork
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process, which saves
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # SLURM and systemd send it to all processes at once: the first one needs its items until it has saved
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=end, daemon=True).start())
+
+    def end() -> None:
+        time.sleep(GRACE)
+        os._exit(1)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -60,6 +69,9 @@ def _read_label(place: int) -> Any:
 class ItemReader:
     """Reads items, by several threads at a time: itself, or by processes.
 
+    A copy of it in another process, such as one that makes views, reads the items itself there: the
+    processes answer to the one that started them alone.
+
     Args:
         items: to be read.
         processes: number of processes; 0: the calling thread reads.
@@ -69,16 +81,23 @@ class ItemReader:
         self.items, self.processes = items, processes
         self._pool: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
+        self._owner = os.getpid()
+
+    def __reduce__(self) -> "tuple[type[ItemReader], tuple[Items, int]]":
+        return type(self), (self.items, 0)  # to a process that was spawned
+
+    def _reads_itself(self) -> bool:
+        return not self.processes or os.getpid() != self._owner
 
     def read(self, place: int) -> NDArray[np.uint8]:
         """Pixels (height, width, 3) of an item. Raises as `Items.read`."""
-        if not self.processes:
+        if self._reads_itself():
             return self.items.read(place)
         return self._wait(self._submit(_read, place))
 
     def read_label(self, place: int) -> Any:
         """Label in an item; None if it has none."""
-        if not self.processes:
+        if self._reads_itself():
             return self.items.read_label(place)
         return self._wait(self._submit(_read_label, place))
 
@@ -88,7 +107,10 @@ class ItemReader:
             warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
             if self._pool is None:
                 self._pool = self._start()
-            return self._pool.submit(function, place)
+            try:
+                return self._pool.submit(function, place)
+            except BrokenProcessPool as error:
+                raise self._describe_death() from error
 
     def _start(self) -> ProcessPoolExecutor:
         pool = ProcessPoolExecutor(
@@ -104,7 +126,10 @@ class ItemReader:
         try:
             return future.result()
         except BrokenProcessPool as error:
-            raise RuntimeError(
-                f"a process that reads {self.items.title} has died, perhaps of a lack of memory; fewer are "
-                "started by --workers, none by --worker_type threads"
-            ) from error
+            raise self._describe_death() from error
+
+    def _describe_death(self) -> RuntimeError:
+        return RuntimeError(
+            f"a process that reads {self.items.title} has died, perhaps of a lack of memory; fewer are "
+            "started by --workers, none by --worker_type threads"
+        )

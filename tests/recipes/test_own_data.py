@@ -1,8 +1,10 @@
 """Commands on a user's own images: trained, stopped and resumed from every origin, and evaluated."""
 
+import multiprocessing
 import os
 import signal
 import tarfile
+import time
 
 import numpy as np
 import pytest
@@ -174,3 +176,35 @@ def test_a_run_of_given_images_is_not_for_the_command_line(tmp_path):
 def test_mistakes_are_value_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def plain_view(image):
+    return torch.from_numpy(np.array(image.resize((16, 16)))).permute(2, 0, 1) / 255 + torch.rand(1)
+
+
+@pytest.mark.slow
+def test_own_views_of_a_dataset_are_made_in_processes(tmp_path):
+    """Those that read the items answer to the first process alone, and those that make views would wait."""
+    views = {"views": [plain_view] * 2, "workers": 1}
+    expected = pretrain(pictures(), tmp_path / "array", **views)
+    found = pretrain(Pictures(pictures()), tmp_path / "Dataset", worker_type="processes", **views)
+    assert all(torch.equal(a, b) for a, b in zip(weights(found), weights(expected), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_all_processes_lets_the_run_save(number, expected, tmp_path, monkeypatch):
+    """SLURM and systemd tell the processes that read the items too."""
+    step = Trainer._step
+
+    def stop(self, *arguments) -> None:
+        step(self, *arguments)
+        if self.progress.step + 1 == 2:  # evaluation and the next epoch's items follow
+            for process in multiprocessing.active_children():
+                os.kill(process.pid, number)
+            time.sleep(0.5)
+
+    data = Pictures(pictures())
+    monkeypatch.setattr(Trainer, "_step", stop)
+    found = pretrain(data, tmp_path / "run", worker_type="processes", workers=1)
+    assert all(torch.equal(a, b) for a, b in zip(weights(found), expected, strict=True))
