@@ -119,11 +119,20 @@ def take_array(
 
 
 def to_array(values: "NDArray[Any] | Tensor") -> NDArray[Any]:
-    """Array over the memory of a tensor, as far as NumPy has its type; an array as it is."""
+    """Array over the memory of a tensor, as far as NumPy has its type; an array as it is.
+
+    Raises ValueError for a sparse tensor, and others that NumPy has no form of.
+    """
     if not isinstance(values, Tensor):
         return values
     plain = values.detach().cpu()
-    return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+    try:
+        return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"a tensor of {plain.dtype} and {plain.layout} has no form in NumPy ({error}); give a dense one of "
+            "uint8 or float32"
+        ) from error
 
 
 def _identify(array: NDArray[Any], labels: Tensor, classes: tuple[str, ...]) -> ImageTable:

@@ -26,6 +26,9 @@ from sslortho.data.view_loader import Indices, ViewLoader
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+READ_TWICE = 4
+"""Items that are read a second time, to see whether they change; a flip at random shows in one of two."""
+
 SAMPLED = 32
 """Items whose pixels tell the identity of a Dataset, spread evenly; items may be slow to read."""
 
@@ -104,8 +107,8 @@ def take_items(reader: ItemReader, labelling: Labelling) -> DatasetImages:
         reader: of the items.
         labelling: labels of the items.
 
-    Raises ValueError for a Dataset without items, or a first item without an image. Warns if the first
-    item is not the same a second time: then nothing can be exact.
+    Raises ValueError for a Dataset without items. Warns if one of READ_TWICE items is not the same a second
+    time: then nothing can be exact.
     """
     count = len(reader.items)
     if count == 0:
@@ -135,9 +138,13 @@ def _hash_some(reader: ItemReader, count: int) -> NDArray[np.int64]:
 
     with ThreadPoolExecutor(max(1, reader.processes)) as pool:
         ends[chosen] = list(pool.map(attempt, chosen.tolist()))
-    if ends[0] and attempt(0) != ends[0]:
+        twice = chosen[:READ_TWICE].tolist()
+        again = list(pool.map(attempt, twice))
+    changing = [i for i, end in zip(twice, again, strict=True) if ends[i] and ends[i] != end]
+    if changing:
         warnings.warn(
-            f"item 0 of {reader.items.title} is another image each time: leave out random augmentation, which "
+            f"item {changing[0]} of {reader.items.title} is another image each time: leave out random "
+            "augmentation, which "
             "the option views does; a run cannot be repeated or resumed exactly otherwise",
             stacklevel=4,
         )

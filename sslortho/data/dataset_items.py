@@ -19,7 +19,7 @@ from sslortho.data.decoding import (
     describe_error,
     read_pixels,
 )
-from sslortho.data.pixel_values import PixelRule, find_channels
+from sslortho.data.pixel_values import PixelRule, find_channels, is_uint16
 
 IMAGE_KEYS = ("image", "img", "images", "pixel_values", "picture", "jpg", "png")
 """Keys of an item that is a mapping, in the order in which an image is looked for."""
@@ -73,8 +73,18 @@ class Items:
             raise BrokenItemError(name, reason) from error
 
     def read_label(self, place: int) -> Any:
-        """Label in an item; None if it has none."""
-        item = self.dataset[place]
+        """Label in an item; None if it has none. Raises ValueError, naming its place, if it cannot be read."""
+        try:
+            return self._find_label(self.dataset[place])
+        except MemoryError:
+            raise
+        except Exception as error:  # the user's own code
+            raise ValueError(
+                f"the label of item {place} of {self.title} cannot be read ({type(error).__name__}: "
+                f"{describe_error(error)}); mend its __getitem__, or give data=(dataset, labels)"
+            ) from error
+
+    def _find_label(self, item: Any) -> Any:
         if isinstance(item, Mapping):
             key = self.label_key or next((key for key in LABEL_KEYS if key in item), None)
             return None if key is None else item[key]
@@ -131,7 +141,7 @@ def _white_of_item(values: NDArray[Any]) -> float | None:
         return None
     if kind not in "buif":
         raise ValueError(f"it holds {values.dtype}, which are no pixels")
-    if kind == "b" or values.dtype == np.uint16:
+    if kind == "b" or is_uint16(values.dtype):
         return 1.0 if kind == "b" else 65535.0
     low, high = float(values.min()), float(values.max())
     white, most = (1.0, 1 + SLACK) if kind == "f" else (255.0, 255.0)

@@ -56,7 +56,7 @@ def read_list(path: Path, from_folders: bool = False, upright: bool = True) -> I
     Raises ValueError if it cannot be read, and as `list_files`.
     """
     try:
-        lines = path.read_text("utf-8", "surrogateescape").split("\n")
+        lines = path.read_text("utf-8-sig", "surrogateescape").split("\n")
     except OSError as error:
         raise ValueError(f"data={str(path)!r} cannot be read ({error})") from error
     names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]

@@ -8,6 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+MOST_CLASSES = 10_000_000
+"""Number that every label is below. A classifier has an output for each number up to the largest, and numbers
+beyond are those of people or times; WebFace260M (arXiv 2103.04098) has 4 million classes."""
+
 
 @dataclass(frozen=True)
 class Labelling:
@@ -56,10 +60,13 @@ def _check_numbers(array: Any, classes: tuple[str, ...]) -> Tensor:
         raise ValueError(
             f"labels of type {array.dtype} are no classes; give whole numbers or names"
         )
-    numbers = torch.from_numpy(array.astype(np.int64))
-    low, high = int(numbers.min()), int(numbers.max())
+    low, high = int(array.min()), int(array.max())
     if low < -1:
         raise ValueError(f"labels from {low} to {high} must be 0 or more; -1 is for none")
+    if high >= MOST_CLASSES:
+        raise ValueError(
+            f"label {high} is no number of a class, which are below {MOST_CLASSES:,}; number the classes from 0"
+        )
     if classes and high >= len(classes):
         raise ValueError(f"label {high} is beyond the {len(classes)} classes that have names")
-    return numbers
+    return torch.from_numpy(array.astype(np.int64))

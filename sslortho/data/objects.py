@@ -1,5 +1,6 @@
 """Image sets of objects that a Python caller hands over: which kind each is, and how it is read."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -149,7 +150,9 @@ def _take_dataset(
         labelling = Labelling()
         for image in data if threads else ():
             if isinstance(image, Image.Image):
-                image.load()  # it reads its file when it is first used, which threads would do at once
+                # it reads its file when it is first used, which threads would do at once
+                with contextlib.suppress(OSError, SyntaxError, ValueError):  # said when it is read
+                    image.load()
     reader = ItemReader(items, _count_processes(options, threads))
     if labels is not None:
         labelling = Labelling(labels)

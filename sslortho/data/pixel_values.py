@@ -85,7 +85,7 @@ def find_white(values: NDArray[Any], name: str) -> float | None:
     kind = values.dtype.kind
     if values.dtype == np.uint8:
         return None
-    if kind == "b" or values.dtype == np.uint16:
+    if kind == "b" or is_uint16(values.dtype):
         return 1.0 if kind == "b" else 65535.0
     if kind not in "iuf":
         raise ValueError(f"{name} holds {values.dtype}, which are no pixels; give numbers")
@@ -98,6 +98,11 @@ def find_white(values: NDArray[Any], name: str) -> float | None:
             "negative, such as a normalisation"
         )
     return choose_white(high)
+
+
+def is_uint16(dtype: np.dtype) -> bool:
+    """Whether it is uint16, of either byte order: FITS files and some TIFFs have the other one."""
+    return dtype.kind == "u" and dtype.itemsize == 2
 
 
 def choose_white(largest: float) -> float:

@@ -1,6 +1,8 @@
 """Objects that Python callers hand over: kinds, labels, values, mistakes, and who reads them."""
 
+import multiprocessing
 import os
+import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -50,6 +52,7 @@ def load_threads(data, needs_labels=False, **options):
         ((GREY % 17).astype(np.float64), 16.0),
         ((GREY % 17).astype(np.int32), 16.0),
         (GREY.astype(np.uint16) * 200, 65535.0),
+        (GREY.astype(">u2"), 65535.0),
         (GREY.astype(np.int32) * 300, 65535.0),
         (GREY.astype(np.int64) * 1000, 209_000.0),
         (GREY % 2 == 1, 1.0),
@@ -86,6 +89,13 @@ def test_test_images_are_scaled_as_the_training_images_are(capsys):
         ((GREY, [0, 1]), "do not fit 5 images"),
         ((GREY, [0.5] * 5), "are no classes"),
         ((GREY, [-2] * 5), "must be 0 or more"),
+        ((GREY, [0, 1, 10**12, 0, 1]), "label 1000000000000 is no number of a class"),
+        ((GREY, np.array([0, 1, 2**64 - 1, 0, 1], np.uint64)), "label 18446744073709551615 is"),
+        (torch.zeros(2, 8, 8).to_sparse(), "give a dense one"),
+        (
+            torch.zeros(2, 8, 8).to(torch.float8_e4m3fn),
+            "float8_e4m3fn and torch.strided has no form",
+        ),
         ([], "list of no files"),
         (["no/such.png"], "do not exist"),
         (3, "data=3 is no images that can be read"),
@@ -157,6 +167,58 @@ def test_an_item_that_cannot_be_read_is_named(worker_type, make, message):
         images.open(3)
 
 
+_kept: list[ItemReader] = []
+
+
+def _keep(reader):
+    _kept.append(reader)
+
+
+def _read_kept(place):
+    return _kept[0].read(place)
+
+
+class TwoPartsError(Exception):
+    """Pickled, it cannot be made again: most exceptions with arguments of their own are so."""
+
+    def __init__(self, one, other):
+        super().__init__(f"{one} {other}")
+
+
+@pytest.mark.parametrize("worker_type", ["threads", "processes"])
+def test_an_item_whose_label_cannot_be_read_is_named(worker_type):
+    def make(place):
+        if place == 3:
+            raise TwoPartsError("no", "row")
+        return GREY[place], 0
+
+    with pytest.raises(
+        ValueError, match=r"label of item 3 .*TwoPartsError: no row.*\(dataset, labels\)"
+    ):
+        load(Items(make), needs_labels=True, worker_type=worker_type, workers=2)
+
+
+def test_a_list_with_an_image_whose_file_is_cut_short(tmp_path):
+    Image.fromarray(GREY[0]).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:-30])
+    with Image.open(tmp_path / "a.png") as whole, Image.open(tmp_path / "b.png") as cut:
+        images = load([whole, cut])
+        with pytest.raises(ValueError, match=r"item 1 of the list cannot be read .*truncated"):
+            images.open(1)
+
+
+def test_another_process_reads_items_itself():
+    """torch's DataLoader forks the process that has the readers; they do not answer to its workers."""
+    reader = ItemReader(DatasetItems(list(GREY)), 1)
+    reader.read(0)
+    with multiprocessing.get_context("fork").Pool(1, _keep, (reader,)) as pool:
+        inherited = pool.apply_async(_read_kept, (2,)).get(60)
+    np.testing.assert_array_equal(inherited[..., 0], GREY[2])
+    sent = pickle.loads(pickle.dumps(reader))
+    np.testing.assert_array_equal(sent.read(3)[..., 0], GREY[3])
+    assert sent.processes == 0
+
+
 def test_broken_items_are_left_out_where_it_is_asked(tmp_path):
     def make(place):
         if place == 2:
@@ -166,6 +228,18 @@ def test_broken_items_are_left_out_where_it_is_asked(tmp_path):
     with pytest.warns(UserWarning, match=r"1 of 5 train images .*item 2 .*lost"):
         images = load_threads(Items(make), skip_broken=True)
     assert images.places.tolist() == [0, 1, 3, 4]
+
+
+def test_items_that_change_now_and_then_are_warned_of():
+    seen = set()
+
+    def make(place):  # a flip at random may leave the first item as it is
+        again = place in seen
+        seen.add(place)
+        return GREY[place] if place == 0 or not again else GREY[place][:, ::-1]
+
+    with pytest.warns(UserWarning, match="item 1 of the Dataset is another image each time"):
+        load_threads(Items(make))
 
 
 def test_items_that_change_are_warned_of():
