@@ -97,10 +97,14 @@ def _count_workers(options: DataOptions, images: ImageSet) -> int:
     own_views = getattr(options, "views", None) == GIVEN  # which processes make
     if images.in_memory and not own_views:
         raise ValueError(
-            f"workers={options.workers} has no effect on data={options.data!r}, whose images lie in "
-            "memory; --threads says how many render them on a CPU"
+            f"workers={options.workers} has no effect on {_name_data(options)}, whose images lie in "
+            "memory; leave it out: --threads says how many render them on a CPU"
         )
     return options.workers
+
+
+def _count_images(images: ImageSet) -> str:
+    return f"{len(images)} image{'' if len(images) == 1 else 's'}"
 
 
 def create_train_loader(
@@ -125,8 +129,8 @@ def create_train_loader(
     """
     if batch_size > len(images):
         raise ValueError(
-            f"batch_size={batch_size} is larger than the data ({len(images)} images); "
-            "choose a smaller one"
+            f"batch_size={batch_size} is larger than the data ({_count_images(images)}); "
+            f"{'choose a smaller one' if len(images) > 1 else 'training needs at least 2'}"
         )
     own = [view for view in views if isinstance(view, OwnView)]
     if own:
@@ -246,6 +250,8 @@ def load_labelled_data(
 
 def _name_data(options: DataOptions) -> str:
     """The data as the user named them."""
+    if options.data == GIVEN:
+        return "the data set that was handed over"
     if options.data == PATH:
         return f"data={options.data_dir!r}"
     if options.data_dir is None:
@@ -286,7 +292,7 @@ def check_classes(options: DataOptions, data: LabelledData) -> LabelledData:
     present = len(labels.unique())
     if present < 2:
         raise ValueError(
-            f"data={options.data!r}: the training images are of one class alone "
+            f"{_name_data(options)}: the training images are of one class alone "
             f"({names[int(labels[0])]}); two are needed"
         )
     if present < len(names):

@@ -249,7 +249,11 @@ def create_projector(source: ProjectorSource, dim: int) -> nn.Module:
 
     Raises ValueError if it does not map (batch, dim) to (batch, width).
     """
-    projector = copy_module(source, "projector") if isinstance(source, nn.Module) else source(dim)
+    projector = (
+        copy_module(source, "projector")
+        if isinstance(source, nn.Module)
+        else _make_projector(source, dim)
+    )
     if not isinstance(projector, nn.Module):
         raise ValueError(
             f"projector={source!r} gives {_describe(projector)} for {dim} features; a function must "
@@ -257,6 +261,18 @@ def create_projector(source: ProjectorSource, dim: int) -> nn.Module:
         )
     projector_width(projector, dim)
     return projector
+
+
+def _make_projector(source: Callable[[int], nn.Module], dim: int) -> nn.Module:
+    try:
+        return source(dim)
+    except Exception as error:  # a user's function may raise anything
+        words = " ".join(str(error).split())
+        raise ValueError(
+            f"projector={getattr(source, '__name__', source)}: called with the number of features, {dim}, it "
+            f"raises {type(error).__name__} ({words}); give a function of that one argument, such as "
+            "lambda dim: nn.Linear(dim, 128)"
+        ) from error
 
 
 def projector_width(projector: nn.Module, dim: int) -> int:

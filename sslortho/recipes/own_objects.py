@@ -28,8 +28,8 @@ def take_objects(values: Mapping[str, Any], given: Given = NOTHING) -> tuple[dic
     if isinstance(values.get("backbone_from"), nn.Module):
         given = replace(given, backbone=values["backbone_from"])
         values["backbone_from"] = GIVEN
-    if given.views is not None:
-        values.setdefault("crop_size", given.views[0].crop_size)
+    if given.views is not None and values.get("crop_size") is None:
+        values["crop_size"] = given.views[0].crop_size
     return values, given
 
 
@@ -72,14 +72,19 @@ def _check_method(name: str, value: Any) -> type[Method]:
     return value
 
 
+def _say_twice(value: Any) -> str:
+    one = callable(value) or isinstance(value, ViewSpec)
+    return "; for two views of one kind give it twice, in a list" if one else ""
+
+
 def _check_views(name: str, value: Any) -> tuple[Any, ...]:
     views = tuple(value) if isinstance(value, tuple | list) else ()
     specs = sum(isinstance(view, ViewSpec) for view in views)
     functions = sum(callable(view) for view in views)
     if not views or len(views) not in (specs, functions):
         raise ValueError(
-            f"{name}={value!r} must be a name, or a list of views: all ViewSpec, or all callables from a "
-            "PIL image to a tensor (3, size, size)"
+            f"{name}={' '.join(repr(value).split())} must be a name, or a list of views: all ViewSpec, or "
+            f"all callables from a PIL image to a tensor (3, size, size){_say_twice(value)}"
         )
     return tuple(v if isinstance(v, ViewSpec) else read_own_view(v) for v in views)
 

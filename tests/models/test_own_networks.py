@@ -192,6 +192,10 @@ def test_projectors_are_copies_or_made():
     [
         (nn.Linear(3, 6), r"does not take features \(2, 4\)"),
         (lambda dim: 3, "a function must give a torch.nn.Module"),
+        (
+            nn.Linear,
+            r"projector=Linear: called with the number of features, 4, it raises TypeError",
+        ),
         (nn.Unflatten(1, (2, 2)), r"gives a tensor of shape \(2, 2, 2\)"),
     ],
 )

@@ -13,6 +13,7 @@ from sslortho.methods.registry import load_method
 from sslortho.methods.task import Method, create_method
 from sslortho.models.backbones import BackboneSettings
 from sslortho.models.own_networks import GivenBackbone
+from sslortho.optim.registry import check_options
 from sslortho.optim.settings import OptimizerSettings, settle_optimizer
 from sslortho.options import GIVEN
 from sslortho.recipes.backbone import SMALL_CROP, resolve_stem
@@ -97,6 +98,7 @@ def resolve(
     optimizer does not take, and an object that is missing or does not fit.
     """
     check_given(options, given)
+    check_options(options.optim, ())  # the name, before a rate is looked up for it
     chosen = fit_options(options, DIGITS_IMAGES if images is None else images, machine, side)
     options = fill(options, chosen)
     scale = settled(options.batch_size) / 256

@@ -238,7 +238,7 @@ def crop():
 
 def test_own_callables_train_resume_and_need_no_crop_size(tmp_path, monkeypatch):
     options = {"projector": "8-8", "workers": 0, "views": [crop(), crop()]}
-    whole = pretrain(tmp_path / "whole", **options)
+    whole = pretrain(tmp_path / "whole", crop_size=None, **options)
     assert whole.summary["config"]["crop_size"] == 24
     assert whole.backbone.pretraining.mean == (0.5, 0.4, 0.3)
     monkeypatch.setattr(Small, "breaks_after", 9)
@@ -261,6 +261,7 @@ def test_own_callables_train_resume_and_need_no_crop_size(tmp_path, monkeypatch)
         ({"method": Alignment, "projector": nn.Linear(6, 8)}, "projector"),
         ({"projector": 3}, "projector=3 must be widths"),
         ({"views": []}, r"views=\[\] must be a name, or a list of views"),
+        ({"views": len}, "must be a name, or a list of views.*give it twice, in a list"),
         ({"views": [ViewSpec(), len]}, "all ViewSpec, or all callables"),
         ({"views": [len, len]}, "fails on a PIL image"),
         ({"views": [lambda image: torch.zeros(1, 8, 8)] * 2}, r"gives \(1, 8, 8\)"),

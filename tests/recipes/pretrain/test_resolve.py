@@ -1,3 +1,6 @@
+import re
+
+import numpy as np
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
@@ -5,6 +8,7 @@ from accelerate.state import AcceleratorState
 from helpers.trainings import optimizer_of, task_of
 from PIL import Image
 
+import sslortho
 from sslortho.data import TensorLoader, ViewLoader
 from sslortho.optim import OPTIMIZERS
 from sslortho.recipes.command_line import parse_options
@@ -164,7 +168,27 @@ def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
         assert [view.shape for view in batch.views] == [(4, 3, 32, 32)] * 2
 
 
+def test_an_unknown_optimizer_is_named_whatever_the_images(tmp_path):
+    for data in ({}, {"data": "folder", "data_dir": str(tmp_path)}):
+        options = PretrainOptions.of(optim="orth_lasr", **data)
+        with pytest.raises(
+            ValueError, match=r"optim='orth_lasr' is not one of .*did you mean orth_lars"
+        ):
+            resolve(options)
+
+
 def test_workers_are_for_images_that_are_decoded():
     options = PretrainOptions.of(workers=3, backbone="basic_cnn", projector="8", trackers="none")
     with pytest.raises(ValueError, match="workers=3 has no effect on data='digits'"):
         build(options)
+
+
+def test_images_in_memory_are_named_as_the_user_named_them(tmp_path):
+    place = tmp_path / "own.npz"
+    images = np.zeros((8, 8, 8), np.uint8)
+    np.savez(place, images=images)
+    few = {"workers": 3, "threads": 1, "trackers": "none", "out": tmp_path / "run"}
+    for data, name in ((place, f"data='{place}'"), (images, "the data set that was handed over")):
+        with pytest.raises(ValueError, match=re.escape(f"no effect on {name}")) as told:
+            sslortho.pretrain(data, "basic_cnn", **few)
+        assert "leave it out" in str(told.value)
