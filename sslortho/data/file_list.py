@@ -28,7 +28,9 @@ def list_files(
     missing = [path for path in found if not os.path.isfile(path)]  # noqa: PTH113
     if missing:
         raise ValueError(
-            f"{len(missing)} of {len(found)} files of the list do not exist, {to_line(missing[0])} first"
+            f"{len(missing)} of {len(found)} files of the list do not exist, {to_line(missing[0])} first; "
+            "remove them from the list, or mend the paths (relative ones begin at the working folder, in a "
+            "file .txt at its own)"
         )
     labels, classes = torch.full((len(found),), -1), ()
     if from_folders:

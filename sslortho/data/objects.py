@@ -176,6 +176,11 @@ def _find_labelling(data: Any, reader: ItemReader, needs_labels: bool) -> Labell
     if values is None and needs_labels:
         values = read_labels(reader)
     if values is None:
+        if not needs_labels and _has_label(reader):
+            say(
+                f"the labels in the items of {reader.items.title} are not read, which would take a pass over "
+                "it; where they are wanted, hand over (dataset, labels)"
+            )
         return Labelling()
     labelling = Labelling(values, classes)
     try:
@@ -186,6 +191,14 @@ def _find_labelling(data: Any, reader: ItemReader, needs_labels: bool) -> Labell
         say(f"{reader.items.title} is taken without labels: {error}")
         return Labelling()
     return labelling
+
+
+def _has_label(reader: ItemReader) -> bool:
+    """Whether the first item has a label; an item that cannot be read is named when it is needed."""
+    try:
+        return len(reader.items) > 0 and reader.read_label(0) is not None
+    except Exception:  # the user's own code
+        return False
 
 
 def load_pair(

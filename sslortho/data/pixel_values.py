@@ -125,7 +125,9 @@ def _find_range(values: NDArray[Any]) -> tuple[float, float]:
 def describe_rule(rule: PixelRule, dtype: np.dtype, channels: int) -> str:
     """The rule in words; empty where pixels are taken as they are."""
     done = []
-    if rule.white is not None:
+    if rule.white == 255:
+        done.append(f"{dtype} values are taken as 0 to 255, black to white")
+    elif rule.white is not None:
         done.append(f"{dtype} values are scaled so that {rule.white:g} becomes 255")
     if channels == 1:
         done.append("the one channel is repeated to three")

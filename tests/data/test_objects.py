@@ -97,7 +97,7 @@ def test_test_images_are_scaled_as_the_training_images_are(capsys):
             "float8_e4m3fn and torch.strided has no form",
         ),
         ([], "list of no files"),
-        (["no/such.png"], "do not exist"),
+        (["no/such.png"], "no/such.png first; remove them from the list, or mend the paths"),
         (3, "data=3 is no images that can be read"),
         (iter([]), "can only be read from its beginning"),
         (torch.utils.data.DataLoader(Items(lambda i: GREY[i])), "give its Dataset"),
@@ -134,11 +134,22 @@ def test_labels_that_a_dataset_has():
 
 
 @pytest.mark.parametrize("worker_type", ["threads", "processes"])
-def test_labels_in_items_are_read_where_they_are_needed(worker_type):
+def test_labels_in_items_are_read_where_they_are_needed(worker_type, capsys):
     data = Items(lambda i: (GREY[i], torch.tensor(i % 2)))
     options = {"worker_type": worker_type, "workers": 2}
     assert load(data, **options).labels.tolist() == [-1] * 5
+    assert "hand over (dataset, labels)" in capsys.readouterr().err
     assert load(data, needs_labels=True, **options).labels.tolist() == [0, 1, 0, 1, 0]
+    load(data, labels="none", **options)
+    load(Items(lambda i: GREY[i]), **options)
+    assert capsys.readouterr().err == ""
+
+
+def test_integers_that_are_pixels_already_are_not_called_scaled(capsys):
+    found = load(GREY.astype(np.int64))
+    assert np.array_equal(found.open(3)[..., 0], GREY[3])
+    assert "0 to 255" in (told := capsys.readouterr().err)
+    assert "scaled" not in told
 
 
 def test_labels_of_another_kind_do_not_stop_pretraining(capsys):
