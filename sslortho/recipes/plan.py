@@ -164,7 +164,7 @@ def find_doubts(options: TrainingOptions, total_steps: int) -> list[str]:
         )
     if total_steps < FEW_STEPS:
         doubts.append(
-            f"{total_steps} steps in all teach little; give more epochs, or a smaller batch_size"
+            f"{_count(total_steps, 'step')} in all will teach little; give more epochs, or a smaller batch_size"
         )
     return doubts
 

@@ -150,7 +150,8 @@ class HeldTraining:
 
 
 def _say_pace(seconds_a_step: float, steps: int) -> None:
-    say(describe_pace(seconds_a_step, steps))
+    if steps:
+        say(describe_pace(seconds_a_step, steps))
 
 
 @contextmanager

@@ -47,5 +47,5 @@ def describe_pace(seconds_a_step: float, steps: int) -> str:
     """The line about the time that the remaining steps will take."""
     return (
         f"{seconds_a_step:.2g} s a step: about {describe_seconds(seconds_a_step * steps)} for the "
-        f"{steps:,} steps that are left, evaluations not counted"
+        f"{steps:,} {'step that is' if steps == 1 else 'steps that are'} left, evaluations not counted"
     )

@@ -25,6 +25,7 @@ from sslortho.recipes.plan import (
     name_network,
 )
 from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.recipes.pretrain.plan import describe_start, find_unused_labels
 from sslortho.recipes.pretrain.resolve import resolve
 
 
@@ -70,6 +71,17 @@ def test_steps_and_rates_are_those_of_the_schedule():
     assert describe_optimizer(options, 0.01, False) == "orth_lars, rate 0.01 (absolute)"
 
 
+def test_initial_weights_and_layers_that_train_otherwise_are_told():
+    assert describe_start(PretrainOptions.of()) == ""
+    told = describe_start(
+        PretrainOptions.of(initial_weights="runs/x", keep_stem=True, layer_decay=0.75)
+    )
+    assert told == (
+        "weights of runs/x; the first layer is not trained; "
+        "the rate of each layer is 0.75 times that of the next"
+    )
+
+
 def test_choices_of_one_reason_share_a_row():
     chosen = {"lr": Choice(6.0, "a", "b"), "epochs": Choice(13, "c", ""), "k": Choice(2, "c", "")}
     assert describe_choices(chosen) == {
@@ -81,6 +93,7 @@ def test_choices_of_one_reason_share_a_row():
     ("options", "steps", "words"),
     [
         ({"epochs": 1}, 11, ["warmup_epochs=1 is the whole run of 1 epoch", "11 steps in all"]),
+        ({}, 1, ["1 step in all"]),
         ({"epochs": 2, "warmup_epochs": 2.0}, 400, ["whole run of 2 epochs"]),
         ({}, 143, []),
     ],
@@ -89,6 +102,29 @@ def test_lengths_that_teach_nothing_are_remarked_on(options, steps, words):
     doubts = find_doubts(full(**options), steps)
     assert len(doubts) == len(words)
     assert all(word in doubt for word, doubt in zip(words, doubts, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("labels", "others", "remarks"),
+    [
+        ([0, 1, 1], None, 1),
+        ([-1, -1, -1], None, 0),
+        ([0, 1, -1], None, 0),
+        ([0, 1, 1], [0, 1], 0),
+    ],
+)
+def test_labels_that_no_evaluation_uses_are_remarked_on(labels, others, remarks):
+    recipe = SimpleNamespace(options=PretrainOptions.of())
+    images = {
+        "to train on": image_array(labels),
+        "to test on": image_array(others) if others else None,
+        "held out": None,
+    }
+    doubts = find_unused_labels(recipe, images)
+    assert len(doubts) == remarks
+    assert all("--test_data" in doubt and "--validation" in doubt for doubt in doubts)
+    own = SimpleNamespace(options=SimpleNamespace(method="given"))  # its loss may use them
+    assert find_unused_labels(own, images) == []
 
 
 def test_a_kernel_is_compiled_until_the_disk_has_it(tmp_path):

@@ -27,3 +27,4 @@ def test_the_estimate_is_steps_times_seconds(capsys):
     assert told.err == (
         "0.5 s a step: about 10 min for the 1,200 steps that are left, evaluations not counted\n"
     )
+    assert "for the 1 step that is left" in describe_pace(0.5, 1)

@@ -5,6 +5,7 @@ from accelerate import Accelerator
 from sslortho.data import ImageSet
 from sslortho.methods.task import Task
 from sslortho.models.export import loads_elsewhere
+from sslortho.options import GIVEN
 from sslortho.recipes.backbone import SMALL_CROP
 from sslortho.recipes.fitted import settled
 from sslortho.recipes.plan import (
@@ -13,6 +14,7 @@ from sslortho.recipes.plan import (
     name_network,
     plan_training,
 )
+from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import PretrainRecipe
 from sslortho.runs.start_line import Plan
 
@@ -48,9 +50,38 @@ def plan_pretraining(
         describe_optimizer(options, recipe.optimizer.lr, per_256=True),
         steps_per_epoch,
         recipe.chosen,
-        {"views": describe_views(recipe.views), "method": options.method},
-        _find_doubts(recipe, training),
+        {
+            "views": describe_views(recipe.views),
+            "method": options.method,
+            "start": describe_start(options),
+        },
+        [*_find_doubts(recipe, training), *find_unused_labels(recipe, images)],
     )
+
+
+def describe_start(options: PretrainOptions) -> str:
+    """Initial weights, and layers that are trained otherwise; empty if there are neither."""
+    parts = []
+    if options.initial_weights is not None:
+        parts.append(f"weights of {options.initial_weights}")
+    if options.keep_stem:
+        parts.append("the first layer is not trained")
+    if options.layer_decay is not None:
+        parts.append(f"the rate of each layer is {options.layer_decay:g} times that of the next")
+    return "; ".join(parts)
+
+
+def find_unused_labels(recipe: PretrainRecipe, images: dict[str, ImageSet | None]) -> list[str]:
+    """A remark about labels of the first images where no others are to be evaluated."""
+    training, *others = images.values()
+    assert training is not None
+    known = bool((training.labels >= 0).all())
+    if not known or recipe.options.method == GIVEN or any(found is not None for found in others):
+        return []
+    return [
+        "labels serve evaluations alone, and these have no images: name some with --test_data, or hold out "
+        "a share with --validation 0.1"
+    ]
 
 
 def _find_doubts(recipe: PretrainRecipe, images: ImageSet) -> list[str]:

@@ -159,7 +159,7 @@ def _find_known(method: str, optim: str, order: Order) -> list[Rate]:
 
 
 def _untested(steps: int, images: int) -> str:
-    return f"never tested at this scale ({steps:,} steps, {images:,} images)"
+    return f"never tested at this scale ({steps:,} {'step' if steps == 1 else 'steps'}, {images:,} images)"
 
 
 def _interpolate(known: Sequence[Rate], steps: int, images: int) -> Choice:

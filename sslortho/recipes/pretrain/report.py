@@ -74,10 +74,14 @@ def write_pretraining_report(
     )
 
 
+def _count_steps(steps: int) -> str:
+    return f"{steps} step{'' if steps == 1 else 's'}"
+
+
 def tell(summary: dict[str, Any], folder: Path) -> None:
     """Print the final figures."""
     loss = math.nan if summary["loss"] is None else summary["loss"]
-    print(f"{folder}: loss {loss:.4g} after {summary['steps']} steps")
+    print(f"{folder}: loss {loss:.4g} after {_count_steps(summary['steps'])}")
     names = {"val_knn_top1": "held-out kNN (%)", "val_linear_top1": "held-out probe (%)",
              "knn_top1": "kNN top-1 (%)", "linear_top1": "linear top-1 (%)",
              "rankme": "RankMe", "feature_std": "feature std",
