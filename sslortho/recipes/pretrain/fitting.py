@@ -26,9 +26,9 @@ DIGITS: dict[str, Any] = {
 DIGITS_IMAGES = 1437
 """Number of the digits' training images."""
 
-USUAL_CROP, LEAST_CROP, CROP_MULTIPLE = 32, 16, 8
-"""Side of views in pixels: as CIFAR's images; the smallest that the networks' strides leave a map of; and
-what a side is rounded up to."""
+USUAL_CROP, CROP_MULTIPLE = 32, 8
+"""Side of views in pixels: as CIFAR's images; and what the side of smaller images is rounded up to, of which
+three halvings leave a pixel."""
 
 MOST_WARMUP = 10
 """Longest warm-up in epochs: facebookresearch/barlowtwins, SimCLR, VICReg and BYOL, for 100 epochs or more."""
@@ -79,8 +79,8 @@ def fit_crop(options: PretrainOptions, side: int | None) -> Choice:
         return Choice(USUAL_CROP, "the digits' own", "")
     if side is None or side > USUAL_CROP - CROP_MULTIPLE:
         return Choice(USUAL_CROP, "as CIFAR's images", "")
-    own = max(LEAST_CROP, -(-side // CROP_MULTIPLE) * CROP_MULTIPLE)
-    return Choice(own, f"images of {side} pixels, and views of at least {LEAST_CROP}", "")
+    own = -(-side // CROP_MULTIPLE) * CROP_MULTIPLE
+    return Choice(own, f"images of {side} pixels, to the next multiple of {CROP_MULTIPLE}", "")
 
 
 def fit_options(

@@ -102,8 +102,9 @@ def test_few_images_of_ones_own_have_several_steps_an_epoch(images, batch):
 @pytest.mark.parametrize(
     ("side", "crop"),
     [
-        (1, 16),
-        (8, 16),
+        (1, 8),
+        (8, 8),
+        (9, 16),
         (16, 16),
         (17, 24),
         (24, 24),
