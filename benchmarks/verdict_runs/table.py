@@ -43,7 +43,7 @@ RIGHT: dict[str, tuple[str, ...]] = {
 """Kind of run to the verdicts that are right; of others FAILED."""
 
 
-SHOWN = {
+SHOWN: dict[str, str] = {
     HEALTHY: "nothing (healthy)",
     "healthy, AdamW": "nothing; AdamW, its rate not tuned",
 }
@@ -82,14 +82,14 @@ def summarise(runs: Sequence[Run], all_runs: Sequence[Run], labels: bool) -> lis
         ("what was broken", "runs", "named rightly", "another fault named", "undecided",
          "called healthy", "kNN, digits", "kNN, CIFAR-10")
     ]  # fmt: skip
-    for kind in dict.fromkeys(run["kind"] for run in runs):
+    for kind in dict.fromkeys(str(run["kind"]) for run in runs):
         mine = [run for run in runs if run["kind"] == kind]
         names = Counter(judge(run, labels).name for run in mine)
         right = sum(names[name] for name in RIGHT.get(kind, FAILED))
         healthy = 0 if HEALTHY in RIGHT.get(kind, ()) else names[HEALTHY]
         other = len(mine) - right - names[UNDECIDED] - healthy
         changes = [_mean_change(mine, all_runs, data) for data in ("digits", "cifar")]
-        shown = SHOWN.get(kind, kind)
+        shown = SHOWN.get(str(kind), str(kind))
         counts = (len(mine), right, other, names[UNDECIDED])
         called = str(names[HEALTHY])
         rows.append((shown, *map(str, counts), called, *changes))
@@ -100,7 +100,7 @@ def confuse(runs: Sequence[Run], labels: bool) -> list[str]:
     """The confusion table: a row for each kind of run, a column for each verdict."""
     found: dict[str, Counter[str]] = {}
     for run in runs:
-        found.setdefault(run["kind"], Counter())[judge(run, labels).name] += 1
+        found.setdefault(str(run["kind"]), Counter())[judge(run, labels).name] += 1
     names = [
         n
         for n in (HEALTHY, UNDECIDED, DATA, VIEWS, DIVERGING, TOO_HIGH, POINT, DIMENSIONAL, TOO_LOW, NOT_BETTER)
@@ -108,7 +108,7 @@ def confuse(runs: Sequence[Run], labels: bool) -> list[str]:
     ]  # fmt: skip
     rows = [("what was broken", *names)]
     for kind, counts in found.items():
-        shown = SHOWN.get(kind, kind)
+        shown = SHOWN.get(str(kind), str(kind))
         rows.append((shown, *(str(counts[n] or "") for n in names)))
     return _markdown(rows)
 
@@ -119,13 +119,13 @@ def list_methods(runs: Sequence[Run], labels: bool) -> list[str]:
         ("method", "what was broken", "verdicts on digits", "verdicts on CIFAR-10")
     ]
     for method in dict.fromkeys(run["method"] for run in runs):
-        for kind in dict.fromkeys(run["kind"] for run in runs if run["method"] == method):
+        for kind in dict.fromkeys(str(r["kind"]) for r in runs if r["method"] == method):
             mine = [run for run in runs if (run["method"], run["kind"]) == (method, kind)]
             cells = [
                 _count(judge(run, labels).name for run in mine if run["data"] == data)
                 for data in ("digits", "cifar")
             ]
-            rows.append((method, SHOWN.get(kind, kind), *cells))
+            rows.append((method, SHOWN.get(str(kind), str(kind)), *cells))
     return _markdown(rows)
 
 
