@@ -1,4 +1,4 @@
-"""What is broken, and how: options, images, views or the method itself."""
+"""Breaks that are made on purpose: options, images, views or the method itself."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What was said of the runs: tables in Markdown, and pictures of a good run beside a bad one."""
+"""Verdicts on the runs: tables in Markdown, and pictures of a good run beside a bad one."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -48,7 +48,7 @@ class Panel:
     """Curves that share an axis."""
 
     label: str
-    """Of the axis."""
+    """Label of the axis."""
     names: Mapping[str, str]
     """Name of a figure in records to its label in the legend."""
     chance: float | None = None

@@ -57,7 +57,7 @@ class Evidence:
     steps: int
     """Optimizer steps so far."""
     losses: tuple[float, ...]
-    """Of all records, first to last; nan where it was not finite."""
+    """Losses of all records, first to last; nan where it was not finite."""
     training: tuple[Mapping[str, float], ...]
     """Records of the training, first to last."""
     probes: tuple[Mapping[str, float], ...]

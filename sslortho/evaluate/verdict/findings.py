@@ -65,11 +65,11 @@ class Finding:
     """One observation about a run."""
 
     name: str
-    """Of the verdict that it speaks for, one of NAMES."""
+    """Name of the verdict that it speaks for, one of NAMES."""
     figure: str
     """Figure that it rests on, in words."""
     value: float
-    """Of the figure; nan where it is not finite."""
+    """Value of the figure; nan where it is not finite."""
     relation: Literal["below", "above", "not finite", "at least", "at most"]
     """Relation of the value to the threshold."""
     threshold: float
@@ -94,7 +94,7 @@ class Verdict:
     name: str
     """One of NAMES: that of the first finding."""
     findings: tuple[Finding, ...]
-    """What it rests on; one or more, in the order of NAMES."""
+    """Observations that it rests on; one or more, in the order of NAMES."""
 
     @property
     def accuses(self) -> bool:
@@ -103,7 +103,7 @@ class Verdict:
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """What to try, the most promising first."""
+        """Remedies to try, the most promising first."""
         return ADVICE[self.name]
 
     def values(self) -> dict[str, Any]:
