@@ -230,8 +230,7 @@ def load_labelled_data(
     test = load_test_set(options, given[1], train)
     if test is None:
         raise ValueError(
-            f"{_name_data(options)} has no test images; add test/ or val/"
-            f"{', or give test_data' if options.data in (PATH, GIVEN) else ''}"
+            f"{_name_data(options)} has no test images; {_NEEDS_TEST.get(options.data, 'add test/ or val/')}"
         )
     for name, data in (("training", train), ("test", test)):
         if int(data.labels.min()) < 0:
@@ -246,6 +245,10 @@ def load_labelled_data(
             "be of one data set"
         )
     return LabelledData(train, test, names)
+
+
+_NEEDS_TEST = {GIVEN: "give test_data", PATH: "add test/ or val/, or give test_data"}
+"""Ways to test images, of the user's own."""
 
 
 def _name_data(options: DataOptions) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ from sslortho.recipes.knn_eval.run import run as run_knn_eval
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.recipes.linear_eval.run import run as run_linear_eval
 from sslortho.recipes.options import RunOptions
-from sslortho.recipes.own_objects import options_class, take_objects
+from sslortho.recipes.own_objects import check_place, options_class, take_objects
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.run import run as run_pretraining
 from sslortho.recipes.supervised.options import SupervisedOptions
@@ -57,7 +57,7 @@ class TrainingResult:
     backbone: Backbone | None
     """Trained backbone on the CPU, in evaluation mode: images (batch, 3, height, width) to features
     (batch, dim), and with `embed` raw images too. None if the training diverged."""
-    summary: dict[str, Any]
+    summary: dict[str, Any] = field(repr=False)
     """Content of summary.json: the figures, options and provenance."""
     folder: Path
     """Run folder."""
@@ -67,7 +67,7 @@ class TrainingResult:
 class EvaluationResult:
     """A finished evaluation."""
 
-    summary: dict[str, Any]
+    summary: dict[str, Any] = field(repr=False)
     """Content of summary.json: the figures, options and provenance."""
     folder: Path
     """Run folder."""
@@ -237,6 +237,7 @@ def load_backbone(
 
     Raises ValueError for a file that cannot be read, and weights that do not fit.
     """
+    check_place("weights", weights)
     file = read_weights(os.fspath(weights))
     with _torch_as_before():
         if isinstance(model, nn.Module):

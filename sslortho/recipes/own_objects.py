@@ -1,5 +1,6 @@
 """Python callers' own networks, projectors, methods and views: told apart from names, and checked."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import is_dataclass, replace
 from typing import Any
@@ -25,12 +26,24 @@ def take_objects(values: Mapping[str, Any], given: Given = NOTHING) -> tuple[dic
         if name in values and not isinstance(values[name], str | None):
             given = replace(given, **{name: check(name, values[name])})
             values[name] = GIVEN
-    if isinstance(values.get("backbone_from"), nn.Module):
-        given = replace(given, backbone=values["backbone_from"])
+    source = values.get("backbone_from")
+    if isinstance(source, nn.Module):
+        given = replace(given, backbone=source)
         values["backbone_from"] = GIVEN
+    elif source is not None:
+        check_place("backbone_from", source)
     if given.views is not None and values.get("crop_size") is None:
         values["crop_size"] = given.views[0].crop_size
     return values, given
+
+
+def check_place(name: str, value: Any) -> None:
+    """Raise ValueError for what cannot be the path of a backbone, such as the result of a run."""
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError(
+            f"{name}, a {type(value).__name__}, must be a run folder or a file of weights; a finished run "
+            "has them in run.folder, and its network is run.backbone"
+        )
 
 
 def options_class(cls: type[RunOptions], given: Given) -> type[RunOptions]:

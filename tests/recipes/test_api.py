@@ -3,6 +3,7 @@
 import json
 import shlex
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 import sslortho
 from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD
 from sslortho.data import load_split
+from sslortho.recipes.api import TrainingResult
 from sslortho.recipes.command_line import create_options
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.recipes.pretrain.options import PretrainOptions
@@ -23,6 +25,9 @@ FEW = {**QUIET, "subset": 100, "batch_size": 50, "epochs": 1, "warmup_epochs": 0
 PRETRAIN = {**FEW, "projector": "16-16", "linear_probe": False, "evaluate_every": 0}
 RATES = ("images_per_second", "seconds_this_session", "finished", "command", "config", "plan")
 """Entries of a summary that differ between two runs of the same options."""
+
+
+RESULT = TrainingResult(torch.nn.Conv2d(3, 4, 3), {"loss": 1.0}, Path("runs/x"))
 
 
 def arguments(**options):
@@ -238,11 +243,25 @@ def test_values_become_those_that_the_options_hold(tmp_path):
         ),
         (lambda: sslortho.extract_features("x", split="val"), "split"),
         (lambda: sslortho.load_backbone("no/such/run"), "no/such/run"),
+        (lambda: sslortho.load_backbone(RESULT), "weights, a TrainingResult, must .* run.folder"),
+        (
+            lambda: sslortho.knn_eval(RESULT, "digits"),
+            "^backbone_from, a TrainingResult, must .* run.backbone$",
+        ),
+        (
+            lambda: sslortho.knn_eval(RESULT.backbone, torch.zeros(8, 3, 8, 8, dtype=torch.uint8)),
+            "the data set that was handed over has no test images; give test_data$",
+        ),
     ],
 )
 def test_mistakes_are_value_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_result_shows_where_it_is_and_not_all_of_its_summary():
+    assert "runs/x" in repr(RESULT)
+    assert "loss" not in repr(RESULT)
 
 
 def test_a_folder_is_data(tmp_path):

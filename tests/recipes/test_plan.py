@@ -25,7 +25,7 @@ from sslortho.recipes.plan import (
     name_network,
 )
 from sslortho.recipes.pretrain.options import PretrainOptions
-from sslortho.recipes.pretrain.plan import describe_start, find_unused_labels
+from sslortho.recipes.pretrain.plan import describe_start, find_unused_labels, name_method
 from sslortho.recipes.pretrain.resolve import resolve
 
 
@@ -69,6 +69,13 @@ def test_steps_and_rates_are_those_of_the_schedule():
     )
     assert describe_optimizer(options, 1.5, True) == "orth_lars, rate 1.5 = lr 6 x batch 64 / 256"
     assert describe_optimizer(options, 0.01, False) == "orth_lars, rate 0.01 (absolute)"
+
+
+def test_a_method_that_was_handed_over_is_called_by_its_class():
+    recipe = resolve(PretrainOptions.of(method="simclr"))
+    assert name_method(recipe) == "simclr"
+    own = SimpleNamespace(options=SimpleNamespace(method="given"), method=recipe.method)
+    assert name_method(own) == f"{recipe.method.__name__}, handed over"
 
 
 def test_initial_weights_and_layers_that_train_otherwise_are_told():

@@ -52,11 +52,17 @@ def plan_pretraining(
         recipe.chosen,
         {
             "views": describe_views(recipe.views),
-            "method": options.method,
+            "method": name_method(recipe),
             "start": describe_start(options),
         },
         [*_find_doubts(recipe, training), *find_unused_labels(recipe, images)],
     )
+
+
+def name_method(recipe: PretrainRecipe) -> str:
+    """Name of a method for people; of a class that was handed over, its own."""
+    name = recipe.options.method
+    return f"{recipe.method.__name__}, handed over" if name == GIVEN else name
 
 
 def describe_start(options: PretrainOptions) -> str:
