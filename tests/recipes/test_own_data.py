@@ -128,6 +128,7 @@ def test_a_path_alone_suffices_on_the_command_line(expected, tmp_path):
     assert done.returncode == 0, done.stderr
     found = sslortho.load_backbone(out).state_dict().values()
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert (out / "report.md").read_text().startswith("# barlow_twins on album: ")
     again = call_command("pretrain", "--config", out / "config.yaml", "--out", out)
     assert "finished already" in again.stdout
 

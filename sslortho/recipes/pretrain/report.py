@@ -44,7 +44,7 @@ def _list_figures(summary: Mapping[str, Any]) -> list[ReportFigure]:
 
 
 def write_pretraining_report(
-    folder: RunFolder, summary: Mapping[str, Any], verdict: Verdict
+    folder: RunFolder, summary: Mapping[str, Any], verdict: Verdict, data: str
 ) -> None:
     """Write report.md: the verdict, figures, curves and views, command, settings and machine.
 
@@ -52,11 +52,12 @@ def write_pretraining_report(
         folder: of the run, with its pictures.
         summary: content of summary.json.
         verdict: on the run.
+        data: short name of the images.
     """
     config = summary["config"]
     write_report(
         folder.report,
-        title=f"{config['method']} on {config['data']}: {verdict.name}",
+        title=f"{config['method']} on {data}: {verdict.name}",
         lead=[line.strip() for line in verdict.lines()],
         figures=_list_figures(summary),
         settings=config,

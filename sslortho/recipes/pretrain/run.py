@@ -291,7 +291,7 @@ def _conclude(run: Pretraining, folder: RunFolder, summary: dict[str, Any]) -> d
     )
     records = read_metrics(folder.metrics, curve_names())
     draw_curves(folder.curves, {options.optim: records}, title)
-    write_pretraining_report(folder, summary, verdict)
+    write_pretraining_report(folder, summary, verdict, options.data_name)
     folder.write_summary(summary)
     return summary
 
