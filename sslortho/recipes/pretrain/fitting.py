@@ -139,11 +139,15 @@ def _fit_length(options: PretrainOptions, images: int, gpu: bool) -> dict[str, C
             f"a tenth of the run, at most {MOST_WARMUP} epochs",
             "",
         ),
-        "evaluate_every": Choice(
-            max(1, round(epochs / EVALUATIONS)), f"{EVALUATIONS} evaluations on the way", ""
-        ),
+        "evaluate_every": _fit_evaluations(epochs),
         "lr": choose_rate(options.method, options.optim, order, steps, images),
     }
+
+
+def _fit_evaluations(epochs: int) -> Choice:
+    every = max(1, round(epochs / EVALUATIONS))
+    reason = f"about {EVALUATIONS} evaluations on the way" if every > 1 else "after each epoch"
+    return Choice(every, reason, "")
 
 
 def _fit_epochs(images: int, gpu: bool) -> Choice:

@@ -56,6 +56,16 @@ def test_warm_up_and_evaluations_fit_the_length(epochs, warmup, every):
     assert found["evaluate_every"] == every
 
 
+def test_the_reason_for_the_evaluations_is_true_of_their_number():
+    for epochs in (1, 9, 14, 18, 100):
+        choice = fit_options(PretrainOptions.of(**FOLDER, epochs=epochs), 10_000)["evaluate_every"]
+        if choice.value == 1:
+            assert choice.reason == "after each epoch"
+        else:
+            assert choice.reason == "about 10 evaluations on the way"
+            assert 8 <= epochs // choice.value <= 12
+
+
 @pytest.mark.parametrize(
     ("images", "machine", "epochs"),
     [
