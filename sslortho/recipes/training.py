@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from sslortho.data import TrainLoader
 from sslortho.methods.task import Task
-from sslortho.recipes.changed_inputs import accept_changes
+from sslortho.recipes.changed_inputs import accept_changes, check_ranks
 from sslortho.recipes.fitted import settled
 from sslortho.recipes.options import TrainingOptions
 from sslortho.recipes.plan import say_compiling
@@ -58,9 +58,10 @@ class Training:
     def hold(self, folder: RunFolder) -> Iterator["HeldTraining"]:
         """Prepare the run folder, and keep its status while the block runs. Every rank must call.
 
-        Raises ValueError, with nothing written, if the newest checkpoint is of other images or weights, or
-        if batch norm would be given single samples.
+        Raises ValueError, with nothing written, if the newest checkpoint is of other images or weights, if
+        those of the ranks differ, or if batch norm would be given single samples.
         """
+        check_ranks(self.inputs, self.accelerator)
         sizes = settled(self.options.batch_size), self.options.accumulation_steps
         check_batch_norm(self.task, *sizes, self.accelerator.num_processes)
         held = HeldTraining(self, folder)

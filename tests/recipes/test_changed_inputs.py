@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
+from helpers.ranks import run_on_ranks
 from helpers.script_runs import TORCHRUN, finish, start_script
 from PIL import Image
 
 import sslortho
 from sslortho.data.identity import ImageTable
-from sslortho.recipes.changed_inputs import accept_changes
+from sslortho.recipes.changed_inputs import accept_changes, check_ranks
 from sslortho.recipes.command_line import parse_options
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.run import run
@@ -422,3 +424,36 @@ def test_tables_are_read_as_they_were_written(tmp_path, classes, names):
     (found,) = read_tables(tmp_path / "images.npz").values()
     assert found.digest == table.digest
     assert found.classes == table.classes
+
+
+def _compare_on_rank(rank):
+    """Whether two ranks with the same images are let through; what is said of those with other ones."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    same = ImageTable(np.zeros(4, np.int64), ("a",))
+    check_ranks(Inputs({"training": same}, "weights"), accelerator)
+    said = []
+    other = ImageTable(np.full(4, rank), ("a", "b"))
+    for inputs in (
+        Inputs({"training": other, "test": same}),
+        Inputs({"training": same}, f"weights {rank}", hint=" (seed it)"),
+        Inputs({"training": same, "test": same} if rank else {"training": same}),
+    ):
+        try:
+            check_ranks(inputs, accelerator)
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
+@pytest.mark.ranks
+def test_ranks_with_other_inputs_are_refused_on_each(tmp_path):
+    said = run_on_ranks(_compare_on_rank, 2, tmp_path)
+    assert said[0] == said[1]
+    start = "ranks 0 and 1 do not have the same inputs"
+    assert [text.split(";")[0] for text in said[0]] == [
+        f"{start} (training)", f"{start} (backbone)", f"{start} (test)",
+    ]  # fmt: skip
+    assert said[0][1].endswith("the same objects (seed it)")
