@@ -60,7 +60,8 @@ def read_index(shown: str, version: str, open_shard: Open, suffix: str | None) -
     Raises ValueError, naming the shard, if it is no tar file, is compressed or damaged, or a sample has several
     images.
     """
-    key = repr((VERSION, shown, version, suffix)).encode("utf-8", "surrogateescape")
+    place = shown if "://" in shown else os.path.abspath(shown)  # noqa: PTH100 - of links as they are
+    key = repr((VERSION, place, version, suffix)).encode("utf-8", "surrogateescape")
     path = _cache_folder() / f"{hashlib.blake2b(key, digest_size=16).hexdigest()}.npz"
     if version and (found := _read_cached(path)) is not None:
         return found
