@@ -1,11 +1,8 @@
-"""Inputs that changed between the sessions of a run, or that differ between its ranks."""
+"""A run that resumes on images or weights other than those that it began with."""
 
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
-
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 
 from sslortho.options import GIVEN, Options, facts
 from sslortho.recipes.options import TrainingOptions
@@ -13,25 +10,6 @@ from sslortho.runs.folder import RunFolder
 from sslortho.runs.inputs import Inputs
 from sslortho.train.progress import Progress
 from sslortho.train.state import steps_per_epoch
-
-
-def check_ranks(inputs: Inputs, accelerator: Accelerator) -> None:
-    """Compare the inputs of all ranks. Every rank must call.
-
-    Raises ValueError, on every rank, if they differ: shares of different orders would overlap, a backbone
-    that each rank drew for itself is another before the first step, and only one of them could resume.
-    """
-    if accelerator.num_processes == 1:
-        return
-    ours = {name: entry["digest"] for name, entry in inputs.state().items()}
-    first, *others = gather_object([ours])
-    for rank, theirs in enumerate(others, 1):
-        different = [n for n in {**first, **theirs} if first.get(n) != theirs.get(n)]
-        if different:
-            raise ValueError(
-                f"ranks 0 and {rank} do not have the same inputs ({', '.join(different)}); give every rank the "
-                f"same images in the same order, and the same objects{inputs.hint}"
-            )
 
 
 def accept_changes(

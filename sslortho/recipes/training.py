@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch.optim import Optimizer
 
 from sslortho.data import TrainLoader
 from sslortho.methods.task import Task
-from sslortho.recipes.changed_inputs import accept_changes, check_ranks
+from sslortho.recipes.changed_inputs import accept_changes
 from sslortho.recipes.fitted import settled
 from sslortho.recipes.options import TrainingOptions
 from sslortho.recipes.plan import say_compiling
@@ -26,6 +27,25 @@ from sslortho.train.checkpoint import CheckpointFolder
 from sslortho.train.options import TrainResult
 from sslortho.train.records import Reporter
 from sslortho.train.trainer import Evaluate, Schedule, Trainer
+
+
+def check_ranks(inputs: Inputs, accelerator: Accelerator) -> None:
+    """Compare the inputs of all ranks. Every rank must call.
+
+    Raises ValueError, on every rank, if they differ: shares of different orders would overlap, a backbone
+    that each rank drew for itself is another before the first step, and only one of them could resume.
+    """
+    if accelerator.num_processes == 1:
+        return
+    ours = {name: entry["digest"] for name, entry in inputs.state().items()}
+    first, *others = gather_object([ours])
+    for rank, theirs in enumerate(others, 1):
+        different = [n for n in {**first, **theirs} if first.get(n) != theirs.get(n)]
+        if different:
+            raise ValueError(
+                f"ranks 0 and {rank} do not have the same inputs ({', '.join(different)}); give every rank the "
+                f"same images in the same order, and the same objects{inputs.hint}"
+            )
 
 
 @dataclass(frozen=True)

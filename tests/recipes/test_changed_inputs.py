@@ -16,10 +16,11 @@ from PIL import Image
 
 import sslortho
 from sslortho.data.identity import ImageTable
-from sslortho.recipes.changed_inputs import accept_changes, check_ranks
+from sslortho.recipes.changed_inputs import accept_changes
 from sslortho.recipes.command_line import parse_options
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.run import run
+from sslortho.recipes.training import check_ranks
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.inputs import Inputs, read_tables, write_tables
 from sslortho.runs.provenance import Session
