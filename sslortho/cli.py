@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,9 +60,27 @@ def run_command(name: str, arguments: Sequence[str], program: str) -> None:
         arguments: behind the name.
         program: as it was called, for messages.
     """
+    warnings.formatwarning = format_warning
     main = importlib.import_module(COMMANDS[name][0]).main
     if code := main(list(arguments), program):
         sys.exit(code)
+
+
+_format_plainly = warnings.formatwarning
+
+
+def format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Text of a warning: the sentence alone if it is ours and for the user, else as Python has it."""
+    ours = Path(filename).is_relative_to(Path(__file__).parent)
+    if ours and category is UserWarning:
+        return f"warning: {message}\n"
+    return _format_plainly(message, category, filename, lineno, line)
 
 
 def run_script(name: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from helpers.script_runs import SCRIPTS, call_command
 
 import sslortho
-from sslortho.cli import COMMANDS
+from sslortho.cli import COMMANDS, format_warning
 
 
 def test_every_command_has_a_door_and_every_door_a_command():
@@ -45,6 +45,14 @@ def test_mistakes_are_told_under_the_name_that_was_typed(name):
     done = call_command(name, "--debgu")
     assert done.returncode == 2
     assert done.stderr.startswith(f"sslortho {name}: error: ")
+
+
+def test_warnings_for_the_user_show_no_code():
+    ours, theirs = Path(sslortho.__file__).parent / "data" / "x.py", "/elsewhere/x.py"
+    text = format_warning("2 images are broken", UserWarning, str(ours), 3)
+    assert text == "warning: 2 images are broken\n"
+    assert "x.py:3: UserWarning: odd" in format_warning("odd", UserWarning, theirs, 3)
+    assert "DeprecationWarning" in format_warning("old", DeprecationWarning, str(ours), 3)
 
 
 def test_it_runs_as_a_module(tmp_path):

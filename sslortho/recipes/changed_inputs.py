@@ -1,5 +1,6 @@
 """A run that resumes on images or weights other than those that it began with."""
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -107,15 +108,20 @@ def find_finished(
 
     Raises ValueError for a broken file, and if other images or weights are asked for.
     """
-    summary = folder.finished_summary()
-    if summary is None:
-        return None
+    if folder.summary.exists():
+        _check_same(options, folder, read_inputs)
+    return folder.finished_summary()
+
+
+def _check_same(options: Options, folder: RunFolder, read_inputs: Callable[[], Inputs]) -> None:
+    """Raise ValueError for a broken file, and if a finished run is of other images or weights."""
+    summary = json.loads(folder.summary.read_text())
     stored = summary.get("config", {})
     known = facts(type(options))
     paths = [name for name, fact in known.items() if fact.by_content and name in stored]
     different = [n for n in paths if not _same_path(stored[n], getattr(options, n))]
     if not different and GIVEN not in options.values().values():
-        return summary
+        return
     if "inputs" in summary:
         changes = "; ".join(read_inputs().find_changes(summary["inputs"], folder.images))
     else:  # of version 0.1
@@ -125,7 +131,6 @@ def find_finished(
         raise ValueError(
             f"the finished run in {folder.path} is of other data: {changes}; give another --out"
         )
-    return summary
 
 
 def _check_paths(options: Options, stored: Mapping[str, Any], folder: RunFolder) -> None:

@@ -38,7 +38,7 @@ ADVICE: Mapping[str, tuple[str, ...]] = {
     POINT: (
         "lower --lr by a factor of 3 to 10, or raise --warmup_epochs",
         "take the method's own options (--help after --method), and a larger --batch_size",
-        "try barlow_twins, vicreg or simclr, whose losses hold images apart",
+        "try another method: the losses of barlow_twins, vicreg and simclr hold images apart",
     ),
     DIMENSIONAL: (
         "take the method's own weights of its terms, and its own temperature",

@@ -24,8 +24,8 @@ from sslortho.evaluate.verdict.findings import (
 )
 
 FEWEST_STEPS = 64
-"""Optimizer steps before which nothing is said about slowness or success. Healthy runs of ours have moved
-well by then."""
+"""Optimizer steps before which nothing is said about collapse, slowness or success. Healthy runs of ours
+have moved well by then."""
 
 LEAST_DISTINCT = 50.0
 """Percentage of images that differ from all others, below which the data count as repeated. All data sets
@@ -157,7 +157,9 @@ def judge_high_rate(e: Evidence) -> Finding | None:
 
 
 def judge_point(e: Evidence) -> Finding | None:
-    """Outputs that are the same for all images."""
+    """Outputs that are the same for all images, after enough steps."""
+    if e.steps < FEWEST_STEPS:
+        return None
     for name, figure, least in (
         ("projection_std", "projections", PROJECTIONS_STD),
         ("feature_std", "features", FEATURES_STD),
@@ -175,7 +177,7 @@ def _judge_teacher(e: Evidence) -> Finding | None:
         for r in e.training[-max(1, len(e.training) // 10) :]
         if r.get("teacher_entropy") is not None and r.get("teacher_mean_entropy") is not None
     ]
-    if not told or e.steps < FEWEST_STEPS:
+    if not told:
         return None
     value = sorted(told)[len(told) // 2]
     if value < LEAST_INFORMATION:
@@ -188,6 +190,8 @@ def judge_dimensions(e: Evidence) -> Finding | None:
     """Features that have lost dimensions, or outputs that repeat each other."""
     before, now = e.before.get("rankme", math.nan), e.now.get("rankme", math.nan)
     limit = LEAST_RANK * before
+    if e.steps < FEWEST_STEPS:
+        return None
     if now < limit:
         return Finding(DIMENSIONAL, "RankMe of the features", now, "below", limit)
     return _judge_redundancy(e)
@@ -197,7 +201,7 @@ def _judge_redundancy(e: Evidence) -> Finding | None:
     """Barlow Twins: mean squared correlation of different outputs, from the redundancy term."""
     outputs = trivial_loss(e.config) if e.method == "barlow_twins" else None
     terms = [r["redundancy"] for r in e.training if r.get("redundancy") is not None]
-    if not outputs or outputs < 2 or not terms or e.steps < FEWEST_STEPS:
+    if not outputs or outputs < 2 or not terms:
         return None
     last = sorted(terms[-max(1, len(terms) // 10) :])
     value = last[len(last) // 2] / (outputs * (outputs - 1))

@@ -178,6 +178,7 @@ def test_too_little_is_undecided_and_says_what_is_missing():
     assert short.name == UNDECIDED
     assert short.findings[0].figure == "optimizer steps"
     assert short.findings[0].value == 20
+    assert told(records(steps=20, last={"projection_std": 0.01, "rankme": 2.0})).name == UNDECIDED
     lucky = {"untrained_knn_top1": 50.0, "knn_top1": 80.0, "inputs": {"test": {"count": 10_000}}}
     assert told(records(steps=20), summary=lucky).name == UNDECIDED
     blind = told([r for r in records() if "loss" in r])
