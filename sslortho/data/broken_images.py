@@ -183,7 +183,7 @@ def _find_or_read(data: ImageSet, split: Split, skip_list: Path | None) -> dict[
 
 
 def _find_few(data: ImageSet, split: Split, skip_list: Path | None) -> dict[str, str]:
-    """Name and fault of each image that looks broken, if they are few.
+    """Name and fault of each image that looks broken, if they are few and it is the files' own fault.
 
     A run that has begun goes by its list, and leaves out nothing if it has none.
     """
@@ -194,12 +194,21 @@ def _find_few(data: ImageSet, split: Split, skip_list: Path | None) -> dict[str,
     if len(data) > MOST_CHECKED:
         return {}
     _, broken = _check(data, range(len(data)), thorough=False)
-    if not broken or len(broken) > FEW * len(data):
+    many = len(broken) > FEW * len(data)
+    if not broken or many or any(map(_is_of_system, broken.values())):
         return {}
     found = {data.name_of(i): error.reason for i, error in broken.items()}
     if skip_list is not None and is_first_rank():
         write_skip_list(skip_list, {**_keep_other(skip_list, split, {}), split: found}, few=True)
     return found
+
+
+def _is_of_system(error: BrokenImageError) -> bool:
+    """Whether the system could not read a file, which may pass: a permission, a network, too many files.
+
+    PIL's own OSErrors for damaged files have no number.
+    """
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno is not None
 
 
 def _keep_other(skip_list: Path, split: Split, listed: dict[str, dict[str, str]]) -> dict:

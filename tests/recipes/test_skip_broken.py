@@ -1,5 +1,6 @@
 """Commands on folders with broken images: refused, left out, or met in the middle of a run."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ import torch
 from PIL import Image
 
 import sslortho
+from sslortho.data import ImageFiles
+from sslortho.data.decoding import naming_broken
 from sslortho.data.skip_list import read_skip_list
 from sslortho.runs.status import RunStoppedError
 from sslortho.train.trainer import Trainer
@@ -163,6 +166,21 @@ def test_few_broken_files_of_ones_own_are_left_out_unasked(tmp_path, monkeypatch
     with pytest.warns(UserWarning, match="2 of 40 train images"):
         found = sslortho.pretrain(str(photos), out=out, **SMALL)
     assert found.summary["inputs"]["training"]["count"] == 38
+
+
+def test_a_file_that_the_system_cannot_read_is_not_left_out_unasked(tmp_path, monkeypatch):
+    photos, plain = tmp_path / "photos", ImageFiles.check
+    copy_images(photos, 40)
+
+    def check(self, index, thorough=False):
+        if Path(self.paths[index]).name == "8.png":
+            with naming_broken(self.paths[index]):
+                raise OSError(errno.EMFILE, "Too many open files")
+        return plain(self, index, thorough)
+
+    monkeypatch.setattr(ImageFiles, "check", check)
+    with pytest.raises(ValueError, match=r"8\.png cannot be read .*Too many open files"):
+        sslortho.pretrain(str(photos), out=tmp_path / "run", **SMALL)
 
 
 def test_many_broken_files_are_an_error(tmp_path):
