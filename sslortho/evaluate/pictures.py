@@ -83,7 +83,8 @@ def draw_feature_map(
     if rest.any():
         count = len(labels[rest & (labels >= 0)].unique())
         name = f"{count:,} more classes" if count else "unlabelled"
-        scatter(rest, rest, name, c=GREY, alpha=0.3, zorder=1)
+        grey, alpha = (GREY, 0.3) if coloured else (COLOURS[0], 0.6)  # no class to set apart
+        scatter(rest, rest, name, c=grey, alpha=alpha, zorder=1)
     _dress_map(figure, axes, title)
     axes.set_xlabel(axis_names[0])
     axes.set_ylabel(axis_names[1])

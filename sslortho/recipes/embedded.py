@@ -18,6 +18,9 @@ from sslortho.recipes.embed.options import EmbedOptions
 from sslortho.recipes.embed.run import load_images
 from sslortho.runs.inputs import BACKBONE, hash_tensors
 
+PICTURE_SIDE = 96
+"""Least side of an image in a picture, in pixels."""
+
 
 def options_of(features: Features, **changed: str | None) -> EmbedOptions:
     """Options of `embed` that the features were made with; those that are not None are changed.
@@ -91,14 +94,21 @@ def spec_of(features: Features) -> EvaluationSpec:
     return EvaluationSpec(crop_size=view["crop_size"], resize=view["resize"], mean=mean, std=std)
 
 
-def preprocessing_of(features: Features) -> Preprocessing:
-    """Preprocessing of another image, as the images that the features are of had it."""
+def picture_spec_of(features: Features) -> EvaluationSpec:
+    """The same part of the images, of PICTURE_SIDE pixels or more, for people to look at."""
     spec = spec_of(features)
+    factor = -(-PICTURE_SIDE // spec.crop_size)
+    return replace(spec, crop_size=spec.crop_size * factor, resize=spec.resize * factor)
+
+
+def preprocessing_of(features: Features, spec: EvaluationSpec | None = None) -> Preprocessing:
+    """Preprocessing of another image, as the images that the features are of had it, or as `spec` says."""
+    spec = spec or spec_of(features)
     return Preprocessing(crop_size=spec.crop_size, mean=spec.mean, std=spec.std, resize=spec.resize)
 
 
 def views_of(
-    features: Features, images: ImageSet, options: EmbedOptions, indices: Tensor
+    spec: EvaluationSpec, images: ImageSet, options: EmbedOptions, indices: Tensor
 ) -> Tensor:
     """Views (n, 3, size, size) of the images `indices` (n,), normalised, on the CPU."""
-    return evaluation_views(replace(options, workers=None), images, spec_of(features), indices)
+    return evaluation_views(replace(options, workers=None), images, spec, indices)

@@ -138,13 +138,17 @@ def draw(
     import torch
 
     from sslortho.evaluate.pictures import draw_neighbours
-    from sslortho.recipes.embedded import images_of, preprocessing_of, views_of
+    from sslortho.recipes.embedded import images_of, picture_spec_of, preprocessing_of, views_of
 
     images, options = images_of(features, data)
-    preprocess, rows = preprocessing_of(features), {n: i for i, n in enumerate(features.names)}
+    spec = picture_spec_of(features)
+    preprocess, rows = (
+        preprocessing_of(features, spec),
+        {n: i for i, n in enumerate(features.names)},
+    )
     read = [_read_query(query, features, rows) for query in queries]
     views = [
-        views_of(features, images, options, torch.tensor([q]))[0]
+        views_of(spec, images, options, torch.tensor([q]))[0]
         if isinstance(q, int)
         else preprocess(q)
         for q in read
@@ -158,7 +162,7 @@ def draw(
     draw_neighbours(
         path,
         torch.stack(views),
-        views_of(features, images, options, unique)[inverse],
+        views_of(spec, images, options, unique)[inverse],
         labels,
         features.labels[found.indices],
         found.similarities,

@@ -81,7 +81,7 @@ def test_equally_frequent_classes_are_chosen_from_all_over(tmp_path, drawn):
     assert max(np.diff([0, *chosen, 999])) < 100  # evenly would be 50
 
 
-def test_unlabelled_points_are_grey(tmp_path, drawn):
+def test_points_without_labels_have_one_colour(tmp_path, drawn):
     labels = torch.full((30,), -1)
     draw_feature_map(tmp_path / "map.png", torch.randn(30, 2), labels, ("a",), "none")
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["unlabelled"]

@@ -14,6 +14,7 @@ import sslortho
 from sslortho.evaluate.feature_files import FeatureTable
 from sslortho.models import BackboneInfo, write_backbone
 from sslortho.models.cifar_resnet import BasicCNN
+from sslortho.recipes.embedded import picture_spec_of, spec_of
 
 INFO = BackboneInfo(
     backbone="basic_cnn", stem="stock", crop_size=32, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)
@@ -113,6 +114,13 @@ def test_the_command_prints_them_and_draws_them(place, tmp_path):
     assert lines[-1] == "n/x.png"
     with Image.open(tmp_path / "n" / "x.png") as drawn:
         assert drawn.size[0] > 300
+
+
+def test_pictures_show_the_same_part_larger(place):
+    features = sslortho.load_features(place / "x.npz")
+    seen, shown = spec_of(features), picture_spec_of(features)
+    assert shown.crop_size >= 96 > seen.crop_size
+    assert shown.crop_size / shown.resize == seen.crop_size / seen.resize
 
 
 def test_other_weights_and_images_than_then_are_refused(place, tmp_path):
