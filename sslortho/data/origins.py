@@ -23,7 +23,8 @@ from sslortho.data.image_sets import ImageFiles, ImageSet, Split
 from sslortho.data.labels import Labelling
 from sslortho.data.options import PATTERN, DataOptions
 from sslortho.data.own_folders import scan_own_folder
-from sslortho.data.tar_shards import expand_shards, is_address, load_shards
+from sslortho.data.shard_files import expand_shards, is_address
+from sslortho.data.tar_shards import load_shards
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 

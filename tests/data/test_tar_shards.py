@@ -15,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from sslortho.data import tar_index, tar_shards
+from sslortho.data import shard_files, tar_index
 from sslortho.data.loading import load_test_set, load_training_set
 from sslortho.data.options import DataOptions
-from sslortho.data.tar_shards import expand_shards, load_shards
+from sslortho.data.shard_files import expand_shards
+from sslortho.data.tar_shards import load_shards
 
 
 @pytest.fixture(autouse=True)
@@ -199,7 +200,7 @@ def test_shards_over_http_are_read_in_another_process(tmp_path, server, monkeypa
 
 
 def test_more_shards_than_stay_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(tar_shards, "MOST_OPEN", 2)
+    monkeypatch.setattr(shard_files, "MOST_OPEN", 2)
     for i in range(5):
         write(tmp_path / f"{i}.tar", samples(i, 1))
     before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0

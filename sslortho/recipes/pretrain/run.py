@@ -4,16 +4,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate import Accelerator
-from torch import nn
 
-from sslortho.data import EvaluationLoader, ImageSet, hold_out
-from sslortho.data.loading import (
-    create_evaluation_loader,
-    create_train_loader,
-    load_test_set,
-    load_training_set,
-)
-from sslortho.evaluate import FrozenEvaluation
+from sslortho.data import ImageSet, hold_out
+from sslortho.data.loading import create_train_loader, load_test_set, load_training_set
 from sslortho.methods.task import Task
 from sslortho.models import BackboneInfo, write_backbone
 from sslortho.models.own_networks import plain_network
@@ -25,16 +18,13 @@ from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.identity import identify_objects
 from sslortho.recipes.initial_weights import keep_first_layer, layer_factors
 from sslortho.recipes.plan import name_network
+from sslortho.recipes.pretrain.evaluations import Evaluations, create_evaluations
 from sslortho.recipes.pretrain.fitting import fit_precision
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.plan import plan_pretraining
 from sslortho.recipes.pretrain.probe import Probe, create_probe
 from sslortho.recipes.pretrain.report import tell, write_pretraining_report
 from sslortho.recipes.pretrain.resolve import PretrainRecipe, find_machine, resolve
-from sslortho.recipes.pretrain.unlabelled import (
-    UnlabelledEvaluation,
-    create_unlabelled_evaluation,
-)
 from sslortho.recipes.pretrain.verdict import Watch, judge
 from sslortho.recipes.training import HeldTraining, Training
 from sslortho.runs.config_file import keep_fitted
@@ -56,44 +46,9 @@ class Pretraining:
     recipe: PretrainRecipe
     accelerator: Accelerator
     training: Training
-    evaluation: FrozenEvaluation
-    """With the test images; without any if they have no labels, or are not to be used."""
-    held_out: FrozenEvaluation | None
-    """With the held-out training images, if they have labels."""
-    unlabelled: UnlabelledEvaluation | None
-    """Measures without labels; None where there are labelled images to evaluate."""
+    evaluations: Evaluations
     probe: Probe
     """Cheap figures without labels, of every pretraining."""
-
-    def evaluate_online(self, task: Task) -> dict[str, float]:
-        """Figures during training: the probe's, and those of held-out images if there are some, else of
-        the test images."""
-        return {**self.probe.measure(task), **self.judge_online(task)}
-
-    def judge_online(self, task: Task) -> dict[str, float]:
-        """Figures during training that need labels, or held-out images."""
-        if self.unlabelled is not None:
-            return self.unlabelled.online(task)
-        if self.held_out is None:
-            return self.evaluation.online(task.backbone)
-        return _of_held_out(self.held_out.online(task.backbone))
-
-    def evaluate_final(self, task: Task) -> dict[str, float]:
-        """Figures of a finished run, or of the task before it."""
-        figures = self._evaluate_backbone(task.backbone)
-        return figures if self.unlabelled is None else {**figures, **self.unlabelled.final(task)}
-
-    def _evaluate_backbone(self, backbone: nn.Module) -> dict[str, float]:
-        if self.held_out is None:
-            return self.evaluation.final(backbone)
-        if self.evaluation.test is None:
-            return _of_held_out(self.held_out.final(backbone))
-        return {**_of_held_out(self.held_out.online(backbone)), **self.evaluation.final(backbone)}
-
-
-def _of_held_out(figures: dict[str, float]) -> dict[str, float]:
-    """Figures by the names that those of held-out images have; measures without labels keep theirs."""
-    return {f"val_{n}" if n.endswith("_top1") else n: value for n, value in figures.items()}
 
 
 def _load(
@@ -133,26 +88,7 @@ def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
         train, test, held_out = _load(options, given)
     recipe = resolve(options, given, len(train), machine, max(train.first_size))
     options = recipe.options
-    known = bool((train.labels >= 0).all())
-    labelled = known and options.test and test is not None
-    has_labels = labelled or (known and held_out is not None)
-    if has_labels and options.linear_probe and len(train.labels.unique()) < 2:
-        raise ValueError(
-            "linear_probe=True: the training images are of one class alone, and a probe needs two; give "
-            "--linear_probe false, or leave the test images out"
-        )
-    specs = recipe.evaluation_views
-
-    def evaluation_loader(images: ImageSet) -> EvaluationLoader:
-        return create_evaluation_loader(options, images, specs, shard)
-
-    evaluation = FrozenEvaluation(
-        train=evaluation_loader(train if has_labels or held_out is None else held_out),
-        test=evaluation_loader(test) if test and labelled else None,
-        knn_k=options.knn_k,
-        knn_temperature=options.knn_temperature,
-        linear_probe=options.linear_probe,
-    )
+    evaluations = create_evaluations(recipe, accelerator, shard, train, test, held_out)
     batch_size = settled(options.batch_size)
     loader = create_train_loader(
         options, train, recipe.views, batch_size, shard, options.accumulation_steps
@@ -194,13 +130,7 @@ def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
                 steps,
             ),
         ),
-        evaluation=evaluation,
-        held_out=replace(evaluation, test=evaluation_loader(held_out))
-        if held_out and has_labels
-        else None,
-        unlabelled=None
-        if has_labels
-        else create_unlabelled_evaluation(recipe, accelerator, shard, held_out or train, held_out),
+        evaluations=evaluations,
         probe=create_probe(recipe, shard.device, held_out or train, task, epochs * steps),
     )
 
@@ -234,7 +164,7 @@ def run(options: PretrainOptions, session: Session, given: Given = NOTHING) -> d
     def evaluate(task: Task) -> dict[str, float]:
         figures = pretraining.probe.measure(task)
         watch.look(figures)
-        return {**figures, **pretraining.judge_online(task)}
+        return {**figures, **pretraining.evaluations.online(task)}
 
     with training.hold(folder) as held:
         try:
@@ -267,7 +197,7 @@ def _finish(
         write_backbone(plain_network(backbone), folder.backbone, info)
     summary: dict[str, Any] = {
         "loss": result.loss,
-        **run.evaluate_final(run.training.task),
+        **run.evaluations.final(run.training.task),
         **_measure_before(run),
         "images_per_second": result.images_per_second,
         "steps": result.step,
@@ -304,6 +234,6 @@ def _measure_before(run: Pretraining) -> dict[str, float]:
         recipes["initial"] = run.recipe
     found: dict[str, float] = {}
     for state, recipe in recipes.items():
-        figures = run.evaluate_final(recipe.create_task().to(run.accelerator.device))
+        figures = run.evaluations.final(recipe.create_task().to(run.accelerator.device))
         found |= {f"{state}_{name}": value for name, value in figures.items()}
     return found

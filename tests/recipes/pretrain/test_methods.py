@@ -58,7 +58,7 @@ def test_an_epoch_of_digits_learns_and_reports_knn(name, tmp_path):
         out=str(tmp_path),
     )
     run = build(options)
-    result = HeldTraining(run.training, RunFolder(tmp_path)).run(run.evaluate_online)
+    result = HeldTraining(run.training, RunFolder(tmp_path)).run(run.evaluations.online)
     assert result.step == (256 if name == "dino" else 1437) // 64
     records = read_metrics(tmp_path / "metrics.jsonl")
     losses = [record["loss"] for record in records if "loss" in record]
