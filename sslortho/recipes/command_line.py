@@ -20,12 +20,27 @@ from sslortho.recipes.option_values import is_text, read_file, read_given, read_
 
 Some = TypeVar("Some", bound=Options)
 
+OTHERS_NAMES = {
+    **dict.fromkeys(("learning_rate", "base_lr"), "lr"),
+    **dict.fromkeys(("model", "arch", "architecture", "network", "encoder"), "backbone"),
+    **dict.fromkeys(("image_size", "img_size", "input_size"), "crop_size"),
+    **dict.fromkeys(("amp", "fp16", "bf16"), "mixed_precision"),
+    **dict.fromkeys(("pretrained", "checkpoint", "ckpt", "ckpt_path"), "initial_weights"),
+    "wd": "weight_decay",
+    "output_dir": "out",
+    "save_every": "checkpoint_every",
+    "seed_everything": "seed",
+}
+"""Options as lightly-train, solo-learn, timm and others call them, and as they are called here."""
+
 
 def _find_nearest(name: str, cls: type[Any]) -> str:
     methods = cls.methods_with(name) if hasattr(cls, "methods_with") else []
     if methods:
         return f" (it is an option of --method {', '.join(methods)})"
-    return nearest(name, [f.name for f in fields(cls)])
+    ours = [f.name for f in fields(cls)]
+    meant = OTHERS_NAMES.get(name)
+    return f" (did you mean {meant}?)" if meant in ours else nearest(name, ours)
 
 
 class PlainParser(argparse.ArgumentParser):

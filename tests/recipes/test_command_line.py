@@ -52,6 +52,8 @@ def test_a_switch_needs_no_value(arguments, expected):
     [
         (["--weight_dcay", "0"], "--weight_dcay 0 .did you mean weight_decay?"),
         (["--backbon", "resnet18"], "did you mean backbone?"),
+        (["--learning_rate", "1"], "did you mean lr?"),
+        (["--arch", "resnet18"], "did you mean backbone?"),
         (["--lr", "fast"], "lr"),
         (["--data", "mnist"], "digits"),
         (["--epochs", "0", "--warmup_epochs", "0"], "epochs=0 must be 1 or more"),

@@ -17,7 +17,7 @@ DIGITS: dict[str, Any] = {
     "batch_size": USUAL_BATCH,
     "epochs": 13,
     "warmup_epochs": 1,
-    "evaluate_every": 2,
+    "evaluate_every": 4,
     "lr": 6.0,
     "mixed_precision": "no",
 }
@@ -35,6 +35,10 @@ MOST_WARMUP = 10
 
 EVALUATIONS = 10
 """Number of evaluations on the way, as configs/imagenet_*.yaml for 100 epochs."""
+
+SEEN_PER_EVALUATION = 2_800
+"""Images that a training sees for each evaluation at the least: the figures without labels (64 images) then
+cost less than a hundredth of it (docs/verdicts/README.md)."""
 
 SEEN_ON_CPU = 180_000
 """Images that a run on a CPU sees: those of configs/figure7_small.yaml, 17 minutes on a core (README.md)."""
@@ -139,15 +143,20 @@ def _fit_length(options: PretrainOptions, images: int, gpu: bool) -> dict[str, C
             f"a tenth of the run, at most {MOST_WARMUP} epochs",
             "",
         ),
-        "evaluate_every": _fit_evaluations(epochs),
+        "evaluate_every": _fit_evaluations(epochs, steps * batch_size),
         "lr": choose_rate(options.method, options.optim, order, steps, images),
     }
 
 
-def _fit_evaluations(epochs: int) -> Choice:
-    every = max(1, round(epochs / EVALUATIONS))
-    reason = f"about {EVALUATIONS} evaluations on the way" if every > 1 else "after each epoch"
-    return Choice(every, reason, "")
+def _fit_evaluations(epochs: int, seen: int) -> Choice:
+    """Epochs between evaluations; seen: images that the whole training sees."""
+    usual = max(1, round(epochs / EVALUATIONS))
+    on_the_way = max(1, seen // SEEN_PER_EVALUATION - 1)  # one more before the first step
+    every = -(-epochs // on_the_way)
+    if every > usual:
+        return Choice(every, f"at most one for {SEEN_PER_EVALUATION:,} images seen", "")
+    reason = f"about {EVALUATIONS} evaluations on the way" if usual > 1 else "after each epoch"
+    return Choice(usual, reason, "")
 
 
 def _fit_epochs(images: int, gpu: bool) -> Choice:

@@ -77,7 +77,7 @@ class PretrainOptions(InitialWeightsOptions, TrainingOptions):
         None, group="output", unit="epochs", affects_result=False, fitted=True
     )
     """Epochs between evaluations on the way: kNN where there are labels, and figures without; 0 for none.
-    Default: 2 for digits, else ten evaluations."""
+    Default: 4 for digits, else ten evaluations, fewer in a short run."""
     knn_k: int = option(20, group="output", rare=True)
     """Neighbours of the kNN evaluation."""
     knn_temperature: float = option(0.07, group="output", rare=True)

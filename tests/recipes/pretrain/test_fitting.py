@@ -29,9 +29,9 @@ def values(options, images, machine=None):
 @pytest.mark.parametrize("optim", ["orth_lars", "lars", "adamw"])
 @pytest.mark.parametrize("machine", [None, GPU])
 def test_the_digits_have_what_they_always_had(optim, machine):
-    """As the dataclass had it before options were fitted."""
+    """As the dataclass had it before options were fitted, but for fewer evaluations."""
     assert values(PretrainOptions.of(optim=optim), 1437, machine) == {
-        "lr": 6.0, "batch_size": 128, "epochs": 13, "warmup_epochs": 1, "evaluate_every": 2,
+        "lr": 6.0, "batch_size": 128, "epochs": 13, "warmup_epochs": 1, "evaluate_every": 4,
         "mixed_precision": "no", "crop_size": 32,
     }  # fmt: skip
 
@@ -64,6 +64,20 @@ def test_the_reason_for_the_evaluations_is_true_of_their_number():
         else:
             assert choice.reason == "about 10 evaluations on the way"
             assert 8 <= epochs // choice.value <= 12
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5, 13, 40, 90])
+@pytest.mark.parametrize("images", [500, 1437, 1797, 4000])
+def test_evaluations_of_a_short_run_cost_less_than_a_hundredth_of_it(images, epochs):
+    """In passes of a view through the network; a training step's backward costs as two forward passes."""
+    options = PretrainOptions.of(**FOLDER, epochs=epochs)
+    choice = fit_options(options, images)["evaluate_every"]
+    batch = values(options, images)["batch_size"]
+    training = epochs * (images // batch) * batch * 2 * 3
+    evaluations = 1 + -(-epochs // choice.value)
+    least = evaluations == 2  # before the first step, and at the end
+    assert evaluations * 64 * 2 < 0.01 * training or least
+    assert 1 <= choice.value <= epochs
 
 
 @pytest.mark.parametrize(
