@@ -221,25 +221,24 @@ def check_share(share: object, process_group: object = None) -> None:
 class Sharing:
     """Decides for an optimizer, at its first step, whether its ranks share; solves accordingly.
 
+    Made with the optimizer: `torch.compile` of torch 2.11 fails on one that is made within a step.
+
     "auto" shares within the given process group, or else within that of the DistributedDataParallel
     module that holds the parameters. With neither it does not share, since no rank can know what the
     others do. In every case the ranks compare their gradients once, since a wrapped model may still be
     split among optimizers.
     """
 
-    def __init__(
-        self, share: Share, parameters: Iterable[Tensor], process_group: Any = None
-    ) -> None:
-        self.share = share
-        self.process_group = process_group
-        self._parameters = parameters
+    def __init__(self) -> None:
+        self.share: Share | None = None
+        self.process_group: Any = None
         self._shared: bool | None = None
 
-    def _find_group(self, problems: Sequence[Matrices]) -> bool:
+    def _find_group(self, problems: Sequence[Matrices], parameters: Iterable[Tensor]) -> bool:
         """Whether there is a process group to share in; sets it."""
         if self.share is True or self.process_group is not None:
             return True
-        module = find_data_parallel(self._parameters)
+        module = find_data_parallel(parameters)
         if module is not None:
             self.process_group = module.process_group
         elif IMPORTED_LATE and problems:
@@ -251,8 +250,10 @@ class Sharing:
             )
         return module is not None
 
-    def _decide(self, problems: Sequence[Matrices]) -> bool:
-        if self.share is False or world_size() == 1 or not self._find_group(problems):
+    def _decide(self, problems: Sequence[Matrices], parameters: Iterable[Tensor]) -> bool:
+        if self.share is False or world_size() == 1:
+            return False
+        if not self._find_group(problems, parameters):
             return False
         if world_size(self.process_group) == 1:
             return False
@@ -270,10 +271,23 @@ class Sharing:
             )
         return agreed
 
-    def solve(self, problems: Sequence[Matrices]) -> None:
-        """Solve, shared or not. To be called on every rank, even with nothing to solve."""
-        if self._shared is None:
-            self._shared = self._decide(problems)
+    def solve(
+        self,
+        problems: Sequence[Matrices],
+        share: Share,
+        process_group: Any,
+        parameters: Iterable[Tensor],
+    ) -> None:
+        """Solve, shared or not. To be called on every rank, even with nothing to solve.
+
+        Args:
+            problems: what to solve.
+            share, process_group: the optimizer's options, read at the first step and when `share` changes.
+            parameters: all of the optimizer's.
+        """
+        if self._shared is None or self.share != share:
+            self.share, self.process_group, self._shared = share, process_group, None
+            self._shared = self._decide(problems, parameters)
         if self._shared:
             solve_shared(problems, self.process_group)
         else:

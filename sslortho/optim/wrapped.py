@@ -88,19 +88,22 @@ class Orthogonal(ReplacedGradients):
         super().__init__(params, *args, **kwargs)
         self.share = share
         self.process_group = process_group
+        self._sharing = Sharing()
 
     def _solve(self, problems: Sequence[Matrices]) -> None:
-        sharing: Sharing | None = self.__dict__.get("_sharing")
-        if sharing is None or sharing.share != self.share:
-            parameters = [p for group in self.param_groups for p in group["params"]]
-            sharing = self._sharing = Sharing(self.share, parameters, self.process_group)
-        sharing.solve(problems)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        self._sharing.solve(problems, self.share, self.process_group, parameters)
 
     def __getstate__(self) -> dict[str, Any]:
         # a process group cannot be pickled, and True without it would wait for ranks outside of it
         forgotten = self.share is True and self.process_group is not None
         share = "auto" if forgotten else self.share
         return {**super().__getstate__(), "share": share, "process_group": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_sharing" not in self.__dict__:  # a copy
+            self._sharing = Sharing()
 
     def check_group(self, group: dict[str, Any]) -> None:
         super().check_group(group)

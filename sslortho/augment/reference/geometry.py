@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslortho.augment.draws.crops import CropDraw, centre_interval
+from sslortho.float32_products import ieee_float32
 
 
 def cubic(x: Tensor) -> Tensor:
@@ -49,9 +50,12 @@ def _resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     # uint8 (batch, 3, h, w), (batch, out, h), (batch, out, w) -> uint8 (batch, 3, out, out)
     batch, channels, height, width = images.shape
     x = images.to(rows.dtype).reshape(batch * channels * height, width)
-    x = torch.bmm(x.view(batch, channels * height, width), columns.mT)
-    x = x.view(batch, channels, height, -1).transpose(1, 2).reshape(batch, height, -1)
-    x = torch.bmm(rows, x).view(batch, rows.shape[1], channels, -1).transpose(1, 2)
+    with ieee_float32(
+        {images.device.type}
+    ):  # 11 bits are too few for 256 levels and fractions of them
+        x = torch.bmm(x.view(batch, channels * height, width), columns.mT)
+        x = x.view(batch, channels, height, -1).transpose(1, 2).reshape(batch, height, -1)
+        x = torch.bmm(rows, x).view(batch, rows.shape[1], channels, -1).transpose(1, 2)
     return x.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
 

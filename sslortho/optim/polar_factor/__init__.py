@@ -17,6 +17,7 @@ The rest of `sslortho.optim` uses the names below; `polar` alone is public. The 
 `polar_factor` because `sslortho.optim.polar` is that function.
 """
 
+from sslortho.float32_products import ieee_float32
 from sslortho.optim.polar_factor.factor import (
     METHODS,
     REAL,
@@ -30,7 +31,6 @@ from sslortho.optim.polar_factor.iterative import (
     TOLERANCE,
     TOLERANCE_FLOAT64,
 )
-from sslortho.optim.polar_factor.precision import ieee_float32
 from sslortho.optim.polar_factor.stacks import Matrices, solve
 
 __all__ = [

@@ -44,10 +44,10 @@ import functools
 import torch
 from torch import Tensor
 
+from sslortho.float32_products import ieee_float32
 from sslortho.optim.polar_factor.decompositions import default_rank_tol, polar_gram_eigh, polar_svd
 from sslortho.optim.polar_factor.iterative import MUON, muon, newton_schulz, polar_express
 from sslortho.optim.polar_factor.parallel import run_on_threads
-from sslortho.optim.polar_factor.precision import ieee_float32
 from sslortho.options import nearest
 
 REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

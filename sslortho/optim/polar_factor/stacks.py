@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sslortho.float32_products import ieee_float32
 from sslortho.optim.polar_factor.factor import polar_stack, resolve_method, stack_limit
 from sslortho.optim.polar_factor.parallel import run_on_threads
-from sslortho.optim.polar_factor.precision import ieee_float32
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
@@ -180,3 +181,26 @@ def test_centre_crop_of_the_evaluation_sizes_of_a_photograph():
     resized = tv.resize(image.float(), 256, InterpolationMode.BICUBIC, antialias=True)
     expected = tv.center_crop(resized, [224, 224]).clamp(0, 255)
     assert (centre_crop(image, 256, 224).float() - expected).abs().max() <= ROUNDING
+
+
+class Precisions(TorchDispatchMode):
+    """Settings of CUDA's matrix products at each batched product."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.bmm.default:
+            newer = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+            self.seen.add(newer or torch.get_float32_matmul_precision())
+        return func(*args, **(kwargs or {}))
+
+
+def test_products_are_exact_whatever_the_process_is_set_to():
+    """TensorFloat-32 has 11 bits: a grey level of 255 would be wrong by up to 1/8, and round otherwise."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with Precisions() as precisions:
+            precisions.seen = set()
+            centre_crop(torch.zeros(2, 3, 9, 8, dtype=torch.uint8), 6, 5)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert precisions.seen in ({"ieee"}, {"highest"})

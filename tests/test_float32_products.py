@@ -1,10 +1,14 @@
+import contextlib
+import threading
+import warnings
+
 import pytest
 import torch
 from helpers.matrices import with_singular_values
 from torch import nn
 
+from sslortho.float32_products import _warn_of_tuned_kernels, ieee_float32
 from sslortho.optim import orthonormalise_, polar
-from sslortho.optim.polar_factor.precision import ieee_float32
 
 
 @pytest.fixture(params=["highest", "high", "medium"])
@@ -35,6 +39,69 @@ def test_is_as_before_after_an_error(setting):
     with pytest.raises(KeyError), ieee_float32(["cpu"]):
         raise KeyError
     assert state() == before
+
+
+def test_of_two_threads_the_last_restores_the_setting(setting):
+    before = state()
+    entered, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with ieee_float32(["cpu"]):
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with ieee_float32(["cpu"]):
+        thread.start()
+        assert entered.wait(10)
+    assert set(state()) <= {"ieee", "highest"}  # the other one is still at work
+    leave.set()
+    thread.join()
+    assert state() == before
+
+
+class TunableOp:
+    """torch.cuda.tunable's switch; an environment variable may be stronger."""
+
+    def __init__(self, forced=False):
+        self.on, self.forced = True, forced
+
+    def is_enabled(self):
+        return self.on or self.forced
+
+    def enable(self, value=True):
+        self.on = value
+
+
+@pytest.fixture
+def no_autocast_of_cuda(monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+
+
+def test_tuned_kernels_are_off_on_a_gpu(monkeypatch, no_autocast_of_cuda):
+    tunable = TunableOp()
+    monkeypatch.setattr(torch.cuda, "tunable", tunable)
+    with ieee_float32(["cpu"]):
+        assert tunable.on
+        with ieee_float32(["cuda"]), ieee_float32(["cuda"]):
+            assert not tunable.on
+        assert tunable.on
+    tunable.enable(False)
+    with ieee_float32(["cuda"]):
+        assert not tunable.on
+    assert not tunable.on
+
+
+def test_tuned_kernels_that_stay_on_are_named_once(monkeypatch, no_autocast_of_cuda):
+    monkeypatch.setattr(torch.cuda, "tunable", TunableOp(forced=True))
+    _warn_of_tuned_kernels.cache_clear()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            with ieee_float32(["cuda"]):
+                pass
+    _warn_of_tuned_kernels.cache_clear()
+    assert ["PYTORCH_TUNABLEOP_ENABLED=1" in str(each.message) for each in told] == [True]
 
 
 def test_results_and_setting_are_untouched(setting):
