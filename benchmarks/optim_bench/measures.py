@@ -15,8 +15,9 @@ from tqdm import tqdm
 from sslortho.optim import LARS, OrthLARS
 from sslortho.optim.polar_factor import LOWER_BOUND
 
+from .gpu_methods import find_methods
 from .gradients import group_parameters
-from .methods import BASELINE, METHODS
+from .methods import BASELINE
 from .options import BenchOptimOptions
 
 
@@ -74,14 +75,15 @@ def run_rounds(
     One round more than `rounds` is run: the first measures memory and is not timed. A method that is
     too slow there, see `is_too_slow`, has the seconds of that round alone, and "stopped" true.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
+    methods = find_methods(device)
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
     results: dict[str, list[Tensor]] = {}
     memory: dict[str, float | None] = {}
     first: dict[str, float] = {}
     stopped: set[str] = set()
-    with tqdm(total=(rounds + 1) * len(METHODS), unit="run", leave=False, disable=None) as bar:
+    with tqdm(total=(rounds + 1) * len(methods), unit="run", leave=False, disable=None) as bar:
         for round_ in range(rounds + 1):
-            for name, method in METHODS.items():
+            for name, method in methods.items():
                 bar.set_postfix_str(name)
                 bar.update()
                 if name in stopped:
@@ -109,7 +111,7 @@ def run_rounds(
             "peak_mib": memory[name],
             "stopped": name in stopped,
         }
-        for name in METHODS
+        for name in methods
     }, results
 
 

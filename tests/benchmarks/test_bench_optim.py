@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.script_runs import call_script
 
-from optim_bench import measures
+from optim_bench import measures, methods
 
 SMALL = ["--rounds", "2", "--steps", "1", "--image_size", "64", "--batch_size", "2"]
 
@@ -24,7 +24,9 @@ def test_table_json_and_picture(tmp_path, gradients):
     printed = bench(tmp_path, "--models", name, "--gradients", gradients).stdout
     report = json.loads((tmp_path / "bench_optim.json").read_text())
     methods = report["models"][name]["methods"]
-    assert {"SVD, one by one", "Muon, float32", "Newton-Schulz", "ours"} <= set(methods)
+    assert {"SVD, one by one", "Muon, float32", "Muon, batched", "Newton-Schulz", "ours"} <= set(
+        methods
+    )
     for method, figures in methods.items():
         assert f"| {method} |" in printed
         assert figures["seconds"] >= figures["fastest"] > 0
@@ -47,7 +49,7 @@ def test_a_method_that_is_far_slower_is_run_once(monkeypatch, capsys):
         runs[name] = runs.get(name, 0) + 1
 
     methods = {name: functools.partial(method, name) for name in seconds}
-    monkeypatch.setattr(measures, "METHODS", methods)
+    monkeypatch.setattr(measures, "find_methods", lambda device: methods)
     monkeypatch.setattr(measures.time, "perf_counter", lambda: clock[0])
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     figures, results = measures.run_rounds([parameter], [torch.ones(2, 2)], 3, torch.device("cpu"))
@@ -70,3 +72,34 @@ def test_an_unknown_network_is_an_error(tmp_path):
     assert done.returncode == 2
     assert "resnet51" in done.stderr
     assert not (tmp_path / "bench_optim.json").exists()
+
+
+def test_matrices_in_batches_are_those_one_by_one():
+    """Tall, wide and square ones, of a convolution and a linear layer; two of one shape when turned."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(8, 4, 3, 3), (36, 8), (5, 5), (8, 36), (3, 2)]
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    gradients = [torch.randn(shape, generator=generator) for shape in shapes]
+
+    def apply(method):
+        for p, gradient in zip(parameters, gradients, strict=True):
+            p.grad = gradient.clone()
+        method(parameters)
+        return [p.grad for p in parameters]
+
+    def factor(matrices):
+        u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
+        return u @ vh
+
+    for ours, theirs in zip(
+        apply(functools.partial(methods.replace_in_batches, solve=factor)),
+        apply(methods.replace_by_svd),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    for batched, single in zip(
+        apply(methods.replace_in_batches),
+        apply(functools.partial(methods.replace_by_muon, dtype=torch.bfloat16)),
+        strict=True,
+    ):
+        torch.testing.assert_close(batched, single, rtol=0, atol=0.05)

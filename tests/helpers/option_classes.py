@@ -3,6 +3,7 @@
 from chaos_soak.options import ChaosOptions
 from loading_bench.options import BenchLoadingOptions
 from optim_bench.options import BenchOptimOptions
+from proof_stages.options import ProofOptions
 from sslortho.paper.reproduce.options import ReproduceOptions
 from sslortho.recipes.embed.options import EmbedOptions
 from sslortho.recipes.export.options import ExportOptions
@@ -17,6 +18,6 @@ from sslortho.recipes.write_beton.options import WriteBetonOptions
 
 OPTION_CLASSES = (
     BenchLoadingOptions, BenchOptimOptions, ChaosOptions, EmbedOptions, ExportOptions, KnnEvalOptions,
-    LinearEvalOptions, PretrainOptions, ReproduceOptions, ReproduceRunOptions, ShowViewsOptions,
-    SupervisedOptions, TuneOptions, WriteBetonOptions,
+    LinearEvalOptions, PretrainOptions, ProofOptions, ReproduceOptions, ReproduceRunOptions,
+    ShowViewsOptions, SupervisedOptions, TuneOptions, WriteBetonOptions,
 )  # fmt: skip

@@ -1,0 +1,212 @@
+"""gpu_proof.py: the rehearsal as a whole, and what becomes of units that fail, hang or run out of time."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.script_runs import call_script
+
+from proof_stages import trainings
+from proof_stages.conduct import Conductor
+from proof_stages.context import Context
+from proof_stages.options import ProofOptions
+from proof_stages.registry import UNITS, Unit, choose_units
+from proof_stages.results import Results, read_whole
+from proof_stages.suites import read_report
+from proof_stages.tables import write_tables
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def rehearse(out, *arguments):
+    command = [sys.executable, str(BENCHMARKS / "gpu_proof.py"), "--rehearse", "--out", str(out)]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # two minutes of a core that nothing else uses
+def test_the_rehearsal_runs_every_unit_and_fills_every_table(tmp_path):
+    done = rehearse(tmp_path)
+    results = read_whole(tmp_path)
+    failed = {n: r["error"] for n, r in results.items() if r["state"] != "done"}
+    assert not failed
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert set(results) == {unit.name for unit in UNITS}
+    tables = (tmp_path / "tables.md").read_text()
+    assert tables.startswith("**A rehearsal at toy size on a CPU")
+    assert "Not measured" not in tables
+    assert tables.count("\n## ") == 9
+    file = tmp_path / "gpu_proof.json"
+    printed = call_script("gpu_proof", "table", file)
+    assert printed.stdout == tables
+    assert results["tests.gpu"]["figures"]["skipped"] > 10  # no GPU is seen
+    assert results["bits.usual"]["figures"]["same_bits"]  # on a CPU
+    before = file.read_bytes()
+    assert rehearse(tmp_path).returncode == 0  # nothing is left to do
+    assert file.read_bytes() == before
+
+
+def test_units_are_chosen_by_their_beginnings():
+    assert [unit.name for unit in choose_units("step, bits.usual")] == [
+        "step.resnet50", "step.resnet18", "bits.usual",
+    ]  # fmt: skip
+    assert len(choose_units(None)) == len({unit.name for unit in UNITS})
+    with pytest.raises(ValueError, match="'stop' begins no unit"):
+        choose_units("step,stop")
+
+
+def test_epochs_fill_the_time_that_there_is():
+    """50,000 images at 25,000 a second are 2 s, and twice 5 s: 12 s for an epoch of all three."""
+    rates = {"lars": 25_000.0, "orth_lars": 10_000.0}
+    seconds = 12 * 40 / trainings.SHARE
+    assert trainings.choose_epochs(seconds + 0.1, rates) == 40
+    assert trainings.choose_epochs(seconds - 0.1, rates) == 39
+    assert trainings.choose_epochs(1e9, rates) == trainings.MOST_EPOCHS
+    assert trainings.choose_epochs(1, rates) == trainings.FEWEST_EPOCHS
+    assert trainings.choose_epochs(1e9, {"lars": 1.0}) == trainings.UNMEASURED_EPOCHS
+
+
+def test_a_report_of_pytest_is_counted():
+    text = """<testsuites><testsuite>
+        <testcase classname="a" name="good"/>
+        <testcase classname="a" name="bad"><failure message="no"/></testcase>
+        <testcase classname="a" name="broken"><error message="no"/></testcase>
+        <testcase classname="a" name="left"><skipped message="no GPU"/></testcase>
+        </testsuite></testsuites>"""
+    assert read_report(text) == {
+        "tests": 4, "passed": 1, "skipped": 1, "failed": ["a::bad", "a::broken"],
+    }  # fmt: skip
+
+
+def test_tables_hold_the_figures_and_name_what_is_missing():
+    method = {"seconds": 0.0025, "ratio": 40.0, "worst_error": 1e-4}
+    machine = {
+        "rehearsal": False, "gpu": "a GPU", "processor": "", "cores": 4, "versions": {"torch": "2"},
+        "commit": "abc", "date": "2026-12-01T00:00:00",
+    }  # fmt: skip
+    row = {"optimizer_seconds": 0.002, "step_seconds": 0.2, "synchronisations": 1}
+    figures = {
+        "machine": machine,
+        "optim.resnet50-real": {"methods": {"ours": method}},
+        "step.resnet50": {
+            "backbone": "resnet50", "crop_size": 224, "batch_size": 256, "forward": 0.06,
+            "backward": 0.12, "optimizers": {"LARS": row}, "peak_gib": 31.26,
+        },
+        "table3": {"epochs": 100, "runs": {"resnet20-orth_sgd-s0": {"top1": 87.5}}},
+    }  # fmt: skip
+    results = {name: {"state": "done", "figures": f} for name, f in figures.items()}
+    results["views.224"] = {"state": "failed", "error": "first\nout of memory"}
+    tables = write_tables(results)
+    assert "rehearsal" not in tables
+    assert "| ours | 2.50 (40.0x) | 1e-04 |" in tables
+    assert (
+        "| resnet50, 224 | LARS | 60.00 | 120 | 2.00 | 200 | 1,280 | 1 | 31.3 |" in tables
+    )  # 256 / 0.2
+    assert "| resnet20 | 100 |  | 87.50 | 79.14 ± 0.62 | 87.12 ± 0.12 |" in tables
+    assert "- `views.224`: failed, out of memory" in tables
+    assert "- `pretrain`: not begun" in tables
+    assert "- `table3`" not in tables
+
+
+class Rehearsed(Conductor):
+    """A conductor whose workers do what a script says, in the place of real measurements."""
+
+    script = ""
+
+    def _command(self, todo):
+        names = ",".join(unit.name for unit in todo)
+        return [sys.executable, "-c", self.script, str(self.context.out), names]
+
+
+WORK = """
+    import os, signal, sys, time
+    from pathlib import Path
+    from proof_stages.results import Results
+    results = Results(Path(sys.argv[1]))
+    for name in sys.argv[2].split(","):
+        results.begin(name)
+        (results.folder / "begun.txt").open("a").write(name + " ")
+        if name.endswith("crash"):
+            print("the last words"); sys.stdout.flush(); os.kill(os.getpid(), signal.SIGKILL)
+        if name.endswith("hang"):
+            time.sleep(60)
+        results.write(name, "done", seconds=0, figures={"value": 1})
+"""
+
+
+@pytest.fixture
+def conduct(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS))
+
+    def run(units, seconds=30.0, **options):
+        context = Context(ProofOptions(out=str(tmp_path), **options))
+        conductor = Rehearsed(context, units, time.time() + seconds)
+        conductor.script = textwrap.dedent(WORK)
+        conductor.run()
+        return context.results
+
+    return run
+
+
+def unit(name, **changes):
+    return replace(Unit(name, "", 1, 20), **changes)
+
+
+def begun(results):
+    return (results.folder / "begun.txt").read_text().split()
+
+
+def test_a_crash_costs_one_unit_and_its_last_words_are_kept(conduct, capsys):
+    units = [unit("a.good"), unit("a.crash"), unit("a.after"), unit("b.good")]
+    results = conduct(units)
+    assert {u.name: results.state(u.name) for u in units} == {
+        "a.good": "done", "a.crash": "failed", "a.after": "done", "b.good": "done",
+    }  # fmt: skip
+    error = results.read("a.crash")["error"]
+    assert "the last words" in error
+    assert "exit code -9" in error
+    conduct(units)  # what failed is not tried again unasked, nor what is done
+    assert begun(results).count("a.crash") == 1
+    conduct(units, retry=True)
+    assert begun(results).count("a.crash") == 2
+    assert begun(results).count("a.good") == 1
+    assert "a.crash: failed, exit code -9" in capsys.readouterr().out
+
+
+def test_a_unit_that_hangs_is_ended_and_the_others_run(conduct):
+    results = conduct([unit("a.hang", limit=1.0), unit("a.good")])
+    assert results.state("a.good") == "done"
+    assert "took more than 1 s" in results.read("a.hang")["error"]
+
+
+def test_when_the_time_is_over_a_unit_is_left_for_the_next_command(conduct):
+    results = conduct([unit("a.good"), unit("a.hang"), unit("b.long", seconds=500)], seconds=3.0)
+    states = {name: results.state(name) for name in ("a.good", "a.hang", "b.long")}
+    assert states == {"a.good": "done", "a.hang": "pending", "b.long": "pending"}
+    assert begun(results) == ["a.good", "a.hang"]  # the long one was not begun in vain
+
+
+def test_results_of_a_rehearsal_and_of_a_gpu_do_not_mix(tmp_path):
+    Results(tmp_path).write("machine", "done", figures={"rehearsal": True})
+    done = call_script("gpu_proof", "--out", tmp_path)
+    assert done.returncode == 2
+    assert "holds results of a rehearsal; give another --out" in done.stderr
+
+
+def test_mistakes_are_named(tmp_path):
+    done = call_script("gpu_proof", "--out", tmp_path, "--cifar", tmp_path / "none")
+    assert done.returncode == 2
+    assert "cifar=" in done.stderr
+    done = call_script("gpu_proof", "table", tmp_path)
+    assert done.returncode == 2
+    assert "neither a folder of gpu_proof.py nor its gpu_proof.json" in done.stderr
+    with pytest.raises(ValueError, match="minutes="):
+        ProofOptions(minutes=0)
