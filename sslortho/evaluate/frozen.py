@@ -1,5 +1,6 @@
 """Evaluation of a pretraining: kNN during training, all measures at the end."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from sslortho.data import EvaluationLoader
 from sslortho.evaluate.collapse import feature_std, rankme
 from sslortho.evaluate.features import (
+    Context,
     extract_features,
     feature_batches,
     gather_rows,
@@ -23,9 +25,11 @@ def accuracy(predictions: Tensor, labels: Tensor) -> float:
     return 100 * float((predictions == labels).double().mean())
 
 
-def _extract_test(backbone: nn.Module, test: EvaluationLoader) -> tuple[Tensor, Tensor]:
+def _extract_test(
+    backbone: nn.Module, test: EvaluationLoader, autocast: Context = nullcontext
+) -> tuple[Tensor, Tensor]:
     """Features and labels of the test set. Raises ValueError if it has no images."""
-    features, labels = extract_features(backbone, test)
+    features, labels = extract_features(backbone, test, autocast)
     if not len(labels):
         raise ValueError("the test set has no images, so nothing can be evaluated: give test=None")
     return features, labels
@@ -44,6 +48,8 @@ class FrozenEvaluation:
         knn_k: neighbours, see `NeighbourSearch`.
         knn_temperature: see `vote`.
         linear_probe: whether `final` fits a linear probe.
+        autocast: makes the context that the backbone runs in for `online`. `final` is in float32: the
+            rounding of bfloat16 raises a RankMe of 2 to 2.5, and so hides a collapse.
     """
 
     train: EvaluationLoader
@@ -51,18 +57,25 @@ class FrozenEvaluation:
     knn_k: int = 20
     knn_temperature: float = 0.07
     linear_probe: bool = True
+    autocast: Context = nullcontext
 
     def online(self, backbone: nn.Module) -> dict[str, float]:
         """{"knn_top1": percentage}, cheap enough for every few epochs; empty without a test set."""
         if self.test is None:
             return {}
-        test, test_labels = _extract_test(backbone, self.test)
-        return self._stream(backbone, test, test_labels)
+        test, test_labels = _extract_test(backbone, self.test, self.autocast)
+        return self._stream(backbone, test, test_labels, self.autocast)
 
-    def _stream(self, backbone: nn.Module, test: Tensor, test_labels: Tensor) -> dict[str, float]:
+    def _stream(
+        self,
+        backbone: nn.Module,
+        test: Tensor,
+        test_labels: Tensor,
+        autocast: Context = nullcontext,
+    ) -> dict[str, float]:
         search = NeighbourSearch(test, self.knn_k)
         labels = [torch.empty(0, dtype=torch.int64, device=test.device)]
-        for features, batch_labels in feature_batches(backbone, self.train):
+        for features, batch_labels in feature_batches(backbone, self.train, autocast):
             search.add(features)
             labels.append(batch_labels)
         return self._knn(search, torch.cat(labels), test_labels)

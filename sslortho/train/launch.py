@@ -2,6 +2,8 @@
 
 import os
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -179,3 +181,9 @@ def join_ranks(
 def shard_of(accelerator: Accelerator) -> Shard:
     """Share of this process in every data set."""
     return Shard(accelerator.device, accelerator.process_index, accelerator.num_processes)
+
+
+def autocast_on_gpu(accelerator: Accelerator) -> Callable[[], AbstractContextManager[Any]]:
+    """Maker of the context of evaluations during training: mixed precision on a GPU, float32 on a CPU."""
+    on_gpu = accelerator.device.type != "cpu"
+    return (lambda: accelerator.autocast()) if on_gpu else nullcontext

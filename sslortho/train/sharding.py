@@ -6,21 +6,36 @@ sharded or not, can resume from it.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from sslortho.methods import Task
 from sslortho.optim.precision import HALF_PRECISION, in_float32
+
+SMALLEST = 2**20
+"""Entries of a block that is gathered by itself: 4 MiB of float32. Smaller ones are not worth a message of
+their own."""
+
+LARGEST = 2**23
+"""Entries of a block that is not cut further: a transformer's block of width 768 has 7.1 million."""
+
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+"""Classes of norms, whose scales stay in float32."""
+
+NO_BLOCKS = (*NORMS, nn.ModuleList, nn.ModuleDict)
+"""Classes of modules that are not blocks: the lists have no `forward`."""
 
 
 def check_sharding(accelerator: Accelerator) -> None:
@@ -46,16 +61,65 @@ def _check_statistics(task: nn.Module) -> None:
             )
 
 
+def find_blocks(module: nn.Module) -> list[nn.Module]:
+    """Blocks that are gathered one at a time, the inner ones first.
+
+    They are the members of each Sequential and ModuleList that have a `forward` and SMALLEST entries or
+    more, such as the blocks of a ResNet or a transformer, and large layers of a projector. Within a block
+    of more than LARGEST there are further ones. A block that shares a parameter with the rest of the
+    module stays with it.
+    """
+    everywhere = Counter(id(p) for _, p in module.named_parameters(remove_duplicate=False))
+    found: list[nn.Module] = []
+
+    def is_block(child: nn.Module, size: int) -> bool:
+        if size < SMALLEST or isinstance(child, NO_BLOCKS):
+            return False
+        inside = Counter(id(p) for _, p in child.named_parameters(remove_duplicate=False))
+        return all(everywhere[key] == count for key, count in inside.items())
+
+    def visit(parent: nn.Module) -> None:
+        for child in parent.children():
+            size = sum(p.numel() for p in child.parameters())
+            block = isinstance(parent, nn.Sequential | nn.ModuleList) and is_block(child, size)
+            if not block or size > LARGEST:
+                visit(child)
+            if block:
+                found.append(child)
+
+    visit(module)
+    return found
+
+
+def _shard_part(part: nn.Module, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
+    """Split a child of the task: its blocks, one at a time, then what is left of it.
+
+    policy: how blocks are gathered. Where it rounds, the norms in them are gathered apart, as they are.
+    """
+    blocks = find_blocks(part)
+    if policy.param_dtype is not None:
+        inside = {m for block in blocks for m in block.modules() if isinstance(m, NORMS)}
+        norms = [m for m in part.modules() if m in inside and any(True for _ in m.parameters())]
+        if norms:  # together: their scales are few
+            fully_shard(norms, mesh=mesh)
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(part, mesh=mesh)
+
+
 def shard_task(task: Task, optimizer: Optimizer, accelerator: Accelerator) -> Task:
     """Copy a task, split among all ranks, and point the optimizer to the parameters of the copy.
 
-    Each child module (backbone, projector, ...) is gathered by itself in forward and backward. Every
-    rank must hold the same weights. The task itself moves to the CPU; `gather_into` updates it.
+    Each block (`find_blocks`) is gathered by itself in forward and backward, and what is left of each
+    child module (backbone, projector, ...). With mixed_precision bf16 the blocks travel in bfloat16, half
+    the bytes: autocast would round their weights all the same. Gradients are summed in float32, and the
+    shards, the norms and what is left stay in float32. Every rank must hold the same weights. The task
+    itself moves to the CPU; `gather_into` updates it.
 
     Args:
         task: whole, on the accelerator's device.
         optimizer: over the task's parameters, without state yet.
-        accelerator: its ranks.
+        accelerator: its ranks and its precision.
 
     Raises ValueError as `check_sharding`, and for batch norms whose statistics are each rank's own.
     """
@@ -66,9 +130,12 @@ def shard_task(task: Task, optimizer: Optimizer, accelerator: Accelerator) -> Ta
     # FSDP2 refuses any other; views and activations keep theirs
     sharded.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    policy = MixedPrecisionPolicy()
+    if accelerator.mixed_precision == "bf16":  # autocast decides about the inputs of each operation
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for part in sharded.children():
         if any(True for _ in part.parameters()):
-            fully_shard(part, mesh=mesh)
+            _shard_part(part, mesh, policy)
     fully_shard(sharded, mesh=mesh)
     shard_of = dict(zip(task.parameters(), sharded.parameters(), strict=True))
     for group in optimizer.param_groups:
@@ -111,26 +178,42 @@ def gather_state(state: Any) -> Any:
     return tree_map(lambda value: whole(value) if isinstance(value, Tensor) else value, state)
 
 
-def gather_to_main(state: Any, accelerator: Accelerator) -> Any:
-    """Gather a state dict to the memory of the main rank's CPU, one tensor at a time.
+def gather_to_main(
+    state: Any, accelerator: Accelerator, copy: Callable[[Tensor], Tensor] = torch.clone
+) -> Any:
+    """Copy a state dict to the memory of the main rank's CPU, one tensor at a time.
 
-    Every rank must call. Other ranks receive None for each tensor that is split, so that no GPU holds
-    more than one whole tensor.
+    Every rank must call. Other ranks receive None for each tensor. No GPU holds more than one whole
+    tensor of those that are split.
+
+    Args:
+        state: of a module or optimizer, split among the ranks or not.
+        accelerator: says which rank this is.
+        copy: copies a tensor that is not split to the CPU.
     """
 
     def gather(value: Any) -> Any:
-        if not isinstance(value, DTensor):
+        if not isinstance(value, Tensor):
             return value
-        tensor = value.full_tensor()
-        return tensor.cpu() if accelerator.is_main_process else None
+        if isinstance(value, DTensor):
+            value = value.full_tensor()  # by every rank
+            return value.cpu() if accelerator.is_main_process else None
+        return copy(value) if accelerator.is_main_process else None
 
     return tree_map(gather, state)
 
 
 def gather_into(task: Task, sharded: Task, device: torch.device) -> None:
-    """Move a whole task to a device and load the weights of its sharded copy; every rank must call."""
+    """Move a whole task to a device and load the weights of its sharded copy; every rank must call.
+
+    The weights are gathered one tensor at a time, to the CPU, so that no GPU holds them twice.
+    """
+    task.load_state_dict(tree_map(_whole_on_cpu, sharded.state_dict()))
     task.to(device)
-    task.load_state_dict(gather_state(sharded.state_dict()))
+
+
+def _whole_on_cpu(value: Any) -> Any:
+    return whole(value).cpu() if isinstance(value, Tensor) else value
 
 
 def _split_like(value: Any, parameter: Tensor) -> Any:

@@ -1,12 +1,12 @@
 """State of a training for a checkpoint, and its restoration."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sslortho.train.progress import Progress, Window
@@ -69,17 +69,18 @@ def checkpoint_state(
     task: nn.Module,
     optimizer: Optimizer,
     accelerator: Accelerator,
+    copy: Callable[[Tensor], Tensor],
 ) -> dict[str, Any]:
     """State from which training continues; every rank must call.
 
-    Tensors are the task's own, not copies; tensors that are split among ranks are gathered to the main
-    rank, and None on the others.
+    Tensors are what `copy` makes of the task's own on the main rank, and None on the others; see
+    `gather_to_main`.
     """
     return {
         "progress": progress.state(),
-        "window": window.state(),
-        "task": gather_to_main(task.state_dict(), accelerator),
-        "optimizer": gather_to_main(optimizer.state_dict(), accelerator),
+        "window": gather_to_main(window.state(), accelerator, copy),
+        "task": gather_to_main(task.state_dict(), accelerator, copy),
+        "optimizer": gather_to_main(optimizer.state_dict(), accelerator, copy),
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
         "circumstances": circumstances(accelerator),
     }

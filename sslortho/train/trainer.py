@@ -1,11 +1,11 @@
 """The only training loop."""
 
+import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import torch
@@ -13,17 +13,20 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sslortho.data import Batch, TrainLoader
+from sslortho.data import TrainLoader
 from sslortho.methods import Task
-from sslortho.train.backward import NonFiniteError, accumulate_gradients, name_offenders
+from sslortho.train.backward import accumulate_gradients
+from sslortho.train.batches_ahead import BatchesAhead
 from sslortho.train.checkpoint import CheckpointFolder
 from sslortho.train.instruments import Instruments
 from sslortho.train.options import LoopOptions, TrainResult
 from sslortho.train.progress import Clock, Pace, Progress, Window
 from sslortho.train.ranks import RankLostError, RankWatch
 from sslortho.train.records import Reporter
+from sslortho.train.saving import CheckpointWriter, HostCopies
 from sslortho.train.sharding import gather_into, shard_task, total_norm
 from sslortho.train.signals import StopRequest
+from sslortho.train.skipping import Arriving, KeptBuffers, count_bad_step
 from sslortho.train.state import (
     check_agreement,
     checkpoint_state,
@@ -37,11 +40,6 @@ Schedule = Callable[[int], float]
 
 Evaluate = Callable[[Any], dict[str, float]]
 """Task to figures; called on every rank. Keeps the task's training or evaluation mode."""
-
-
-SMALL_SCALE = 1.0
-"""Scale of the gradient scaler of fp16 below which gradients that are not finite count as bad: torch's
-begins at 65,536 and is halved at each overflow, which in the beginning is as it should be."""
 
 
 class Trainer:
@@ -105,6 +103,10 @@ class Trainer:
         self.window = Window()
         self.instruments = Instruments(self.trained, self.optimizer, options)
         self.rank_watch = RankWatch(accelerator)
+        self.buffers = KeptBuffers(self.trained)
+        self.ahead = accelerator.device.type != "cpu"
+        self.copies = HostCopies()
+        self.writer = CheckpointWriter(checkpoints)
 
     @property
     def place(self) -> int:
@@ -129,16 +131,23 @@ class Trainer:
             try:
                 with self.rank_watch.watch():
                     self._resume()
-                    return self._train(stop)
+                    result = self._train(stop)
+                    self.writer.wait()
+                    self.accelerator.wait_for_everyone()  # what is saved is saved for all
+                    return result
             except BaseException as error:
                 self._tell_end(error)
                 raise
+            finally:
+                self.writer.close()
 
     def _tell_end(self, error: BaseException) -> None:
         """Say after which step training ended; on every rank if another rank's end was the cause."""
-        step, last = self.progress.step, self.checkpoints.describe_last()
         if isinstance(error, RankLostError):  # now: launchers end what is left soon
             print(f"{self.rank_watch.ours}: {error}", file=sys.stderr, flush=True)
+        with suppress(Exception):  # it is not what ended training; what it says is that of `last`
+            self.writer.wait()
+        step, last = self.progress.step, self.checkpoints.describe_last()
         self.reporter.say(f"training ended early, after step {step}; {last}")
 
     def _resume(self) -> None:
@@ -177,11 +186,12 @@ class Trainer:
         """Run the remaining steps of the current epoch, yielding after each."""
         progress, count = self.progress, self.options.accumulation_steps
         self.loader.set_epoch(progress.epoch, progress.step_in_epoch * count)
-        batches = iter(self.loader)
+        left = (self.steps_per_epoch - progress.step_in_epoch) * count
+        batches = BatchesAhead(iter(self.loader), left, self.ahead)
         self.clock.start()
         while progress.step_in_epoch < self.steps_per_epoch:
             began, recorded = time.perf_counter(), self._record_follows()
-            self._step(islice(batches, count), recorded)
+            self._step(batches, recorded)
             progress.step += 1
             progress.step_in_epoch += 1
             if recorded:
@@ -189,12 +199,16 @@ class Trainer:
             seconds = self.pace.add(time.perf_counter() - began)
             if seconds is not None and self.tell_pace:
                 self.tell_pace(seconds, self.total_steps - self.place)
+            self.writer.check()
             yield
         if self.window.steps:  # an older checkpoint, made between an epoch's end and its record
             self._log()
 
-    def _step(self, batches: Iterable[Batch], recorded: bool) -> None:
-        """One optimizer step, measured if a record follows."""
+    def _step(self, batches: BatchesAhead, recorded: bool) -> None:
+        """One optimizer step, measured if a record follows.
+
+        On a GPU the host waits once, for the norm of the gradients, with the next batch in the queue.
+        """
         torch.manual_seed(
             (self.options.seed << 32) + self.progress.step * self.accelerator.num_processes
             + self.accelerator.process_index
@@ -205,20 +219,21 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         count = self.options.accumulation_steps
         self.trained.before_step(self.place, self.progress.epoch, self.total_steps)
-        statistics = [b.clone() for b in self.trained.buffers()]
+        self.buffers.keep()
         watching = self.instruments.watch() if recorded else nullcontext()
         metrics, images = accumulate_gradients(
-            self.task, batches, count, self.accelerator, watching
+            self.task, batches.take(count), count, self.accelerator, watching
         )
         if self.accelerator.scaler:
             self.accelerator.unscale_gradients(self.optimizer)
         self.trained.after_backward()
         grads = [p.grad for p in self.task.parameters() if p.grad is not None]
         metrics["grad_norm"] = total_norm(grads)
-        finite = bool(torch.isfinite(metrics["grad_norm"]))
+        norm = Arriving(metrics["grad_norm"])
+        batches.prepare()
+        finite = math.isfinite(norm.read())
         if not finite:  # what broke the gradients has broken batch norm's running statistics too
-            for buffer, before in zip(self.trained.buffers(), statistics, strict=True):
-                buffer.copy_(before)
+            self.buffers.restore()
         if finite and recorded:
             self.instruments.measure()
         overflow = self._update(finite, metrics)
@@ -234,24 +249,15 @@ class Trainer:
     def _update(self, finite: bool, metrics: dict[str, Tensor]) -> bool:
         """Step, unless the gradients are not finite. After DDP's mean all ranks see the same.
 
-        Returns True if they overflowed since the scaler of fp16 still looks for its scale: no fault.
+        Returns whether they overflowed without fault: see `count_bad_step`, also for what raises.
         """
         if finite or self.accelerator.scaler:  # the scaler skips by itself, and lowers its scale
             self.optimizer.step()
-        if finite:
-            self.trained.after_step()
-            self.progress.bad_steps = 0
-            return False
-        if self.accelerator.scaler and self.accelerator.scaler.get_scale() >= SMALL_SCALE:
-            return True
-        self.progress.bad_steps += 1
-        if self.progress.bad_steps >= self.options.max_bad_steps:
-            raise NonFiniteError(
-                f"step {self.progress.step + 1}: the gradients of {name_offenders(self.trained)} are "
-                f"not finite (loss {float(metrics['loss']):g}), for the "
-                f"{self.progress.bad_steps}th step in a row; the last checkpoint is untouched. "
-                "Lower lr, raise warmup_epochs, or use mixed_precision bf16 or no"
-            )
+        if not finite:
+            most = self.options.max_bad_steps
+            return count_bad_step(self.progress, self.accelerator, self.trained, metrics, most)
+        self.trained.after_step()
+        self.progress.bad_steps = 0
         return False
 
     def _log(self) -> None:
@@ -298,12 +304,15 @@ class Trainer:
             self.reporter.log(self.progress.step, self.progress.epoch, figures)
 
     def _save(self) -> None:
+        """Begin to write a checkpoint, once the one before it is on the disk. Every rank must call."""
+        self.writer.wait()
         sums = self.accelerator.reduce(self.window.sums, reduction="mean")
         assert isinstance(sums, dict)
         window = replace(self.window, sums=sums)  # every rank goes on from the mean of all
         state = checkpoint_state(
-            self.progress, window, self.trained, self.optimizer, self.accelerator
+            self.progress, window, self.trained, self.optimizer, self.accelerator, self.copies
         )
+        arrival = self.copies.finish()
         if self.accelerator.is_main_process:
             self.reporter.sync()  # what is saved has its records on the disk too
             about = {
@@ -312,5 +321,5 @@ class Trainer:
                 "steps_per_epoch": self.steps_per_epoch,
                 "records_length": self.reporter.length,
             }
-            self.checkpoints.save({**state, **about}, self.progress.step)
+            self.writer.save({**state, **about}, self.progress.step, arrival)
         self.accelerator.wait_for_everyone()

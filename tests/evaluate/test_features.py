@@ -133,6 +133,22 @@ def test_figures_are_percentages():
     assert figures["rankme"] == pytest.approx(3, rel=1e-3)
 
 
+def test_mixed_precision_is_for_figures_on_the_way_alone():
+    """A RankMe of 2 is 2.46 once features are rounded to bfloat16."""
+    evaluation, backbone, _ = one_hot_evaluation(torch.arange(30) % 3)
+    seen = []
+    backbone.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    evaluation = replace(evaluation, autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+    assert evaluation.online(backbone) == {"knn_top1": 100.0}
+    assert seen
+    assert all(seen)
+    seen.clear()
+    evaluation.final(backbone)
+    replace(evaluation, linear_probe=False).final(backbone)
+    assert seen
+    assert not any(seen)
+
+
 def test_the_linear_probe_can_be_left_out():
     evaluation, backbone, _ = one_hot_evaluation(torch.arange(30) % 3)
     figures = replace(evaluation, linear_probe=False).final(backbone)

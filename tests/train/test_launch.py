@@ -1,4 +1,5 @@
 import datetime
+import types
 
 import pytest
 import torch
@@ -108,3 +109,13 @@ def test_accelerates_own_ways_to_shard_are_refused(monkeypatch, plugin):
     monkeypatch.setenv(f"ACCELERATE_USE_{plugin.upper()}", "true")
     with pytest.raises(ValueError, match=f"--use_{plugin} is not for this command, whose --shard"):
         launch._check_launcher()
+
+
+def test_evaluations_run_in_mixed_precision_on_a_gpu_alone():
+    def autocast():
+        return torch.autocast("cpu", torch.bfloat16)
+
+    for device, expected in (("cpu", False), ("cuda", True)):
+        accelerator = types.SimpleNamespace(device=torch.device(device), autocast=autocast)
+        with launch.autocast_on_gpu(accelerator)():
+            assert torch.is_autocast_enabled("cpu") is expected

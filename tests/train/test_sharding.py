@@ -9,14 +9,17 @@ from helpers.ranks import run_on_ranks
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_flatten
+from torchvision.models import vit_b_16
 
 from sslortho.methods import Task
 from sslortho.methods.barlow_twins import BarlowTwins, BarlowTwinsOptions
 from sslortho.models import convert_sync_batch_norm
 from sslortho.optim import Muon, OrthAdam, OrthLARS
+from sslortho.train import sharding
 from sslortho.train.backward import name_offenders
 from sslortho.train.sharding import (
     check_sharding,
+    find_blocks,
     gather_into,
     gather_state,
     gather_to_main,
@@ -32,9 +35,11 @@ fsdp_on_cpu = pytest.mark.skipif(
 CPU = torch.device("cpu")
 
 
-def ranks_of(count: int, scaler=None):
+def ranks_of(count: int, scaler=None, mixed_precision="no"):
     """A stand-in for an accelerator, with all that sharding reads of it."""
-    return types.SimpleNamespace(num_processes=count, scaler=scaler, device=CPU)
+    return types.SimpleNamespace(
+        num_processes=count, scaler=scaler, device=CPU, mixed_precision=mixed_precision
+    )
 
 
 def barlow_twins(seed: int = 0, own_statistics: bool = False) -> Task:
@@ -178,7 +183,7 @@ def gather_on(rank: int) -> None:
         found, _ = tree_flatten(gather_to_main(module.state_dict(), ranks))
         assert any(isinstance(value, DTensor) for value in split)
         for part, whole, value in zip(split, expected, found, strict=True):
-            if isinstance(part, DTensor) and rank > 0:
+            if isinstance(part, torch.Tensor) and rank > 0:
                 assert value is None
             elif isinstance(whole, torch.Tensor):
                 torch.testing.assert_close(value, whole, rtol=0, atol=0)
@@ -228,6 +233,133 @@ def test_a_gradient_that_is_not_finite_is_seen_and_named_by_all_ranks(tmp_path):
     for norm, names in run_on_ranks(offenders_seen_by, 2, tmp_path):
         assert torch.isnan(norm)
         assert names == "projector.2.weight"
+
+
+# Blocks, and half precision on the way
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(width), nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.conv(self.norm(x)).relu()
+
+
+class Network(nn.Module):
+    """A stem of its own, and three blocks in two stages."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.stages = nn.ModuleList(
+            [nn.Sequential(Residual(width), Residual(width)), nn.Sequential(Residual(width))]
+        )
+
+    def forward(self, x):
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return x.mean(dim=(2, 3))
+
+
+BLOCK = 6 * 6 * 9 + 6 + 12
+"""Entries of a Residual of 6 channels."""
+
+
+@pytest.mark.parametrize(
+    ("smallest", "largest", "expected"),
+    [
+        (BLOCK, BLOCK, ["stages.0.0", "stages.0.1", "stages.0", "stages.1"]),
+        (BLOCK, 2 * BLOCK, ["stages.0", "stages.1"]),
+        (BLOCK, BLOCK - 1, ["stages.0.0", "stages.0.1", "stages.0", "stages.1.0", "stages.1"]),
+        (2 * BLOCK, BLOCK, ["stages.0"]),
+        (2 * BLOCK + 1, BLOCK, []),
+    ],
+)
+def test_blocks_are_large_members_of_lists_the_inner_ones_first(
+    monkeypatch, smallest, largest, expected
+):
+    monkeypatch.setattr(sharding, "SMALLEST", smallest)
+    monkeypatch.setattr(sharding, "LARGEST", largest)
+    network = Network()
+    names = {module: name for name, module in network.named_modules()}
+    assert [names[block] for block in find_blocks(network)] == expected
+
+
+def test_norms_are_no_blocks_and_what_is_shared_stays_with_the_rest(monkeypatch):
+    monkeypatch.setattr(sharding, "SMALLEST", 9)
+    assert find_blocks(nn.Sequential(nn.BatchNorm1d(100))) == []
+    layers = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
+    layers[2].weight = layers[0].weight
+    layers.append(layers[1])
+    assert find_blocks(layers) == [layers[3]]
+
+
+def test_a_vision_transformer_is_gathered_block_by_block():
+    with torch.device("meta"):
+        network = vit_b_16()
+    names = {module: name for name, module in network.named_modules()}
+    found = [names[block].removeprefix("encoder.layers.") for block in find_blocks(network)]
+    assert found == [f"encoder_layer_{i}" for i in range(12)]
+
+
+def blocks_task() -> Task:
+    torch.manual_seed(0)
+    task = BarlowTwins(Network(), 6, BarlowTwinsOptions())
+    task.projector = nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 6, bias=False))
+    return convert_sync_batch_norm(task, CPU)
+
+
+def train_narrow(rank: int, precision: str) -> dict:
+    """Losses and norms of two steps under autocast, the types that layers saw, and the state."""
+    sharding.SMALLEST = 40
+    task = blocks_task()
+    optimizer = OPTIMIZERS["lars"](task)
+    sharded = shard_task(task, optimizer, ranks_of(2, mixed_precision=precision))
+    seen: dict[str, set] = {}
+    for name, module in sharded.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) or name.endswith("norm"):
+            module.register_forward_pre_hook(
+                lambda m, _, name=name: seen.setdefault(name, set()).add(m.weight.dtype)
+            )
+    losses, norms = [], []
+    for step in range(2):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = sharded(views_of(step, rank, 2), torch.empty(0))["loss"]
+        loss.backward()
+        losses.append(loss.detach())
+        norms.append(total_norm([p.grad for p in sharded.parameters()]))
+        optimizer.step()
+    types = {name: sorted(map(str, kinds)) for name, kinds in seen.items()}
+    stored = {str(p.dtype) for p in sharded.parameters()}
+    return {"losses": losses, "norms": norms, "types": types, "stored": sorted(stored),
+            "state": state_of(sharded, optimizer)}  # fmt: skip
+
+
+@pytest.mark.ranks
+@fsdp_on_cpu
+def test_blocks_travel_in_bfloat16_as_autocast_rounds_them(tmp_path):
+    """The first loss is the same to the last bit, since autocast rounds weights of float32 anyway."""
+    (tmp_path / "wide").mkdir()
+    (tmp_path / "narrow").mkdir()
+    wide = run_on_ranks(train_narrow, 2, tmp_path / "wide", "no")[0]
+    narrow = run_on_ranks(train_narrow, 2, tmp_path / "narrow", "bf16")[0]
+    half, single = ["torch.bfloat16"], ["torch.float32"]
+    assert set(map(str, wide["types"].values())) == {str(single)}
+    for name, kinds in narrow["types"].items():
+        is_block = name.endswith("conv") or name.startswith("projector")
+        assert kinds == (half if is_block else single), name
+    assert narrow["stored"] == single
+    assert torch.equal(narrow["losses"][0], wide["losses"][0])
+    # two views' gradients are added in bfloat16, of 8 bits
+    torch.testing.assert_close(narrow["norms"][0], wide["norms"][0], rtol=0.02, atol=0)
+    torch.testing.assert_close(narrow["losses"][1], wide["losses"][1], rtol=0.05, atol=0)
+    assert (
+        narrow["state"]["optimizer"]["param_groups"] == wide["state"]["optimizer"]["param_groups"]
+    )
 
 
 # Whole tasks, and mistakes

@@ -1,5 +1,6 @@
 """Evaluations of a pretraining: with labels where there are some, else without."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from accelerate import Accelerator
@@ -14,6 +15,7 @@ from sslortho.recipes.pretrain.unlabelled import (
     UnlabelledEvaluation,
     create_unlabelled_evaluation,
 )
+from sslortho.train.launch import autocast_on_gpu
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Evaluations:
             return self.test.final(backbone)
         if self.test.test is None:
             return _of_held_out(self.held_out.final(backbone))
-        return {**_of_held_out(self.held_out.online(backbone)), **self.test.final(backbone)}
+        held_out = replace(self.held_out, autocast=nullcontext)  # as all figures of the end
+        return {**_of_held_out(held_out.online(backbone)), **self.test.final(backbone)}
 
 
 def _of_held_out(figures: dict[str, float]) -> dict[str, float]:
@@ -90,6 +93,7 @@ def create_evaluations(
         knn_k=options.knn_k,
         knn_temperature=options.knn_temperature,
         linear_probe=options.linear_probe,
+        autocast=autocast_on_gpu(accelerator),
     )
     if not has_labels:
         images = held_out or train

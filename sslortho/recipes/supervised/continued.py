@@ -4,6 +4,7 @@ from torch import nn
 
 from sslortho.evaluate import FrozenEvaluation
 from sslortho.recipes.evaluation import ClassifierTraining
+from sslortho.train.launch import autocast_on_gpu
 
 NEIGHBOURS = 20
 """Voters, as in pretraining; all training images if there are fewer."""
@@ -23,6 +24,7 @@ def compare_features(run: ClassifierTraining, before: nn.Module) -> dict[str, fl
         test=run.test,
         knn_k=min(NEIGHBOURS, len(run.data.train)),
         linear_probe=False,
+        autocast=autocast_on_gpu(run.accelerator),
     )
     backbones = {"": run.task.backbone, "initial_": before.to(run.accelerator.device)}
     return {

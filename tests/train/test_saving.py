@@ -1,0 +1,146 @@
+"""Checkpoints written while training goes on, against those written at once."""
+
+import threading
+
+import pytest
+import torch
+from helpers.linear_training import Loader, train, weights
+
+from sslortho.train.checkpoint import CheckpointFolder
+from sslortho.train.saving import CheckpointWriter, HostCopies
+
+
+def test_copies_keep_their_values_and_their_memory():
+    tensors = [torch.randn(3, 4), torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)]
+    tensors += [torch.tensor(7), torch.zeros(0), torch.randn(4, 3).t()]
+    copies = HostCopies()
+    for _ in range(2):
+        expected = [tensor.clone() for tensor in tensors]
+        made = [copies(tensor) for tensor in tensors]
+        assert copies.finish() is None
+        for tensor in tensors:
+            tensor.add_(1)
+        for copy, value, tensor in zip(made, expected, tensors, strict=True):
+            assert torch.equal(copy, value)
+            assert copy.stride() == tensor.stride()
+        memory = [copy.data_ptr() for copy in made]
+    again = [copies(tensor) for tensor in tensors]
+    assert [copy.data_ptr() for copy in again] == memory
+
+
+def test_a_tied_weight_is_copied_once_and_one_of_another_kind_is_not_taken_for_it():
+    weight = torch.randn(4, 4)
+    copies = HostCopies()
+    assert copies(weight) is copies(weight.detach())
+    assert torch.equal(copies(weight.t()), weight.t())
+    assert torch.equal(copies(weight.view(torch.int32)), weight.view(torch.int32))
+    copies.finish()
+    assert torch.equal(copies(torch.ones(2, dtype=torch.int8)), torch.ones(2, dtype=torch.int8))
+
+
+class Held(CheckpointFolder):
+    """Writes nothing until it is let."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.may_write = threading.Event()
+        self.begun = []
+
+    def save(self, state, step):
+        self.begun.append(step)
+        assert self.may_write.wait(30)
+        return super().save(state, step)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path):
+    """The file holds the weights of its own step, though later steps have changed them since."""
+    held = Held(tmp_path / "held" / "checkpoints")
+    weights_at_6 = []
+
+    def let_it_write():
+        assert held.begun == [6]
+        assert held.list() == []
+        held.may_write.set()
+
+    def hold(trainer):
+        trainer.writer.folder = trainer.checkpoints = held
+
+    task, _ = train(tmp_path / "held", Loader(at_batch={(1, 3): let_it_write}), prepare=hold)
+    plain, _ = train(tmp_path / "plain", epochs=1)
+    weights_at_6 = torch.load(held.list()[0], weights_only=True)["task"].values()
+    assert torch.equal(torch.cat([w.flatten() for w in weights_at_6]), weights(plain))
+    assert held.begun == [6, 12]
+    last = held.load_latest()
+    assert torch.equal(torch.cat([w.flatten() for w in last["task"].values()]), weights(task))
+
+
+def test_files_are_those_that_are_written_at_once(tmp_path):
+    state = {"weights": torch.randn(100), "nested": [{"step": torch.tensor(3.0)}], "x": 1}
+    copies = HostCopies()
+    written = CheckpointFolder(tmp_path / "once").save(state, 1)
+    folder = CheckpointFolder(tmp_path / "thread")
+    writer = CheckpointWriter(folder)
+    copied = {"weights": copies(state["weights"]), "nested": [{"step": torch.tensor(3.0)}], "x": 1}
+    writer.save(copied, 1)
+    writer.wait()
+    writer.close()
+    assert [path.name for path in folder.list()] == [written.name]  # its checksum
+
+
+class Full(CheckpointFolder):
+    """No room from the second checkpoint on."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.tried = threading.Event()
+
+    def save(self, state, step):
+        if self.list():
+            self.tried.set()
+            raise OSError(28, "No space left on device")
+        return super().save(state, step)
+
+
+@pytest.mark.parametrize("epochs", [2, 4])  # at the end, and on the way
+def test_a_checkpoint_that_cannot_be_written_ends_training(tmp_path, epochs, capsys):
+    full = Full(tmp_path / "checkpoints")
+
+    def fill(trainer):
+        trainer.writer.folder = trainer.checkpoints = full
+
+    loader = Loader(at_batch={(2, 0): lambda: full.tried.wait(30)})
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path, loader, prepare=fill, epochs=epochs)
+    assert full.load_latest()["progress"]["step"] == 6
+    said = capsys.readouterr().out
+    assert "ended early" in said
+    assert "the same command resumes from" in said
+    step = int(said.split("after step ")[1].split(";")[0])
+    assert step == 12 if epochs == 2 else step < 18  # told before the next checkpoint is due
+    resumed, _ = train(tmp_path, epochs=epochs)
+    assert torch.equal(weights(resumed), weights(train(tmp_path / "whole", epochs=epochs)[0]))
+
+
+def test_an_error_is_raised_once_by_the_next_call(tmp_path):
+    full = Full(tmp_path)
+    writer = CheckpointWriter(full)
+    writer.save({"value": 1}, 1)
+    writer.save({"value": 2}, 2)
+    with pytest.raises(OSError, match="No space left"):
+        writer.save({"value": 3}, 3)
+    writer.check()
+    writer.wait()
+    writer.close()
+
+
+@pytest.mark.gpu
+def test_copies_of_a_gpu_are_pinned_and_have_their_values_at_the_event():
+    tensor = torch.randn(1000, 1000, device="cuda")
+    expected = tensor.cpu()
+    copies = HostCopies()
+    copy = copies(tensor)
+    event = copies.finish()
+    tensor.zero_()
+    assert copy.is_pinned()
+    event.synchronize()
+    assert torch.equal(copy, expected)
