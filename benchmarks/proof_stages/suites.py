@@ -10,8 +10,8 @@ from sslortho.data import available_cores
 
 from .context import ROOT, Context
 
-MARK = "mark.gpu"
-"""Sign of a file that has tests for a GPU."""
+MARKS = ("mark.gpu", "@on_gpu")
+"""Signs of a file that has tests for a GPU."""
 
 FOLDERS = ("tests/optim", "tests/augment", "tests/losses", "tests/methods", "tests/train")
 
@@ -19,7 +19,11 @@ FOLDERS = ("tests/optim", "tests/augment", "tests/losses", "tests/methods", "tes
 def run_gpu_tests(context: Context) -> dict[str, Any]:
     """Run every test that is marked `gpu`. In a rehearsal they are all skipped."""
     tests = ROOT / "tests"
-    files = sorted(p for p in tests.rglob("test_*.py") if MARK in p.read_text(encoding="utf-8"))
+    files = [
+        path
+        for path in sorted(tests.rglob("test_*.py"))
+        if any(mark in path.read_text(encoding="utf-8") for mark in MARKS)
+    ]
     return _run_pytest(context, [str(path) for path in files], ["-m", "gpu", "-n", "0"])
 
 

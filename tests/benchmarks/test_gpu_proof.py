@@ -54,6 +54,28 @@ def test_the_rehearsal_runs_every_unit_and_fills_every_table(tmp_path):
     assert file.read_bytes() == before
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_tests_for_a_gpu_run_on_a_cpu_where_they_can(tmp_path):
+    """So that they do not fail on a GPU for a slip of the pen."""
+    tests = BENCHMARKS.parent / "tests"
+    files = [str(p) for p in sorted(tests.rglob("test_on_gpu.py"))]
+    assert len(files) == 6
+    report = tmp_path / "report.xml"
+    command = [
+        sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", f"--junitxml={report}",
+    ]  # fmt: skip
+    own = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "SSLORTHO_REHEARSE_GPU": "1"}
+    done = subprocess.run(
+        [*command, *files], cwd=BENCHMARKS.parent, env={**os.environ, **own}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-5000:]
+    counts = read_report(report.read_text())
+    assert counts["passed"] > 80
+    assert counts["skipped"] == 2  # fp16
+
+
 def test_units_are_chosen_by_their_beginnings():
     assert [unit.name for unit in choose_units("step, bits.usual")] == [
         "step.resnet50", "step.resnet18", "bits.usual",
