@@ -27,7 +27,7 @@ def wheel(tmp_path_factory) -> Path:
     for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "hubconf.py"):
         shutil.copy(ROOT / file, tree)
     # the rest too, so that there is something to leave out
-    for folder in ("sslortho", "scripts", "configs", "assets", "tests"):
+    for folder in ("sslortho", "scripts", "configs", "docs", "tests"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
     done = subprocess.run(
         [sys.executable, "-c", BUILD], cwd=tree, capture_output=True, text=True, check=False

@@ -117,8 +117,8 @@ def workplace(tmp_path, monkeypatch):
     shutil.copytree(tmp_path / "D" / "train", tmp_path / "CIFAR" / "train")
     shutil.copytree(tmp_path / "D" / "train", tmp_path / "photos")
     (tmp_path / "B").mkdir()
-    for name in ("configs", "assets"):
-        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    shutil.copytree(ROOT / "docs" / "assets", tmp_path / "docs" / "assets")
     return tmp_path
 
 

@@ -20,7 +20,7 @@ from verdict_runs.images import CHANGES, Images
 CROP, BATCH = 16, 64
 
 LR = {"simclr": 20.0}
-"""Rates of Orthogonal-LARS, per 256 samples, that differ from the usual 6 (the grids of README.md)."""
+"""Rates of Orthogonal-LARS, per 256 samples, that differ from the usual 6 (the grids of docs/paper.md)."""
 
 PROJECTORS = {"simclr": "128-64", "byol": "128-64", "moco_v2": "128-64", "dino": "128-64-256"}
 """Widths of the projectors that are not 128-128-128."""

@@ -41,7 +41,7 @@ SEEN_PER_EVALUATION = 2_800
 cost less than a hundredth of it (docs/verdicts/README.md)."""
 
 SEEN_ON_CPU = 180_000
-"""Images that a run on a CPU sees: those of configs/figure7_small.yaml, 17 minutes on a core (README.md)."""
+"""Images that a run on a CPU sees: as configs/figure7_small.yaml, 17 minutes of a core (docs/paper.md)."""
 
 SEEN_ON_GPU = 10_000_000
 """Images that a run on a GPU sees: those of configs/cifar10.yaml, 200 epochs of 50,000."""

@@ -44,9 +44,9 @@ class Rate:
 
 
 _SMALL, _IMAGENET = (5_000, 10_000), (1_281_167, 1_281_167)
-"""Numbers of images: of the grids of README.md on CIFAR-10 (JPEG), and of ImageNet."""
+"""Numbers of images: of the grids of docs/paper.md on CIFAR-10 (JPEG), and of ImageNet."""
 
-_GRID = "grid of rates on CIFAR-10 (JPEG), 5,000 images, then one run on 10,000 (README.md)"
+_GRID = "grid of rates on CIFAR-10 (JPEG), 5,000 images, then one run on 10,000 (docs/paper.md)"
 _ORDER = "first trial of the search in configs/paper/order.yaml"
 _LONG_ORDER = "LARS's for Barlow Twins, times the ratio of the short runs' rates"
 

@@ -35,7 +35,7 @@ def test_known_lengths_of_one_method_do_not_overlap():
 @pytest.mark.parametrize(
     ("method", "optim", "steps", "images", "lr", "tested"),
     [
-        # README.md: the tables of figure 7 in small, and of SimCLR and VICReg
+        # docs/paper.md, docs/methods.md: the tables of figure 7 in small, and of SimCLR and VICReg
         ("barlow_twins", "lars", 702, 10_000, 2, "measured here"),
         ("barlow_twins", "orth_lars", 76, 5_000, 6, "measured here"),
         ("simclr", "lars", 351, 10_000, 6, "measured here"),
