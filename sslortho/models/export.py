@@ -15,11 +15,12 @@ from torch import nn
 
 from sslortho.atomic import atomic_file
 from sslortho.models.backbones import STEMMED, feature_dim
+from sslortho.models.huggingface import export_huggingface
 from sslortho.models.torchvision_networks import torchvision_names
 from sslortho.models.weights import RestoredBackbone, write_backbone
 from sslortho.options import GIVEN
 
-ExportFormat = Literal["timm", "torchvision", "hub", "onnx"]
+ExportFormat = Literal["timm", "torchvision", "hub", "onnx", "huggingface"]
 
 DYNAMO_SINCE = (2, 9)
 """First version of torch whose ONNX exporter uses torch.export by default. Before it networks are
@@ -55,10 +56,11 @@ def check_format(format: ExportFormat, name: str) -> None:
 
 def _has(format: ExportFormat, name: str) -> bool:
     """Whether timm or torchvision has the named backbone, with the same names of tensors."""
+    timm = format in ("timm", "huggingface")
     if name.startswith("timm:"):
-        return format == "timm"
+        return timm
     # timm has other names for the tensors of torchvision's other networks
-    return name in (STEMMED if format == "timm" else torchvision_names())
+    return name in (STEMMED if timm else torchvision_names())
 
 
 def loads_elsewhere(name: str) -> bool:
@@ -209,16 +211,18 @@ def export_backbone(
     out: Path,
     crop_size: int | None = None,
     repository: str = ".",
+    card: str = "",
 ) -> tuple[str, str]:
-    """Write a backbone for another library; the file is whole or not there.
+    """Write a backbone for another library; the file, or folder, is whole or not there.
 
     Args:
         restored: result of `restore_backbone`.
-        format: timm, torchvision, hub (this project's hubconf.py) or onnx.
-        out: the file. A state dict is written as safetensors if the name ends in .safetensors, else by
-            torch.save.
+        format: timm, torchvision, hub (this project's hubconf.py), onnx, or huggingface.
+        out: the file; for huggingface a folder. A state dict is written as safetensors if the name ends
+            in .safetensors, else by torch.save.
         crop_size: side of ONNX's images in pixels. None: that of pretraining, or 224 if unknown.
         repository: folder or "owner/name" of this project, for hub.
+        card: text of the model card, for huggingface.
 
     Returns:
         Two lines of Python that load the file.
@@ -232,6 +236,8 @@ def export_backbone(
         return export_timm(restored, out)
     if format == "torchvision":
         return export_torchvision(restored, out)
+    if format == "huggingface":
+        return export_huggingface(restored, out, card)
     if format == "hub":
         return export_hub(restored, out, repository)
     return export_onnx(

@@ -1,12 +1,15 @@
 """The command as its users start it."""
 
+import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from sslortho.models import BackboneInfo, create_backbone, read_weights, write_backbone
@@ -168,3 +171,53 @@ def test_debug_shows_the_traceback(monkeypatch):
 def test_options_out_of_range_or_without_effect(options, message):
     with pytest.raises(ValueError, match=message):
         ExportOptions(**{"backbone_from": "x", "format": "hub", "out": "x.pth", **options})
+
+
+@pytest.mark.slow
+def test_a_folder_for_the_hub_loads_in_timm_and_says_how_it_came_about(tmp_path, export):
+    timm = pytest.importorskip("timm")
+    network = create_backbone("resnet18", "stock")
+    info = replace(INFO, backbone="resnet18", crop_size=64)
+    run = tmp_path / "run"
+    run.mkdir()
+    write_backbone(network, run / "backbone.safetensors", info)
+    summary = {
+        "knn_top1": 51.48,
+        "untrained_knn_top1": 31.06,
+        "config": {"method": "barlow_twins", "data": "a|b", "lr": 6.0},
+        "verdict": {"name": "healthy"},
+        "command": "sslortho pretrain",
+        "git_commit": "0123abc",
+    }
+    (run / "summary.json").write_text(json.dumps(summary))
+    out = tmp_path / "hub" / "folder"
+    said = export("--backbone_from", run, "--format", "huggingface", "--out", out)
+    assert sorted(path.name for path in out.parent.rglob("*") if path.is_file()) == [
+        "README.md", "config.json", "model.safetensors",
+    ]  # fmt: skip
+    lines = {}
+    exec("\n".join(said.splitlines()[-2:]), lines)
+    same_features(lines["model"], network)
+    config = timm.data.resolve_model_data_config(lines["model"])
+    assert tuple(config["input_size"]) == (3, 64, 64)
+    assert (tuple(config["mean"]), tuple(config["std"])) == (info.mean, info.std)
+    card = (out / "README.md").read_text()
+    _, head, body = card.split("---\n", 2)
+    assert yaml.safe_load(head)["library_name"] == "timm"
+    for text in ("barlow_twins", "51.48", "31.06", "healthy", "0123abc", "a\\|b"):
+        assert text in body
+    assert "exists already" in export(
+        "--backbone_from", run, "--format", "huggingface", "--out", out, code=2
+    )
+    export("--backbone_from", run, "--format", "huggingface", "--out", out, "--overwrite")
+
+
+def test_a_small_stem_is_refused_for_the_hub(tmp_path, export):
+    weights = tmp_path / "x.safetensors"
+    info = replace(INFO, backbone="resnet18", stem="small")
+    write_backbone(create_backbone("resnet18", "small"), weights, info)
+    said = export(
+        "--backbone_from", weights, "--format", "huggingface", "--out", tmp_path / "hub", code=2
+    )
+    assert "timm builds no resnet18 with the stem 'small'" in said
+    assert not (tmp_path / "hub").exists()

@@ -1,4 +1,4 @@
-"""A backbone as a file for timm, torchvision, torch.hub or ONNX."""
+"""A backbone for timm, torchvision, torch.hub, ONNX or Hugging Face's hub."""
 
 from collections.abc import Sequence
 

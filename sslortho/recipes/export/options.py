@@ -8,19 +8,22 @@ from sslortho.options import Options, option
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
-    """Write a backbone as a file for timm, torchvision, torch.hub or ONNX."""
+    """Write a backbone for timm, torchvision, torch.hub, ONNX or Hugging Face's hub."""
 
     command: ClassVar[str] = "export"
 
     backbone_from: str = option(required=True, group="model and method", path=True)
     """Run folder, or weights file of ours, torchvision, timm, facebookresearch/barlowtwins, lightly or
     solo-learn."""
-    format: Literal["timm", "torchvision", "hub", "onnx"] = option(required=True, group="output")
+    format: Literal["timm", "torchvision", "hub", "onnx", "huggingface"] = option(
+        required=True, group="output"
+    )
     """timm: for timm.create_model(checkpoint_path=...). torchvision: for load_state_dict of its model.
-    hub: for torch.hub.load of this project, which has every backbone. onnx: needs the extra [onnx]."""
+    hub: for torch.hub.load of this project, which has every backbone. onnx: needs the extra [onnx].
+    huggingface: a folder with weights, configuration and model card, for timm and the hub."""
     out: str = option(required=True, group="output", path=True)
-    """File to write. A state dict is written as safetensors if its name ends in .safetensors, else as
-    torch.save does."""
+    """File to write; for huggingface a folder. A state dict is written as safetensors if the name ends in
+    .safetensors, else as torch.save does."""
     backbone: str | None = option(None, group="model and method")
     """Backbone by name: resnet50, ..., or timm:NAME. Default: as the weights say."""
     stem: Literal["auto", "stock", "small", "solo_learn"] = option(

@@ -5,6 +5,8 @@ from pathlib import Path
 from sslortho.models import RestoredBackbone, export_backbone, read_weights, restore_backbone
 from sslortho.models.export import check_packages
 from sslortho.recipes.export.options import ExportOptions
+from sslortho.runs.folder import RunFolder
+from sslortho.runs.model_card import write_card
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 """Folder of hubconf.py, which `torch.hub.load` needs; a checkout has it."""
@@ -26,11 +28,27 @@ def run(options: ExportOptions) -> tuple[str, str]:
         options.weights_prefix,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    lines = export_backbone(restored, options.format, out, options.crop_size, str(CHECKOUT))
+    card = _describe(restored, options.backbone_from)
+    lines = export_backbone(restored, options.format, out, options.crop_size, str(CHECKOUT), card)
     if options.format == "hub" and not (CHECKOUT / "hubconf.py").exists():  # an installed package
         lines = ("import sslortho", f"model = sslortho.load_backbone({str(out)!r})")
     _tell(restored, lines)
     return lines
+
+
+def _describe(restored: RestoredBackbone, source: str) -> str:
+    """Text of the model card; source: run folder or file that the weights are from."""
+    info = restored.info
+    summary = RunFolder(Path(source)).read_summary()
+    size = info.crop_size if info else 224
+    return write_card(restored.name.removeprefix("timm:"), size, _normalisation(restored), summary)
+
+
+def _normalisation(restored: RestoredBackbone) -> str:
+    info = restored.info
+    if info is None:
+        return "their normalisation is not recorded, ImageNet's is assumed"
+    return f"values from 0 to 1, minus {info.mean}, over {info.std}"
 
 
 def _tell(restored: RestoredBackbone, lines: tuple[str, str]) -> None:

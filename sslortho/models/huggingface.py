@@ -1,0 +1,80 @@
+"""A backbone as a folder in Hugging Face's layout, which timm loads."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sslortho.models.backbones import feature_dim
+from sslortho.models.weights import RestoredBackbone, write_backbone
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+"""Files of the folder, by the names that timm and the hub look for."""
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet, where the weights do not say theirs."""
+
+
+def check_stem(restored: RestoredBackbone) -> None:
+    """Raise ValueError for first layers that timm cannot build from a configuration."""
+    if restored.stem != "stock":
+        raise ValueError(
+            f"format='huggingface': timm builds no {restored.name} with the stem {restored.stem!r} from a "
+            "file; format='timm' prints the lines that change its model first, and networks that are "
+            "pretrained with --stem stock need none"
+        )
+
+
+def create_config(restored: RestoredBackbone) -> dict[str, Any]:
+    """Content of config.json as timm's `save_for_hf` has it, without a classifier."""
+    info = restored.info
+    size = info.crop_size if info else 224
+    mean, std = (info.mean, info.std) if info else IMAGENET
+    return {
+        "architecture": restored.name.removeprefix("timm:"),
+        "num_classes": 0,
+        "num_features": feature_dim(restored.network, size),
+        "pretrained_cfg": {
+            "tag": "sslortho",
+            "custom_load": False,
+            "input_size": [3, size, size],
+            "fixed_input_size": restored.image_size is not None,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "mean": list(mean),
+            "std": list(std),
+            "num_classes": 0,
+            "pool_size": None,
+        },
+    }
+
+
+def export_huggingface(restored: RestoredBackbone, out: Path, card: str) -> tuple[str, str]:
+    """Write config.json, model.safetensors and README.md; the folder is whole or not there.
+
+    Args:
+        restored: with the stem "stock".
+        out: the folder; one that is there is replaced.
+        card: text of README.md, the model card.
+
+    Returns:
+        Two lines of Python that load the folder.
+
+    Raises ValueError as `check_stem`.
+    """
+    check_stem(restored)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir()
+        write_backbone(restored.network, partial / WEIGHTS, restored.info)
+        (partial / CONFIG).write_text(json.dumps(create_config(restored), indent=2) + "\n")
+        (partial / CARD).write_text(card, encoding="utf-8")
+        if out.is_dir() and not out.is_symlink():
+            shutil.rmtree(out)
+        else:
+            out.unlink(missing_ok=True)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return "import timm", f"model = timm.create_model({f'local-dir:{out}'!r}, pretrained=True)"

@@ -1,0 +1,112 @@
+"""Model card of a backbone: README.md of a folder for the hub."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sslortho.runs.markdown import code_lines, escape, table_lines
+
+FIGURES = {
+    "knn_top1": "kNN accuracy, test images (%)",
+    "linear_top1": "linear probe, test images (%)",
+    "val_knn_top1": "kNN accuracy, held-out training images (%)",
+    "rankme": "RankMe, effective dimensions of the features",
+    "neighbour_agreement": "images whose nearest second view is their own (%)",
+    "pair_ranking": "own view nearer than another's (%)",
+    "loss": "training loss at the end",
+    "val_loss": "loss of held-out images",
+}
+"""Figures of summary.json that a card shows, in this order, and their meaning."""
+
+OPTIONS = (
+    "method",
+    "data",
+    "optim",
+    "lr",
+    "batch_size",
+    "epochs",
+    "crop_size",
+    "mixed_precision",
+    "seed",
+)
+"""Options that a card shows."""
+
+
+def write_card(
+    name: str, crop_size: int, normalisation: str, summary: Mapping[str, Any] | None
+) -> str:
+    """Text of a model card, with the header that the hub reads.
+
+    Args:
+        name: of the backbone.
+        crop_size: side of the views in pixels.
+        normalisation: of the images, in words.
+        summary: content of summary.json of the pretraining; None if there is none.
+    """
+    method = (summary or {}).get("config", {}).get("method", "")
+    title = f"{name}, pretrained by {method}" if method else name
+    head = [
+        "---",
+        "library_name: timm",
+        "tags:",
+        "- image-feature-extraction",
+        "- self-supervised-learning",
+    ]
+    lines = [*head, "- sslortho", "---", "", f"# {escape(title, begins_line=True)}", ""]
+    lines += [
+        "A network from images to features, without a classifier.",
+        "",
+        *code_lines(
+            "import timm\n\n"
+            'model = timm.create_model("hf-hub:OWNER/NAME", pretrained=True)   # or "local-dir:FOLDER"',
+            "python",
+        ),
+        "",
+        f"Images have {crop_size} x {crop_size} pixels; {normalisation}. "
+        "`timm.data.resolve_model_data_config(model)` knows it.",
+        "",
+    ]
+    if summary is None:
+        return "\n".join(
+            [*lines, "How it was trained is not recorded in the file it was made from.", ""]
+        )
+    return "\n".join([*lines, *_figures(summary), *_training(summary)])
+
+
+def _figures(summary: Mapping[str, Any]) -> list[str]:
+    rows = [("figure", "value", "untrained network")]
+    for name, meaning in FIGURES.items():
+        if isinstance(summary.get(name), float | int):
+            before = summary.get(f"untrained_{name}")
+            shown = f"{before:.4g}" if isinstance(before, float | int) else ""
+            rows.append((meaning, f"{summary[name]:.4g}", shown))
+    verdict = summary.get("verdict", {}).get("name")
+    lines = [
+        "## How good it is",
+        "",
+        *table_lines(list(zip(*rows, strict=True)), (False, True, True)),
+        "",
+    ]
+    return [*lines, f"Verdict of the run: {verdict}.", ""] if verdict else lines
+
+
+def _training(summary: Mapping[str, Any]) -> list[str]:
+    config = summary.get("config", {})
+    plan = summary.get("plan", {})
+    facts = {
+        **{name: config[name] for name in OPTIONS if config.get(name) is not None},
+        "images": plan.get("images", ""),
+        "steps": summary.get("steps", ""),
+        "hardware": summary.get("hardware", ""),
+        "finished": summary.get("finished", ""),
+        "commit of sslortho": summary.get("git_commit") or "",
+        "versions": ", ".join(f"{n} {v}" for n, v in summary.get("versions", {}).items()),
+    }
+    rows = [("", "")] + [(name, escape(str(value))) for name, value in facts.items() if value != ""]
+    lines = [
+        "## How it was trained",
+        "",
+        *table_lines(list(zip(*rows, strict=True)), (False, False), 60),
+        "",
+    ]
+    command = summary.get("command")
+    return [*lines, *code_lines(command, "bash"), ""] if command else lines
