@@ -138,8 +138,13 @@ def _list_rates(results: Results) -> str:
         if unit.startswith("rates.") and (figures := found.get("figures")):
             spread = f"{figures['slowest']:,.0f} to {figures['fastest']:,.0f}"
             rate = f"{figures['images_per_second']:,.0f}"
-            rows.append([unit.removeprefix("rates."), rate, spread, figures["images"]])
-    head = ["training", "images/s", "of the records", "images"]
+            shares = [f"{100 * share:.0f} %" for share in figures["time_shares"].values()]
+            memory = figures.get("peak_memory_gib")
+            peak = "" if memory is None else f"{memory:.1f}"
+            name = unit.removeprefix("rates.")
+            rows.append([name, rate, spread, *shares, peak, figures["images"]])
+    head = ["training", "images/s", "of the records", "loader", "step", "optimizer", "peak GiB",
+            "images"]  # fmt: skip
     return f"## Images a second of whole trainings\n\n{_table(head, rows)}" if rows else ""
 
 

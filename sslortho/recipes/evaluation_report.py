@@ -37,6 +37,7 @@ MEANINGS = {
     "initial_knn_top1": ("%", "the same with the initial weights, before training"),
     "loss": ("", "training loss at the end"),
     "images_per_second": ("", "in training"),
+    "peak_memory_gib": ("GiB", "most memory in use on the GPU in training"),
     "steps": ("", "optimizer steps"),
     "parameters": ("", "numbers that are trained"),
     "parameter_bytes": ("", "memory of the parameters, and of their gradients once more"),

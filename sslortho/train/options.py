@@ -1,6 +1,7 @@
 """Options of a process and of the training loop, and the result of a training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from sslortho.options import Options, RandomOptions, option
 
@@ -84,3 +85,17 @@ class TrainResult:
     """Loss of the last record."""
     images_per_second: float
     """Rate of this session's steps, evaluation and checkpoints left out; nan if it took none."""
+    time_shares: dict[str, float] = field(default_factory=dict)
+    """Share of loader, step and optimizer in the time of this session's steps: see `StepTimes`."""
+    peak_memory_gib: float | None = None
+    """Most memory that this session had in use on its GPU, in GiB; None on a CPU."""
+
+    @property
+    def costs(self) -> dict[str, Any]:
+        """Rate, shares and memory for summary.json; what is not known is left out."""
+        known = {
+            "images_per_second": self.images_per_second,
+            "time_shares": self.time_shares or None,
+            "peak_memory_gib": self.peak_memory_gib,
+        }
+        return {name: value for name, value in known.items() if value is not None}

@@ -34,6 +34,7 @@ from sslortho.train.state import (
     restore,
     steps_per_epoch,
 )
+from sslortho.train.step_times import StepTimes, read_peak, start_peak
 
 Schedule = Callable[[int], float]
 """Step (from 0) to the multiplier of every group's learning rate."""
@@ -100,6 +101,7 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * options.epochs
         self.progress = Progress()
         self.clock = Clock()
+        self.times = StepTimes(accelerator.device)
         self.window = Window()
         self.instruments = Instruments(self.trained, self.optimizer, options)
         self.rank_watch = RankWatch(accelerator)
@@ -166,6 +168,7 @@ class Trainer:
 
     def _train(self, stop: StopRequest) -> TrainResult:
         self.task.train()
+        start_peak(self.accelerator.device)
         if self.progress.step == 0 and self.options.evaluate_every:
             self._evaluate()
         while self.progress.epoch < self.options.epochs:
@@ -179,19 +182,22 @@ class Trainer:
 
     def _result(self, signal: int | None) -> TrainResult:
         self._update_plain_task()
-        rate = self.clock.rate()
-        return TrainResult(self.progress.step, signal, self.progress.loss, rate)
+        rate, shares = self.clock.rate(), self.times.shares()
+        peak = read_peak(self.accelerator.device)
+        return TrainResult(self.progress.step, signal, self.progress.loss, rate, shares, peak)
 
     def _epoch_steps(self) -> Iterator[None]:
         """Run the remaining steps of the current epoch, yielding after each."""
         progress, count = self.progress, self.options.accumulation_steps
         self.loader.set_epoch(progress.epoch, progress.step_in_epoch * count)
         left = (self.steps_per_epoch - progress.step_in_epoch) * count
-        batches = BatchesAhead(iter(self.loader), left, self.ahead)
+        batches = BatchesAhead(self.times.loading(iter(self.loader)), left, self.ahead)
         self.clock.start()
         while progress.step_in_epoch < self.steps_per_epoch:
             began, recorded = time.perf_counter(), self._record_follows()
+            self.times.switch("step")
             self._step(batches, recorded)
+            self.times.switch(None)
             progress.step += 1
             progress.step_in_epoch += 1
             if recorded:
@@ -236,6 +242,7 @@ class Trainer:
             self.buffers.restore()
         if finite and recorded:
             self.instruments.measure()
+        self.times.switch("optimizer")
         overflow = self._update(finite, metrics)
         images *= self.accelerator.num_processes
         self.window.add({} if overflow else metrics, images)
@@ -267,6 +274,7 @@ class Trainer:
         values = {name: float(value) for name, value in reduced.items()}
         self.progress.loss = values.get("loss", self.progress.loss)
         values["images_per_second"] = self.clock.stop()
+        self.times.settle()
         groups = self.optimizer.param_groups
         rates = {f"lr/{group.get('name', 'all')}": float(group["lr"]) for group in groups}
         record = {**values, **rates, **self.instruments.take()}

@@ -23,7 +23,10 @@ from sslortho.recipes.supervised.options import SupervisedOptions
 QUIET = {"threads": 1, "trackers": "none"}
 FEW = {**QUIET, "subset": 100, "batch_size": 50, "epochs": 1, "warmup_epochs": 0}
 PRETRAIN = {**FEW, "projector": "16-16", "linear_probe": False, "evaluate_every": 0}
-RATES = ("images_per_second", "seconds_this_session", "finished", "command", "config", "plan")
+RATES = (
+    "images_per_second", "time_shares", "peak_memory_gib", "seconds_this_session", "finished", "command",
+    "config", "plan",
+)  # fmt: skip
 """Entries of a summary that differ between two runs of the same options."""
 
 

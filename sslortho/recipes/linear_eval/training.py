@@ -158,6 +158,6 @@ def _measure(run: LinearEvaluation, folder: RunFolder, result: TrainResult) -> d
         **{name: seen[-1][name] for name in ("top1", "top5", "test_loss") if name in seen[-1]},
         "best_top1": max(record.get("top1") or 0 for record in seen),
         "loss": result.loss,
-        "images_per_second": result.images_per_second,
+        **result.costs,
         "steps": result.step,
     }

@@ -25,6 +25,7 @@ MEANINGS = {
     "loss": ("", "training loss at the end"),
     "steps": ("", "optimizer steps"),
     "images_per_second": ("", "in training"),
+    "peak_memory_gib": ("GiB", "most memory in use on the GPU in training"),
 }
 """Name of a figure to its unit and its meaning."""
 

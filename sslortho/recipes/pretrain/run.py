@@ -199,7 +199,7 @@ def _finish(
         "loss": result.loss,
         **run.evaluations.final(run.training.task),
         **_measure_before(run),
-        "images_per_second": result.images_per_second,
+        **result.costs,
         "steps": result.step,
         **provenance(run.accelerator, session),
         **held.about,

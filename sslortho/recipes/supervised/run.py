@@ -240,7 +240,7 @@ def _train(run: Supervised, held: HeldTraining) -> dict[str, Any]:
     """
     result = held.complete(run.evaluate_online)
     figures = _measure(run, read_metrics(held.folder.metrics))
-    return {**figures, "images_per_second": result.images_per_second}
+    return {**figures, **result.costs}
 
 
 def _measure(run: Supervised, records: list[Record]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sslortho.runs.several.jobs import PROGRAM, TORCHRUN
 
 WEIGHTS = ("backbone.safetensors", "classifier.safetensors")
 
-CLOCK = frozenset({"images_per_second", "seconds_this_session"})
+CLOCK = frozenset({"images_per_second", "time_shares", "peak_memory_gib", "seconds_this_session"})
 """Figures that are never the same in two runs."""
 
 GPU_LAUNCHER = (
