@@ -70,7 +70,7 @@ def _describe_tests(results: Results) -> str:
 
 
 def _list_methods(results: Results, kind: str) -> str:
-    """README, 'Speed': orthonormalisation of all gradients of a network."""
+    """docs/orthonormalisation.md: orthonormalisation of all gradients of a network."""
     found = {name: _figures(results, f"optim.{name}-{kind}") for name in ("resnet18", "resnet50")}
     found = {name: figures for name, figures in found.items() if figures}
     if not found:
@@ -85,12 +85,12 @@ def _list_methods(results: Results, kind: str) -> str:
             errors += [row["worst_error"]] if row and "worst_error" in row else []
         rows.append([method, *cells, f"{max(errors):.0e}" if errors else ""])
     head = ["method", *(f"{name}, ms" for name in found), "worst error"]
-    title = f"## Orthonormalisation, {kind} gradients (README, 'Speed')"
+    title = f"## Orthonormalisation, {kind} gradients (docs/orthonormalisation.md)"
     return f"{title}\n\n{_table(head, rows)}"
 
 
 def _list_steps(results: Results) -> str:
-    """README, 'Speed': a training step and its parts."""
+    """docs/orthonormalisation.md: a training step and its parts."""
     rows = []
     for unit in ("step.resnet50", "step.resnet18"):
         found = _figures(results, unit)
@@ -111,12 +111,12 @@ def _list_steps(results: Results) -> str:
             )
     head = ["network", "optimizer", "forward, ms", "backward", "optimizer", "whole step", "pairs/s",
             "waits", "peak GiB"]  # fmt: skip
-    title = "## A step of Barlow Twins, views on the device (README, 'Speed')"
+    title = "## A step of Barlow Twins, views on the device (docs/orthonormalisation.md)"
     return f"{title}\n\n{_table(head, rows)}" if rows else ""
 
 
 def _list_renderers(results: Results) -> str:
-    """README, 'Loading and augmentation': the photometric renderer."""
+    """docs/loading.md: the photometric renderer."""
     found = {
         size: _figures(results, f"views.{size}").get("images_per_second", {})
         for size in ("224", "32")
@@ -127,12 +127,12 @@ def _list_renderers(results: Results) -> str:
         for name in names
     ]
     head = ["renderer", *(f"{size} pixels, images/s" for size in found)]
-    title = "## Colour, blur and normalisation on the device (README, 'Loading and augmentation')"
+    title = "## Colour, blur and normalisation on the device (docs/loading.md)"
     return f"{title}\n\n{_table(head, rows)}" if rows else ""
 
 
 def _list_rates(results: Results) -> str:
-    """README, 'Loading and augmentation': whole trainings."""
+    """docs/loading.md: whole trainings."""
     rows = []
     for unit, found in results.items():
         if unit.startswith("rates.") and (figures := found.get("figures")):
@@ -149,7 +149,7 @@ def _list_rates(results: Results) -> str:
 
 
 def _list_pretrainings(results: Results) -> str:
-    """README, 'Figure 7 in small': CIFAR-10."""
+    """docs/paper.md: CIFAR-10."""
     found = _figures(results, "pretrain")
     rows = [
         [
@@ -162,14 +162,12 @@ def _list_pretrainings(results: Results) -> str:
         for name, run in found.get("runs", {}).items()
     ]
     head = ["run", "lr (per 256)", "epochs", "final loss", "kNN top-1 (%)", "linear top-1 (%)"]
-    title = (
-        f"## Barlow Twins on CIFAR-10, {found.get('row')}, one seed (README, 'Figure 7 in small')"
-    )
+    title = f"## Barlow Twins on CIFAR-10, {found.get('row')}, one seed (docs/paper.md)"
     return f"{title}\n\n{_table(head, rows)}" if rows else ""
 
 
 def _list_table3(results: Results) -> str:
-    """README, 'What we ran': rows of the paper's table 3."""
+    """docs/paper.md: rows of the paper's table 3."""
     found = _figures(results, "table3")
     runs = found.get("runs", {})
     rows = []
@@ -179,19 +177,21 @@ def _list_table3(results: Results) -> str:
             cells = [f"{run['top1']:.2f}" if "top1" in run else "" for run in ours]
             rows.append([network, str(found["epochs"]), *cells, *paper])
     head = ["network", "epochs", "SGDM", "Orthogonal-SGDM", "the paper: SGDM", "Orthogonal-SGDM"]
-    title = "## Table 3, test accuracy (%), one seed (README, 'What we ran')"
+    title = "## Table 3, test accuracy (%), one seed (docs/paper.md)"
     return f"{title}\n\n{_table(head, rows)}" if rows else ""
 
 
 def _describe_bits(results: Results) -> str:
-    """README, 'Trust': the same bits twice."""
+    """docs/reliability.md: the same bits twice."""
     lines = []
     for unit in ("bits.deterministic", "bits.usual"):
         if found := _figures(results, unit):
             how = "`--deterministic`" if found["deterministic"] else "without it"
             same = "the same bits" if found["same_bits"] else "other bits"
             lines.append(f"- {how}: {same} (largest difference {found['largest_difference']:.1e})")
-    return "\n".join(["## The same training twice (README, 'Trust')", "", *lines]) if lines else ""
+    return (
+        "\n".join(["## The same training twice (docs/reliability.md)", "", *lines]) if lines else ""
+    )
 
 
 def _list_missing(results: Results) -> str:

@@ -138,7 +138,11 @@ def _write_report(
     write_report(
         folder.report,
         title=results.title,
-        figures=[ReportFigure(n, value, *MEANINGS[n]) for n, value in results.figures.items()],
+        figures=[
+            ReportFigure(n, value, *MEANINGS[n])
+            for n, value in results.figures.items()
+            if n in MEANINGS
+        ],
         settings={**settings, **details},
         notes=[results.protocol, f"Weights: {run.subject.origin}"],
         pictures=[*results.pictures, *pictures],
