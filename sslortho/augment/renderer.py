@@ -19,7 +19,7 @@ from sslortho.augment.draws.photometric import (
 )
 from sslortho.augment.draws.random_numbers import check_seed, uniforms
 from sslortho.augment.gpu.compiled import compiled_renderer
-from sslortho.augment.reference.geometry import centre_crop, crop_and_resize
+from sslortho.augment.reference.geometry import BOX, centre_crop, crop_boxes, pack_boxes
 from sslortho.augment.reference.photometric import normalise
 from sslortho.augment.views import EvaluationSpec, ViewSpec
 
@@ -141,10 +141,36 @@ class ViewRenderer:
         uint8 (batch, 3, crop_size, crop_size) to normalised float32 of the same shape: by the fused
         kernel on a CPU, by one compiled graph on a GPU. parameters: (batch, PARAMETERS).
         """
-        if crops.device.type == "cpu":
-            return _render_on_cpu(crops, parameters, self.settings[view], self.channels_last)
         table = torch.from_numpy(parameters).to(crops.device, non_blocking=True)
+        return self._apply(view, crops, table)
+
+    def _apply(self, view: int, crops: Tensor, table: Tensor) -> Tensor:
+        if crops.device.type == "cpu":
+            return _render_on_cpu(crops, table.numpy(), self.settings[view], self.channels_last)
         return compiled_renderer(self.specs[view], self.channels_last)(crops, table)
+
+    def draw_table(
+        self, indices: NDArray[np.int64], epoch: int, height: int, width: int
+    ) -> NDArray[np.float32]:
+        """Draw everything for samples of one size, (batch,), as one array for `render_table`.
+
+        It has views * batch * (BOX + PARAMETERS) numbers: the boxes of all views, then the photometry.
+        """
+        heights, widths = (np.full(len(indices), side, dtype=np.int64) for side in (height, width))
+        views = range(len(self.specs))
+        boxes = [pack_boxes(self.draw_crops(v, indices, epoch, heights, widths)) for v in views]
+        colours = [pack_photometric(self.draw_photometric(v, indices, epoch)) for v in views]
+        return np.concatenate([part.reshape(-1) for part in (*boxes, *colours)])
+
+    def render_table(self, images: Tensor, table: Tensor) -> tuple[Tensor, ...]:
+        """Render all views of images of one size, as `render`, by a table on their device."""
+        views, batch = len(self.specs), len(images)
+        boxes, colours = table.split([views * batch * BOX, views * batch * PARAMETERS])
+        parts = zip(boxes.view(views, batch, BOX), colours.view(views, batch, -1), strict=True)
+        return tuple(
+            self._apply(view, crop_boxes(images, box, self.crop_sizes[view]), colour)
+            for view, (box, colour) in enumerate(parts)
+        )
 
     def render(self, images: Tensor, indices: NDArray[np.int64], epoch: int) -> tuple[Tensor, ...]:
         """Render all views of images of one size.
@@ -152,14 +178,8 @@ class ViewRenderer:
         images: uint8 (batch, 3, h, w) on the device that renders. Returns one float32 tensor (batch,
         3, crop_size, crop_size) for each view.
         """
-        heights = np.full(len(indices), images.shape[2], dtype=np.int64)
-        widths = np.full(len(indices), images.shape[3], dtype=np.int64)
-        views = []
-        for view, spec in enumerate(self.specs):
-            boxes = self.draw_crops(view, indices, epoch, heights, widths)
-            crops = crop_and_resize(images, boxes, spec.crop_size)
-            views.append(self.finish(view, crops, indices, epoch))
-        return tuple(views)
+        table = self.draw_table(indices, epoch, *images.shape[2:])
+        return self.render_table(images, torch.from_numpy(table).to(images.device))
 
 
 def _render_on_cpu(

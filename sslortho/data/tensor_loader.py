@@ -1,6 +1,6 @@
 """Loaders for images of one size that lie in memory, on the device that trains."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,9 +14,13 @@ from sslortho.augment.cpu.view_kernel import render_views
 from sslortho.augment.numba_kernel import kernel
 from sslortho.augment.renderer import as_images
 from sslortho.data.batches import Batch, EpochOrder, evaluation_batches
+from sslortho.data.prefetch import Job, run_ahead
 
 LEAST = 16
 """Least samples for which starting a thread pays."""
+
+DRAWN_AHEAD = 2
+"""Batches whose numbers are drawn before a GPU needs them."""
 
 
 @kernel
@@ -71,7 +75,8 @@ class TensorLoader:
     """Random views of images in memory; the whole data set is kept on the device.
 
     Crop, flip and photometry are done there: on a CPU by the fused kernels, on a GPU by batched
-    products and one compiled graph. Every batch is full, see `EpochOrder`.
+    products and one compiled graph, whose numbers a thread draws ahead. Every batch is full, see
+    `EpochOrder`.
 
     Args:
         images: uint8 (n, 3, height, width).
@@ -116,15 +121,44 @@ class TensorLoader:
         self.epoch, self.start_step = epoch, start_step
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch = self.epoch  # set_epoch is about the next iteration, not this one
-        for indices in self.order.steps(epoch, self.start_step):
-            index = torch.from_numpy(indices).to(self.device, non_blocking=True)
-            if self.device.type == "cpu":
-                pixels = self.images.permute(0, 2, 3, 1).numpy()
-                views = render_on_cpu(pixels, indices, self.renderer, epoch)
-            else:
-                views = self.renderer.render(self.images[index], indices, epoch)
-            yield Batch(views, self.labels[index])
+        # set_epoch is about the next iteration, not this one
+        steps = self.order.steps(self.epoch, self.start_step)
+        if self.device.type == "cpu":
+            return self._rendered_by_kernels(steps, self.epoch)
+        return run_ahead(self._drawn_ahead(steps, self.epoch), threads=1, ahead=DRAWN_AHEAD)
+
+    def _rendered_by_kernels(
+        self, steps: Iterator[NDArray[np.int64]], epoch: int
+    ) -> Iterator[Batch]:
+        for indices in steps:
+            pixels = self.images.permute(0, 2, 3, 1).numpy()
+            views = render_on_cpu(pixels, indices, self.renderer, epoch)
+            yield Batch(views, self.labels[torch.from_numpy(indices)])
+
+    def _drawn_ahead(
+        self, steps: Iterator[NDArray[np.int64]], epoch: int
+    ) -> Generator[Job[Batch], None, None]:
+        """Batches whose numbers a thread draws, into pinned memory; the caller's thread renders them.
+
+        It must be one thread that gives the GPU its work: the products' precision is the process's.
+        """
+        for indices in steps:
+            yield self._job(indices, epoch)
+
+    def _job(self, indices: NDArray[np.int64], epoch: int) -> Job[Batch]:
+        drawn: list[Tensor] = []
+
+        def draw(first: int, last: int) -> None:
+            table = self.renderer.draw_table(indices, epoch, *self.images.shape[2:])
+            numbers = [torch.from_numpy(indices), torch.from_numpy(table)]
+            pinned = self.device.type == "cuda"
+            drawn.extend(part.pin_memory() if pinned else part for part in numbers)
+
+        def render() -> Batch:
+            index, table = (part.to(self.device, non_blocking=True) for part in drawn)
+            return Batch(self.renderer.render_table(self.images[index], table), self.labels[index])
+
+        return Job(1, draw, render)
 
 
 class TensorEvaluationLoader:

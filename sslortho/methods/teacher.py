@@ -1,14 +1,23 @@
 """Teachers: networks whose weights are a moving average of another network's, the student's.
 
-lightly, which computes this, takes seconds to import; it is imported at the first use.
+lightly takes seconds to import; it is imported at the first use.
 """
+
+# torch exports its foreach functions to optimizers, but not by name
+# pyright: reportPrivateImportUsage=false
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sslortho.optim.precision import HALF_PRECISION, in_float32
+from sslortho.optim.precision import HALF_PRECISION, all_in_float32
+
+
+def _average(averages: list[Tensor], values: list[Tensor], momentum: float) -> None:
+    """Set averages to momentum * average + (1 - momentum) * value, all in two calls."""
+    torch._foreach_mul_(averages, momentum)
+    torch._foreach_add_(averages, values, alpha=1 - momentum)
 
 
 class MovingAverage(nn.Module):
@@ -34,20 +43,18 @@ class MovingAverage(nn.Module):
             student, teacher: modules of the same parameters, pair by pair, the same at every call.
             momentum: from 0 to 1.
         """
-        ours = [p for module in teacher for p in module.parameters()]
-        theirs = [p for module in student for p in module.parameters()]
+        ours: list[Tensor] = [p for module in teacher for p in module.parameters()]
+        theirs: list[Tensor] = [p for module in student for p in module.parameters()]
         if not any(p.dtype in HALF_PRECISION for p in ours):
             self.copies = []
-            from lightly.models.utils import update_momentum
-
-            for source, target in zip(student, teacher, strict=True):
-                update_momentum(source, target, momentum)
+            _average(ours, theirs, momentum)
             return
         self.copies = self.copies or [p.detach().clone() for p in ours]
-        for i, (p, source) in enumerate(zip(ours, theirs, strict=True)):
-            self.copies[i] = in_float32(self.copies[i].to(p.device))
-            self.copies[i].mul_(momentum).add_(in_float32(source), alpha=1 - momentum)
-            p.copy_(self.copies[i])
+        self.copies = all_in_float32(
+            [c.to(p.device) for c, p in zip(self.copies, ours, strict=True)]
+        )
+        _average(self.copies, all_in_float32(theirs), momentum)
+        torch._foreach_copy_(ours, self.copies)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         destination.update({f"{prefix}{i}": copy for i, copy in enumerate(self.copies)})

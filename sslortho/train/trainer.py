@@ -19,6 +19,7 @@ from sslortho.train.backward import accumulate_gradients
 from sslortho.train.batches_ahead import BatchesAhead
 from sslortho.train.checkpoint import CheckpointFolder
 from sslortho.train.instruments import Instruments
+from sslortho.train.launch import use_data_parallel_options
 from sslortho.train.options import LoopOptions, TrainResult
 from sslortho.train.progress import Clock, Pace, Progress, Window
 from sslortho.train.ranks import RankLostError, RankWatch
@@ -79,6 +80,7 @@ class Trainer:
     ) -> None:
         self.plain_task = task
         self.trained = shard_task(task, optimizer, accelerator) if options.shard else task
+        use_data_parallel_options(accelerator, task)
         self.task = accelerator.prepare_model(self.trained, evaluation_mode=options.shard)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.loader = loader

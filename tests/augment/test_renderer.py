@@ -15,6 +15,7 @@ from sslortho.augment import (
     ViewSpec,
     create_views,
 )
+from sslortho.augment.reference.geometry import crop_and_resize
 
 SEED, EPOCH, COUNT, SIDE = 11, 4, 24, 32
 PAIR = tuple(
@@ -246,3 +247,14 @@ def test_evaluation_of_larger_images_is_torchvisions_resize_and_crop():
     view = EvaluationRenderer(spec).render(images)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
     assert ((view * std + mean) * 255 - expected).abs().max() <= 0.5 + 1e-2
+
+
+@pytest.mark.parametrize("shape", [(SIDE, SIDE), (40, 57)], ids=["square", "wide"])
+def test_one_table_renders_what_crops_and_photometry_do_one_after_the_other(shape):
+    images = noise(COUNT, *shape)
+    sizes = [np.full(COUNT, side) for side in shape]
+    table = torch.from_numpy(RENDERER.draw_table(INDICES, EPOCH, *shape))
+    for view, found in enumerate(RENDERER.render_table(images, table)):
+        boxes = RENDERER.draw_crops(view, INDICES, EPOCH, *sizes)
+        crops = crop_and_resize(images, boxes, RENDERER.crop_sizes[view])
+        assert torch.equal(found, RENDERER.finish(view, crops, INDICES, EPOCH))

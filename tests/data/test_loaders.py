@@ -1,3 +1,4 @@
+import threading
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from sslortho.data import (
     TensorLoader,
     ViewLoader,
 )
+from sslortho.data.prefetch import run_ahead
 
 CPU = torch.device("cpu")
 SIDE, SIZE, BATCH, SEED = 16, 26, 6, 9
@@ -208,6 +210,47 @@ def test_workers_change_no_bit_over_epochs_and_broken_off_iterations(make_loader
     helped.set_epoch(1)
     next(iter(helped))
     assert same_bits(collect(helped, 2, 1), collect(alone, 2)[1:])
+
+
+@pytest.mark.parametrize("start_step", [0, 2])
+def test_numbers_drawn_ahead_by_a_thread_are_those_of_the_renderer(make_loader, start_step):
+    """As batches for a GPU are made; the thread that asks for a batch renders it."""
+    loader = make_loader("tensor")
+    order, renderer = loader.order, loader.renderer
+    threads = set()
+    images = loader.images
+
+    class Images:
+        shape = images.shape
+
+        def __getitem__(self, index):
+            threads.add(threading.current_thread())
+            return images[index]
+
+    loader.images = Images()
+    jobs = loader._drawn_ahead(order.steps(3, start_step), epoch=3)
+    batches = list(run_ahead(jobs, threads=1, ahead=2))
+    assert threads == {threading.current_thread()}
+    assert len(batches) == len(order) - start_step
+    for batch, indices in zip(batches, order.steps(3, start_step), strict=True):
+        expected = renderer.render(images[torch.from_numpy(indices.copy())], indices, 3)
+        assert all(torch.equal(a, b) for a, b in zip(batch.views, expected, strict=True))
+        assert torch.equal(batch.labels, loader.labels[torch.from_numpy(indices.copy())])
+
+
+@pytest.mark.gpu
+def test_a_gpu_makes_the_same_boxes_as_the_cpu():
+    pictures = [smooth_picture(i, 40, 56) for i in range(12)]
+    renderer, order = ViewRenderer((CROPS, CROPS), seed=SEED), EpochOrder(12, 4, SEED)
+    ours, theirs = (
+        collect(TensorLoader(*as_tensors(pictures), renderer, order, torch.device(device)), 1)
+        for device in ("cuda", "cpu")
+    )
+    assert len(ours) == len(theirs) == 3
+    for (*views, labels), (*expected, expected_labels) in zip(ours, theirs, strict=True):
+        assert torch.equal(labels.cpu(), expected_labels)
+        for a, b in zip(views, expected, strict=True):
+            assert (a.cpu() - b).abs().max() < 1.01
 
 
 @pytest.mark.parametrize("spec", [CROPS, replace(CROPS, crop_padding=7)], ids=["resized", "padded"])

@@ -1,9 +1,13 @@
+import copy
 import math
 
 import pytest
 import torch
 from helpers.methods import create
+from lightly.models.utils import update_momentum
 from torch import nn
+
+from sslortho.methods.teacher import MovingAverage
 
 
 def students_and_teachers(task, name):
@@ -26,3 +30,34 @@ def test_the_teacher_is_a_moving_average(name):
     rate = 0.1 if name == "moco_v2" else 0.1 * (math.cos(math.pi / 4) + 1) / 2
     for now, then in zip(teacher.parameters(), before, strict=True):
         torch.testing.assert_close(now.detach(), then + rate)
+
+
+def networks(dtype):
+    torch.manual_seed(0)
+    return [
+        nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Linear(5, 2)).to(dtype)
+        for _ in range(4)
+    ]
+
+
+def test_all_at_once_is_lightlys_to_the_bit():
+    first, second, average, other = networks(torch.float32)
+    expected = [copy.deepcopy(module) for module in (average, other)]
+    MovingAverage().update((first, second), (average, other), 0.99)
+    for source, target in zip((first, second), expected, strict=True):
+        update_momentum(source, target, 0.99)
+    for ours, theirs in zip((average, other), expected, strict=True):
+        assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_of_half_precision_the_average_is_that_of_float32_rounded(dtype):
+    student, _, teacher, _ = networks(dtype)
+    average = MovingAverage()
+    exact = [p.detach().float() for p in teacher.parameters()]
+    for _ in range(3):
+        average.update((student,), (teacher,), 0.999)
+        for i, p in enumerate(student.parameters()):
+            exact[i] = exact[i].mul(0.999).add(p.detach().float(), alpha=1 - 0.999)
+    for p, value in zip(teacher.parameters(), exact, strict=True):
+        assert torch.equal(p.detach(), value.to(dtype))

@@ -3,7 +3,12 @@ import types
 
 import pytest
 import torch
+from helpers.ranks import run_on_ranks
+from torch import nn
 
+from sslortho.methods.moco_v2 import Queue
+from sslortho.models.sync_batch_norm import SyncBatchNorm
+from sslortho.optim import OrthLARS
 from sslortho.train import launch
 
 
@@ -119,3 +124,40 @@ def test_evaluations_run_in_mixed_precision_on_a_gpu_alone():
         accelerator = types.SimpleNamespace(device=torch.device(device), autocast=autocast)
         with launch.autocast_on_gpu(accelerator)():
             assert torch.is_autocast_enabled("cpu") is expected
+
+
+def test_buffers_that_are_the_same_on_all_ranks_are_not_sent():
+    synchronised = nn.Sequential(nn.Linear(4, 4), SyncBatchNorm(4))
+    options = launch.data_parallel_options(synchronised).to_kwargs()
+    assert options == {"gradient_as_bucket_view": True, "broadcast_buffers": False}
+    for other in (nn.BatchNorm1d(4), Queue(6, 4)):
+        kept = launch.data_parallel_options(nn.Sequential(synchronised, other))
+        assert kept.broadcast_buffers
+
+
+def train_on(rank: int, ours: bool) -> dict:
+    """State after three steps, gradients added up over two batches each."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), SyncBatchNorm(8), nn.Flatten(), nn.Linear(32, 4))
+    network.to(memory_format=torch.channels_last)
+    options = launch.data_parallel_options(network).to_kwargs() if ours else {}
+    parallel = nn.parallel.DistributedDataParallel(network, **options)
+    optimizer = OrthLARS(network.parameters(), lr=1.0, orth_momentum=0.5)
+    generator = torch.Generator().manual_seed(rank)
+    for _ in range(3):
+        optimizer.zero_grad(set_to_none=True)
+        with parallel.no_sync():
+            parallel(torch.randn(4, 3, 4, 4, generator=generator)).square().mean().backward()
+        parallel(torch.randn(4, 3, 4, 4, generator=generator)).square().mean().backward()
+        optimizer.step()
+    return network.state_dict()
+
+
+@pytest.mark.ranks
+def test_they_change_no_bit(tmp_path):
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "plain").mkdir()
+    ours = run_on_ranks(train_on, 2, tmp_path / "ours", True)
+    plain = run_on_ranks(train_on, 2, tmp_path / "plain", False)
+    for state in (*ours, plain[1]):
+        assert all(torch.equal(state[name], value) for name, value in plain[0].items())

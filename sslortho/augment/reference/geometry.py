@@ -59,6 +59,25 @@ def _resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return x.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
 
+BOX = 5
+"""Columns of a box: top, left, height, width, flip."""
+
+
+def pack_boxes(draw: CropDraw) -> NDArray[np.float32]:
+    """Pack a draw into one table, (batch, BOX), for a copy to a device; whole numbers, exact in float32."""
+    columns = (draw.top, draw.left, draw.height, draw.width, draw.flip)
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def crop_boxes(images: Tensor, boxes: Tensor, crop_size: int) -> Tensor:
+    """`crop_and_resize` of packed boxes (batch, BOX) that are on the device of the images."""
+    top, left, height, width, flip = boxes.unbind(dim=1)
+    rows = resampling_weights(top, height, top, top + height, images.shape[2], crop_size)
+    columns = resampling_weights(left, width, left, left + width, images.shape[3], crop_size)
+    columns = torch.where((flip != 0).view(-1, 1, 1), columns.flip(1), columns)
+    return _resample(images, rows, columns)
+
+
 def crop_and_resize(images: Tensor, draw: CropDraw, crop_size: int) -> Tensor:
     """Cut one box out of each image, resample it, flip it; outside the image it is black.
 
@@ -71,17 +90,7 @@ def crop_and_resize(images: Tensor, draw: CropDraw, crop_size: int) -> Tensor:
         uint8 (batch, 3, crop_size, crop_size): torchvision's antialiased bicubic `resized_crop`,
         rounded once at the end. A box of crop_size pixels is copied exactly.
     """
-
-    def to_device(array: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(array.astype(np.float32)).to(images.device, non_blocking=True)
-
-    top, left = to_device(draw.top), to_device(draw.left)
-    height, width = to_device(draw.height), to_device(draw.width)
-    rows = resampling_weights(top, height, top, top + height, images.shape[2], crop_size)
-    columns = resampling_weights(left, width, left, left + width, images.shape[3], crop_size)
-    flip = torch.from_numpy(draw.flip).to(images.device, non_blocking=True)
-    columns = torch.where(flip.view(-1, 1, 1), columns.flip(1), columns)
-    return _resample(images, rows, columns)
+    return crop_boxes(images, torch.from_numpy(pack_boxes(draw)).to(images.device), crop_size)
 
 
 def centre_crop(images: Tensor, resize: int, crop_size: int) -> Tensor:
