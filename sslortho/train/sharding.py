@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
@@ -31,11 +30,11 @@ their own."""
 LARGEST = 2**23
 """Entries of a block that is not cut further: a transformer's block of width 768 has 7.1 million."""
 
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
-"""Classes of norms, whose scales stay in float32."""
 
-NO_BLOCKS = (*NORMS, nn.ModuleList, nn.ModuleDict)
-"""Classes of modules that are not blocks: the lists have no `forward`."""
+def _is_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm of any library, which has scales and perhaps biases of channels alone."""
+    own = list(module.parameters(recurse=False))
+    return "norm" in type(module).__name__.lower() and bool(own) and all(p.ndim < 2 for p in own)
 
 
 def check_sharding(accelerator: Accelerator) -> None:
@@ -73,7 +72,8 @@ def find_blocks(module: nn.Module) -> list[nn.Module]:
     found: list[nn.Module] = []
 
     def is_block(child: nn.Module, size: int) -> bool:
-        if size < SMALLEST or isinstance(child, NO_BLOCKS):
+        listed = isinstance(child, nn.ModuleList | nn.ModuleDict)  # they have no `forward`
+        if size < SMALLEST or listed or _is_norm(child):
             return False
         inside = Counter(id(p) for _, p in child.named_parameters(remove_duplicate=False))
         return all(everywhere[key] == count for key, count in inside.items())
@@ -98,8 +98,8 @@ def _shard_part(part: nn.Module, mesh: DeviceMesh, policy: MixedPrecisionPolicy)
     """
     blocks = find_blocks(part)
     if policy.param_dtype is not None:
-        inside = {m for block in blocks for m in block.modules() if isinstance(m, NORMS)}
-        norms = [m for m in part.modules() if m in inside and any(True for _ in m.parameters())]
+        inside = {module for block in blocks for module in block.modules()}
+        norms = [module for module in part.modules() if module in inside and _is_norm(module)]
         if norms:  # together: their scales are few
             fully_shard(norms, mesh=mesh)
     for block in blocks:

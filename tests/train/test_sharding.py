@@ -297,6 +297,23 @@ def test_norms_are_no_blocks_and_what_is_shared_stays_with_the_rest(monkeypatch)
     assert find_blocks(layers) == [layers[3]]
 
 
+def test_norms_of_other_libraries_are_known():
+    class RmsNorm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4))
+
+    norms = [RmsNorm(), nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.BatchNorm2d(4), nn.RMSNorm(4)]
+    others = [
+        nn.Linear(4, 4),
+        nn.Sequential(nn.LayerNorm(4)),
+        nn.LayerNorm(4, elementwise_affine=False),
+    ]
+    others.append(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
+    found = [sharding._is_norm(module) for module in (*norms, *others)]
+    assert found == [True] * len(norms) + [False] * len(others)
+
+
 def test_a_vision_transformer_is_gathered_block_by_block():
     with torch.device("meta"):
         network = vit_b_16()
