@@ -22,7 +22,10 @@ COMMANDS = {
     "feature_map": ("sslortho.recipes.feature_map", "map of features in the plane"),
     "supervised": ("sslortho.recipes.supervised", "classification from scratch"),
     "show_views": ("sslortho.recipes.show_views", "picture of the views that pretraining sees"),
-    "export": ("sslortho.recipes.export", "backbone for timm, torchvision, torch.hub, ONNX or the hub"),
+    "export": (
+        "sslortho.recipes.export",
+        "backbone for timm, torchvision, torch.hub, ONNX or the hub",
+    ),
     "write_beton": ("sslortho.recipes.write_beton", "data set as one .beton file"),
     "compare": ("sslortho.recipes.compare", "table of runs, mean and error over seeds"),
     "plot_runs": ("sslortho.recipes.plot_runs", "curves of several runs in one picture"),

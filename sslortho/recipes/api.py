@@ -296,7 +296,7 @@ def _torch_as_before() -> Iterator[None]:
     """Restore torch's threads, deterministic mode and random state at the end: a call leaves none."""
     threads, generator = torch.get_num_threads(), torch.get_rng_state()
     deterministic = torch.are_deterministic_algorithms_enabled()
-    benchmark = torch.backends.cudnn.benchmark
+    benchmark, products = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
     settings: Any = torch.utils.deterministic
     fill = settings.fill_uninitialized_memory
     try:
@@ -306,6 +306,8 @@ def _torch_as_before() -> Iterator[None]:
         torch.set_rng_state(generator)
         torch.use_deterministic_algorithms(deterministic)
         torch.backends.cudnn.benchmark = benchmark
+        if torch.get_float32_matmul_precision() != products:
+            torch.set_float32_matmul_precision(products)
         settings.fill_uninitialized_memory = fill
 
 

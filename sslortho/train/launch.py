@@ -23,7 +23,7 @@ from torch import nn
 from sslortho.data.loading import Shard
 from sslortho.data.prefetch import share_of_cores
 from sslortho.models.sync_batch_norm import SyncBatchNorm
-from sslortho.train.options import ProcessOptions
+from sslortho.train.options import LoopOptions, ProcessOptions
 
 
 def set_threads(threads: int | None) -> None:
@@ -167,7 +167,7 @@ def _forget_earlier_run() -> None:
 def join_ranks(
     options: ProcessOptions, folder: Path, mixed_precision: str = "no", trackers: str = "none"
 ) -> Accelerator:
-    """Set this process up (threads, deterministic operations) and find the other ranks.
+    """Set this process up (threads, precision of products, deterministic operations) and find the others.
 
     Args:
         options: of the process.
@@ -181,6 +181,11 @@ def join_ranks(
     set_threads(options.threads)
     if options.deterministic:
         make_deterministic()
+    elif isinstance(options, LoopOptions) and torch.cuda.is_available():
+        # cuDNN times its algorithms once for each shape, and a training has few shapes
+        torch.backends.cudnn.benchmark = True
+    if options.matmul_precision is not None:
+        torch.set_float32_matmul_precision(options.matmul_precision)
     return create_accelerator(mixed_precision, trackers, folder, options.rank_timeout)
 
 

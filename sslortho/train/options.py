@@ -1,7 +1,7 @@
 """Options of a process and of the training loop, and the result of a training."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from sslortho.options import Options, RandomOptions, option
 
@@ -20,6 +20,11 @@ class ProcessOptions(Options):
     deterministic: bool = option(False, group="hardware", rare=True)
     """Use only operations whose bits are the same each time; on a CPU they are anyway, for one number
     of threads and ranks. An operation that has no such form is an error that names it."""
+    matmul_precision: Literal["highest", "high", "medium"] | None = option(
+        None, group="hardware", rare=True
+    )
+    """Precision of products of float32 matrices, as torch.set_float32_matmul_precision has it: high is TF32 on
+    a GPU. The polar factor and crops keep float32 whatever this says. Default: torch's own, highest."""
 
     def __post_init__(self) -> None:
         self._check("rank_timeout", self.rank_timeout > 0, "above 0 seconds")

@@ -18,6 +18,7 @@ from sslortho.methods import Task
 from sslortho.train.backward import accumulate_gradients
 from sslortho.train.batches_ahead import BatchesAhead
 from sslortho.train.checkpoint import CheckpointFolder
+from sslortho.train.device_memory import DeviceMemoryError, describe_shortage
 from sslortho.train.instruments import Instruments
 from sslortho.train.launch import use_data_parallel_options
 from sslortho.train.options import LoopOptions, TrainResult
@@ -130,6 +131,7 @@ class Trainer:
             RankLostError: another rank has ended.
             OSError: nothing can be written any more; checkpoints that were saved stay.
             ValueError: the ranks found different checkpoints.
+            DeviceMemoryError: the GPU's memory is too small; the message says what to lower.
         """
         with StopRequest(self.accelerator) as stop:
             try:
@@ -139,6 +141,12 @@ class Trainer:
                     self.writer.wait()
                     self.accelerator.wait_for_everyone()  # what is saved is saved for all
                     return result
+            except torch.OutOfMemoryError as error:
+                self._tell_end(error)
+                advice = describe_shortage(self.options.values(), trains=True)
+                if self.progress.step:
+                    advice += "; with another out, since a run that has begun keeps these options"
+                raise DeviceMemoryError(advice) from error
             except BaseException as error:
                 self._tell_end(error)
                 raise

@@ -285,9 +285,10 @@ def test_a_call_leaves_torch_as_it_was(tmp_path):
     threads, generator = torch.get_num_threads(), torch.get_rng_state()
     sslortho.supervised(
         out=tmp_path, model="basic_cnn", subset=40, batch_size=20, epochs=1, warmup_epochs=0, threads=1,
-        deterministic=True, trackers="none", pictures=False,
+        deterministic=True, matmul_precision="medium", trackers="none", pictures=False,
     )  # fmt: skip
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), generator)
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.get_float32_matmul_precision() == "highest"
     assert torch.utils.deterministic.fill_uninitialized_memory  # torch's default

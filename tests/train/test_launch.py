@@ -9,6 +9,8 @@ from torch import nn
 from sslortho.methods.moco_v2 import Queue
 from sslortho.models.sync_batch_norm import SyncBatchNorm
 from sslortho.optim import OrthLARS
+from sslortho.recipes.knn_eval.options import KnnEvalOptions
+from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.train import launch
 
 
@@ -161,3 +163,41 @@ def test_they_change_no_bit(tmp_path):
     plain = run_on_ranks(train_on, 2, tmp_path / "plain", False)
     for state in (*ours, plain[1]):
         assert all(torch.equal(state[name], value) for name, value in plain[0].items())
+
+
+@pytest.fixture
+def torch_as_before():
+    benchmark, products = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.backends.cudnn.benchmark = benchmark
+    torch.set_float32_matmul_precision(products)
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "gpu", "expected"),
+    [
+        (SupervisedOptions, {}, True, True),
+        (SupervisedOptions, {"deterministic": True}, True, False),
+        (SupervisedOptions, {}, False, False),
+        (KnnEvalOptions, {"backbone_from": "x.pt"}, True, False),  # the last batch is smaller
+    ],
+)
+def test_cudnn_chooses_by_trial_in_trainings_on_a_gpu(
+    cls, options, gpu, expected, monkeypatch, tmp_path, torch_as_before
+):
+    monkeypatch.setattr(launch, "create_accelerator", lambda *arguments: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    torch.backends.cudnn.benchmark = False
+    launch.join_ranks(cls(threads=1, **options), tmp_path)
+    assert torch.backends.cudnn.benchmark is expected
+
+
+@pytest.mark.parametrize("precision", ["high", "medium", None])
+def test_products_get_the_precision_that_is_asked_for(
+    precision, monkeypatch, tmp_path, torch_as_before
+):
+    monkeypatch.setattr(launch, "create_accelerator", lambda *arguments: None)
+    launch.join_ranks(SupervisedOptions(threads=1, matmul_precision=precision), tmp_path)
+    assert torch.get_float32_matmul_precision() == (precision or "highest")

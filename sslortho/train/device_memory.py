@@ -1,0 +1,45 @@
+"""A GPU whose memory is too small, in one line that says what to lower."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+HALVED_BY_BF16 = ("no", None)
+"""Values of mixed_precision under which bf16 would take about half of the memory of activations."""
+
+
+class DeviceMemoryError(RuntimeError):
+    """The memory of a GPU does not hold what it was given."""
+
+
+def describe_shortage(values: Mapping[str, Any], trains: bool) -> str:
+    """Remedies in words.
+
+    Args:
+        values: options of the run by name; those that it lacks are not spoken of.
+        trains: whether it was a step of training, which accumulation makes smaller.
+    """
+    remedies, parts = [], values.get("accumulation_steps")
+    if "batch_size" in values:
+        batch = values["batch_size"]
+        remedies.append(f"lower batch_size ({batch})" if batch else "lower batch_size")
+    if trains and parts:
+        remedies.append(
+            f"raise accumulation_steps ({parts}), which cuts the samples of a step into parts"
+        )
+    if values.get("mixed_precision", "bf16") in HALVED_BY_BF16:
+        remedies.append("give mixed_precision bf16, which takes about half")
+    if (size := values.get("crop_size")) and size > 64:
+        remedies.append(f"lower crop_size ({size})")
+    if not remedies:
+        remedies.append("free what other processes hold, which nvidia-smi shows")
+    total = _total_gib()
+    memory = f"the {total:.0f} GiB of the GPU's memory" if total else "the GPU's memory"
+    return f"{memory} did not suffice: {'; or '.join(remedies)}"
+
+
+def _total_gib() -> float | None:
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
