@@ -140,8 +140,8 @@ def make_small(name, arguments):
         small = ["--dry_run"]  # the fewest trials and runs of these are 33
     if name == "pretrain" and "--method" not in arguments:
         small += ["--projector", "16-16"]
-    if name == "pretrain" and "runs/x" in arguments:  # basic_cnn is not one of timm's
-        small += ["--backbone", "resnet18"]
+    if name == "pretrain" and "runs/x" in arguments:  # timm has neither basic_cnn nor small stems
+        small += ["--backbone", "resnet18", "--stem", "stock"]
     if name in ("linear_eval", "knn_eval") and "--subset" in arguments:
         small += FEW.split()
     if name == "tune" and "--data_dir" in arguments:  # the digits need none
