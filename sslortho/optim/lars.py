@@ -35,6 +35,17 @@ def lars_direction(
     return direction * torch.where(defined, ratio, 1)
 
 
+def lars_ratios(
+    parameters: list[Tensor], directions: list[Tensor], trust_coefficient: float
+) -> list[Tensor]:
+    """The ratio of each direction, without dimensions; one where either norm is zero."""
+    parameter_norms = torch.stack(torch._foreach_norm(parameters))
+    direction_norms = torch.stack(torch._foreach_norm(directions))
+    ratios = trust_coefficient * parameter_norms / direction_norms
+    defined = (parameter_norms > 0) & (direction_norms > 0)
+    return list(torch.where(defined, ratios, torch.ones_like(ratios)).unbind())
+
+
 def lars_directions(
     parameters: list[Tensor],
     gradients: list[Tensor],
@@ -47,12 +58,53 @@ def lars_directions(
         gradients = list(torch._foreach_add(gradients, parameters, alpha=weight_decay))
     if trust_coefficient is None:
         return gradients
-    parameter_norms = torch.stack(torch._foreach_norm(parameters))
-    direction_norms = torch.stack(torch._foreach_norm(gradients))
-    ratios = trust_coefficient * parameter_norms / direction_norms
-    defined = (parameter_norms > 0) & (direction_norms > 0)
-    ratios = torch.where(defined, ratios, torch.ones_like(ratios))
-    return list(torch._foreach_mul(gradients, list(ratios.unbind())))
+    return list(
+        torch._foreach_mul(gradients, lars_ratios(parameters, gradients, trust_coefficient))
+    )
+
+
+def fewer_passes_pay(parameter: Tensor, rate: float | Tensor) -> bool:
+    """Whether `step_in_fewer_passes` is taken: on a GPU, which waits for its memory. DTensors and rates that
+    are tensors have no such form."""
+    plain = type(parameter.grad) is Tensor and not isinstance(rate, Tensor)
+    return plain and parameter.device.type == "cuda"
+
+
+def step_in_fewer_passes(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    buffers: list[Tensor],
+    group: dict[str, Any],
+    exempt: bool,
+) -> None:
+    """The step of `LARS` with 13 passes over the memory of all parameters, for 17.
+
+    Products are added as they are formed, so the rounding differs from the plain form. All tensors are of
+    float32 or more, and `buffers` is empty without momentum.
+    """
+    rate, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
+    if group["maximize"]:
+        gradients = list(torch._foreach_neg(gradients))
+    if decay and not exempt:
+        gradients = list(torch._foreach_add(gradients, parameters, alpha=decay))
+    ratios: list[Tensor] | None = None
+    if group["trust_coefficient"] is not None and not exempt:
+        ratios = lars_ratios(parameters, gradients, group["trust_coefficient"])
+
+    def add_directions(targets: list[Tensor], factor: float) -> None:
+        if ratios is None:
+            torch._foreach_add_(targets, gradients, alpha=factor)
+        else:
+            torch._foreach_addcmul_(targets, gradients, ratios, value=factor)
+
+    if momentum:
+        torch._foreach_mul_(buffers, momentum)
+        add_directions(buffers, 1.0)
+        torch._foreach_add_(
+            parameters, buffers, alpha=-rate * (momentum if group["nesterov"] else 1)
+        )
+    if group["nesterov"] or not momentum:
+        add_directions(parameters, -rate)
 
 
 class LARS(Optimizer):
@@ -77,8 +129,9 @@ class LARS(Optimizer):
         trust_coefficient: None leaves the second line out, so there is no ratio.
         nesterov: look ahead along the momentum.
         exempt_1d: parameters of one dimension or none (biases, norms) take neither decay nor ratio.
-        foreach: update the parameters of a group together, in few kernels; False: one by one, the
-            plain form. Neither waits for the device.
+        foreach: update the parameters of a group together, in few kernels, on a GPU also in fewer passes
+            over its memory (`step_in_fewer_passes`); False: one by one, the plain form. None of them
+            waits for the device.
         maximize: step along the gradient instead of against it, as in torch's optimizers; the decay
             still shrinks.
 
@@ -189,6 +242,13 @@ class LARS(Optimizer):
             alike[exempt, p.device, p.dtype, type(p.grad), p.grad.dtype].append(p)
         for (exempt, *_), params in alike.items():
             gradients = [p.grad for p in params if p.grad is not None]
+            if fewer_passes_pay(params[0], group["lr"]):
+                buffers = [self._buffer(p) for p in params] if group["momentum"] else []
+                wide, moved = all_in_float32(params), all_in_float32(buffers)
+                step_in_fewer_passes(wide, all_in_float32(gradients), moved, group, exempt)
+                round_into(buffers, moved)
+                round_into(params, wide)
+                continue
             updates = lars_directions(
                 params,
                 list(torch._foreach_neg(gradients)) if group["maximize"] else gradients,
