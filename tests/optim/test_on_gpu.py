@@ -68,9 +68,10 @@ def test_a_step_is_that_of_a_cpu_and_never_waits(name):
     networks = {"cpu": create_network(), DEVICE: create_network().to(DEVICE)}
     for device, network in networks.items():
         optimizer = create_optimizer(name, param_groups(network, orth="all"), lr=0.1)
-        for step in range(3):
+        for step in range(5):
             set_gradients(network, step, device)
-            if step and device != "cpu":  # the first one makes buffers
+            # the first makes buffers and compares kernels, the third captures a graph
+            if step >= 3 and device != "cpu":
                 with never_waits():
                     optimizer.step()
             else:

@@ -46,6 +46,7 @@ from torch import Tensor
 
 from sslortho.float32_products import ieee_float32
 from sslortho.optim.polar_factor.decompositions import default_rank_tol, polar_gram_eigh, polar_svd
+from sslortho.optim.polar_factor.fast_path import FP16X3, choose_iteration, polar_express_fp16x3
 from sslortho.optim.polar_factor.iterative import MUON, muon, newton_schulz, polar_express
 from sslortho.optim.polar_factor.parallel import run_on_threads
 from sslortho.options import nearest
@@ -65,7 +66,9 @@ NATURAL = (1e-30, 1e30)
 """Squared norms of float32 matrices between which the float64 Gram matrix needs no scaling first."""
 
 
-METHODS = ("auto", "svd", "gram_eigh", "polar_express", "newton_schulz", "muon", "muon_bf16")
+METHODS = (
+    *("auto", "svd", "gram_eigh", "polar_express", FP16X3, "newton_schulz", "muon", "muon_bf16"),
+)
 """Names of the methods of `polar`."""
 
 
@@ -91,7 +94,7 @@ def choose_method(matrices: Tensor) -> str:
     # Not measured on other devices yet; `benchmarks/bench_optim.py` does.
     if matrices.dtype == torch.float64:
         return "svd"
-    return "gram_eigh" if matrices.device.type == "cpu" else "polar_express"
+    return "gram_eigh" if matrices.device.type == "cpu" else choose_iteration(matrices)
 
 
 def check_method(method: str) -> None:
@@ -136,6 +139,8 @@ def _solve(x: Tensor, method: str, rank_tol: float | None) -> Tensor:
         return x / torch.linalg.matrix_norm(x, keepdim=True)
     if method == "polar_express":
         return polar_express(x)
+    if method == FP16X3:
+        return polar_express_fp16x3(x)
     if method == "newton_schulz":
         return newton_schulz(x)
     if rank_tol is None:
@@ -181,9 +186,14 @@ def polar_stack(matrices: Tensor, method: str, rank_tol: float | None) -> Tensor
     return torch.where(finite, result, torch.nan).to(matrices.dtype)
 
 
+def entries_limit(matrices: Tensor) -> int:
+    """Number of entries solved at a time where these matrices are; bounds the memory."""
+    return CPU_STACK if matrices.is_cpu else GPU_STACK
+
+
 def stack_limit(matrices: Tensor) -> int:
-    """Number of matrices of a stack (number, rows, columns) solved at a time; bounds the memory."""
-    return max(1, (CPU_STACK if matrices.is_cpu else GPU_STACK) // matrices[0].numel())
+    """Number of matrices of a stack (number, rows, columns) solved at a time."""
+    return max(1, entries_limit(matrices) // matrices[0].numel())
 
 
 def resolve_method(matrices: Tensor, method: str, rank_tol: float | None) -> str:

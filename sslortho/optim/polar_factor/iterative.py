@@ -6,12 +6,15 @@
 import torch
 from torch import Tensor
 
+from sslortho.optim.polar_factor.fused_iteration import iterate_fused
 from sslortho.optim.polar_factor.gram_iteration import iterate, relative_lower_bound
 from sslortho.optim.polar_factor.polynomials import (
     MUON_QUINTIC,
+    Quintic,
     newton_schulz_schedule,
     polar_express_schedule,
 )
+from sslortho.optim.polar_factor.products import Multiply, multiply, multiply_in_half
 
 MUON = ("muon", "muon_bf16")
 """Names of the methods that are Muon's."""
@@ -32,13 +35,18 @@ TOLERANCE_FLOAT64 = 1e-12
 """`TOLERANCE` of float64 matrices: two steps more than 1e-3, as each cubes the distance."""
 
 
-def _half(matrices: Tensor) -> torch.dtype | None:
-    """Precision of the correcting last step: tensor cores where there are any.
+def _iterate(
+    matrices: Tensor, schedule: tuple[Quintic, ...], last: Multiply | None = None
+) -> Tensor:
+    """Apply a schedule in the precision of the matrices; on CUDA in few launches, the last step by `last`.
 
-    float16 and not bfloat16: it keeps three bits more of numbers of about one, at the same speed.
+    float16 and not bfloat16 for that step: it keeps three bits more of numbers of about one, at the same speed.
     """
-    on_tensor_cores = matrices.is_cuda and matrices.dtype == torch.float32
-    return torch.float16 if on_tensor_cores else None
+    if not matrices.is_cuda:
+        return iterate(matrices, schedule)
+    return iterate_fused(
+        matrices, schedule, multiply, last=last if matrices.dtype == torch.float32 else None
+    )
 
 
 def _settle_promise(
@@ -51,6 +59,18 @@ def _settle_promise(
     if tolerance is None:
         tolerance = TOLERANCE_FLOAT64 if exact else TOLERANCE
     return lower_bound, tolerance
+
+
+def express_schedule(
+    matrices: Tensor, lower_bound: float | None = None, tolerance: float | None = None
+) -> tuple[Quintic, ...]:
+    """The steps of `polar_express`; arguments are the same."""
+    lower_bound, tolerance = _settle_promise(matrices.dtype, lower_bound, tolerance)
+    lower = relative_lower_bound(lower_bound, min(matrices.shape[-2:]))
+    schedule = polar_express_schedule(lower, max(tolerance, TOLERANCE))
+    if tolerance < TOLERANCE:
+        schedule += newton_schulz_schedule(1 - TOLERANCE, tolerance)
+    return schedule
 
 
 def polar_express(
@@ -68,12 +88,8 @@ def polar_express(
         lower_bound, tolerance: None for LOWER_BOUND and TOLERANCE, or for float64
             LOWER_BOUND_FLOAT64 and TOLERANCE_FLOAT64.
     """
-    lower_bound, tolerance = _settle_promise(matrices.dtype, lower_bound, tolerance)
-    lower = relative_lower_bound(lower_bound, min(matrices.shape[-2:]))
-    schedule = polar_express_schedule(lower, max(tolerance, TOLERANCE))
-    if tolerance < TOLERANCE:
-        schedule += newton_schulz_schedule(1 - TOLERANCE, tolerance)
-    return iterate(matrices, schedule, half=_half(matrices))
+    schedule = express_schedule(matrices, lower_bound, tolerance)
+    return _iterate(matrices, schedule, last=multiply_in_half)
 
 
 def newton_schulz(
@@ -86,7 +102,7 @@ def newton_schulz(
     """
     lower_bound, tolerance = _settle_promise(matrices.dtype, lower_bound, tolerance)
     lower = relative_lower_bound(lower_bound, min(matrices.shape[-2:]))
-    return iterate(matrices, newton_schulz_schedule(lower, tolerance))
+    return _iterate(matrices, newton_schulz_schedule(lower, tolerance))
 
 
 def muon(matrices: Tensor, dtype: torch.dtype) -> Tensor:
