@@ -93,5 +93,6 @@ METHODS: dict[str, Callable[[list[nn.Parameter]], None]] = {
     "Muon, batched": replace_in_batches,
     "Newton-Schulz": replace_by_newton_schulz,
     "ours, polar_express": functools.partial(orthonormalise_, polar="polar_express"),
+    "ours, muon_bf16": functools.partial(orthonormalise_, polar="muon_bf16"),
     "ours": orthonormalise_,
 }

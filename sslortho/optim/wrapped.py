@@ -42,8 +42,9 @@ class Orthogonal(ReplacedGradients):
 
     Group options, also keyword arguments of the optimizer:
         orth: False leaves a group's gradients raw. Those of one dimension always stay raw.
-        polar: "auto", "svd", "gram_eigh", "polar_express", "newton_schulz", or Muon's five steps, "muon"
-            and "muon_bf16", which end at about 0.7 to 1.2 times an orthonormal matrix.
+        polar: "auto", "svd", "gram_eigh", "polar_express", "polar_express_fp16x3", "newton_schulz", or
+            Muon's five steps, "muon" and "muon_bf16", which end at about 0.7 to 1.2 times an orthonormal
+            matrix. On a GPU "auto" is "polar_express_fp16x3" where that can run.
         orth_components: number of matrices in each parameter: groups of a convolution, heads.
         orth_view: how they lie in it, "rows", "columns" or "transposed"; `optim.components` has
             the table.

@@ -76,11 +76,14 @@ class OptimizerOptions(Options):
     """Matrices of attention layers for orth_* and muon: a whole weight, or each head's share of it. Default
     whole."""
     polar: (
-        Literal["auto", "svd", "gram_eigh", "polar_express", "newton_schulz", "muon", "muon_bf16"]
+        Literal[
+            "auto", "svd", "gram_eigh", "polar_express", "polar_express_fp16x3", "newton_schulz",
+            "muon", "muon_bf16",
+        ]
         | None
-    ) = option(None, group="optimisation", rare=True)
+    ) = option(None, group="optimisation", rare=True)  # fmt: skip
     """Method by which orth_* and muon orthonormalise. Default auto, which is exact; muon and muon_bf16 are the
-    five steps of torch.optim.Muon, 0.7 to 1.2 times orthonormal."""
+    five steps of torch.optim.Muon, 0.7 to 1.2 times orthonormal. On a GPU polar_express keeps to float32."""
     share: bool | None = option(None, group="hardware", rare=True)
     """Whether ranks share the work of orth_*. Default: if there are several. Changes rounding only."""
 

@@ -3,17 +3,18 @@
 `polar` is the public function, `polar_stack` what `stacks` calls for gradients. `svd` is the reference;
 the others give the same answer, but for the last two:
 
-| method          | exact on                                   | cost                                   |
-|-----------------|--------------------------------------------|----------------------------------------|
-| `svd`           | every direction above `rank_tol`           | an SVD                                 |
-| `gram_eigh`     | the same (its Gram matrix is in float64)   | two products and a small eigenproblem  |
-| `polar_express` | directions above `lower_bound * sigma_max` | four products, and small ones, fewest  |
-| `newton_schulz` | the same                                   | the same with more small ones          |
-| `muon`          | nothing; it is Muon's five steps           | ten products, and small ones           |
-| `muon_bf16`     | the same, in bfloat16 as torch.optim.Muon  | the same                               |
+| method                 | exact on                                   | cost                                  |
+|------------------------|--------------------------------------------|---------------------------------------|
+| `svd`                  | every direction above `rank_tol`           | an SVD                                |
+| `gram_eigh`            | the same (its Gram matrix is in float64)   | two products and a small eigenproblem |
+| `polar_express`        | directions above `lower_bound * sigma_max` | four products, and small ones, fewest |
+| `polar_express_fp16x3` | the same                                   | the same, on a GPU's tensor cores     |
+| `newton_schulz`        | the same                                   | the same with more small ones         |
+| `muon`                 | nothing; it is Muon's five steps           | ten products, and small ones          |
+| `muon_bf16`            | the same, in bfloat16 as torch.optim.Muon  | the same                              |
 
 Products are those of the large side. `decompositions` has the first two methods; `iterative`,
-`gram_iteration` and `polynomials` have the others.
+`gram_iteration`, `polynomials` and `fast_path` have the others.
 
 Muon's steps do not converge: singular values above 0.0015 of the matrix's Frobenius norm come out between
 0.68 and 1.203, smaller ones below that. bfloat16 adds its rounding.
@@ -26,6 +27,11 @@ reach from 1 down to 1e-6 (sides up to 900; measured against a float64 SVD; `tes
 | `svd`                            | 1e-4    | 1e-12   |
 | `gram_eigh`                      | 1.2e-3  | 1e-9    |
 | `polar_express`, `newton_schulz` | 1.2e-3  | 1e-10   |
+| `polar_express_fp16x3`           | 1.3e-3  | 1e-10   |
+
+The last is emulated: no GPU has run it. There the lengths of these directions, and the cosines between them
+and where they belong, are within 1e-4. On a GPU `polar_express` takes its last step in float16, which costs
+up to 2e-4 of both.
 
 On a CPU `auto` is `gram_eigh` in float32 and `svd` in float64. `gram_eigh` in float32 is within 1e-6 while it
 keeps a direction below 1e-4 of the largest, and within 2e-4 if all are above 1e-3; see
@@ -91,7 +97,8 @@ def choose_method(matrices: Tensor) -> str:
     # |  512 |    4608 |   369 |      78.5 |           149 |           209 |
     # | 1024 |    2048 |   579 |       255 |           569 |          1100 |
     #
-    # Not measured on other devices yet; `benchmarks/bench_optim.py` does.
+    # On an H200, by arithmetic and not measured: float32 products reach 40 TFLOP/s, three float16 ones 263
+    # (`costs`). `benchmarks/bench_optim.py` measures them there.
     if matrices.dtype == torch.float64:
         return "svd"
     return "gram_eigh" if matrices.device.type == "cpu" else choose_iteration(matrices)
@@ -209,11 +216,12 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
     Args:
         matrices: real floating point, (..., rows, columns). Any scale: each matrix is brought into
             range first. float16 and bfloat16 are computed in float32.
-        method: "auto", "svd", "gram_eigh", "polar_express", "newton_schulz", "muon" or "muon_bf16"
-            (this module's tables). The last two are about 0.7 to 1.2 times orthonormal.
-            "auto": svd for float64 and wherever a rank_tol is given, else gram_eigh on a CPU and
-            polar_express on other devices. In float32 it keeps directions above 1e-3 of the largest
-            within 1.2e-3 of exact; "svd" keeps them within 1e-4.
+        method: "auto", "svd", "gram_eigh", "polar_express", "polar_express_fp16x3", "newton_schulz",
+            "muon" or "muon_bf16" (this module's tables). The last two are about 0.7 to 1.2 times
+            orthonormal. "auto": svd for float64 and wherever a rank_tol is given, else gram_eigh on a
+            CPU, polar_express_fp16x3 on an NVIDIA GPU of compute capability 8.0 or more with Triton,
+            and polar_express on other devices and in compiled code. In float32 it keeps directions
+            above 1e-3 of the largest within 1.2e-3 of exact; "svd" keeps them within 1e-4.
         rank_tol: singular values below `rank_tol` times the largest count as zero (svd and
             gram_eigh alone). None: eps * max(rows, columns). 0 keeps every direction, rounding
             noise too, as the paper's authors do.

@@ -2,7 +2,8 @@
 
 The entry for gradients. `Matrices` says what is to be solved and where the result goes; `solve` groups
 them by shape and method, cuts the groups into parts of bounded size, and hands each part to
-`factor.polar_stack`: on a CPU over threads (`parallel`), elsewhere one after another.
+`factor.polar_stack`: on a CPU over threads (`parallel`), elsewhere one after another, on a GPU perhaps as
+one graph (`captured`), with shapes joined by padding (`padding`).
 """
 
 import functools

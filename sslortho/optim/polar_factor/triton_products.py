@@ -160,7 +160,7 @@ def multiply_three(
     options = {"SCALE": SCALE, "SYMMETRIC": symmetric, "ADD_C": c is not None}
     # the kernel goes to the current device
     with torch.cuda.device(a.device if a.is_cuda else -1):
-        multiply_kernel[grid](
+        multiply_kernel[grid](  # pyright: ignore[reportCallIssue]
             *(a, b, added, out, rows, inner, columns, *strides, alpha, beta, gamma),
             **options,
             **blocks,

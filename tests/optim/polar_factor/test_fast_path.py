@@ -202,7 +202,8 @@ def test_which_devices_are_supported(monkeypatch, options, supported):
     is_supported.cache_clear()
 
 
-@on_gpu
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.filterwarnings("error")
 def test_gpu_the_guard_finds_nothing(monkeypatch):
     guard = Guard(FP16X3, Counted(fast_path.guard.fast), Counted(polar_express))

@@ -12,7 +12,13 @@ from sslortho.optim.polar_factor.fused_iteration import iterate_fused
 from sslortho.optim.polar_factor.gram_iteration import iterate
 from sslortho.optim.polar_factor.iterative import express_schedule
 from sslortho.optim.polar_factor.polynomials import newton_schulz_schedule, polar_express_schedule
-from sslortho.optim.polar_factor.products import SCALE, emulate_three, multiply, split
+from sslortho.optim.polar_factor.products import (
+    SCALE,
+    emulate_three,
+    multiply,
+    multiply_in_half,
+    split,
+)
 
 SHAPES = [(1, 5), (8, 8), (16, 300), (300, 16), (64, 80), (64, 576), (128, 128)]
 LARGE = [(256, 1024), (256, 2304), (2304, 256), (512, 512)]
@@ -92,6 +98,20 @@ def test_is_the_plain_iteration(shape, schedule):
     )
     corrected = iterate_fused(matrices, steps, multiply, last=multiply)
     torch.testing.assert_close(corrected, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(2, 8, 30), (8, 8)], ids=str)
+def test_compiles_into_one_graph(shape):
+    torch.compiler.reset()
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    steps = express_schedule(matrices)
+
+    def solve(matrices):
+        return iterate_fused(matrices, steps, multiply, last=multiply_in_half)
+
+    compiled = torch.compile(solve, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(matrices), solve(matrices), rtol=0, atol=1e-5)
 
 
 def test_zero_stays_zero():

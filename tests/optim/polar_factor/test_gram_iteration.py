@@ -97,7 +97,7 @@ def test_the_last_step_in_half_precision_costs_little(half, error):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["polar_express", "newton_schulz"])
+@pytest.mark.parametrize("method", ["polar_express", "newton_schulz", "polar_express_fp16x3"])
 @pytest.mark.parametrize("shape", [(2, 8, 30), (8, 8), (30, 8)], ids=str)
 def test_compiles_into_one_graph(shape, method):
     torch.compiler.reset()
