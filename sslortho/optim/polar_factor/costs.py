@@ -28,7 +28,7 @@ from sslortho.optim.polar_factor.polynomials import Quintic
 
 @dataclass(frozen=True)
 class Machine:
-    """What a GPU is expected to do, by arithmetic; see the table of this module."""
+    """Speeds that a GPU is expected to reach, by arithmetic; see the table of this module."""
 
     float32: float = 40e12
     """Operations a second of float32 products."""

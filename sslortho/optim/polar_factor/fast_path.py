@@ -24,6 +24,9 @@ FP16X3 = "polar_express_fp16x3"
 CAPABILITY = (8, 0)
 """Compute capability from which Triton's products of float16 compile here."""
 
+LARGEST = 2**30
+"""Most entries of one matrix: the kernel counts them, and a tile beyond the edge, in 32 bits."""
+
 AGREEMENT = 2e-3
 """Largest `disagreement` of two right solutions. Emulated over many spectra it is at most 4.4e-4. Products of
 one float16 number instead of two give 3e-3 and more where the matrix is not orthonormal already, a transposed
@@ -146,8 +149,13 @@ def polar_express_fp16x3(matrices: Tensor) -> Tensor:
     Args:
         matrices: (..., rows, columns), float32 or float64, finite, largest entry one or zero.
     """
-    plain = matrices.dtype == torch.float64 or type(matrices) is not Tensor
-    if plain or (torch.is_grad_enabled() and matrices.requires_grad):
+    rows, columns = matrices.shape[-2:]
+    plain = matrices.dtype == torch.float64 or rows * columns > LARGEST
+    if (
+        plain
+        or type(matrices) is not Tensor
+        or (torch.is_grad_enabled() and matrices.requires_grad)
+    ):
         return polar_express(matrices)
     if matrices.is_cpu:
         return iterate_fused(matrices, express_schedule(matrices), emulate_three)

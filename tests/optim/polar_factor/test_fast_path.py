@@ -163,6 +163,14 @@ def test_gradients_flow_through_the_plain_iteration():
     assert torch.equal(matrix.grad, expected)
 
 
+def test_matrices_that_32_bits_do_not_count_are_solved_the_plain_way(monkeypatch):
+    matrix = draw(4, 9)
+    monkeypatch.setattr(fast_path, "LARGEST", 36)
+    assert not torch.equal(polar(matrix, FP16X3), polar(matrix, "polar_express"))
+    monkeypatch.setattr(fast_path, "LARGEST", 35)
+    assert torch.equal(polar(matrix, FP16X3), polar(matrix, "polar_express"))
+
+
 @pytest.mark.slow
 def test_importing_the_optimizers_imports_no_kernel():
     script = (
@@ -174,7 +182,7 @@ def test_importing_the_optimizers_imports_no_kernel():
 
 
 class Device:
-    """What a device says of itself, to `is_supported`."""
+    """A device that says of itself what `is_supported` is to hear."""
 
     def __init__(self, monkeypatch, capability=(9, 0), triton=True, hip=None):
         is_supported.cache_clear()
