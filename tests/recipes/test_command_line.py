@@ -124,7 +124,7 @@ def test_help_gives_types_units_and_defaults_plainly(capsys):
         "images their own side. (pixels)" in text
     )
     assert "--betas [NUMBER,NUMBER]" in text
-    assert "--mixed_precision {no,fp16,bf16}" in text
+    assert "--mixed_precision {auto,no,fp16,bf16}" in text
     assert "--out PATH" in text
 
 

@@ -67,11 +67,11 @@ class PretrainOptions(InitialWeightsOptions, TrainingOptions):
         None, group="optimisation", unit="epochs", fitted=True
     )
     """Linear warm-up from 0 before the cosine. Default: 1 for digits, else a tenth of the run, at most 10."""
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
         None, group="hardware", fitted=True
     )
-    """Precision of the network; fp16 needs a GPU. Default: no for digits and on a CPU, bf16 on a GPU that
-    has it."""
+    """Precision of the network; fp16 needs a GPU. Default, and auto: no for digits and on a CPU, bf16 on a GPU
+    that has it."""
 
     evaluate_every: int | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
         None, group="output", unit="epochs", affects_result=False, fitted=True
@@ -96,6 +96,8 @@ class PretrainOptions(InitialWeightsOptions, TrainingOptions):
             raise ValueError(
                 f"views={self.views!r} is not one of {', '.join(VIEWS)}{nearest(self.views, VIEWS)}"
             )
+        if self.mixed_precision == "auto":  # fitted, as where it is left out
+            object.__setattr__(self, "mixed_precision", None)
         self._check_least(1, "crop_size", "knn_k")
         self._check_least(0, "lr_biases")
         if self.optim == "muon" and self.lr_biases != type(self).lr_biases:

@@ -162,6 +162,14 @@ def test_what_is_given_is_kept_and_not_listed():
     assert recipe.optimizer.lr == pytest.approx(3.0 * 64 / 256)
 
 
+def test_the_precision_auto_is_that_of_who_gives_none():
+    asked, silent = (PretrainOptions.of(**FOLDER, **o) for o in ({"mixed_precision": "auto"}, {}))
+    assert asked == silent
+    for machine, expected in ((Machine(), "no"), (Machine(gpu=True, bf16=True), "bf16")):
+        recipe = resolve(asked, images=10_000, machine=machine)
+        assert recipe.options.mixed_precision == expected
+
+
 SMALL = {
     "model": "basic_cnn", "projector": "16-16", "threads": 1, "trackers": "none", "epochs": 2,
     "linear_probe": False, "log_every": 1,
