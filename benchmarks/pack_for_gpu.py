@@ -33,6 +33,7 @@ MIB = 1 << 20
 UNPACK = """#!/bin/sh
 # Installs the wheels into a folder here, and unpacks the data.
 set -e
+checkout=$(pwd)
 cd "$(dirname "$0")"
 if [ -d wheels ]; then
   python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target site wheels/*.whl
@@ -43,7 +44,7 @@ for name in cifar photographs; do
   done
 done
 here=$(pwd)
-echo "export PYTHONPATH=$here/site"
+echo "export PYTHONPATH=$checkout:$here/site"
 echo "python3 benchmarks/gpu_proof.py --minutes 30 --cifar $here/cifar --photographs $here/photographs"
 """
 

@@ -37,12 +37,14 @@ def test_data_come_out_as_they_went_in(archives, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "0 wheels, 10 photographs" in done.stdout
-    told = subprocess.run(["sh", out / "unpack.sh"], capture_output=True, text=True, check=True)
+    command = ["sh", out / "unpack.sh"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert (out / "cifar" / "train" / "cat" / "0.jpg").read_bytes() == b"c"
     assert (out / "cifar" / "test" / "cat" / "0.jpg").read_bytes() == b"t"
     found = sorted((out / "photographs" / "in").iterdir())
     assert [path.read_bytes()[0] for path in found] == list(range(0, 100, 10))
     assert f"--cifar {out}/cifar --photographs {out}/photographs" in told.stdout
+    assert f"PYTHONPATH={tmp_path}:{out}/site" in told.stdout
     again = call_script("pack_for_gpu", "--out", out, "--no_wheels")
     assert again.returncode == 2
     assert "is not empty" in again.stderr
