@@ -17,8 +17,8 @@ import yaml
 from PIL import Image
 
 from sslortho.data import ImageArray, load_split, named_subset
-from sslortho.data.ffcv import manifest_path, write_beton
-from sslortho.data.ffcv.beton import read_beton, record_type
+from sslortho.data.beton import manifest_path, write_beton
+from sslortho.data.beton.file_format import read_beton, record_type
 from sslortho.data.image_folder import scan_folder
 from sslortho.models import read_weights, restore_backbone
 from sslortho.paper.grid_file import read_experiment
@@ -355,13 +355,6 @@ def test_a_beton_just_within_the_limit_is_read(tmp_path):
     assert len(read_beton(write_small_beton(tmp_path, width=9459, height=9459))) == 2
 
 
-@pytest.fixture
-def no_ffcv(monkeypatch):
-    """Betons are checked without it."""
-    monkeypatch.setattr("sslortho.data.ffcv.images.require_ffcv", lambda: None)
-
-
-@pytest.mark.usefixtures("no_ffcv")
 @pytest.mark.parametrize("manifest", [True, False])
 def test_a_label_of_a_beton_cannot_ask_for_any_number_of_classes(tmp_path, manifest):
     path = write_small_beton(tmp_path, label=2 if manifest else 1 << 40)
@@ -373,7 +366,6 @@ def test_a_label_of_a_beton_cannot_ask_for_any_number_of_classes(tmp_path, manif
         load_split("beton", tmp_path, "train")
 
 
-@pytest.mark.usefixtures("no_ffcv")
 @pytest.mark.parametrize("classes", ["[" * 100_000, "[1, 2]", '"ab"', '{"a": 1}'])
 def test_a_manifest_is_only_names(tmp_path, classes):
     manifest_path(write_small_beton(tmp_path)).write_text(f'{{"count": 2, "classes": {classes}}}')

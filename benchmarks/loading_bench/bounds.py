@@ -1,6 +1,5 @@
 """Bounds for the loaders: decoding alone, and the parts of ours_beton one by one."""
 
-import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +15,8 @@ from simplejpeg import decode_jpeg
 
 from sslortho.augment import ViewRenderer
 from sslortho.augment.cpu.view_kernel import crop_views, render_crops
-from sslortho.data import require_ffcv
-from sslortho.data.ffcv.beton import read_beton
+from sslortho.data.beton.file_format import read_beton
+from sslortho.data.beton.stored_jpeg import decode_stored
 from sslortho.data.prefetch import PART
 
 from .workload import FAST_PASSES, Pipeline, Workload
@@ -90,28 +89,6 @@ def _ends(sizes: list[int]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
-@functools.cache  # the compiled closure must outlive all calls: numba fails if it is collected
-def compile_decoder() -> Callable[..., None]:
-    """A decoder of consecutive JPEGs that calls FFCV's library as `ours_beton` does."""
-    require_ffcv()
-    from ffcv.pipeline.compiler import Compiler
-
-    from sslortho.data.ffcv import decoders
-
-    create, destroy = decoders._create, decoders._destroy
-    decompress = Compiler.compile(decoders.decode_jpeg)
-
-    @njit(nogil=True)
-    def decode_jpegs(jpegs, ends, sides, pixels, starts, first, last):
-        handle = create()
-        for i in range(first, last):
-            jpeg, image = jpegs[ends[i] : ends[i + 1]], pixels[starts[i] :]
-            decompress(handle, jpeg, image, sides[i, 0], sides[i, 1])
-        destroy(handle)
-
-    return decode_jpegs
-
-
 @njit(nogil=True)
 def crop_images(pixels, starts, sides, uniforms, settings, out, count):
     """Call `crop_views` on images that lie one after another in `pixels`."""
@@ -134,13 +111,11 @@ class Parts:
     def __init__(self, work: Workload) -> None:
         assert work.beton is not None
         self.workers, self.threads = work.workers, Threads(work.workers)
-        self.decoder = compile_decoder()
         jpegs, images = read_jpegs(work), read_beton(work.beton / "train.beton").images
         chosen = np.unique(np.linspace(0, len(jpegs) - 1, PARTS_IMAGES).round().astype(int))
         self.count = len(chosen)
         self.sides = np.stack([images["height"], images["width"]], axis=1)[chosen].astype(np.int64)
-        self.jpegs = np.frombuffer(b"".join(jpegs[i] for i in chosen), np.uint8)
-        self.ends = _ends([len(jpegs[i]) for i in chosen])
+        self.jpegs = [jpegs[i] for i in chosen]
         self.starts = _ends((3 * self.sides.prod(axis=1)).tolist())
         renderer = ViewRenderer(work.specs, seed=0, channels_last=True)
         self.settings, self.draws = renderer.settings, renderer.draw(np.arange(self.count), 0)
@@ -148,7 +123,8 @@ class Parts:
         self.pixels = np.zeros(self.starts[-1], np.uint8)
         self.crops = np.zeros((2, self.count, size, size, 3), np.uint8)
         self.views = np.zeros((2, self.count, 3 * size * size), np.float32)
-        self._decode_into(self.pixels, self.starts, 0, self.count)
+        for i in range(self.count):
+            self._decode_one(i, self.pixels[self.starts[i] :])
         self._crop_into(self.crops, 0, self.count)
         self.milliseconds: list[dict[str, float]] = []
 
@@ -163,12 +139,14 @@ class Parts:
         self.milliseconds.append({name: share * took for name, took in seconds.items()})
         return FAST_PASSES * self.count
 
-    def _decode_into(self, pixels: Any, starts: Any, first: int, last: int) -> None:
-        self.decoder(self.jpegs, self.ends, self.sides, pixels, starts, first, last)
+    def _decode_one(self, i: int, memory: NDArray[np.uint8]) -> None:
+        height, width = self.sides[i].tolist()
+        decode_stored(self.jpegs[i], height, width, memory)
 
     def _decode(self, first: int, last: int) -> None:
         largest = np.empty(3 * self.sides[first:last].prod(axis=1).max(), np.uint8)
-        self._decode_into(largest, np.zeros_like(self.starts), first, last)
+        for i in range(first, last):
+            self._decode_one(i, largest)
 
     def _crop_into(self, out: Any, first: int, last: int) -> None:
         images = self.pixels[self.starts[first] :], self.starts[first:] - self.starts[first]

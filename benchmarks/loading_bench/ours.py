@@ -37,10 +37,17 @@ def create_ours_folder(work: Workload) -> Pipeline:
     return _create_batches(work, PixelSource(files.select(work.places(FAST_PASSES))))
 
 
-def create_ours_beton(work: Workload) -> Pipeline:
+def _select_beton(work: Workload) -> Any:
     data: Any = load_split("beton", work.beton, "train")
-    source = require_ffcv().BetonSource(data.select(work.places(FAST_PASSES)), "os")
-    return _create_batches(work, source)
+    return data.select(work.places(FAST_PASSES))
+
+
+def create_ours_beton(work: Workload) -> Pipeline:
+    return _create_batches(work, _select_beton(work).source("os"))
+
+
+def create_ours_beton_ffcv(work: Workload) -> Pipeline:
+    return _create_batches(work, require_ffcv().BetonSource(_select_beton(work), "os"))
 
 
 def create_ours_tensor(work: Workload) -> Pipeline:

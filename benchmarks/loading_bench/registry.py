@@ -58,14 +58,17 @@ PIPELINES: dict[str, Kind] = {
         beton=True,
     ),
     "ours_folder": Kind(ours.create_ours_folder, "ViewLoader on the image files"),
-    "ours_beton": Kind(
-        ours.create_ours_beton, "ViewLoader on a beton", needs=("ffcv",), beton=True
+    "ours_beton": Kind(ours.create_ours_beton, "ViewLoader on a beton", beton=True),
+    "ours_beton_ffcv": Kind(
+        ours.create_ours_beton_ffcv,
+        "ViewLoader on a beton that FFCV reads and decodes",
+        needs=("ffcv",),
+        beton=True,
     ),
     "ours_parts": Kind(
         bounds.create_ours_parts,
         "what decoding, two crops and colour of ours_beton, each timed alone, add up to; they hand "
         "each other 8-bit images in memory, and ours_beton spares some of that",
-        needs=("ffcv",),
         beton=True,
     ),
     "decode_floor": Kind(bounds.create_decode_floor, "the files decoded, no views"),

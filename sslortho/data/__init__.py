@@ -9,8 +9,9 @@ from sslortho.lazy import import_on_use
 
 if TYPE_CHECKING:
     from sslortho.data.batches import Batch, EpochOrder, EvaluationLoader, PageOrder, TrainLoader
+    from sslortho.data.beton.images import BetonImages
     from sslortho.data.datasets import DATASETS, load_split
-    from sslortho.data.ffcv import BetonImages, require_ffcv
+    from sslortho.data.ffcv import require_ffcv
     from sslortho.data.image_sets import ImageArray, ImageFiles, ImageSet
     from sslortho.data.pixel_source import PixelSource
     from sslortho.data.prefetch import available_cores
@@ -27,10 +28,8 @@ _HOME = {
         ("DATASETS", "load_split"),
         "sslortho.data.datasets",
     ),
-    **dict.fromkeys(
-        ("BetonImages", "require_ffcv"),
-        "sslortho.data.ffcv",
-    ),
+    "BetonImages": "sslortho.data.beton.images",
+    "require_ffcv": "sslortho.data.ffcv",
     **dict.fromkeys(
         ("ImageArray", "ImageFiles", "ImageSet"),
         "sslortho.data.image_sets",

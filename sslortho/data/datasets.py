@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from sslortho.data.beton.images import BetonImages, load_beton
 from sslortho.data.broken_images import handle_broken
-from sslortho.data.ffcv.images import BetonImages, load_beton
 from sslortho.data.identity import ImageTable, hash_arrays
 from sslortho.data.image_folder import load_folder
 from sslortho.data.image_sets import ImageArray, ImageSet, Split

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Split = Literal["train", "test"]
 
 Cache = Literal["os", "process"]
-"""How a beton is read; see `ffcv.source.BetonSource`. Other image sets ignore it."""
+"""How a beton is read; see `beton.source.BetonSource`. Other image sets ignore it."""
 
 SMALL_SIDE = 96
 """Images with sides of up to this many pixels are small: a folder of them, all of one size, is read

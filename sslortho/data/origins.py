@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from sslortho.data.array_images import take_array
+from sslortho.data.beton.images import load_beton, open_beton
 from sslortho.data.broken_images import handle_broken
 from sslortho.data.datasets import check_beton
-from sslortho.data.ffcv.images import load_beton, open_beton
 from sslortho.data.file_list import read_list
 from sslortho.data.folder_walk import list_files, list_folders
 from sslortho.data.image_folder import (

@@ -11,7 +11,7 @@ from helpers.ranks import run_on_ranks
 from PIL import Image
 
 from sslortho.data import ImageArray, ImageFiles, broken_images, load_split
-from sslortho.data.ffcv import read_beton, write_beton
+from sslortho.data.beton import read_beton, write_beton
 from sslortho.data.image_folder import scan_folder
 from sslortho.data.options import DataOptions
 from sslortho.data.skip_list import read_skip_list
@@ -282,7 +282,6 @@ def test_odd_names_are_listed_and_found_again(data, tmp_path, name):
 @pytest.fixture
 def beton(data, tmp_path) -> Path:
     """A beton of JPEGs whose second image is cut short and third damaged at its beginning."""
-    pytest.importorskip("ffcv")
     folder = tmp_path / "betons"
     folder.mkdir()
     path = folder / "train.beton"
@@ -319,7 +318,6 @@ def test_broken_images_of_a_beton_are_left_out_and_listed(data, beton, tmp_path)
 
 
 def test_a_record_that_gives_another_size_is_found(data, tmp_path):
-    pytest.importorskip("ffcv")
     path = tmp_path / "train.beton"
     write_beton(scan_folder(data, "train"), path, workers=1)
     content = bytearray(path.read_bytes())

@@ -21,7 +21,7 @@ from sslortho.data import (
     TensorLoader,
     ViewLoader,
 )
-from sslortho.data.ffcv import read_beton, write_beton
+from sslortho.data.beton import read_beton, write_beton
 
 CPU = torch.device("cpu")
 COUNT = 6
@@ -59,12 +59,6 @@ def make(kind: str, folder) -> ImageSet:
 @pytest.fixture(params=["array", "files", "beton"])
 def kind(request) -> str:
     return request.param
-
-
-# FFCV compiles its pipelines
-LOADED = pytest.mark.parametrize(
-    "kind", ["array", "files", pytest.param("beton", marks=pytest.mark.slow)]
-)
 
 
 @pytest.fixture
@@ -129,14 +123,7 @@ def test_the_order_of_a_beton_that_is_read_by_pages_is_by_pages(data, kind):
         assert (order.batch_size, order.seed, order.rank, order.world_size) == (4, 3, 1, 2)
 
 
-def needs_ffcv(kind: str) -> None:
-    if kind == "beton":
-        pytest.importorskip("ffcv")
-
-
-@LOADED
 def test_train_loaders_give_the_views_of_the_samples_of_the_order(data, kind):
-    needs_ffcv(kind)
     renderer = ViewRenderer(create_views("barlow_twins_small", 16), seed=3)
     loader = data.create_train_loader(renderer, **SHARE)
     assert isinstance(loader, TensorLoader if kind == "array" else ViewLoader)
@@ -149,9 +136,7 @@ def test_train_loaders_give_the_views_of_the_samples_of_the_order(data, kind):
     assert [tuple(view.shape) for view in batch.views] == [(2, 3, 16, 16)] * 2
 
 
-@LOADED
 def test_evaluation_loaders_give_every_image_once(data, kind):
-    needs_ffcv(kind)
     renderer = EvaluationRenderer(EvaluationSpec(crop_size=16, resize=16))
     share = {name: value for name, value in SHARE.items() if name != "seed"}
     seen = []
@@ -163,9 +148,7 @@ def test_evaluation_loaders_give_every_image_once(data, kind):
     assert seen == data.labels.tolist()
 
 
-@LOADED
 def test_training_and_evaluation_read_one_source(data, kind):
-    needs_ffcv(kind)
     assert data.source() is data.source("os")
     assert data.source().labels is data.labels
 

@@ -13,11 +13,11 @@ from torchvision.datasets.folder import pil_loader
 
 from sslortho.augment import ViewRenderer, create_views
 from sslortho.data import EpochOrder, PixelSource, ViewLoader
+from sslortho.data.beton.file_format import read_beton
+from sslortho.data.beton.manifest import read_names
+from sslortho.data.beton.writer import write_beton
 from sslortho.data.broken_images import handle_broken
 from sslortho.data.decoding import read_pixels
-from sslortho.data.ffcv.beton import read_beton
-from sslortho.data.ffcv.manifest import read_names
-from sslortho.data.ffcv.writer import write_beton
 from sslortho.data.image_folder import read_into_memory, scan_folder
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 40, 4), dtype=np.uint8)

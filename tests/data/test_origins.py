@@ -13,7 +13,7 @@ from PIL import Image
 
 from sslortho.augment import ViewRenderer, create_views
 from sslortho.data import ImageSet
-from sslortho.data.ffcv import write_beton
+from sslortho.data.beton import write_beton
 from sslortho.data.file_list import list_files
 from sslortho.data.loading import load_training_set
 from sslortho.data.objects import load_object

@@ -13,8 +13,8 @@ from sslortho.data import (
     load_split,
     named_subset,
 )
-from sslortho.data.ffcv import read_beton, write_beton
-from sslortho.data.ffcv.manifest import names_path
+from sslortho.data.beton import read_beton, write_beton
+from sslortho.data.beton.manifest import names_path
 
 # balanced subsets
 

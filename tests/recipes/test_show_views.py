@@ -15,8 +15,8 @@ from torchvision.transforms import functional as tv
 
 from sslortho.augment import ViewSpec
 from sslortho.augment.published_views import create_views
-from sslortho.data import load_split, require_ffcv
-from sslortho.data.ffcv.writer import write_beton
+from sslortho.data import load_split
+from sslortho.data.beton.writer import write_beton
 from sslortho.data.image_folder import scan_folder
 from sslortho.recipes.show_views import run as show_views
 from sslortho.recipes.show_views.options import ShowViewsOptions
@@ -144,10 +144,6 @@ def test_images_in_memory_show_the_same_as_files(tmp_path):
 
 @pytest.mark.slow
 def test_a_beton_shows_the_same_as_its_files(photographs, tmp_path):
-    try:
-        require_ffcv()
-    except ValueError:
-        pytest.skip("needs FFCV")
     write_beton(scan_folder(photographs, "train"), tmp_path / "train.beton", mode="raw")
     files = show_views.collect_samples(config(photographs))
     beton = show_views.collect_samples(config(tmp_path, data="beton", loader="auto"))

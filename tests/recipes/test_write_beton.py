@@ -17,8 +17,8 @@ from helpers.script_runs import call_script
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from sslortho.data.ffcv.beton import read_beton
-from sslortho.data.ffcv.images import open_beton
+from sslortho.data.beton.file_format import read_beton
+from sslortho.data.beton.images import open_beton
 from sslortho.recipes.write_beton.options import WriteBetonOptions
 
 ROOT = Path(__file__).parent.parent.parent

@@ -1,19 +1,35 @@
-"""Betons: FFCV's .beton files, written and checked here, and read by loaders through FFCV.
+"""FFCV's own way with betons, for those who have FFCV: see `require_ffcv`.
 
-FFCV is an extra. Only `source` and `decoders` import it, and `images.require_ffcv` imports these.
+Nothing else in this package needs it: `data.beton` writes, checks and reads betons without FFCV.
 """
 
-from sslortho.data.ffcv.beton import BetonFile, read_beton
-from sslortho.data.ffcv.images import BetonImages, load_beton, require_ffcv
-from sslortho.data.ffcv.manifest import manifest_path
-from sslortho.data.ffcv.writer import write_beton
+import importlib
+import warnings
+from types import ModuleType
 
-__all__ = [
-    "BetonFile",
-    "BetonImages",
-    "load_beton",
-    "manifest_path",
-    "read_beton",
-    "require_ffcv",
-    "write_beton",
-]
+import torch
+
+
+def require_ffcv() -> ModuleType:
+    """The module `sslortho.data.ffcv.source`, which needs FFCV.
+
+    Raises ValueError, saying how to install it, if FFCV is missing or does not load.
+    """
+    threads = torch.get_num_threads()
+    try:
+        with warnings.catch_warnings():
+            # they are about FFCV's use of other libraries, which users cannot change
+            warnings.simplefilter("ignore")
+            importlib.import_module("ffcv.loader")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ValueError(
+            f"FFCV is missing ({error}). --data beton does not need it, FFCV's own Loader does: apt-get "
+            "install build-essential pkg-config libturbojpeg0-dev libopencv-dev, then pip install "
+            "'sslortho[ffcv]'"
+        ) from error
+    finally:
+        torch.set_num_threads(threads)  # importing FFCV leaves torch one thread
+    return importlib.import_module("sslortho.data.ffcv.source")
+
+
+__all__ = ["require_ffcv"]

@@ -1,9 +1,11 @@
-"""A .beton file as a source for `ViewLoader`, through FFCV. Import it with `require_ffcv`."""
+"""Betons through FFCV: a source for `ViewLoader`, and an order for FFCV's own loader.
+
+Import it with `require_ffcv`. `data.beton.source` reads the same files without FFCV, bit for bit the same.
+"""
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from ffcv.memory_managers import OSCacheManager, ProcessCacheManager
@@ -15,31 +17,13 @@ from torch import Tensor
 
 from sslortho.augment.renderer import Draws, Renderer
 from sslortho.data.batches import Batch, EpochOrder
+from sslortho.data.beton.page_cache import PageCache
+from sslortho.data.beton.source import BetonSamples, check_unchanged
+from sslortho.data.beton.stored_jpeg import BrokenSampleError
 from sslortho.data.ffcv.decoders import MultiCropDecoder, MultiViewDecoder
-from sslortho.data.ffcv.images import BrokenSampleError
-from sslortho.data.ffcv.page_cache import PageCache
 from sslortho.data.image_sets import Cache
 from sslortho.data.prefetch import Job
 from sslortho.data.view_loader import Indices
-
-
-class BetonSamples(Protocol):
-    """Samples of a .beton file; see `data.ffcv.images.BetonImages`."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def places(self) -> NDArray[np.int64]: ...
-
-    @property
-    def pages(self) -> NDArray[np.int64]: ...
-
-    @property
-    def labels(self) -> Tensor: ...
-
-    @property
-    def image_field(self) -> str: ...
 
 
 class ShardedOrder(TraversalOrder):
@@ -67,6 +51,7 @@ class _BetonReading:
     def __init__(self, source: "BetonSource", context: Any, renderer: Renderer) -> None:
         self.source = source
         self.context = context
+        self.state = source.state_of(context)
         self.settings = renderer.settings
         self.render_code, self.crop_code = source.compile(renderer)
 
@@ -84,7 +69,7 @@ class _BetonReading:
         memory = (
             out, draws.uniforms, draws.parameters, broken, self.settings, first, source.largest,
         )  # fmt: skip
-        code(samples, memory, source.metadata, self.context.state)
+        code(samples, memory, source.metadata, self.state)
         if broken.any():
             place = int(samples[broken[first:last].argmax()])
             raise BrokenSampleError(source.data.path, place, "its bytes are no JPEG of its size")
@@ -158,17 +143,21 @@ class BetonSource:
 
         Raises OSError if the file has changed since it was opened.
         """
-        if self.data.path.stat().st_size != self.file_size:  # a memory map would crash the process
-            raise OSError(f"{self.data.path} has changed since it was opened; start again")
+        check_unchanged(self.data.path, self.file_size)
         with self._context(batches) as context:
             yield _BetonReading(self, context, renderer)
 
     def _context(self, batches: Sequence[Indices]) -> Any:
         if self.cache == "os":
             return contextlib.nullcontext(self._map_memory())
-        manager, pages = self.manager, [self.data.pages[batch] for batch in batches]
-        page_size = int(manager.reader.page_size)
-        return PageCache(self.data.path, page_size, pages, manager.ptrs, manager.sizes)
+        pages = [self.data.pages[batch] for batch in batches]
+        return PageCache(self.data.path, int(self.manager.reader.page_size), pages)
+
+    def state_of(self, context: Any) -> Any:
+        """Arguments of FFCV's compiled reader of this cache."""
+        if self.cache == "os":
+            return context.state
+        return context.memory, self.manager.ptrs, self.manager.sizes, context.slot_of_page
 
     def _map_memory(self) -> Any:
         context = self.manager.schedule_epoch([])

@@ -12,8 +12,8 @@ from types import FrameType
 from typing import Any
 
 from sslortho.data import ImageSet, load_split
+from sslortho.data.beton import manifest_path, write_beton
 from sslortho.data.broken_images import handle_broken
-from sslortho.data.ffcv import manifest_path, write_beton
 from sslortho.data.image_folder import scan_folder
 from sslortho.data.image_sets import Split
 from sslortho.data.names import to_line

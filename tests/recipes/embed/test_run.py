@@ -182,7 +182,6 @@ def test_shards_and_hugging_face(tmp_path):
 
 @pytest.mark.slow
 def test_a_beton(tmp_path):
-    pytest.importorskip("ffcv")
     for i in range(6):
         folder = tmp_path / "photos" / "train" / "ab"[i % 2]
         folder.mkdir(parents=True, exist_ok=True)

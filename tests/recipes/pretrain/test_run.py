@@ -193,7 +193,6 @@ def test_two_ranks_train_as_one(finished, tmp_path):
 @pytest.fixture(scope="module")
 def betons(tmp_path_factory):
     """The digits as train.beton and val.beton."""
-    pytest.importorskip("ffcv")
     folder = tmp_path_factory.mktemp("betons")
     for split in ("train", "val"):
         subprocess.run(
@@ -206,7 +205,7 @@ def betons(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # five processes, each of which compiles FFCV's loop
+@pytest.mark.timeout(600)  # five processes
 def test_a_beton_trains_resumes_and_shards(betons, tmp_path):
     arguments = [*betons, "--cache", "process"]
     whole, broken, two = (tmp_path / name for name in ("whole", "broken", "two"))

@@ -15,18 +15,18 @@ from PIL import Image
 from tqdm import tqdm
 
 from sslortho.atomic import atomic_file, find_partials
-from sslortho.data.decoding import BrokenImageError
-from sslortho.data.ffcv.beton import MAX_PAGE_SIZE, MIN_PAGE_SIZE
-from sslortho.data.ffcv.image_encoding import (
+from sslortho.data.beton.file_format import MAX_PAGE_SIZE, MIN_PAGE_SIZE
+from sslortho.data.beton.image_encoding import (
     EncodedImage,
     ImageEncoding,
     Mode,
     encode_file,
     encode_pixels,
 )
-from sslortho.data.ffcv.images import BetonImages
-from sslortho.data.ffcv.layout import BetonLayout
-from sslortho.data.ffcv.manifest import manifest_path, names_path, write_manifest, write_names
+from sslortho.data.beton.images import BetonImages
+from sslortho.data.beton.layout import BetonLayout
+from sslortho.data.beton.manifest import manifest_path, names_path, write_manifest, write_names
+from sslortho.data.decoding import BrokenImageError
 from sslortho.data.image_sets import ImageFiles, ImageSet
 from sslortho.data.prefetch import available_cores
 

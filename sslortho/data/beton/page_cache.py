@@ -1,8 +1,8 @@
 """Cache of a beton's pages, read ahead of need.
 
-It replaces FFCV's process cache, which has three faults: a read error kills its threads while the loader
-waits for ever, a short read counts as a whole page, and a page is kept from its first use in an epoch to
-its last.
+FFCV's own process cache has three faults, and is not used here either: a read error kills its threads
+while the loader waits for ever, a short read counts as a whole page, and a page is kept from its first use
+in an epoch to its last.
 """
 
 import os
@@ -24,24 +24,17 @@ AHEAD = 3
 class PageCache:
     """Pages for a sequence of batches, in order; a context manager.
 
-    `start_batch` has the name and meaning of that of FFCV's contexts.
-
     Args:
         path: of the file.
         page_size: bytes.
         pages: int64 arrays, the pages that each batch needs.
-        pointers: uint64 (n,), first byte of each image in the file, rising.
-        sizes: uint64 (n,), bytes of each image.
+
+    Attributes:
+        memory: uint8 (slots, page_size), the pages that are held.
+        slot_of_page: uint32, by page its slot.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        page_size: int,
-        pages: Sequence[NDArray[np.int64]],
-        pointers: NDArray[np.uint64],
-        sizes: NDArray[np.uint64],
-    ) -> None:
+    def __init__(self, path: Path, page_size: int, pages: Sequence[NDArray[np.int64]]) -> None:
         self.path, self.page_size = path, page_size
         self.due = [frozenset(batch.tolist()) for batch in pages]
         most = max((len(self._near(step)) for step in range(len(pages))), default=0)
@@ -51,8 +44,6 @@ class PageCache:
         self.reads: dict[int, Future[None]] = {}
         last = max((max(batch) for batch in self.due if batch), default=0)
         self.slot_of_page = np.zeros(last + 1, np.uint32)
-        self.state = (self.memory, pointers, sizes, self.slot_of_page)
-        """Arguments of FFCV's compiled reader of a process cache."""
 
     def _near(self, step: int) -> frozenset[int]:
         return frozenset().union(*self.due[step : step + AHEAD + 1])
@@ -80,11 +71,16 @@ class PageCache:
         for batch in self.due[step : step + AHEAD + 1]:  # the most urgent first
             for page in sorted(batch - self.slots.keys()):
                 slot = self.slots[page] = self.slot_of_page[page] = self.free.pop()
-                self.reads[page] = self.pool.submit(self._read, page, slot)
+                self.reads[page] = self.pool.submit(self._fetch, page, slot)
         for page in self.due[step]:
             self.reads[page].result()
 
-    def _read(self, page: int, slot: int) -> None:
+    def read(self, start: int, size: int) -> NDArray[np.uint8]:
+        """Bytes of the file, all within one page of the current batch or a later one that is held."""
+        page, offset = divmod(start, self.page_size)
+        return self.memory[self.slot_of_page[page], offset : offset + size]
+
+    def _fetch(self, page: int, slot: int) -> None:
         offset = page * self.page_size
         size = min(self.page_size, self.file_size - offset)
         target = memoryview(self.memory[slot])[: max(size, 0)]

@@ -7,7 +7,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from sslortho.data.ffcv.beton import (
+from sslortho.data.beton.file_format import (
     ALLOCATION,
     FIELD,
     HEADER,
@@ -18,7 +18,7 @@ from sslortho.data.ffcv.beton import (
     VERSION,
     record_type,
 )
-from sslortho.data.ffcv.image_encoding import EncodedImage
+from sslortho.data.beton.image_encoding import EncodedImage
 from sslortho.data.image_sets import ImageSet
 
 FIELDS = {"image": IMAGE_FIELD, "label": INT_FIELD}

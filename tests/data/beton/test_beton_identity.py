@@ -4,14 +4,11 @@ import json
 import shutil
 
 import numpy as np
-import pytest
 import torch
 
 from sslortho.data import ImageArray
+from sslortho.data.beton.writer import write_beton
 from sslortho.data.datasets import load_split
-from sslortho.data.ffcv.writer import write_beton
-
-pytest.importorskip("ffcv")
 
 
 def images(seed: int = 0) -> ImageArray:

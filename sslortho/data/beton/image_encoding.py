@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from sslortho.data.beton.file_format import JPG, RAW
 from sslortho.data.decoding import FORMATS, lies_turned, naming_broken, read_image
-from sslortho.data.ffcv.beton import JPG, RAW
 
 QUALITY = 90
 """Default quality of JPEGs that are encoded here; that of FFCV's RGBImageField."""

@@ -15,9 +15,9 @@ import torch
 
 from sslortho.augment import EvaluationRenderer, EvaluationSpec
 from sslortho.data import EvaluationViewLoader, ImageArray, PixelSource, load_split
-from sslortho.data.ffcv import beton
-from sslortho.data.ffcv.beton import read_beton
-from sslortho.data.ffcv.writer import write_beton
+from sslortho.data.beton import file_format
+from sslortho.data.beton.file_format import read_beton
+from sslortho.data.beton.writer import write_beton
 
 MIB = 1 << 20
 
@@ -400,13 +400,13 @@ def facts(ffcv_folder) -> dict:
 @needs_ffcv
 @pytest.mark.slow
 def test_the_layout_is_ffcvs(facts):
-    assert facts["version"] == beton.VERSION
-    assert facts["header"] == beton.HEADER
-    assert facts["field"] == beton.FIELD
-    assert facts["allocation"] == beton.ALLOCATION
-    assert facts["names"] == {i: name for i, (name, _) in beton.FIELD_TYPES.items()}
+    assert facts["version"] == file_format.VERSION
+    assert facts["header"] == file_format.HEADER
+    assert facts["field"] == file_format.FIELD
+    assert facts["allocation"] == file_format.ALLOCATION
+    assert facts["names"] == {i: name for i, (name, _) in file_format.FIELD_TYPES.items()}
     for order, layout in zip(facts["orders"], facts["layouts"], strict=True):
-        ours = beton.record_type(order)
+        ours = file_format.record_type(order)
         assert ours == layout
         assert ours.itemsize == layout.itemsize
         assert [ours.fields[name][1] for name in ours.names] == [

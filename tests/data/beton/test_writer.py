@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 
 from sslortho.data import BetonImages, ImageArray, ImageFiles
-from sslortho.data.ffcv import writer
-from sslortho.data.ffcv.beton import JPG, RAW, read_beton
-from sslortho.data.ffcv.image_encoding import ImageEncoding, encode_file, is_plain_jpeg
-from sslortho.data.ffcv.manifest import manifest_path
-from sslortho.data.ffcv.writer import write_beton
+from sslortho.data.beton import writer
+from sslortho.data.beton.file_format import JPG, RAW, read_beton
+from sslortho.data.beton.image_encoding import ImageEncoding, encode_file, is_plain_jpeg
+from sslortho.data.beton.manifest import manifest_path
+from sslortho.data.beton.writer import write_beton
 from sslortho.version import __version__
 
 MIB = 1 << 20
@@ -601,7 +601,7 @@ import sys, time
 from pathlib import Path
 import torch
 from sslortho.data import ImageArray
-from sslortho.data.ffcv import writer
+from sslortho.data.beton import writer
 encode = writer.encode_pixels
 def slowly(*arguments):
     time.sleep(0.02)

@@ -1,25 +1,20 @@
-"""Images of a .beton as an image set. FFCV, an extra, is imported only when a loader is made."""
+"""Images of a .beton as an image set."""
 
-import importlib
-import io
-import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from simplejpeg import decode_jpeg
 from torch import Tensor
 
 from sslortho.data.batches import EpochOrder, PageOrder
-from sslortho.data.decoding import BrokenImageError, describe_error
-from sslortho.data.ffcv.beton import RAW, BetonFile, read_beton
-from sslortho.data.ffcv.manifest import read_classes, read_names, read_source_hash
+from sslortho.data.beton.file_format import RAW, BetonFile, read_beton
+from sslortho.data.beton.manifest import read_classes, read_names, read_source_hash
+from sslortho.data.beton.source import BetonSource
+from sslortho.data.beton.stored_jpeg import BrokenSampleError, check_stored, decode_stored
 from sslortho.data.file_ends import JPEG_END, TAIL
 from sslortho.data.identity import ImageTable, hash_arrays
 from sslortho.data.image_sets import Cache, ImageSet, Split
@@ -32,38 +27,6 @@ if TYPE_CHECKING:
 MOST_CLASSES = 1 << 20
 """Most classes of a beton without a manifest. A classifier has an output for each; ImageNet-22k has
 21,841."""
-
-
-def require_ffcv() -> ModuleType:
-    """The module `sslortho.data.ffcv.source`, which needs FFCV.
-
-    Raises ValueError, saying how to install it, if FFCV is missing or does not load.
-    """
-    threads = torch.get_num_threads()
-    try:
-        with warnings.catch_warnings():
-            # they are about FFCV's use of other libraries, which users cannot change
-            warnings.simplefilter("ignore")
-            importlib.import_module("ffcv.loader")
-    except (ImportError, OSError, RuntimeError) as error:
-        raise ValueError(
-            f"data='beton' needs FFCV ({error}): apt-get install build-essential pkg-config "
-            "libturbojpeg0-dev libopencv-dev, then pip install 'sslortho[ffcv]'; or read the image "
-            "files themselves with --data folder"
-        ) from error
-    finally:
-        torch.set_num_threads(threads)  # importing FFCV leaves torch one thread
-    return importlib.import_module("sslortho.data.ffcv.source")
-
-
-class BrokenSampleError(BrokenImageError):
-    """An image of a beton that cannot be decoded."""
-
-    fault = "cannot be decoded ({})"
-    remedy = "write the file again with sslortho write_beton"
-
-    def __init__(self, path: Path, place: int, reason: str) -> None:
-        super().__init__(f"image {place} of {path}", reason)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,41 +69,29 @@ class BetonImages(ImageSet):
             return file.read(size - skipped)
 
     def open(self, index: int) -> NDArray[np.uint8]:
-        """Without FFCV; a loader reads by `open_source`."""
-        record = self._file.images[self.places[index]]
-        content = self._read(index)
+        """One image; a loader reads by `open_source`."""
+        place = int(self.places[index])
+        record, content = self._file.images[place], self._read(index)
         height, width = int(record["height"]), int(record["width"])
+        if record["mode"] == RAW:
+            pixels = np.frombuffer(content, np.uint8)[: height * width * 3]
+            return pixels.reshape(height, width, 3).copy()  # writable
         try:
-            if record["mode"] == RAW:
-                pixels = np.frombuffer(content, np.uint8)[: height * width * 3]
-                return pixels.reshape(height, width, 3).copy()  # writable
-            return decode_jpeg(content, "RGB")
+            return decode_stored(content, height, width)
         except ValueError as error:
-            raise BrokenSampleError(self.path, int(self.places[index]), str(error)) from error
+            raise BrokenSampleError(self.path, place, str(error)) from error
 
     def check(self, index: int, thorough: bool = False) -> tuple[int, int]:
         """See `ImageSet.check`. Raw pixels need none: `read_beton` has made sure that there are enough."""
         place = int(self.places[index])
         record = self._file.images[place]
-        size = int(record["width"]), int(record["height"])
-        if record["mode"] == RAW or (not thorough and JPEG_END in self._read(index, TAIL)):
-            return size
-        try:
-            with Image.open(io.BytesIO(self._read(index)), formats=("JPEG",)) as image:
-                found = image.size
-                # reads all entropy-coded data too, and takes a third of the time
-                image.draft(image.mode, (1, 1))
-                image.load()
-        except MemoryError:
-            raise
-        except Exception as error:  # PIL raises a dozen kinds for damaged bytes
-            raise BrokenSampleError(self.path, place, describe_error(error)) from error
-        if found != size:
-            reason = (
-                f"its JPEG is {found[0]} x {found[1]} pixels, its record says {size[0]} x {size[1]}"
-            )
-            raise BrokenSampleError(self.path, place, reason)
-        return size
+        width, height = int(record["width"]), int(record["height"])
+        if record["mode"] != RAW and (thorough or JPEG_END not in self._read(index, TAIL)):
+            try:
+                check_stored(self._read(index), height, width)
+            except ValueError as error:
+                raise BrokenSampleError(self.path, place, str(error)) from error
+        return width, height
 
     def name_of(self, index: int) -> str:
         """Name of the file, and the place in it."""
@@ -168,7 +119,7 @@ class BetonImages(ImageSet):
         return [names[place] for place in self.places]
 
     def open_source(self, cache: Cache) -> Source:
-        return require_ffcv().BetonSource(self, cache)
+        return BetonSource(self, cache)
 
     def epoch_order(
         self, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, cache: Cache = "os"
@@ -202,8 +153,8 @@ def _check_same_classes(test: Path, classes: tuple[str, ...], train: Path) -> No
 def load_beton(data_dir: Path, split: Split) -> BetonImages | None:
     """Images of `data_dir/train.beton`, or for split "test" of `val.beton` or `test.beton`.
 
-    None if there is no test file. Raises ValueError, naming the file, if the training file is missing,
-    FFCV is missing, a file or its manifest is damaged, or training and test classes differ.
+    None if there is no test file. Raises ValueError, naming the file, if the training file is missing, a
+    file or its manifest is damaged, or training and test classes differ.
     """
     train = data_dir / "train.beton"
     path = train if split == "train" else find_test_beton(data_dir, ("val", "test"))
@@ -221,10 +172,7 @@ def load_beton(data_dir: Path, split: Split) -> BetonImages | None:
 
 
 def open_beton(path: Path) -> BetonImages:
-    """Images of a .beton. Raises ValueError, naming the file, if it or its manifest is damaged, or FFCV is
-    missing.
-    """
-    require_ffcv()
+    """Images of a .beton. Raises ValueError, naming the file, if it or its manifest is damaged."""
     file = read_beton(path)
     classes = read_classes(path, len(file))
     _check_labels(path, file.labels, classes)
