@@ -1,5 +1,6 @@
 """Data sets by name."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from sslortho.data.beton.images import BetonImages, load_beton
@@ -23,19 +25,36 @@ def load_digits(split: Split) -> ImageArray:
 
     Every fifth is a test image.
     """
-    from sklearn import datasets
-
-    data: Any = datasets.load_digits()
-    images = torch.from_numpy(data.images).float().mul_(255 / 16).unsqueeze(1)
+    pixels, target = _read_digits()
+    images = torch.from_numpy(pixels).float().mul_(255 / 16).unsqueeze(1)
     images = functional.interpolate(images, size=32, mode="bicubic", antialias=True)
     images = images.round_().clamp_(0, 255).to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
-    labels = torch.from_numpy(data.target).long()
+    labels = torch.from_numpy(target).long()
     test = torch.arange(len(labels)) % 5 == 0
     chosen = (test if split == "test" else ~test).nonzero().squeeze(1)
     classes = tuple("0123456789")
     # the source's hash, since enlarging may round otherwise in another version of torch
-    origin = ImageTable(labels.numpy(), classes, content=hash_arrays(data.images.astype(np.uint8)))
+    origin = ImageTable(labels.numpy(), classes, content=hash_arrays(pixels))
     return ImageArray(images, labels, classes, origin).select(chosen)
+
+
+def _read_digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """scikit-learn's digits, (1797, 8, 8) with values from 0 to 16, and their labels, (1797,).
+
+    From its file, where that is found: importing scikit-learn brings all of scipy.stats and pandas along, and
+    takes longer than everything else that the digits need.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    folders = (spec and spec.submodule_search_locations) or ()
+    for folder in folders:
+        path = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            table = np.loadtxt(path, np.uint8, delimiter=",")
+            return table[:, :-1].reshape(-1, 8, 8), table[:, -1]
+    from sklearn import datasets
+
+    data: Any = datasets.load_digits()
+    return data.images.astype(np.uint8), data.target.astype(np.uint8)
 
 
 def load_cifar(name: str, data_dir: Path, split: Split) -> ImageArray:

@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,27 @@ def test_digits_are_scikit_learns_enlarged_four_times(split):
         assert abs(ours.mean() - original.mean()) < 6
     assert data.images.max() == 255
     assert data.images.min() == 0
+
+
+def test_the_digits_are_the_same_where_scikit_learns_file_is_not_found(monkeypatch):
+    expected = load_split("digits", None, "train")
+    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
+    found = load_split("digits", None, "train")
+    assert torch.equal(found.images, expected.images)
+    assert torch.equal(found.labels, expected.labels)
+    assert found.table.digest == expected.table.digest
+
+
+@pytest.mark.slow
+def test_loading_the_digits_does_not_import_scikit_learn():
+    program = (
+        "import sys\nfrom sslortho.data import load_split\nload_split('digits', None, 'train')\n"
+        "print({'sklearn', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
 
 
 def test_the_digits_splits_are_disjoint_and_have_every_class():

@@ -388,7 +388,7 @@ def ffcv_folder(tmp_path_factory) -> Path:
     """Constants and a file of FFCV itself; in another process, since it forks, and hangs when it fails."""
     folder = tmp_path_factory.mktemp("ffcv")
     command = [sys.executable, "-c", WRITE_WITH_FFCV, str(folder)]
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=250)
     return folder
 
 
