@@ -75,6 +75,14 @@ OWN: dict[str, dict[str, Break]] = {
         "no centring": Break(method=methods.DINOWithoutCentring),
         "no sharpening": Break(options={"teacher_temperature": 1.0}),
     },
+    "lejepa": {
+        "no SIGReg": Break(options={"lambda_param": 0.0}),
+        "SIGReg alone": Break(options={"lambda_param": 1.0}),
+    },
+    "emp_ssl": {
+        "no coding rate": Break(options={"coding_rate": 0.0}),
+        "coding rate alone": Break(options={"similarity": 0.0}),
+    },
 }
 """Ways for one method."""
 
@@ -84,13 +92,18 @@ def breaks_of(method: str) -> dict[str, Break]:
     return {**COMMON, **OWN[method]}
 
 
+COUNTS = {"lejepa": 3, "emp_ssl": 4}
+"""Views of methods that have more than two, as many as there is time for."""
+
+
 def views_of(method: str, data: str, crop_size: int, still: bool) -> tuple[ViewSpec, ...]:
-    """Views of a method; of DINO the two global ones alone, to save time."""
-    views = create_views(f"{method}_{'digits' if data == 'digits' else 'small'}", crop_size)[:2]
+    """Views of a method, the first ones of those that have many; of DINO the two global ones alone."""
+    name = f"{method}_{'digits' if data == 'digits' else 'small'}"
+    views = create_views(name, crop_size)[: COUNTS.get(method, 2)]
     if not still:
         return views
     none = ViewSpec(
         crop_size=crop_size, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip_p=0.0, jitter_p=0.0,
         grayscale_p=0.0, blur_p=0.0, mean=views[0].mean, std=views[0].std,
     )  # fmt: skip
-    return none, none
+    return (none,) * len(views)

@@ -70,6 +70,38 @@ def dino(crop_size: int = PHOTOGRAPH_SIZE) -> tuple[ViewSpec, ...]:
     return first, second, *[local] * 6
 
 
+def lejepa(crop_size: int = PHOTOGRAPH_SIZE) -> tuple[ViewSpec, ...]:
+    """Two global views and eight local ones (arXiv 2511.08544, section 6.1), which differ in their crops.
+
+    The numbers are those of rbalestr-lab/lejepa, README.md, which has six local ones.
+    """
+    large = ViewSpec(crop_size=crop_size, crop_scale=(0.3, 1.0), blur_p=0.5, solarise_p=0.2)
+    local = replace(large, crop_size=round(crop_size * 98 / 224), crop_scale=(0.05, 0.3))
+    return *[large] * 2, *[local] * 8
+
+
+def emp_ssl(crop_size: int = PHOTOGRAPH_SIZE) -> tuple[ViewSpec, ...]:
+    """Twenty crops of a quarter of the image (arXiv 2304.03977, appendix; the numbers of its code).
+
+    tsb0601/EMP-SSL, dataset/aug4img.py. There mean and deviation of the channels are 0.5, here as everywhere.
+    """
+    view = ViewSpec(
+        crop_size=crop_size,
+        crop_scale=(0.25, 0.25),
+        saturation=0.4,
+        hue=0.2,
+        blur_p=0.1,
+        solarise_p=0.1,
+    )
+    return (view,) * 20
+
+
+def emp_ssl_small(crop_size: int = SMALL_SIZE) -> tuple[ViewSpec, ...]:
+    """The same for CIFAR-10: squares (tsb0601/EMP-SSL, dataset/aug.py), which there are blurred too."""
+    views = for_small_images(emp_ssl(), crop_size)
+    return tuple(replace(view, crop_ratio=(1.0, 1.0)) for view in views)
+
+
 PUBLISHED_VIEWS: dict[str, Callable[[int], tuple[ViewSpec, ...]]] = {
     "barlow_twins": barlow_twins,
     "simclr": simclr,
@@ -78,10 +110,15 @@ PUBLISHED_VIEWS: dict[str, Callable[[int], tuple[ViewSpec, ...]]] = {
     "simsiam": moco_v2,
     "moco_v2": moco_v2,
     "dino": dino,
+    "lejepa": lejepa,
+    "emp_ssl": emp_ssl,
 }
 """Views of photographs by name; each a function of the side of the first view in pixels."""
 
-SMALL_VIEWS: dict[str, Callable[[int], tuple[ViewSpec, ...]]] = {"simclr": simclr_small}
+SMALL_VIEWS: dict[str, Callable[[int], tuple[ViewSpec, ...]]] = {
+    "simclr": simclr_small,
+    "emp_ssl": emp_ssl_small,
+}
 """The same for images of CIFAR's size, where a paper has numbers of its own for them."""
 
 VIEW_NAMES = tuple(name + size for name in PUBLISHED_VIEWS for size in ("", "_small", "_digits"))

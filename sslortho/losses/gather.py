@@ -83,6 +83,41 @@ def gather_parts(local: Tensor) -> Tensor:
     return _apply_if_several(_GatherParts, local)
 
 
+class _MeanOverRanks(torch.autograd.Function):
+    """Mean over ranks, for a loss that every rank computes alike."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        total = local.contiguous().clone()
+        dist.all_reduce(total)
+        return total / dist.get_world_size()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        # The adjoint of a mean is the mean of the ranks' gradients, and theirs are all the same.
+        return grads[0]
+
+
+def mean_over_ranks(local: Tensor) -> Tensor:
+    """Mean of a tensor over all ranks, differentiably.
+
+    For a loss that every rank computes alike from the result. The gradient is that of the sum of all
+    ranks' losses, so after DistributedDataParallel's mean it is that of one loss.
+
+    Args:
+        local: of the same shape on every rank.
+
+    Returns:
+        a tensor of that shape; on one rank the input itself.
+    """
+    return _apply_if_several(_MeanOverRanks, local)
+
+
+def count_ranks() -> int:
+    """Number of ranks; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def own_rank() -> int:
     """Number of this rank; 0 without ranks."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

@@ -3,7 +3,6 @@
 import copy
 import warnings
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from sslortho.losses.gather import gather_parts
 from sslortho.methods.options import DINOOptions, read_widths
-from sslortho.methods.task import Method, spread
+from sslortho.methods.task import Method, pass_views, spread
 from sslortho.methods.teacher import MovingAverage, rising_momentum
 from sslortho.optim.precision import in_float32
 
@@ -89,9 +88,7 @@ class DINO(Method):
         self.average.update(tuple(self.student), teacher, self.momentum)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
-        # one pass for all views of a size, as in the paper's code
-        sizes = [list(sized) for _, sized in groupby(views, key=lambda view: view.shape[-1])]
-        outputs = [z for size in sizes for z in self.student(torch.cat(size)).chunk(len(size))]
+        outputs = pass_views(self.student, views)  # one pass for a size, as in the paper's code
         with torch.no_grad():
             targets = self.projector(self.backbone(torch.cat(views[:2]))).chunk(2)
         with torch.autocast(outputs[0].device.type, enabled=False):

@@ -182,6 +182,54 @@ class DINOOptions(Options):
         super().__post_init__()
 
 
+@dataclass(frozen=True, kw_only=True)
+class LeJEPAOptions(Options):
+    """Options of LeJEPA."""
+
+    projector: str = "512-512-64"
+    """Widths of the projector's layers. The authors', for vision transformers: 2048-2048-512."""
+    lambda_param: float = 0.05
+    """Weight of SIGReg; that of the distance between views is the rest of 1. The paper's, the only trade-off
+    that it has."""
+    slices: int = 256
+    """Random directions of a step in which projections are compared with a Gaussian. The paper's, for
+    ImageNet: 1024."""
+    lr_biases: float = 0.5
+    """Learning rate of biases and norms."""
+
+    def __post_init__(self) -> None:
+        self._check("lambda_param", 0 <= self.lambda_param <= 1, "from 0 to 1")
+        self._check("slices", self.slices >= 1, "1 or more")
+        if self.projector != GIVEN:
+            read_widths(self.projector)
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EMPSSLOptions(Options):
+    """Options of EMP-SSL."""
+
+    projector: str = "512-512-128"
+    """Widths of the projector's layers. The authors', for ResNet-18: 4096-4096-1024."""
+    similarity: float = 200.0
+    """Weight of the cosines between the crops of an image and their mean; this and the next two are the
+    paper's."""
+    coding_rate: float = 1.0
+    """Weight of the total coding rate, which spreads the images of a batch."""
+    eps: float = 0.2
+    """Squared distortion up to which the coding rate codes samples."""
+    lr_biases: float = 0.05
+    """Learning rate of biases and norms."""
+
+    def __post_init__(self) -> None:
+        for name in ("similarity", "coding_rate"):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
+        self._check("eps", self.eps > 0, "above 0")
+        if self.projector != GIVEN:
+            read_widths(self.projector)
+        super().__post_init__()
+
+
 METHOD_OPTIONS: dict[str, type[Options]] = {
     "barlow_twins": BarlowTwinsOptions,
     "simclr": SimCLROptions,
@@ -190,6 +238,8 @@ METHOD_OPTIONS: dict[str, type[Options]] = {
     "simsiam": SimSiamOptions,
     "moco_v2": MoCoV2Options,
     "dino": DINOOptions,
+    "lejepa": LeJEPAOptions,
+    "emp_ssl": EMPSSLOptions,
 }
 """Name of every method, which is that of its file too, to its options."""
 

@@ -17,6 +17,8 @@ METHODS = {
     "simsiam": "SimSiam",
     "moco_v2": "MoCoV2",
     "dino": "DINO",
+    "lejepa": "LeJEPA",
+    "emp_ssl": "EMPSSL",
 }
 """Name of a method, which is that of its file too, to its class."""
 

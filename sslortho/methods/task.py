@@ -2,7 +2,8 @@
 
 import importlib
 import inspect
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from itertools import groupby
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -188,6 +189,15 @@ def compute_in_float32(loss: nn.Module, *projections: Tensor) -> Tensor:
     """Compute a loss of projections in float32 (float64 for float64 ones), with autocast off."""
     with torch.autocast(projections[0].device.type, enabled=False):
         return loss(*map(in_float32, projections))
+
+
+def pass_views(network: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list[Tensor]:
+    """Outputs (batch, dim) of a network for each view, in one pass for all neighbours of one size.
+
+    So batch norm has the statistics of all these views together.
+    """
+    sizes = [list(sized) for _, sized in groupby(views, key=lambda view: view.shape[-1])]
+    return [z for size in sizes for z in network(torch.cat(size)).chunk(len(size))]
 
 
 def spread(z: Tensor) -> Tensor:

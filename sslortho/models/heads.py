@@ -1,4 +1,4 @@
-"""Heads on a backbone: the projector of Barlow Twins, and linear classifiers."""
+"""Heads on a backbone: projectors, and linear classifiers."""
 
 import itertools
 from pathlib import Path
@@ -14,11 +14,12 @@ from sslortho.models.cifar_resnet import kaiming_linear
 class Projector(nn.Sequential):
     """Projector of Barlow Twins (arXiv 2103.03230, section 4.1).
 
-    Each layer is linear without bias, batch norm, ReLU; the last layer is linear without bias alone.
+    Each layer is linear without bias, batch norm, ReLU; the last layer is linear alone.
 
     Args:
         in_dim: number of features of the backbone.
         widths: output dimension of each linear layer, one or more; for example (8192, 8192, 8192).
+        bias: whether the last layer has one.
 
     Maps (batch, in_dim) to (batch, widths[-1]).
 
@@ -26,7 +27,7 @@ class Projector(nn.Sequential):
         ValueError: `in_dim` or a width is below 1, or there is no width.
     """
 
-    def __init__(self, in_dim: int, widths: tuple[int, ...]) -> None:
+    def __init__(self, in_dim: int, widths: tuple[int, ...], bias: bool = False) -> None:
         if not widths or min(widths) < 1:
             raise ValueError(f"widths={widths!r} must be one or more positive integers")
         if in_dim < 1:
@@ -39,7 +40,7 @@ class Projector(nn.Sequential):
                 nn.BatchNorm1d(after),
                 nn.ReLU(inplace=True),
             ]
-        layers.append(nn.Linear(dims[-2], dims[-1], bias=False))
+        layers.append(nn.Linear(dims[-2], dims[-1], bias=bias))
         super().__init__(*layers)
 
 

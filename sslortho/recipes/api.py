@@ -94,7 +94,7 @@ def pretrain(
             height, width) to features (batch, dim). A map (batch, dim, height, width) is averaged over
             its places; of transformers' models the pooled output or the class token is taken. A copy is
             trained, and the module stays as it is. Default: the command's.
-        method: barlow_twins, simclr, vicreg, byol, simsiam, moco_v2 or dino, or a subclass of
+        method: barlow_twins, simclr, vicreg, byol, simsiam, moco_v2, dino, lejepa or emp_ssl, or a subclass of
             `sslortho.methods.Method`.
         test_data: images to test on, likewise. Default: those that a folder, a name or a DatasetDict has.
         out: run folder. Default: as the command's.

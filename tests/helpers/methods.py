@@ -15,6 +15,8 @@ WIDTHS = {
     "simsiam": "8-8-8",
     "moco_v2": "9-7",
     "dino": "9-5-7",
+    "lejepa": "9-8-7",
+    "emp_ssl": "9-8-7",
 }
 """Projectors of different widths, so that no two dimensions can be confused."""
 

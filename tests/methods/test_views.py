@@ -58,6 +58,34 @@ def test_views_are_the_published_ones(name):
             assert getattr(view, field) == pytest.approx(number), (field, number)
 
 
+JITTER = {"jitter_p": 0.8, "brightness": 0.4, "contrast": 0.4}
+LEJEPA = {**JITTER, "saturation": 0.2, "hue": 0.1, "flip_p": 0.5, "grayscale_p": 0.2, "blur_p": 0.5,
+          "solarise_p": 0.2, "crop_ratio": (3 / 4, 4 / 3)}  # fmt: skip
+"""rbalestr-lab/lejepa at eddffdd, README.md: Data augmentation and views."""
+EMP_SSL = {**JITTER, "saturation": 0.4, "hue": 0.2, "flip_p": 0.5, "grayscale_p": 0.2, "blur_p": 0.1,
+           "solarise_p": 0.1, "crop_scale": (0.25, 0.25), "crop_ratio": (3 / 4, 4 / 3)}  # fmt: skip
+"""tsb0601/EMP-SSL at 8fc3758, dataset/aug4img.py."""
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "sizes"),
+    [
+        ("lejepa", LEJEPA, [224] * 2 + [98] * 8),
+        ("emp_ssl", EMP_SSL, [224] * 20),
+        # dataset/aug.py, for CIFAR
+        ("emp_ssl_small", {**EMP_SSL, "crop_ratio": (1, 1), "blur_p": 0}, [32] * 20),
+    ],
+)
+def test_views_without_a_transform_in_lightly(name, numbers, sizes):
+    views = create_views(name)
+    assert [view.crop_size for view in views] == sizes
+    for view in views:
+        assert {field: getattr(view, field) for field in numbers} == numbers
+    if name == "lejepa":
+        scales = [view.crop_scale for view in views]
+        assert scales == [(0.3, 1.0)] * 2 + [(0.05, 0.3)] * 8
+
+
 def test_every_method_has_views_of_its_name():
     assert set(METHODS) <= set(PUBLISHED_VIEWS)
 

@@ -21,8 +21,8 @@ class PretrainOptions(InitialWeightsOptions, TrainingOptions):
     command: ClassVar[str] = "pretrain"
 
     method: str = option("barlow_twins", group="model and method")
-    """Method: barlow_twins, simclr, vicreg, byol, simsiam, moco_v2 or dino. Each has options and
-    defaults of its own, shown by --help after it."""
+    """Method: barlow_twins, simclr, vicreg, byol, simsiam, moco_v2, dino, lejepa or emp_ssl. Each has
+    options and defaults of its own, shown by --help after it."""
     out: str | None = None
     """Run folder. Default: runs/{method}-{data}-{optim}-s{seed}."""
 

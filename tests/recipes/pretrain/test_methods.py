@@ -20,13 +20,23 @@ from sslortho.runs.folder import RunFolder
 from sslortho.train.records import read_metrics
 
 POOLING = "timm:test_resnet"  # a tiny network that takes views of several sizes
+POOLED = ("dino", "lejepa")
+"""Methods whose views have two sizes."""
+LONG = (*POOLED, "emp_ssl")
+"""Methods of many views, which take longer."""
 PROJECTORS = {"simclr": "16-8", "byol": "16-8", "moco_v2": "16-8", "dino": "16-8-16"}
 ROUNDING = 0.02
 """Largest drift after 5 steps, as between one and two ranks of Barlow Twins."""
 
 
 def options_of(name):
-    own = {"moco_v2": {"queue": 64}, "dino": {"backbone": POOLING, "subset": 40}}
+    own = {
+        "moco_v2": {"queue": 64},
+        "dino": {"backbone": POOLING, "subset": 40},
+        "lejepa": {"backbone": POOLING, "subset": 40, "slices": 16},
+        # of grey crops the first layer's gradient has directions of rounding alone, which orth_lars steps along
+        "emp_ssl": {"subset": 40, "optim": "lars"},
+    }
     return {
         "method": name,
         "projector": PROJECTORS.get(name, "16-16-16"),
@@ -46,8 +56,8 @@ def fresh_process():
 def test_an_epoch_of_digits_learns_and_reports_knn(name, tmp_path):
     options = PretrainOptions.of(
         method=name,
-        backbone=POOLING if name == "dino" else "basic_cnn",
-        subset=256 if name == "dino" else None,
+        backbone=POOLING if name in POOLED else "basic_cnn",
+        subset=256 if name in LONG else None,
         epochs=1,
         batch_size=64,
         threads=1,
@@ -59,7 +69,7 @@ def test_an_epoch_of_digits_learns_and_reports_knn(name, tmp_path):
     )
     run = build(options)
     result = HeldTraining(run.training, RunFolder(tmp_path)).run(run.evaluations.online)
-    assert result.step == (256 if name == "dino" else 1437) // 64
+    assert result.step == (256 if name in LONG else 1437) // 64
     records = read_metrics(tmp_path / "metrics.jsonl")
     losses = [record["loss"] for record in records if "loss" in record]
     if name not in ("moco_v2", "dino"):  # whose queue and centre begin with nothing to tell apart
@@ -72,9 +82,9 @@ def test_an_epoch_of_digits_learns_and_reports_knn(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["moco_v2", "byol", "dino"])
-def test_a_stopped_run_with_a_teacher_goes_on_bit_by_bit(name, tmp_path):
-    """Teacher, queue, centre and momentum are as they would have been."""
+@pytest.mark.parametrize("name", ["moco_v2", "byol", "dino", "lejepa", "emp_ssl"])
+def test_a_stopped_run_goes_on_bit_by_bit(name, tmp_path):
+    """Teacher, queue, centre, momentum and random directions are as they would have been."""
     options = {**options_of(name), "epochs": 2, "evaluate_every": 1}
     unbroken = train(tmp_path / "unbroken", **options)
     assert train(tmp_path / "broken", stopped=True, **options)["step"] == 1
@@ -83,7 +93,8 @@ def test_a_stopped_run_with_a_teacher_goes_on_bit_by_bit(name, tmp_path):
 
 TRAININGS = {name: options_of(name) for name in METHODS if name != "barlow_twins"}
 SHARDED = {
-    f"{name}, sharded": {**TRAININGS[name], "shard": True} for name in ("byol", "moco_v2", "dino")
+    f"{name}, sharded": {**TRAININGS[name], "shard": True}
+    for name in ("byol", "moco_v2", "dino", "lejepa", "emp_ssl")
 }
 
 
@@ -121,7 +132,7 @@ def test_a_methods_options_and_defaults_are_pretrainings(tmp_path):
     ("arguments", "message"),
     [
         (["--method", "simlcr"], "method='simlcr' is not one of .* (did you mean simclr?)"),
-        (["--method", "simclr", "--lambda_param", "1"], "option of --method barlow_twins)"),
+        (["--method", "simclr", "--lambda_param", "1"], "option of --method barlow_twins, lejepa)"),
         (["--method", "byol", "--temperature", "1"], "option of --method simclr, moco_v2)"),
         (["--method", "simclr", "--temperature", "0"], "temperature=0.0 must be above 0"),
         (["--method", "simclr", "--temprature", "1"], "(did you mean temperature?)"),
