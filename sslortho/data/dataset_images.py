@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from sslortho.augment import EvaluationRenderer, ViewRenderer
+from sslortho.augment import ViewRenderer
+from sslortho.augment.renderer import Renderer
 from sslortho.data.batches import EvaluationLoader
 from sslortho.data.broken_images import BAR_AFTER
 from sslortho.data.decoding import BrokenImageError
@@ -63,7 +64,7 @@ class DatasetImages(ImageSet):
         return super().create_train_loader(renderer, workers=self._threads(workers), **options)
 
     def create_evaluation_loader(
-        self, renderer: EvaluationRenderer, *, workers: int, **options: Any
+        self, renderer: Renderer, *, workers: int, **options: Any
     ) -> EvaluationLoader:
         return super().create_evaluation_loader(renderer, workers=self._threads(workers), **options)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslortho.augment import EvaluationRenderer, ViewRenderer
+from sslortho.augment.renderer import Renderer
 from sslortho.data.batches import EpochOrder, EvaluationLoader
 from sslortho.data.decoding import check_image, read_pixels, read_size
 from sslortho.data.identity import ImageTable, hash_arrays, read_ends, read_sizes
@@ -167,7 +168,7 @@ class ImageSet(ABC):
 
     def create_evaluation_loader(
         self,
-        renderer: EvaluationRenderer,
+        renderer: Renderer,
         *,
         batch_size: int,
         device: torch.device,
@@ -177,6 +178,8 @@ class ImageSet(ABC):
         cache: Cache = "os",
     ) -> EvaluationLoader:
         """The evaluation view of each image once over all ranks, in order: this rank's batches.
+
+        With a renderer of random views, those of epoch 0.
 
         Args: as for `create_train_loader`; batch_size is that of one rank.
         """
@@ -236,7 +239,7 @@ class ImageArray(ImageSet):
 
     def create_evaluation_loader(
         self,
-        renderer: EvaluationRenderer,
+        renderer: Renderer,
         *,
         batch_size: int,
         device: torch.device,
@@ -244,7 +247,14 @@ class ImageArray(ImageSet):
         rank: int = 0,
         world_size: int = 1,
         cache: Cache = "os",
-    ) -> TensorEvaluationLoader:
+    ) -> EvaluationLoader:
+        if not isinstance(
+            renderer, EvaluationRenderer
+        ):  # random views, which need the samples' numbers
+            source = self.source(cache)
+            return EvaluationViewLoader(
+                source, renderer, batch_size, device, workers, rank, world_size
+            )
         return TensorEvaluationLoader(
             self.images, self.labels, renderer, batch_size, device, rank, world_size
         )

@@ -196,6 +196,29 @@ def create_evaluation_loader(
     )
 
 
+def create_crop_loader(
+    options: DataOptions, images: ImageSet, view: ViewSpec, crops: int, shard: Shard
+) -> EvaluationLoader:
+    """Several random views of each image in its place, this rank's share; each image is decoded once.
+
+    Args:
+        options: seed of the draws, and how images are read.
+        images: of all ranks.
+        view: each of the views.
+        crops: number of views of an image.
+        shard: this rank's.
+    """
+    return images.create_evaluation_loader(
+        ViewRenderer((view,) * crops, options.seed, options.channels_last),
+        batch_size=max(1, evaluation_batch(view.crop_size, shard.device) // crops),
+        device=shard.device,
+        workers=_count_workers(options, images),
+        rank=shard.index,
+        world_size=shard.count,
+        cache=options.cache or "os",
+    )
+
+
 def evaluation_views(
     options: DataOptions, images: ImageSet, spec: EvaluationSpec, indices: Tensor
 ) -> Tensor:

@@ -115,12 +115,14 @@ def feature_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Features float32 (batch, dim) and labels int64 (batch,) of this rank's images, batch by batch.
 
+    Where there are several views of an image, of one size, its features are their mean.
+
     Meanwhile the backbone is in evaluation mode, so its statistics stay as they are. However the
     iteration ends, each part is then back in the mode that it was in.
 
     Args:
         backbone: images (batch, 3, height, width) to (batch, dim).
-        loader: evaluation views.
+        loader: evaluation views, or several views of each image.
         autocast: makes the context that the backbone runs in, such as `accelerator.autocast`.
 
     Raises:
@@ -128,9 +130,14 @@ def feature_batches(
     """
     with evaluation_mode(backbone):
         for batch in loader:
+            number = len(batch.views)
+            images = batch.views[0] if number == 1 else torch.cat(batch.views)
             with torch.no_grad(), autocast():
-                features = backbone(batch.views[0])
-            yield _checked(features, len(batch.labels)), batch.labels
+                features = backbone(images)
+            features = _checked(features, len(images))
+            if number > 1:
+                features = features.unflatten(0, (number, -1)).mean(dim=0)
+            yield features, batch.labels
 
 
 def local_features(

@@ -34,6 +34,8 @@ MEANINGS = {
     "best_top1": ("%", "the best epoch on the test images: not a result, only for information"),
     "knn_top1": ("%", "test images whose class has most of the neighbours' votes"),
     "knn_top5": ("%", "test images whose class is among the five with most votes"),
+    "crops_knn_top1": ("%", "the same, with the mean of features over random crops"),
+    "crops_knn_top5": ("%", "the same of the five with most votes"),
     "initial_knn_top1": ("%", "the same with the initial weights, before training"),
     "loss": ("", "training loss at the end"),
     "images_per_second": ("", "in training"),

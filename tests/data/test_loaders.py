@@ -498,3 +498,31 @@ def test_a_file_that_breaks_before_evaluation_is_named(tmp_path, workers):
     batches, message = run_until_error(loader)
     assert batches == 1
     assert "006.png cannot be read" in message
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["training", "evaluation"])
+def test_twenty_views_are_cut_from_one_decoded_image(tmp_path, monkeypatch, kind, workers):
+    data = as_files(tmp_path, [picture(i) for i in range(SIZE)])
+    opened = []
+    read = ImageFiles.open
+
+    def count(self, index):
+        opened.append(index)
+        return read(self, index)
+
+    monkeypatch.setattr(ImageFiles, "open", count)
+    renderer = ViewRenderer(create_views("emp_ssl_small", SIDE), SEED)
+    if kind == "training":
+        loader = ViewLoader(
+            PixelSource(data), renderer, EpochOrder(SIZE, BATCH, SEED), CPU, workers
+        )
+    else:
+        loader = EvaluationViewLoader(PixelSource(data), renderer, BATCH, CPU, workers)
+    batches = list(loader)
+    assert [len(batch.views) for batch in batches] == [20] * len(batches)
+    seen = sorted(label_of(label) for batch in batches for label in batch.labels.tolist())
+    assert sorted(opened) == seen
+    assert len(set(seen)) == len(seen) == (24 if kind == "training" else SIZE)
+    first, second = batches[0].views[:2]
+    assert not torch.equal(first, second)

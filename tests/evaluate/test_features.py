@@ -219,3 +219,16 @@ def test_test_images_without_a_class_are_named():
         replace(
             unlabelled, test=batches(torch.ones(4, 3, 2, 2), -torch.ones_like(labels[:4]))
         ).online(backbone)
+
+
+def test_features_of_several_views_are_their_mean():
+    torch.manual_seed(1)
+    views, labels = torch.randn(3, 10, 3, 8, 8), torch.arange(10)
+    backbone = network()
+    backbone(views[0])
+    loader = [Batch(tuple(views[:, i : i + 4]), labels[i : i + 4]) for i in (0, 4, 8)]
+    features, found = extract_features(backbone, loader)
+    assert torch.equal(found, labels)
+    backbone.eval()
+    expected = (backbone(views[0]) + backbone(views[1]) + backbone(views[2])) / 3
+    torch.testing.assert_close(features, expected.detach())

@@ -19,11 +19,15 @@ class KnnEvalOptions(EvaluationOptions):
     """Neighbours. Default: the preset's."""
     temperature: float | None = option(None, group="model and method")
     """Each neighbour votes with exp(cosine / temperature). Default: the preset's."""
+    crops: int | None = option(None, group="model and method")
+    """Vote also with the mean of each image's features over this many random crops, those of the method
+    emp_ssl, as its paper evaluates; crops_knn_top1 in summary.json. It takes as many passes. Default: none."""
     out: str | None = None
     """Run folder. Default: runs/knn-{data}-{backbone_from}-s{seed}."""
 
     def __post_init__(self) -> None:
         self._check_least(1, "k")
+        self._check_least(2, "crops")
         self._check("temperature", self.temperature is None or self.temperature > 0, "above 0")
         if None not in (self.preset, self.k, self.temperature):
             raise ValueError(f"preset={self.preset!r} has no effect beside k and temperature")

@@ -73,6 +73,16 @@ _DINO = (
     "300 in batches of 1,024"
 )
 _DINO_RESNET = "facebookresearch/dino, README, ImageNet, ResNet-50, 100 epochs in batches of 512"
+_LEJEPA = (
+    "rbalestr-lab/lejepa, scripts/launch_views_ablation.md, ImageNet, vision transformers, 100 epochs in "
+    "batches of 512"
+)
+_LEJEPA_SMALL = "rbalestr-lab/lejepa, MINIMAL.md, Imagenette, 800 epochs in batches of 256"
+# The optimizer of tsb0601/EMP-SSL steps by 0.005 of a weight's length whatever its rate, until a bound decays
+# below that; LARS, whose trust coefficient is 0.001, does so at 5 for its batches of 100.
+_EMP_SSL = (
+    "steps as long as those of tsb0601/EMP-SSL, main.py, CIFAR-10, 1 to 30 epochs in batches of 100"
+)
 
 RATES: tuple[Rate, ...] = (
     # Any method. The grids had 57 or 76 steps, the runs with the best rates 351 or 702.
@@ -119,6 +129,9 @@ RATES: tuple[Rate, ...] = (
     Rate("moco_v2", "sgd", "after", 0.03, (1_000_800, 4_003_200), _IMAGENET, "published", _MOCO),
     Rate("dino", "adamw", "after", 0.0005, (250_200, 375_300), _IMAGENET, "published", _DINO),
     Rate("dino", "sgd", "after", 0.03, (250_200, 250_200), _IMAGENET, "published", _DINO_RESNET),
+    Rate("lejepa", "adamw", "after", 0.002, (28_800, 28_800), (9_469, 9_469), "published", _LEJEPA_SMALL),
+    Rate("lejepa", "adamw", "after", 0.00025, (250_200, 250_200), _IMAGENET, "published", _LEJEPA),
+    Rate("emp_ssl", "lars", "after", 12.8, (500, 15_000), (50_000, 50_000), "start", _EMP_SSL),
 )  # fmt: skip
 """Known rates; the first that fits counts."""
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from helpers.script_runs import TORCHRUN, call_script, finish, start_script
@@ -9,8 +10,10 @@ from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional
 
+from sslortho.augment import ViewRenderer, create_views
 from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD
 from sslortho.data import load_split
+from sslortho.data.subsets import balanced_subset
 from sslortho.models import create_backbone
 from sslortho.recipes.command_line import parse_options
 from sslortho.recipes.knn_eval.options import KnnEvalOptions
@@ -87,6 +90,40 @@ def test_presets_are_the_published_ones(tmp_path):
         arguments = ("--preset", preset, "--pictures", "false")
         details = evaluate(tmp_path / preset, *arguments)["details"]
         assert (details["k"], details["temperature"]) == expected
+
+
+@pytest.mark.slow
+def test_the_mean_over_crops_stands_beside_the_single_view(tmp_path):
+    few = ("--subset", "100", "--pictures", "false", "--k", "5", "--seed", "3")
+    plain = evaluate(tmp_path / "plain", *few)
+    summary = evaluate(tmp_path / "crops", *few, "--crops", "4")
+    assert summary["knn_top1"] == plain["knn_top1"]
+    assert summary["details"]["crops"] == 4
+    assert "crops_knn_top1" not in plain
+    (view,) = {*create_views("emp_ssl_digits", 32)}
+    torch.manual_seed(3)
+    backbone = create_backbone("basic_cnn").eval()
+    found = []
+    for split in ("train", "test"):
+        data = load_split("digits", None, split)
+        data = balanced_subset(data, 100, 3) if split == "train" else data
+        renderer = ViewRenderer((view,) * 4, 3)
+        views = renderer.render(data.images, np.arange(len(data)), epoch=0)
+        with torch.no_grad():
+            rows = sum(backbone(images) for images in views) / 4
+        found.append((functional.normalize(rows, dim=1), data.labels))
+    (train, labels), (test, truth) = found
+    similarities, nearest = (test @ train.mT).topk(5)
+    votes = torch.zeros(len(test), 10).scatter_add_(1, labels[nearest], (similarities / 0.07).exp())
+    expected = 100 * float((votes.argmax(dim=1) == truth).float().mean())
+    assert summary["crops_knn_top1"] == pytest.approx(expected, abs=100 / 360 + 1e-4)  # a near tie
+    assert "random crops" in (tmp_path / "crops" / "report.md").read_text()
+
+
+def test_crops_that_are_too_few_are_a_mistake(tmp_path):
+    done = call(tmp_path, "--crops", "1")
+    assert done.returncode == 2
+    assert "crops=1 must be 2 or more" in done.stderr
 
 
 def test_more_neighbours_than_images_is_a_mistake(tmp_path):

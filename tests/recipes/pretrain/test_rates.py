@@ -102,18 +102,28 @@ PUBLISHED = [
     ("dino", "adamw", 100, 512, 0.001),
     ("dino", "adamw", 300, 1024, 0.002),
     ("dino", "sgd", 100, 512, 0.06),
+    # rbalestr-lab/lejepa, scripts/launch_views_ablation.md and MINIMAL.md, on Imagenette: lr is absolute
+    ("lejepa", "adamw", 100, 512, 0.0005),
+    ("lejepa", "adamw", 800, 256, 0.002),
 ]  # fmt: skip
+IMAGES = {("lejepa", 800): 9_469}
+"""Method and epochs to the number of images, where it is not that of ImageNet."""
+
+
+def steps_of(method, epochs, batch):
+    return epochs * (IMAGES.get((method, epochs), 1_281_167) // batch)
 
 
 @pytest.mark.parametrize(("method", "optim", "epochs", "batch", "absolute"), PUBLISHED)
 def test_every_published_recipe_has_its_own_rate(method, optim, epochs, batch, absolute):
-    choice = choose_rate(method, optim, "after", epochs * (1_281_167 // batch), 1_281_167)
+    images = IMAGES.get((method, epochs), 1_281_167)
+    choice = choose_rate(method, optim, "after", steps_of(method, epochs, batch), images)
     assert choice.value * batch / 256 == pytest.approx(absolute)
     assert choice.tested.startswith("published: ")
 
 
 def test_every_published_rate_is_of_a_recipe():
-    recipes = {(method, optim, e * (1_281_167 // b)) for method, optim, e, b, _ in PUBLISHED}
+    recipes = {(method, optim, steps_of(method, e, b)) for method, optim, e, b, _ in PUBLISHED}
     for rate in RATES:
         if rate.kind == "published":
             for steps in rate.steps:
