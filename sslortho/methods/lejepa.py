@@ -38,9 +38,11 @@ class LeJEPA(Method):
     ) -> None:
         super().__init__(backbone, dim, options)
         if projector is None:
-            projector = Projector(dim, tuple(read_widths(options.projector)), bias=True)
+            widths = tuple(read_widths(options.projector))
+            projector, self.width = Projector(dim, widths, bias=True), widths[-1]
+        else:
+            self.width = projector_width(projector, dim)
         self.projector = projector
-        self.width = projector_width(projector, dim)
         self.number = options.slices
         self.slices: Tensor | None = None
         self.loss = LeJEPALoss(options.lambda_param, gather_distributed=True)

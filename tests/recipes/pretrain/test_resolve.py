@@ -48,7 +48,7 @@ def test_every_configuration_builds(path, optim):
     size = (2, 3, crop_size, crop_size)
     features = task.backbone(torch.zeros(size, device="meta"))
     assert task.projector(features).shape == (2, int(options.projector.split("-")[-1]))
-    assert len(views) == (8 if options.method == "dino" else 2)
+    assert len(views) == {"dino": 8, "lejepa": 10, "emp_ssl": 20}.get(options.method, 2)
     assert max(view.crop_size for view in views) == crop_size
     assert type(optimizer) is OPTIMIZERS[optim]
 
