@@ -20,7 +20,7 @@ from verdict_runs.images import CHANGES, Images
 CROP, BATCH = 16, 64
 
 LR = {"simclr": 20.0, "lejepa": 20.0, "emp_ssl": 20.0}
-"""Rates of Orthogonal-LARS, per 256 samples, that differ from the usual 6: by the grids of docs/paper.md, and of
+"""Rates of Orthogonal-LARS, per 256 samples, that differ from the usual 6: by the grids of docs/paper.md, of
 the last two the better one of 6 and 20 here."""
 
 PROJECTORS = {"simclr": "128-64", "byol": "128-64", "moco_v2": "128-64", "dino": "128-64-256",

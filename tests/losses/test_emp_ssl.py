@@ -30,7 +30,7 @@ def test_the_smaller_matrix_has_the_value_and_gradient_of_the_larger(shape):
 
 @pytest.mark.parametrize(("batch", "dim"), [(8, 8), (20, 5), (3, 12)])
 def test_orthogonal_samples_have_the_highest_rate_and_equal_ones_the_lowest(batch, dim):
-    """Of eigenvalues dim / (batch eps) s^2: sum of log(1 + x) / 2, at its largest where they are equal."""
+    """The sum of log(1 + x) / 2 over eigenvalues x, whose sum is given, is highest where they are equal."""
     rank = min(batch, dim)
     spread = torch.linalg.qr(draw(max(batch, dim), rank))[0]
     spread = spread if batch >= dim else spread.mT
