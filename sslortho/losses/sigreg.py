@@ -108,13 +108,18 @@ def epps_pulley(x: Tensor, gather_distributed: bool = False) -> Tensor:
 
 
 def draw_slices(seed: int, dim: int, count: int, device: torch.device | str = "cpu") -> Tensor:
-    """Random directions, float32 (dim, count), of length 1: the same on every rank for the same seed.
+    """Random directions, float32 (dim, count), of length 1: the same for a seed on any rank and device.
 
-    They are bit for bit those of rbalestr-lab/lejepa on the same kind of device. Nothing waits for a GPU.
+    They are bit for bit those of rbalestr-lab/lejepa on a CPU. Nothing waits for a GPU: they are drawn while it
+    works, and sent from pinned memory.
     """
-    generator = torch.Generator(device=device).manual_seed(seed)
-    slices = torch.randn(dim, count, device=device, generator=generator)
-    return slices / torch.linalg.vector_norm(slices, dim=0)
+    generator = torch.Generator().manual_seed(seed)
+    slices = torch.randn(dim, count, generator=generator)
+    slices /= torch.linalg.vector_norm(slices, dim=0)
+    device = torch.device(device)
+    if device.type == "cuda":
+        return slices.pin_memory().to(device, non_blocking=True)
+    return slices.to(device)
 
 
 class SIGReg(nn.Module):
