@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 # two processes run the tests side by side, so each of them, and what it starts, takes one thread
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,3 +16,15 @@ for number, handler in (
 ):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+def pytest_runtest_setup(item):
+    """Skip tests for a GPU where there is none; helpers.gpu has those that a CPU can rehearse."""
+    mark = item.get_closest_marker("gpu")
+    if mark is None:
+        return
+    rehearsed = os.environ.get("SSLORTHO_REHEARSE_GPU") == "1" and mark.kwargs.get("rehearsable")
+    import torch
+
+    if not rehearsed and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-REHEARSED = os.environ.get("SSLORTHO_REHEARSE_GPU") == "1"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CPU = torch.device("cpu")
 
@@ -20,9 +19,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def on_gpu(test: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a test that runs on DEVICE."""
-    here = DEVICE.type == "cuda" or REHEARSED
-    return pytest.mark.gpu(pytest.mark.skipif(not here, reason="needs a GPU")(test))
+    """Mark a test that runs on DEVICE; tests/conftest.py skips it where that is no GPU."""
+    return pytest.mark.gpu(rehearsable=True)(test)
 
 
 @contextlib.contextmanager
