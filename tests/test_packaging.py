@@ -18,7 +18,7 @@ import sslortho
 
 ROOT = Path(__file__).parents[1]
 BUILD = "from setuptools import build_meta; print(build_meta.build_wheel('dist'))"
-EXTRAS = {"bench", "dev", "ffcv", "huggingface", "onnx", "parquet", "test", "tune", "umap"}
+EXTRAS = {"bench", "dev", "docs", "ffcv", "huggingface", "onnx", "parquet", "test", "tune", "umap"}
 
 
 @pytest.fixture(scope="module")
