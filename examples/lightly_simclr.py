@@ -7,7 +7,7 @@ likewise in those for its other methods:
 
     +from sslortho.optim import OrthLARS, param_groups
     -optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
-    +optimizer = OrthLARS(param_groups(model, orth="conv"), lr=6.0, weight_decay=1e-6)
+    +optimizer = OrthLARS(param_groups(model, orth="conv", lr_biases=0.005), lr=6.0)
 
 `param_groups` takes the model, because it tells convolutions from norms by their modules. `orth="all"`
 includes the projection head. The learning rate is absolute. LARS needs another one than SGD, since it
@@ -85,7 +85,7 @@ def main() -> None:
     dataset = Subset(dataset, range(args.subset or len(dataset)))
     loader = DataLoader(dataset, args.batch_size, shuffle=True, drop_last=True)
     criterion = NTXentLoss()
-    optimizer = OrthLARS(param_groups(model, orth="conv"), lr=6.0, weight_decay=1e-6)
+    optimizer = OrthLARS(param_groups(model, orth="conv", lr_biases=0.005), lr=6.0)
 
     for epoch in range(args.epochs):
         total_loss = 0.0

@@ -7,7 +7,7 @@ Needs lightly and pytorch-lightning; takes a minute on one CPU core. Two lines c
 
     +from sslortho.optim import OrthLARS, param_groups
     -optimizer = torch.optim.SGD(self.parameters(), lr=0.06)
-    +optimizer = OrthLARS(param_groups(self, orth="conv"), lr=6.0, weight_decay=1e-6)
+    +optimizer = OrthLARS(param_groups(self, orth="conv", lr_biases=0.005), lr=6.0)
 
 With the newer package `lightning`, write `import lightning.pytorch as pl`. Lightning clips gradients
 before the orthonormalisation, which undoes the clipping of the orthonormalised weights: do not set
@@ -59,7 +59,7 @@ class SimCLR(pl.LightningModule):
         self.losses.clear()
 
     def configure_optimizers(self) -> dict:  # pyright: ignore[reportIncompatibleMethodOverride]
-        optimizer = OrthLARS(param_groups(self, orth="conv"), lr=6.0, weight_decay=1e-6)
+        optimizer = OrthLARS(param_groups(self, orth="conv", lr_biases=0.005), lr=6.0)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         return {

@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 from helpers.script_runs import call_command, call_script
 from PIL import Image
 
@@ -115,6 +117,7 @@ def workplace(tmp_path, monkeypatch):
     write_images(tmp_path / "D")
     shutil.copytree(tmp_path / "D" / "train", tmp_path / "CIFAR" / "train")
     shutil.copytree(tmp_path / "D" / "train", tmp_path / "photos")
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
     (tmp_path / "B").mkdir()
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     shutil.copytree(ROOT / "docs" / "assets", tmp_path / "docs" / "assets")
