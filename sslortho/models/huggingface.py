@@ -12,6 +12,10 @@ from sslortho.models.weights import RestoredBackbone, write_backbone
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 """Files of the folder, by the names that timm and the hub look for."""
 
+SMALL = 64
+"""Largest side of views, in pixels, of which images are taken whole; of larger ones 256 to 224 is cut out,
+as kNN and probe do."""
+
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet, where the weights do not say theirs."""
 
@@ -23,6 +27,19 @@ def check_stem(restored: RestoredBackbone) -> None:
             f"format='huggingface': timm builds no {restored.name} with the stem {restored.stem!r} from a "
             "file; format='timm' prints the lines that change its model first, and networks that are "
             "pretrained with --stem stock need none"
+        )
+
+
+def check_folder(out: Path) -> None:
+    """Raise ValueError if `out` is something else than a folder that was written here before."""
+    if not (out.exists() or out.is_symlink()):
+        return
+    names = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
+    if not names <= {CONFIG, WEIGHTS, CARD}:
+        other = sorted(names - {CONFIG, WEIGHTS, CARD})[0]
+        raise ValueError(
+            f"out={str(out)!r} holds {other!r}, which is not of format='huggingface', and is not replaced; "
+            "give another folder"
         )
 
 
@@ -41,7 +58,7 @@ def create_config(restored: RestoredBackbone) -> dict[str, Any]:
             "input_size": [3, size, size],
             "fixed_input_size": restored.image_size is not None,
             "interpolation": "bicubic",
-            "crop_pct": 1.0,
+            "crop_pct": 1.0 if size <= SMALL else 0.875,
             "mean": list(mean),
             "std": list(std),
             "num_classes": 0,
@@ -55,25 +72,24 @@ def export_huggingface(restored: RestoredBackbone, out: Path, card: str) -> tupl
 
     Args:
         restored: with the stem "stock".
-        out: the folder; one that is there is replaced.
+        out: the folder; one that was written here before is replaced.
         card: text of README.md, the model card.
 
     Returns:
         Two lines of Python that load the folder.
 
-    Raises ValueError as `check_stem`.
+    Raises ValueError as `check_stem` and `check_folder`.
     """
     check_stem(restored)
+    check_folder(out)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         partial.mkdir()
         write_backbone(restored.network, partial / WEIGHTS, restored.info)
         (partial / CONFIG).write_text(json.dumps(create_config(restored), indent=2) + "\n")
         (partial / CARD).write_text(card, encoding="utf-8")
-        if out.is_dir() and not out.is_symlink():
+        if out.exists():
             shutil.rmtree(out)
-        else:
-            out.unlink(missing_ok=True)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

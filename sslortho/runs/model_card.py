@@ -1,11 +1,14 @@
 """Model card of a backbone: README.md of a folder for the hub."""
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from sslortho.runs.markdown import code_lines, escape, table_lines
 
 FIGURES = {
+    "top1": "accuracy of the classifier it was trained with, test images (%)",
+    "val_top1": "the same, held-out training images (%)",
     "knn_top1": "kNN accuracy, test images (%)",
     "linear_top1": "linear probe, test images (%)",
     "val_knn_top1": "kNN accuracy, held-out training images (%)",
@@ -19,7 +22,6 @@ FIGURES = {
 
 OPTIONS = (
     "method",
-    "data",
     "optim",
     "lr",
     "batch_size",
@@ -42,7 +44,7 @@ def write_card(
         normalisation: of the images, in words.
         summary: content of summary.json of the pretraining; None if there is none.
     """
-    method = (summary or {}).get("config", {}).get("method", "")
+    method = _part(summary or {}, "config").get("method", "")
     title = f"{name}, pretrained by {method}" if method else name
     head = [
         "---",
@@ -72,6 +74,12 @@ def write_card(
     return "\n".join([*lines, *_figures(summary), *_training(summary)])
 
 
+def _part(summary: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A mapping in the summary; empty if there is none."""
+    found = summary.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
 def _figures(summary: Mapping[str, Any]) -> list[str]:
     rows = [("figure", "value", "untrained network")]
     for name, meaning in FIGURES.items():
@@ -79,7 +87,9 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
             before = summary.get(f"untrained_{name}")
             shown = f"{before:.4g}" if isinstance(before, float | int) else ""
             rows.append((meaning, f"{summary[name]:.4g}", shown))
-    verdict = summary.get("verdict", {}).get("name")
+    verdict = _part(summary, "verdict").get("name")
+    if len(rows) == 1:
+        return []
     lines = [
         "## How good it is",
         "",
@@ -90,16 +100,19 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _training(summary: Mapping[str, Any]) -> list[str]:
-    config = summary.get("config", {})
-    plan = summary.get("plan", {})
+    config = _part(summary, "config")
+    plan = _part(summary, "plan")
+    rate = "lr, per 256 images" if "method" in config else "lr"  # absolute in supervised training
+    chosen = {name: config[name] for name in OPTIONS if config.get(name) is not None}
     facts = {
-        **{name: config[name] for name in OPTIONS if config.get(name) is not None},
+        **{rate if name == "lr" else name: value for name, value in chosen.items()},
+        "data": PurePath(config.get("data_dir") or "").name or config.get("data", ""),
         "images": plan.get("images", ""),
         "steps": summary.get("steps", ""),
         "hardware": summary.get("hardware", ""),
         "finished": summary.get("finished", ""),
         "commit of sslortho": summary.get("git_commit") or "",
-        "versions": ", ".join(f"{n} {v}" for n, v in summary.get("versions", {}).items()),
+        "versions": ", ".join(f"{n} {v}" for n, v in _part(summary, "versions").items()),
     }
     rows = [("", "")] + [(name, escape(str(value))) for name, value in facts.items() if value != ""]
     lines = [

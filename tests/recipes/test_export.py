@@ -184,7 +184,7 @@ def test_a_folder_for_the_hub_loads_in_timm_and_says_how_it_came_about(tmp_path,
     summary = {
         "knn_top1": 51.48,
         "untrained_knn_top1": 31.06,
-        "config": {"method": "barlow_twins", "data": "a|b", "lr": 6.0},
+        "config": {"method": "barlow_twins", "data": "path", "data_dir": "/x/a|b", "lr": 6.0},
         "verdict": {"name": "healthy"},
         "command": "sslortho pretrain",
         "git_commit": "0123abc",
@@ -204,12 +204,19 @@ def test_a_folder_for_the_hub_loads_in_timm_and_says_how_it_came_about(tmp_path,
     card = (out / "README.md").read_text()
     _, head, body = card.split("---\n", 2)
     assert yaml.safe_load(head)["library_name"] == "timm"
-    for text in ("barlow_twins", "51.48", "31.06", "healthy", "0123abc", "a\\|b"):
+    for text in ("barlow_twins", "51.48", "31.06", "healthy", "0123abc", "a\\|b", "per 256"):
         assert text in body
     assert "exists already" in export(
         "--backbone_from", run, "--format", "huggingface", "--out", out, code=2
     )
-    export("--backbone_from", run, "--format", "huggingface", "--out", out, "--overwrite")
+    weights = run / "backbone.safetensors"
+    export("--backbone_from", weights, "--format", "huggingface", "--out", out, "--overwrite")
+    assert (out / "README.md").read_text() == card
+    said = export(
+        "--backbone_from", run, "--format", "huggingface", "--out", run, "--overwrite", code=2
+    )
+    assert "holds 'backbone.safetensors', which is not of format='huggingface'" in said
+    assert weights.exists()
 
 
 def test_a_small_stem_is_refused_for_the_hub(tmp_path, export):

@@ -37,7 +37,7 @@ class ExportOptions(Options):
     """Side of the images of format onnx. Default: as the backbone was pretrained; where the weights do
     not say, 224."""
     overwrite: bool = option(False, group="output")
-    """Replace an existing file."""
+    """Replace an existing file, or for huggingface a folder that was exported before."""
     debug: bool = option(False, group="output", rare=True)
     """Show the traceback of a user's error."""
 

@@ -28,7 +28,8 @@ def run(options: ExportOptions) -> tuple[str, str]:
         options.weights_prefix,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    card = _describe(restored, options.backbone_from)
+    hub = options.format == "huggingface"
+    card = _describe(restored, Path(options.backbone_from)) if hub else ""
     lines = export_backbone(restored, options.format, out, options.crop_size, str(CHECKOUT), card)
     if options.format == "hub" and not (CHECKOUT / "hubconf.py").exists():  # an installed package
         lines = ("import sslortho", f"model = sslortho.load_backbone({str(out)!r})")
@@ -36,10 +37,12 @@ def run(options: ExportOptions) -> tuple[str, str]:
     return lines
 
 
-def _describe(restored: RestoredBackbone, source: str) -> str:
-    """Text of the model card; source: run folder or file that the weights are from."""
+def _describe(restored: RestoredBackbone, source: Path) -> str:
+    """Text of the model card; source: run folder, or file in one or elsewhere, with the weights."""
     info = restored.info
-    summary = RunFolder(Path(source)).read_summary()
+    folders = (source, source.parent, source.parent.parent)  # of a file, and of a checkpoint
+    summaries = (RunFolder(folder).read_summary() for folder in folders)
+    summary = next((found for found in summaries if found is not None), None)
     size = info.crop_size if info else 224
     return write_card(restored.name.removeprefix("timm:"), size, _normalisation(restored), summary)
 
