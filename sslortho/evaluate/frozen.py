@@ -48,7 +48,7 @@ class FrozenEvaluation:
         knn_k: neighbours, see `NeighbourSearch`.
         knn_temperature: see `vote`.
         linear_probe: whether `final` fits a linear probe.
-        autocast: makes the context that the backbone runs in for `online`. `final` is in float32: the
+        autocast: makes the context that the backbone runs in for `online`. `final` runs without it: the
             rounding of bfloat16 raises a RankMe of 2 to 2.5, and so hides a collapse.
     """
 

@@ -24,7 +24,8 @@ class ProcessOptions(Options):
         None, group="hardware", rare=True
     )
     """Precision of products of float32 matrices, as torch.set_float32_matmul_precision has it: high is TF32 on
-    a GPU. The polar factor and crops keep float32 whatever this says. Default: torch's own, highest."""
+    a GPU, medium bfloat16, on a CPU too. Losses follow it; the polar factor and crops keep float32. Default:
+    torch's own, highest."""
 
     def __post_init__(self) -> None:
         self._check("rank_timeout", self.rank_timeout > 0, "above 0 seconds")
@@ -89,7 +90,7 @@ class TrainResult:
     loss: float
     """Loss of the last record."""
     images_per_second: float
-    """Rate of this session's steps, evaluation and checkpoints left out; nan if it took none."""
+    """Rate of this session's steps, without evaluations and waiting for checkpoints; nan if it took none."""
     time_shares: dict[str, float] = field(default_factory=dict)
     """Share of loader, step and optimizer in the time of this session's steps: see `StepTimes`."""
     peak_memory_gib: float | None = None

@@ -119,7 +119,13 @@ class Graphs:
         self._off = False
 
     def takes(self, problems: Sequence[Matrices]) -> bool:
-        """Whether a graph of problems, whose methods are resolved, is possible and worth its memory."""
+        """Whether a graph of problems, whose methods are resolved, is possible and worth its memory.
+
+        Not where bits must be the same each time: a process that resumes solves twice without a graph,
+        which may take other kernels.
+        """
+        if torch.are_deterministic_algorithms_enabled():
+            return False
         if self._off or not problems or not all(p.method in PADDED for p in problems):
             return False  # a decomposition waits for the device
         if problems[0].stack.is_cuda and torch.cuda.is_current_stream_capturing():

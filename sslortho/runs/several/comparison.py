@@ -25,7 +25,7 @@ from sslortho.options import nearest
 SELF_CONTAINED = frozenset({"digits", "cifar10", "cifar100"})
 """Data sets that are the same in whatever folder they lie."""
 
-NO_FIGURES = frozenset({"steps", "epochs", "seconds_this_session"})
+NO_FIGURES = frozenset({"steps", "epochs", "seconds_this_session", "peak_memory_gib"})
 """Numbers of a summary that say nothing about what was learned. Non-numeric values are never figures."""
 
 FIRST = ("top1", "top5", "linear_top1", "linear_top5", "knn_top1", "knn_top5", "loss")

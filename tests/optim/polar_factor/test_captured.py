@@ -87,6 +87,18 @@ def test_a_decomposition_is_never_captured(method):
     assert not record.recorded
 
 
+def test_where_bits_must_be_the_same_each_time_there_is_no_graph():
+    record = Recorder()
+    graphs = Graphs(record)
+    torch.use_deterministic_algorithms(True)
+    try:
+        for _ in range(WARM_UP + 2):
+            graphs.solve(draw(0), _pieces)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not record.recorded
+
+
 def test_large_matrices_are_not_worth_the_memory(monkeypatch):
     record = Recorder()
     graphs = Graphs(record)
