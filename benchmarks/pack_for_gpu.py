@@ -35,17 +35,20 @@ UNPACK = """#!/bin/sh
 set -e
 checkout=$(pwd)
 cd "$(dirname "$0")"
+here=$(pwd)
+path=$checkout
+command="python3 benchmarks/gpu_proof.py --minutes 30"
 if [ -d wheels ]; then
   python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target site wheels/*.whl
+  path=$path:$here/site
 fi
 for name in cifar photographs; do
   for file in "$name".tar*; do
     if [ -e "$file" ]; then mkdir -p "$name" && tar -C "$name" -xf "$file"; fi
   done
+  if [ -d "$name" ]; then command="$command --$name '$here/$name'"; fi
 done
-here=$(pwd)
-echo "export PYTHONPATH=$checkout:$here/site"
-echo "python3 benchmarks/gpu_proof.py --minutes 30 --cifar $here/cifar --photographs $here/photographs"
+printf "%s\\n" "export PYTHONPATH='$path'" "$command"
 """
 
 

@@ -1,6 +1,7 @@
 """pack_for_gpu.py without the internet: data and the script that unpacks them; pip is not called."""
 
 import io
+import shlex
 import subprocess
 import tarfile
 from pathlib import Path
@@ -43,11 +44,21 @@ def test_data_come_out_as_they_went_in(archives, tmp_path):
     assert (out / "cifar" / "test" / "cat" / "0.jpg").read_bytes() == b"t"
     found = sorted((out / "photographs" / "in").iterdir())
     assert [path.read_bytes()[0] for path in found] == list(range(0, 100, 10))
-    assert f"--cifar {out}/cifar --photographs {out}/photographs" in told.stdout
-    assert f"PYTHONPATH={tmp_path}:{out}/site" in told.stdout
+    assert f"--cifar '{out}/cifar' --photographs '{out}/photographs'" in told.stdout
     again = call_script("pack_for_gpu", "--out", out, "--no_wheels")
     assert again.returncode == 2
     assert "is not empty" in again.stderr
+
+
+def test_the_command_names_what_was_packed_alone_and_holds_spaces(archives, tmp_path):
+    out = tmp_path / "a pack"
+    done = call_script("pack_for_gpu", "--out", out, "--no_wheels", "--cifar", archives[0])
+    assert done.returncode == 0, done.stderr
+    command = ["sh", out / "unpack.sh"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    export, proof = map(shlex.split, told.stdout.splitlines())
+    assert export == ["export", f"PYTHONPATH={tmp_path}"]
+    assert proof[-4:] == ["--minutes", "30", "--cifar", f"{out}/cifar"]
 
 
 @pytest.mark.parametrize("most", [11_000, 30_000, 60_000])
