@@ -26,7 +26,10 @@ JOBS = 3
 
 
 def choose_epochs(seconds: float, rates: dict[str, float]) -> int:
-    """Epochs of each of three trainings that fit into so many seconds, one after another.
+    """Epochs of each of three trainings that fit into so many seconds.
+
+    Counted as if one ran after another. They run at once (`JOBS`), and end earlier if they share the
+    GPU well.
 
     Args:
         seconds: for all of them.
