@@ -87,7 +87,7 @@ class Conductor:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
 
-    def _work(self, todo: Sequence[Unit]) -> None:
+    def _work(self, todo: list[Unit]) -> None:
         """Start a worker for the units and wait for it; what it leaves behind gets a result."""
         log = self.context.work / f"{todo[0].stage}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +104,9 @@ class Conductor:
             reason = self._watch(process, todo)
         for unit in todo:
             self._settle(unit, reason, process.returncode, log, start)
+        if reason is None and self._todo(todo) == todo:  # or it would be started again for ever
+            why = f"its process ended before it began, exit code {process.returncode}"
+            self._fail(todo[0], 0.0, why, log, start)
 
     def _command(self, todo: Sequence[Unit]) -> list[str]:
         options = to_arguments(
@@ -156,9 +159,12 @@ class Conductor:
             self.results.forget(unit.name)
             print(f"{unit.name}: stopped, the same command goes on", flush=True)
             return
-        tail = log.read_bytes()[start:].decode(errors="replace").splitlines()[-ERROR_LINES:]
         why = f"took more than {unit.limit:.0f} s" if reason == "limit" else f"exit code {code}"
-        seconds = time.time() - self._since(unit)
+        self._fail(unit, time.time() - self._since(unit), why, log, start)
+
+    def _fail(self, unit: Unit, seconds: float, why: str, log: Path, start: int) -> None:
+        """Write a failure, with the end of what the log holds since `start`."""
+        tail = log.read_bytes()[start:].decode(errors="replace").splitlines()[-ERROR_LINES:]
         self.results.write(unit.name, "failed", seconds=seconds, error="\n".join([*tail, why]))
         print(f"{unit.name}: failed, {why}; its log is {log}", flush=True)
 

@@ -1,6 +1,7 @@
 """Everything that a unit needs to know."""
 
 import os
+import subprocess
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +46,24 @@ class Context:
         import torch
 
         return torch.device("cpu" if self.small else "cuda")
+
+    @cached_property
+    def commit(self) -> str | None:
+        """Commit of the checkout, "-dirty" if files were changed; None where there is no git."""
+        if not (ROOT / ".git").exists():
+            return None
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError:  # no git
+            return None
+        return done.stdout.strip() or None
+
+    def find_gpu(self) -> str | None:
+        """Name of the GPU; None in a rehearsal and where there is none. Takes memory of the GPU."""
+        import torch
+
+        return None if self.small or not torch.cuda.is_available() else torch.cuda.get_device_name()
 
     def environment(self) -> dict[str, str]:
         """Environment of child processes: they find this checkout; a rehearsal sees no GPU."""

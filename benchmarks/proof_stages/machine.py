@@ -1,7 +1,6 @@
 """The machine that the figures are of."""
 
 import platform
-import subprocess
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from typing import Any
@@ -12,16 +11,7 @@ from loading_bench.results import find_processor
 from sslortho.data import available_cores
 from sslortho.runs.provenance import versions
 
-from .context import ROOT, Context
-
-
-def _commit() -> str | None:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:  # no git
-        return None
-    return done.stdout.strip() or None
+from .context import Context
 
 
 def describe(context: Context) -> dict[str, Any]:
@@ -32,7 +22,7 @@ def describe(context: Context) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "rehearsal": context.small,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": _commit() if (ROOT / ".git").exists() else None,
+        "commit": context.commit,
         "processor": find_processor(),
         "cores": available_cores(),
         "python": platform.python_version(),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from math import inf
 from typing import Any
 
 from sslortho.options import nearest
@@ -16,7 +17,8 @@ class Unit:
     """A measurement that is made as a whole, or a training that can be gone on with.
 
     seconds: that it takes on an H200, estimated and never measured; it begins if they are left. limit:
-    seconds after which it is ended as failed. resumes: whether it goes on where it was stopped.
+    seconds after which it is ended as failed. resumes: whether it goes on where it was stopped; such a
+    unit has no limit, since it may take all the time of a command and saves at its end.
     """
 
     name: str
@@ -56,8 +58,8 @@ UNITS = (
     Unit("rates.resnet18-lars", "rates:measure", 30, 180, ("resnet18", 32, "lars")),
     Unit("rates.resnet18-orth_lars", "rates:measure", 30, 180, ("resnet18", 32, "orth_lars")),
     Unit("rates.resnet50-orth_lars", "rates:measure", 60, 240, ("resnet50", 224, "orth_lars")),
-    Unit("pretrain", "trainings:pretrain", 60, 3600, resumes=True),
-    Unit("table3", "trainings:train_table3", 60, 3600, resumes=True),
+    Unit("pretrain", "trainings:pretrain", 60, inf, resumes=True),
+    Unit("table3", "trainings:train_table3", 60, inf, resumes=True),
     Unit("optim.resnet18-spectrum", "orthonormalise:measure", 40, 240, ("resnet18", "spectrum")),
     Unit("optim.resnet50-spectrum", "orthonormalise:measure", 60, 300, ("resnet50", "spectrum")),
     Unit("rates.resnet50-lars", "rates:measure", 60, 240, ("resnet50", 224, "lars")),

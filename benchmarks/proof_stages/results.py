@@ -9,7 +9,8 @@ from typing import Any
 from sslortho.atomic import atomic_file
 
 Result = dict[str, Any]
-"""{"state": "running", "done", "failed" or "skipped", "seconds": ..., "error": ..., "figures": {...}}."""
+"""{"state": "running", "done", "failed" or "skipped", "seconds": ..., "error": ..., "figures": {...}};
+beside figures also the "commit" and the name of the "gpu" that they are of."""
 
 WHOLE = "gpu_proof.json"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sslortho.data import available_cores
 
-from .context import ROOT, Context
+from .context import ROOT, Context, PartialError
 
 MARKS = ("mark.gpu", "@on_gpu")
 """Signs of a file that has tests for a GPU."""
@@ -36,7 +36,11 @@ def run_suite(context: Context) -> dict[str, Any]:
 
 
 def _run_pytest(context: Context, paths: Sequence[str], chosen: Sequence[str]) -> dict[str, Any]:
-    """Counts and names of failures. Raises RuntimeError if nothing was collected."""
+    """Counts and names of failures.
+
+    Raises RuntimeError if nothing was collected; PartialError, with the counts, if a test failed, or if
+    none passed: on a GPU tests that are all skipped prove nothing.
+    """
     report = context.work / "tests.xml"
     report.parent.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)
@@ -51,6 +55,11 @@ def _run_pytest(context: Context, paths: Sequence[str], chosen: Sequence[str]) -
     figures = read_report(report.read_text(encoding="utf-8"))
     if not figures["tests"]:
         raise RuntimeError(f"pytest ended with exit code {done.returncode} and ran no test")
+    if figures["failed"] or done.returncode:
+        counts = f"{len(figures['failed'])} of {figures['tests']} tests failed"
+        raise PartialError(f"{counts}, exit code {done.returncode} of pytest", figures)
+    if not (figures["passed"] or context.small):
+        raise PartialError(f"all {figures['tests']} tests were skipped", figures)
     return figures
 
 

@@ -17,11 +17,15 @@ PAPER_TABLE3 = {
 }
 """Test accuracy of SGDM and Orthogonal-SGDM in arXiv 2202.07052, table 3: 100 epochs, five seeds."""
 
+SHARES = ("loader", "step", "optimizer")
+"""Parts of the time of a training's steps."""
+
 
 def write_tables(results: Results) -> str:
     """All tables whose figures are there, and a list of what is missing."""
     parts = [
         _describe_machine(results),
+        _list_origins(results),
         _describe_tests(results),
         *(_list_methods(results, kind) for kind in ("real", "spectrum")),
         _list_steps(results),
@@ -44,6 +48,12 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
+def _number(figures: Mapping[str, Any], name: str, digits: int) -> str:
+    """A figure; empty where there is none, or null: a run that diverged has no finite one."""
+    value = figures.get(name)
+    return "" if value is None else f"{value:.{digits}f}"
+
+
 def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.2f}" if seconds < 0.1 else f"{1000 * seconds:.0f}"
 
@@ -56,6 +66,19 @@ def _describe_machine(results: Results) -> str:
     where = machine.get("gpu", machine["processor"])
     line = f"{where}, {machine['cores']} cores, {versions}, commit {machine['commit']}, {machine['date'][:10]}."
     return f"{REHEARSAL}\n\n{line}" if machine["rehearsal"] else line
+
+
+def _list_origins(results: Results) -> str:
+    """A warning where results come from several GPUs or commits, and from which; else nothing."""
+    units: dict[str, list[str]] = {}
+    for name, found in results.items():
+        if "commit" in found:
+            origin = f"{found.get('gpu') or 'no GPU'}, commit {found['commit']}"
+            units.setdefault(origin, []).append(f"`{name}`")
+    if len(units) < 2:
+        return ""
+    lines = [f"- {origin}: {', '.join(names)}" for origin, names in units.items()]
+    return "\n".join(["**Results of several GPUs or commits: do not compare them.**", "", *lines])
 
 
 def _describe_tests(results: Results) -> str:
@@ -138,13 +161,13 @@ def _list_rates(results: Results) -> str:
         if unit.startswith("rates.") and (figures := found.get("figures")):
             spread = f"{figures['slowest']:,.0f} to {figures['fastest']:,.0f}"
             rate = f"{figures['images_per_second']:,.0f}"
-            shares = [f"{100 * share:.0f} %" for share in figures["time_shares"].values()]
+            measured = figures.get("time_shares") or {}
+            shares = [f"{100 * measured[n]:.0f} %" if n in measured else "" for n in SHARES]
             memory = figures.get("peak_memory_gib")
             peak = "" if memory is None else f"{memory:.1f}"
             name = unit.removeprefix("rates.")
             rows.append([name, rate, spread, *shares, peak, figures["images"]])
-    head = ["training", "images/s", "of the records", "loader", "step", "optimizer", "peak GiB",
-            "images"]  # fmt: skip
+    head = ["training", "images/s", "of the records", *SHARES, "peak GiB", "images"]
     return f"## Images a second of whole trainings\n\n{_table(head, rows)}" if rows else ""
 
 
@@ -156,8 +179,8 @@ def _list_pretrainings(results: Results) -> str:
             name.rsplit("-s", 1)[0],
             f"{run['setting_lr']:g}",
             str(found["epochs"]),
-            f"{run['loss']:.1f}" if "loss" in run else "diverged",
-            *(f"{run[n]:.2f}" if n in run else "" for n in ("knn_top1", "linear_top1")),
+            _number(run, "loss", 1) or "diverged",
+            *(_number(run, name, 2) for name in ("knn_top1", "linear_top1")),
         ]
         for name, run in found.get("runs", {}).items()
     ]
@@ -174,7 +197,10 @@ def _list_table3(results: Results) -> str:
     for network, paper in PAPER_TABLE3.items():
         ours = [runs.get(f"{network}-{column}-s0", {}) for column in ("sgd", "orth_sgd")]
         if any(ours):
-            cells = [f"{run['top1']:.2f}" if "top1" in run else "" for run in ours]
+            cells = [
+                _number(run, "top1", 2) or ("diverged" if run.get("diverged") else "")
+                for run in ours
+            ]
             rows.append([network, str(found["epochs"]), *cells, *paper])
     head = ["network", "epochs", "SGDM", "Orthogonal-SGDM", "the paper: SGDM", "Orthogonal-SGDM"]
     title = "## Table 3, test accuracy (%), one seed (docs/paper.md)"

@@ -3,6 +3,7 @@
 import time
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from .context import Context, PartialError, SkippedError, StoppedError
 from .registry import Unit, find_unit
@@ -11,23 +12,29 @@ from .registry import Unit, find_unit
 def carry_out(context: Context, unit: Unit) -> None:
     """Run one unit, and write its result whatever happens."""
     results, began = context.results, time.time()
+    commit = context.commit  # before the work: the checkout may change meanwhile
+
+    def write(state: str, **entries: Any) -> None:
+        if "figures" in entries:  # the GPU after the work: children of a unit may want it all
+            entries |= {"commit": commit, "gpu": context.find_gpu()}
+        results.write(unit.name, state, seconds=time.time() - began, **entries)
+
     results.begin(unit.name)
     try:
         figures = unit.load()(context)
     except SkippedError as reason:
-        results.write(unit.name, "skipped", seconds=time.time() - began, error=str(reason))
+        write("skipped", error=str(reason))
     except StoppedError:
         raise
     except PartialError as error:
-        took = time.time() - began
-        results.write(unit.name, "failed", seconds=took, error=str(error), figures=error.figures)
+        write("failed", error=str(error), figures=error.figures)
     except Exception:  # the other units do not depend on it
         error = traceback.format_exc()
         print(error, flush=True)
         lines = error.strip().splitlines()[-12:]
-        results.write(unit.name, "failed", seconds=time.time() - began, error="\n".join(lines))
+        write("failed", error="\n".join(lines))
     else:
-        results.write(unit.name, "done", seconds=time.time() - began, figures=figures)
+        write("done", figures=figures)
 
 
 def work(context: Context, names: Sequence[str], end: float) -> int:

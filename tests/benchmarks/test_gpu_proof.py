@@ -1,5 +1,6 @@
 """gpu_proof.py: the rehearsal as a whole, and what becomes of units that fail, hang or run out of time."""
 
+import math
 import os
 import subprocess
 import sys
@@ -11,14 +12,15 @@ from pathlib import Path
 import pytest
 from helpers.script_runs import call_script
 
-from proof_stages import trainings
+from proof_stages import suites, trainings
 from proof_stages.conduct import Conductor
 from proof_stages.context import Context
 from proof_stages.options import ProofOptions
-from proof_stages.registry import UNITS, Unit, choose_units
+from proof_stages.registry import UNITS, Unit, choose_units, find_unit
 from proof_stages.results import Results, read_whole
 from proof_stages.suites import read_report
 from proof_stages.tables import write_tables
+from proof_stages.worker import carry_out
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -109,6 +111,40 @@ def test_a_report_of_pytest_is_counted():
     }  # fmt: skip
 
 
+CASES = {"good": "", "bad": "<failure/>", "left": "<skipped/>"}
+
+
+@pytest.mark.parametrize(
+    ("rehearse", "cases", "state", "error"),
+    [
+        (False, ["good", "left"], "done", None),
+        (False, ["good", "bad"], "failed", "1 of 2 tests failed"),
+        (True, ["bad"], "failed", "1 of 1 tests failed"),
+        (False, ["left", "left"], "failed", "all 2 tests were skipped"),
+        (True, ["left"], "done", None),  # a rehearsal sees no GPU
+    ],
+)
+def test_tests_that_failed_or_were_all_skipped_are_not_done(
+    tmp_path, monkeypatch, rehearse, cases, state, error
+):
+    context = Context(ProofOptions(out=str(tmp_path), rehearse=rehearse))
+    commit = context.commit  # asked of git now, before pytest's place is taken
+    text = "".join(f'<testcase classname="a" name="{c}">{CASES[c]}</testcase>' for c in cases)
+
+    def run_pytest(command, **others):
+        (report,) = (Path(c.split("=")[1]) for c in command if str(c).startswith("--junitxml="))
+        report.write_text(f"<testsuites>{text}</testsuites>")
+        return subprocess.CompletedProcess(command, int("bad" in cases))
+
+    monkeypatch.setattr(suites.subprocess, "run", run_pytest)
+    carry_out(context, find_unit("tests.suite"))
+    result = context.results.read("tests.suite")
+    assert result["state"] == state
+    assert result["figures"]["tests"] == len(cases)
+    assert result["commit"] == commit
+    assert error is None or error in result["error"]
+
+
 def test_tables_hold_the_figures_and_name_what_is_missing():
     method = {"seconds": 0.0025, "ratio": 40.0, "worst_error": 1e-4}
     machine = {
@@ -139,6 +175,43 @@ def test_tables_hold_the_figures_and_name_what_is_missing():
     assert "- `table3`" not in tables
 
 
+def test_tables_show_runs_that_diverged():
+    """Figures of theirs that are not finite are null in summary.json; a training may lack its shares."""
+    run = {"setting_lr": 0.1, "loss": None, "knn_top1": None, "diverged": True}
+    good = {"setting_lr": 0.1, "loss": 5.04, "knn_top1": 60.0, "linear_top1": 70.0}
+    rate = {"images_per_second": 10.0, "slowest": 9.0, "fastest": 11.0, "images": "noise"}
+    figures = {
+        "pretrain": {"epochs": 5, "row": "resnet18", "runs": {"a-s0": run, "b-s0": good}},
+        "table3": {
+            "epochs": 9,
+            "runs": {
+                "resnet20-sgd-s0": {"top1": None, "diverged": True},
+                "resnet20-orth_sgd-s0": {"top1": 80.0},
+            },
+        },
+        "rates.a": rate,
+        "rates.b": {**rate, "time_shares": {"loader": 0.1, "step": 0.6, "optimizer": 0.3}},
+    }
+    tables = write_tables({n: {"state": "done", "figures": f} for n, f in figures.items()})
+    assert "| a | 0.1 | 5 | diverged |  |  |" in tables
+    assert "| b | 0.1 | 5 | 5.0 | 60.00 | 70.00 |" in tables
+    assert "| resnet20 | 9 | diverged | 80.00 |" in tables
+    assert "| a | 10 | 9 to 11 |  |  |  |  | noise |" in tables
+    assert "| b | 10 | 9 to 11 | 10 % | 60 % | 30 % |  | noise |" in tables
+
+
+def test_tables_warn_of_results_of_several_gpus_or_commits():
+    same = {"state": "done", "gpu": "H200", "commit": "abc"}
+    results = {"bits.usual": same, "step.resnet18": same, "views.32": {"state": "failed"}}
+    assert "several" not in write_tables(results)
+    for other in ({"gpu": "A100"}, {"commit": "def"}):
+        tables = write_tables({**results, "views.224": same | other})
+        assert "**Results of several GPUs or commits: do not compare them.**" in tables
+        assert "- H200, commit abc: `bits.usual`, `step.resnet18`\n" in tables
+        gpu, commit = (other.get("gpu", "H200"), other.get("commit", "abc"))
+        assert f"- {gpu}, commit {commit}: `views.224`\n" in tables
+
+
 class Rehearsed(Conductor):
     """A conductor whose workers do what a script says, in the place of real measurements."""
 
@@ -155,6 +228,8 @@ WORK = """
     from proof_stages.results import Results
     results = Results(Path(sys.argv[1]))
     for name in sys.argv[2].split(","):
+        if name.endswith("unborn"):
+            print("no module"); sys.exit(3)
         results.begin(name)
         (results.folder / "begun.txt").open("a").write(name + " ")
         if name.endswith("crash"):
@@ -202,6 +277,19 @@ def test_a_crash_costs_one_unit_and_its_last_words_are_kept(conduct, capsys):
     assert begun(results).count("a.crash") == 2
     assert begun(results).count("a.good") == 1
     assert "a.crash: failed, exit code -9" in capsys.readouterr().out
+
+
+def test_a_worker_that_ends_before_a_unit_begins_is_not_started_for_ever(conduct):
+    results = conduct([unit("a.unborn"), unit("a.good"), unit("b.unborn")], seconds=20.0)
+    states = [results.state(name) for name in ("a.unborn", "a.good", "b.unborn")]
+    assert states == ["failed", "done", "failed"]
+    error = results.read("a.unborn")["error"]
+    assert error == "no module\nits process ended before it began, exit code 3"
+
+
+def test_a_training_may_take_all_the_time_of_a_command():
+    limits = {unit.name: unit.limit for unit in UNITS if unit.resumes}
+    assert limits == {"pretrain": math.inf, "table3": math.inf}
 
 
 def test_a_unit_that_hangs_is_ended_and_the_others_run(conduct):
