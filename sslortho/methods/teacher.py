@@ -1,6 +1,6 @@
 """Teachers: networks whose weights are a moving average of another network's, the student's.
 
-lightly takes seconds to import; it is imported at the first use.
+The schedule of the momentum is lightly's, which takes seconds to import: it is imported at the first use.
 """
 
 # torch exports its foreach functions to optimizers, but not by name
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sslortho.optim.gradients import is_sharded
 from sslortho.optim.precision import HALF_PRECISION, all_in_float32
 
 
@@ -18,6 +19,18 @@ def _average(averages: list[Tensor], values: list[Tensor], momentum: float) -> N
     """Set averages to momentum * average + (1 - momentum) * value, all in two calls."""
     torch._foreach_mul_(averages, momentum)
     torch._foreach_add_(averages, values, alpha=1 - momentum)
+
+
+def _place_like(copy: Tensor, parameter: Tensor) -> Tensor:
+    """A copy on its parameter's device, and split among the ranks where the parameter is."""
+    copy = copy.to(parameter.device)
+    if is_sharded(copy) or not is_sharded(parameter):
+        return copy
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(parameter, DTensor)
+    # restored whole on every rank: none needs to be sent its part
+    return distribute_tensor(copy, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
 class MovingAverage(nn.Module):
@@ -51,10 +64,13 @@ class MovingAverage(nn.Module):
             return
         self.copies = self.copies or [p.detach().clone() for p in ours]
         self.copies = all_in_float32(
-            [c.to(p.device) for c, p in zip(self.copies, ours, strict=True)]
+            [_place_like(c, p) for c, p in zip(self.copies, ours, strict=True)]
         )
         _average(self.copies, all_in_float32(theirs), momentum)
-        torch._foreach_copy_(ours, self.copies)
+        for parameter, copy in zip(
+            ours, self.copies, strict=True
+        ):  # _foreach_copy_ takes no DTensor
+            parameter.copy_(copy)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         destination.update({f"{prefix}{i}": copy for i, copy in enumerate(self.copies)})

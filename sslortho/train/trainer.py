@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -144,7 +144,7 @@ class Trainer:
             except torch.OutOfMemoryError as error:
                 self._tell_end(error)
                 advice = describe_shortage(self.options.values(), trains=True)
-                if self.progress.step:
+                if self.checkpoints.list():
                     advice += "; with another out, since a run that has begun keeps these options"
                 raise DeviceMemoryError(advice) from error
             except BaseException as error:
@@ -157,10 +157,16 @@ class Trainer:
         """Say after which step training ended; on every rank if another rank's end was the cause."""
         if isinstance(error, RankLostError):  # now: launchers end what is left soon
             print(f"{self.rank_watch.ours}: {error}", file=sys.stderr, flush=True)
-        with suppress(Exception):  # it is not what ended training; what it says is that of `last`
-            self.writer.wait()
+        self._await_writer()
         step, last = self.progress.step, self.checkpoints.describe_last()
         self.reporter.say(f"training ended early, after step {step}; {last}")
+
+    def _await_writer(self) -> None:
+        """Wait for the checkpoint under way. If it could not be written, say so and go on."""
+        try:
+            self.writer.wait()
+        except Exception as error:
+            self.reporter.say(str(error))
 
     def _resume(self) -> None:
         state = self.checkpoints.load_latest()
@@ -185,8 +191,10 @@ class Trainer:
             for _ in self._epoch_steps():
                 signal = stop.agreed(self.progress.step)
                 if signal is not None:
+                    self._await_writer()  # there may be room now, though there was none for the last
                     self._save()
                     return self._result(signal)
+                self.writer.check()
             self._finish_epoch()
         return self._result(None)
 
@@ -215,7 +223,6 @@ class Trainer:
             seconds = self.pace.add(time.perf_counter() - began)
             if seconds is not None and self.tell_pace:
                 self.tell_pace(seconds, self.total_steps - self.place)
-            self.writer.check()
             yield
         if self.window.steps:  # an older checkpoint, made between an epoch's end and its record
             self._log()

@@ -4,8 +4,11 @@ import math
 import pytest
 import torch
 from helpers.methods import create
+from helpers.ranks import run_on_ranks
 from lightly.models.utils import update_momentum
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from sslortho.methods.teacher import MovingAverage
 
@@ -61,3 +64,29 @@ def test_of_half_precision_the_average_is_that_of_float32_rounded(dtype):
             exact[i] = exact[i].mul(0.999).add(p.detach().float(), alpha=1 - 0.999)
     for p, value in zip(teacher.parameters(), exact, strict=True):
         assert torch.equal(p.detach(), value.to(dtype))
+
+
+def average_of_shards(rank: int) -> list[torch.Tensor]:
+    """The teacher's parameters after two steps on shards, the second by an average that was restored."""
+    student, _, teacher, _ = networks(torch.bfloat16)
+    mesh = init_device_mesh("cpu", (2,))
+    for module in (student, teacher):
+        for layer in module:
+            for name, p in list(layer.named_parameters()):
+                setattr(layer, name, nn.Parameter(distribute_tensor(p.detach(), mesh, [Shard(0)])))
+    first, second = MovingAverage(), MovingAverage()
+    first.update((student,), (teacher,), 0.9)
+    second.load_state_dict({name: c.full_tensor() for name, c in first.state_dict().items()})
+    second.update((student,), (teacher,), 0.9)
+    return [p.detach().full_tensor() for p in teacher.parameters()]
+
+
+@pytest.mark.ranks
+def test_of_half_precision_the_average_is_the_same_where_weights_are_sharded(tmp_path):
+    results = run_on_ranks(average_of_shards, 2, tmp_path)
+    student, _, teacher, _ = networks(torch.bfloat16)
+    whole = MovingAverage()
+    for _ in range(2):
+        whole.update((student,), (teacher,), 0.9)
+    for result in results:
+        assert all(map(torch.equal, result, teacher.parameters()))

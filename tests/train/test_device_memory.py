@@ -36,6 +36,16 @@ def test_the_trainer_says_what_to_lower_and_where_the_training_stands(tmp_path, 
     assert len(list((tmp_path / "checkpoints").glob("step-00000006-*.pt"))) == 1
 
 
+def test_without_a_checkpoint_the_same_out_takes_other_options(tmp_path):
+    def grow_in_its_third_step(trainer):
+        step = trainer.optimizer.step
+        trainer.optimizer.step = lambda: overflow() if trainer.progress.step == 2 else step()
+
+    with pytest.raises(DeviceMemoryError) as caught:
+        train(tmp_path, prepare=grow_in_its_third_step)
+    assert "another out" not in str(caught.value)
+
+
 SMALL = (
     "--subset", "16", "--batch_size", "8", "--epochs", "1", "--warmup_epochs", "0", "--backbone", "basic_cnn",
     "--projector", "8-8", "--threads", "1", "--trackers", "none", "--evaluate_every", "0",

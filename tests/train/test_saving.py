@@ -1,5 +1,7 @@
 """Checkpoints written while training goes on, against those written at once."""
 
+import os
+import signal
 import threading
 
 import pytest
@@ -119,6 +121,49 @@ def test_a_checkpoint_that_cannot_be_written_ends_training(tmp_path, epochs, cap
     assert step == 12 if epochs == 2 else step < 18  # told before the next checkpoint is due
     resumed, _ = train(tmp_path, epochs=epochs)
     assert torch.equal(weights(resumed), weights(train(tmp_path / "whole", epochs=epochs)[0]))
+
+
+class FullOnce(Full):
+    """No room for the second checkpoint alone."""
+
+    def save(self, state, step):
+        if self.tried.is_set():
+            return CheckpointFolder.save(self, state, step)
+        return super().save(state, step)
+
+
+def test_a_signal_after_a_failed_write_tries_again(tmp_path, capsys):
+    """The write of step 12 fails while step 13 is taken; the signal comes within that step."""
+    full = FullOnce(tmp_path / "checkpoints")
+
+    def fill(trainer):
+        trainer.writer.folder = trainer.checkpoints = full
+
+    def stop():
+        assert full.tried.wait(30)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    _, result = train(tmp_path, Loader(at_batch={(2, 0): stop}), prepare=fill, epochs=4)
+    assert (result.stopped_by, result.step) == (signal.SIGTERM, 13)
+    assert full.load_latest()["progress"]["step"] == 13
+    assert "No space left on device" in capsys.readouterr().out
+
+
+def test_a_failed_write_is_told_where_another_error_ends_training(tmp_path, capsys):
+    full = Full(tmp_path / "checkpoints")
+
+    def fill(trainer):
+        trainer.writer.folder = trainer.checkpoints = full
+
+    def fail():
+        assert full.tried.wait(30)
+        raise KeyError("image 7")
+
+    with pytest.raises(KeyError, match="image 7"):
+        train(tmp_path, Loader(at_batch={(2, 0): fail}), prepare=fill, epochs=4)
+    said = capsys.readouterr().out
+    assert "No space left on device" in said
+    assert "ended early, after step 12" in said
 
 
 def test_an_error_is_raised_once_by_the_next_call(tmp_path):
