@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from sslortho.data.preprocessing import Preprocessing
     from sslortho.evaluate.feature_files import load_features
     from sslortho.evaluate.raw_images import Backbone
-    from sslortho.losses import BarlowTwinsLoss, NTXentLoss, VICRegLoss
+    from sslortho.losses import (
+        BarlowTwinsLoss,
+        EMPSSLLoss,
+        LeJEPALoss,
+        NTXentLoss,
+        SIGReg,
+        VICRegLoss,
+    )
     from sslortho.optim import (
         LARS,
         OPTIMIZERS,
@@ -57,7 +64,9 @@ _API = (
     "EvaluationResult", "Features", "TrainingResult", "extract_features", "knn_eval", "linear_eval",
     "load_backbone", "pretrain", "supervised",
 )  # fmt: skip
-_LOSSES = ("BarlowTwinsLoss", "NTXentLoss", "VICRegLoss")
+_LOSSES = (
+    "BarlowTwinsLoss", "EMPSSLLoss", "LeJEPALoss", "NTXentLoss", "SIGReg", "VICRegLoss",
+)  # fmt: skip
 _HOME = {
     "Backbone": "sslortho.evaluate.raw_images",
     "Preprocessing": "sslortho.data.preprocessing",
@@ -81,8 +90,10 @@ __all__ = [
     "OPTIMIZERS",
     "Backbone",
     "BarlowTwinsLoss",
+    "EMPSSLLoss",
     "EvaluationResult",
     "Features",
+    "LeJEPALoss",
     "Muon",
     "NTXentLoss",
     "NonFiniteError",
@@ -92,6 +103,7 @@ __all__ = [
     "OrthSGD",
     "Preprocessing",
     "RunStoppedError",
+    "SIGReg",
     "TrainingResult",
     "VICRegLoss",
     "__version__",

@@ -43,9 +43,10 @@ uses = {
 }
 for use in uses.values():
     use()
-for names in (sslortho.optim.__all__, sslortho.losses.__all__):
-    for name in names:
-        getattr(sslortho, name)
+for module in (sslortho.optim, sslortho.losses):
+    for name in module.__all__:
+        found = getattr(module, name)
+        assert getattr(sslortho, name, found) is found
 assert not {"torchvision", "timm", "lightly", "accelerate"} & set(sys.modules)
 print(*sorted(set(sslortho.optim.__all__) ^ set(uses)), "all used")
 """
