@@ -73,10 +73,10 @@ class BetonImages(ImageSet):
         place = int(self.places[index])
         record, content = self._file.images[place], self._read(index)
         height, width = int(record["height"]), int(record["width"])
-        if record["mode"] == RAW:
-            pixels = np.frombuffer(content, np.uint8)[: height * width * 3]
-            return pixels.reshape(height, width, 3).copy()  # writable
         try:
+            if record["mode"] == RAW:
+                pixels = np.frombuffer(content, np.uint8)[: height * width * 3]
+                return pixels.reshape(height, width, 3).copy()  # writable
             return decode_stored(content, height, width)
         except ValueError as error:
             raise BrokenSampleError(self.path, place, str(error)) from error

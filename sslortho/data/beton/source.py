@@ -138,8 +138,8 @@ class BetonSource:
     def __init__(self, data: BetonSamples, cache: Cache = "os") -> None:
         self.data = data
         self.cache: Cache = cache
+        self.file_state = file_state(data.path)  # before it is read: what changes later is noticed
         self.file = read_beton(data.path)
-        self.file_size = data.path.stat().st_size
         self.places = data.places
         images = self.file.images[data.places]
         jpegs = images[images["mode"] == JPG]
@@ -158,7 +158,7 @@ class BetonSource:
 
         Raises OSError if the file has changed since it was opened.
         """
-        check_unchanged(self.data.path, self.file_size)
+        check_unchanged(self.data.path, self.file_state)
         with contextlib.ExitStack() as stack:
             if self.cache == "process":
                 pages = [self.data.pages[batch] for batch in batches]
@@ -168,7 +168,20 @@ class BetonSource:
                 yield _BetonReading(self, _MappedFile(self.data.path), renderer)
 
 
-def check_unchanged(path: Path, size: int) -> None:
-    """Raise OSError if a beton no longer has this size in bytes: a memory map would crash the process."""
-    if path.stat().st_size != size:
+def file_state(path: Path) -> tuple[int, int]:
+    """Size of a file in bytes, and the time of its last change in nanoseconds since 1970.
+
+    Without its inode, which file systems such as s3fs and sshfs number anew now and then.
+    """
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def check_unchanged(path: Path, state: tuple[int, int]) -> None:
+    """Raise OSError if a beton is no longer in this state of `file_state`.
+
+    Places of images read from the old file are wrong in a new one, and a memory map of a shorter one would
+    crash the process.
+    """
+    if file_state(path) != state:
         raise OSError(f"{path} has changed since it was opened; start again")

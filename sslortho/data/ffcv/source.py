@@ -18,7 +18,7 @@ from torch import Tensor
 from sslortho.augment.renderer import Draws, Renderer
 from sslortho.data.batches import Batch, EpochOrder
 from sslortho.data.beton.page_cache import PageCache
-from sslortho.data.beton.source import BetonSamples, check_unchanged
+from sslortho.data.beton.source import BetonSamples, check_unchanged, file_state
 from sslortho.data.beton.stored_jpeg import BrokenSampleError
 from sslortho.data.ffcv.decoders import MultiCropDecoder, MultiViewDecoder
 from sslortho.data.image_sets import Cache
@@ -101,6 +101,7 @@ class BetonSource:
     def __init__(self, data: BetonSamples, cache: Cache = "os") -> None:
         self.data = data
         self.cache = cache
+        self.file_state = file_state(data.path)  # before it is read: what changes later is noticed
         reader = Reader(str(data.path))
         managers = {"os": OSCacheManager, "process": ProcessCacheManager}
         self.manager = managers[cache](reader)
@@ -110,7 +111,6 @@ class BetonSource:
         name = data.image_field
         self.metadata = reader.metadata[f"f{list(reader.handlers).index(name)}"]
         self.field = reader.handlers[name]
-        self.file_size = data.path.stat().st_size
         self.places = data.places.astype(np.uint64)
         sizes = self.metadata["height"].astype(np.int64) * self.metadata["width"]
         self.largest = 3 * int(sizes.max())
@@ -143,7 +143,7 @@ class BetonSource:
 
         Raises OSError if the file has changed since it was opened.
         """
-        check_unchanged(self.data.path, self.file_size)
+        check_unchanged(self.data.path, self.file_state)
         with self._context(batches) as context:
             yield _BetonReading(self, context, renderer)
 

@@ -29,7 +29,7 @@ from helpers.betons import (
 from PIL import Image
 
 from sslortho.augment import EvaluationRenderer, EvaluationSpec, ViewRenderer, ViewSpec
-from sslortho.augment.cpu.view_kernel import crop_views, render_views
+from sslortho.augment.cpu.view_kernel import crop_views
 from sslortho.data import (
     EpochOrder,
     EvaluationViewLoader,
@@ -219,16 +219,18 @@ def test_a_file_that_has_changed_is_not_read_on(data, tmp_path, cache):
     content = (data["raw"][1] / "train.beton").read_bytes()
     path.write_bytes(content)
     source = beton(tmp_path, cache)
-    whole = collect(loader(source), 1)
-    path.unlink()  # a new file, as write_beton makes it: the one that is mapped stays whole
-    path.write_bytes(content[:-200])
-    with pytest.raises(OSError, match=r"train\.beton has changed"):
-        collect(loader(source), 1)
+    assert_same(*(collect(loader(source), 1) for _ in range(2)))
+    shorter, newer = (content[:-200], 0), (content, 2 * 10**9)
+    for other, later in (shorter, newer):
+        new, written = tmp_path / "new", path.stat().st_mtime_ns
+        new.write_bytes(other)
+        os.utime(new, ns=(written, written + later))
+        new.replace(path)  # as write_beton does: the file that is mapped stays whole
+        with pytest.raises(OSError, match=r"train\.beton has changed"):
+            collect(loader(source), 1)
     path.unlink()
     with pytest.raises(FileNotFoundError):
         collect(loader(source), 1)
-    path.write_bytes(content)
-    assert_same(collect(loader(source), 1), whole)
 
 
 def make_page_cache(path, batches, page_size=64):
@@ -290,6 +292,16 @@ def test_an_image_that_cannot_be_decoded_is_named(data, tmp_path, damage, worker
     next(batches)
     with pytest.raises(ValueError, match=rf"image {victim} of .*train.beton cannot be decoded"):
         next(batches)
+
+
+def test_raw_pixels_of_a_file_that_has_shrunk_are_named(data, tmp_path):
+    path = tmp_path / "train.beton"
+    path.write_bytes((data["raw"][1] / "train.beton").read_bytes())
+    images = load_split("beton", tmp_path, "train")
+    images.open(0)  # which reads the table
+    os.truncate(path, int(read_beton(path).images["data_ptr"][7]) + 100)
+    with pytest.raises(ValueError, match=r"image 7 of .*train\.beton cannot be decoded"):
+        images.open(7)
 
 
 def test_a_jpeg_that_libjpeg_warns_of_is_read_as_pil_reads_it(data, tmp_path):
@@ -354,12 +366,14 @@ def test_test_classes_other_than_the_training_ones_are_refused(data, tmp_path):
 
 
 def test_raw_pixels_in_mapped_memory_need_no_kernel_of_their_own(data):
-    """numba compiles for read-only arrays anew, and a map of a file is read-only."""
-    files, folder = data["raw"]
-    collect(loader(PixelSource(files)))
-    compiled = list(render_views.signatures)
-    collect(loader(beton(folder)))
-    assert render_views.signatures == compiled
+    """numba compiles anew for arrays that say they are read-only, as a map of a file does."""
+    source, batch = beton(data["raw"][1]), np.arange(3)
+    with source.open([batch], RENDERER) as reading:
+        reading.prepare(0, None)
+        for place in source.places[batch]:
+            start, size = source.file.images["data_ptr"][place], source.file.sizes[place]
+            pixels = reading.content.read(int(start), int(size))
+            assert pixels.size and pixels.flags.writeable
 
 
 @pytest.mark.parametrize("cache", ["os", "process"])
