@@ -54,6 +54,23 @@ def test_the_figures_are_those_of_the_authors_code(shape, theirs):
     assert float(EMPSSLLoss()(z)) == pytest.approx(theirs, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("shape", "eps"), [((64, 512), 1e-3), ((32, 256), 1e-6), ((300, 64), 1e-4), ((64, 256), 0.026)]
+)
+@pytest.mark.parametrize("spread", [0.0, 1e-4, 1.0])
+def test_float32_has_the_rate_and_gradient_of_float64_however_small_eps_is(shape, eps, spread):
+    """Also of projections that have collapsed, where the largest eigenvalue is 1 + dim / eps."""
+    z = nn.functional.normalize(draw(1, shape[1]) + spread * draw(*shape, seed=1), dim=1).float()
+    ours, theirs = z.requires_grad_(), z.detach().double().requires_grad_()
+    found, expected = coding_rate(ours, eps), coding_rate_reference(theirs, eps)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=0)
+    found.backward()
+    expected.backward()
+    error = torch.linalg.vector_norm(ours.grad - theirs.grad)
+    assert error < 0.05 * torch.linalg.vector_norm(theirs.grad)
+
+
 def test_it_weighs_cosines_with_the_mean_and_the_rate_of_each_view():
     z = draw(4, 6, 5)
     unit = z / z.norm(dim=2, keepdim=True)
