@@ -10,7 +10,11 @@ from torch import Tensor, nn
 from sslortho.losses.gather import count_ranks, mean_over_ranks
 
 POINTS, LIMIT = 17, 5.0
-"""Knots of the trapezoidal rule, from -LIMIT to LIMIT (arXiv 2511.08544, algorithm 1 and section 6.1)."""
+"""Knots of the trapezoidal rule, from -LIMIT to LIMIT (arXiv 2511.08544, algorithm 1 and section 6.1).
+
+The authors' code has 17 knots from 0 to 3 by default, EppsPulley(t_max=3, n_points=17), which are
+limit=3.0 and points=33 here; the paper's are its t_max=5 and n_points=9.
+"""
 
 
 def epps_pulley_exact(x: Tensor) -> Tensor:
@@ -33,9 +37,9 @@ def epps_pulley_exact(x: Tensor) -> Tensor:
     )
 
 
-def epps_pulley_reference(x: Tensor) -> Tensor:
+def epps_pulley_reference(x: Tensor, limit: float = LIMIT, points: int = POINTS) -> Tensor:
     """The same by the published quadrature, written as algorithm 1 of arXiv 2511.08544 has it."""
-    t = torch.linspace(-LIMIT, LIMIT, POINTS, dtype=x.dtype, device=x.device)
+    t = torch.linspace(-limit, limit, points, dtype=x.dtype, device=x.device)
     gaussian = torch.exp(-t.square() / 2)
     found = torch.exp(1j * x.unsqueeze(-1) * t).mean(dim=-3)
     error = (found - gaussian).abs().square() * gaussian
@@ -80,20 +84,22 @@ def _rotate(x: Tensor, step: float, count: int) -> Iterator[tuple[Tensor, Tensor
         yield c, s
 
 
-def epps_pulley(x: Tensor, gather_distributed: bool = False) -> Tensor:
+def epps_pulley(
+    x: Tensor, gather_distributed: bool = False, limit: float = LIMIT, points: int = POINTS
+) -> Tensor:
     """`epps_pulley_reference` with less work, and on request of the batches of all ranks together.
 
     The integrand is even and 0 at t = 0, so half of the knots suffice.
 
     Args:
         x: float32 or float64 (..., batch, slices).
-        gather_distributed: see `SIGReg`.
+        gather_distributed, limit, points: see `SIGReg`.
 
     Returns:
         (..., slices).
     """
-    count = POINTS // 2
-    step = LIMIT / count
+    count = points // 2
+    step = limit / count
     means, ranks = _MeanWaves.apply(x, step, count), 1
     assert isinstance(means, Tensor)
     if gather_distributed:
@@ -127,17 +133,29 @@ class SIGReg(nn.Module):
 
     `loss(z, slices)` takes projections (..., batch, dim) and directions (dim, number), and returns the
     mean of the Epps-Pulley statistics, a scalar: of a batch that is drawn from a standard Gaussian 1.06 on
-    average, whatever its size, and 0.41 * batch if all its samples are 0.
+    average, whatever its size, and 0.41 * batch if all its samples are 0 (with the paper's knots).
 
     Args:
         gather_distributed: whether the batch is that of all ranks. The statistic is then a function of
             means over it, which are all that ranks exchange. Gradients averaged over ranks are those of
             one rank with the whole batch; every rank must bring as many samples.
+        limit: end of the integral, which is from -limit to limit.
+        points: knots of the integral, an odd number, with both ends and 0.
+
+    Raises ValueError for a limit that is not above 0, or for points that are even or fewer than 3.
     """
 
-    def __init__(self, gather_distributed: bool = False) -> None:
+    def __init__(
+        self, gather_distributed: bool = False, limit: float = LIMIT, points: int = POINTS
+    ) -> None:
         super().__init__()
+        if not limit > 0:
+            raise ValueError(f"limit={limit} must be above 0")
+        if points < 3 or points % 2 == 0:
+            raise ValueError(f"points={points} must be odd, and 3 or more")
         self.gather_distributed = gather_distributed
+        self.limit, self.points = limit, points
 
     def forward(self, z: Tensor, slices: Tensor) -> Tensor:
-        return epps_pulley(z @ slices.to(z.dtype), self.gather_distributed).mean()
+        projections = z @ slices.to(z.dtype)
+        return epps_pulley(projections, self.gather_distributed, self.limit, self.points).mean()

@@ -55,6 +55,14 @@ def test_half_of_the_knots_and_angle_addition_change_nothing(shape):
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+@pytest.mark.parametrize(("limit", "points"), [(3.0, 33), (2.0, 3), (7.0, 41)])
+def test_other_limits_and_knots_are_those_of_the_quadrature(limit, points):
+    x = 2 * draw(9, 5)
+    expected = epps_pulley_reference(x, limit, points)
+    torch.testing.assert_close(epps_pulley(x, limit=limit, points=points), expected)
+    assert not torch.allclose(epps_pulley_reference(x), expected, rtol=1e-3)
+
+
 def test_its_gradient_is_that_of_differences():
     assert torch.autograd.gradcheck(epps_pulley, draw(5, 3).requires_grad_())
 
@@ -86,6 +94,12 @@ def test_the_figures_are_those_of_the_authors_code(step, theirs):
     assert float(SIGReg()(patterned(), slices)) == pytest.approx(theirs, rel=2e-6)
 
 
+def test_the_default_figure_of_the_authors_code():
+    """As above, with EppsPulley(), which has 17 knots from 0 to 3."""
+    found = SIGReg(limit=3.0, points=33)(patterned(), draw_slices(0, 8, 64))
+    assert float(found) == pytest.approx(1.1096357107162476, rel=2e-6)
+
+
 def test_slices_have_length_1_and_depend_on_the_step_alone():
     slices = draw_slices(7, 5, 300)
     torch.testing.assert_close(slices.square().sum(dim=0), torch.ones(300))
@@ -115,6 +129,11 @@ def test_wrong_values():
         LeJEPALoss()(draw(4, 5), draw_slices(0, 5, 3))
     with pytest.raises(ValueError, match=r"slices of shape \(6, 3\) \(dim, number\)"):
         LeJEPALoss()(draw(2, 4, 5), draw_slices(0, 6, 3))
+    with pytest.raises(ValueError, match=r"limit=0 must be above 0"):
+        SIGReg(limit=0)
+    for points in (1, 16):
+        with pytest.raises(ValueError, match=rf"points={points} must be odd, and 3 or more"):
+            SIGReg(points=points)
 
 
 BATCH = 12
