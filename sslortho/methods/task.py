@@ -162,8 +162,8 @@ def _common_dim(backbone: nn.Module, name: str, sizes: Collection[int], method: 
         except ValueError as error:
             raise ValueError(
                 f"crop_size={largest}: {method} has views of {size} pixels too, which backbone={name!r} does "
-                f"not take ({error.__cause__ or error}); choose a crop_size of which all views fit (224 has "
-                "96), a backbone that takes any size, or views of one size, such as --views byol"
+                f"not take ({error.__cause__ or error}); choose a crop_size of which all views fit, a "
+                "backbone that takes any size, or views of one size, such as --views byol"
             ) from error
         if other != dim:
             raise ValueError(
@@ -192,11 +192,11 @@ def compute_in_float32(loss: nn.Module, *projections: Tensor) -> Tensor:
 
 
 def pass_views(network: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list[Tensor]:
-    """Outputs (batch, dim) of a network for each view, in one pass for all neighbours of one size.
+    """Outputs (batch, dim) of a network for each view, in one pass for all neighbours of each size.
 
-    So batch norm has the statistics of all these views together.
+    Views are (batch, channels, height, width). Batch norm has the statistics of all views of a pass together.
     """
-    sizes = [list(sized) for _, sized in groupby(views, key=lambda view: view.shape[-1])]
+    sizes = [list(sized) for _, sized in groupby(views, key=lambda view: view.shape[1:])]
     return [z for size in sizes for z in network(torch.cat(size)).chunk(len(size))]
 
 

@@ -5,7 +5,7 @@ import torch
 from helpers.methods import BATCH, create, draw_views
 
 from sslortho.methods import METHODS, load_method
-from sslortho.methods.task import spread
+from sslortho.methods.task import pass_views, spread
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -23,6 +23,20 @@ def test_only_what_learns_has_a_gradient_and_the_rest_is_logged(name):
     views = draw_views(seed=2)
     ours = task(views, torch.zeros(BATCH))["loss"]
     assert torch.equal(again(views, torch.zeros(BATCH))["loss"], ours)
+
+
+def test_neighbours_of_one_size_pass_together_whichever_side_differs():
+    views = [torch.randn(2, 3, *size) for size in ((4, 6), (4, 6), (5, 6), (5, 4))]
+    passes = []
+
+    def network(images):
+        passes.append(tuple(images.shape))
+        return images.flatten(1)[:, :5]
+
+    outputs = pass_views(network, views)
+    assert passes == [(4, 3, 4, 6), (2, 3, 5, 6), (2, 3, 5, 4)]
+    for output, view in zip(outputs, views, strict=True):
+        assert torch.equal(output, view.flatten(1)[:, :5])
 
 
 def test_spread_is_1_on_the_sphere_and_0_in_a_point():

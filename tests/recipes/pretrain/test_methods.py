@@ -198,17 +198,27 @@ def test_a_network_that_does_not_pool_is_refused_where_views_have_several_sizes(
         task_of(resolve(PretrainOptions.of(method="dino", backbone="basic_cnn")))
 
 
-def test_local_views_that_a_network_does_not_take_are_told_by_what_was_given():
-    message = r"crop_size=64: DINO has views of 27 pixels too, which backbone='timm:vit_tiny_patch16_224' .*"
-    options = PretrainOptions.of(
-        method="dino",
-        backbone="timm:vit_tiny_patch16_224",
-        crop_size=64,
-        data="folder",
-        data_dir="D",
-    )
-    with pytest.raises(ValueError, match=message + "choose a crop_size of which all views fit"):
+VIT = {"backbone": "timm:vit_tiny_patch16_224", "data": "folder", "data_dir": "D"}
+
+
+@pytest.mark.parametrize(
+    ("method", "size", "told"),
+    [("dino", 64, "DINO has views of 27"), ("lejepa", 224, "LeJEPA has views of 98")],
+)
+def test_local_views_that_a_network_does_not_take_are_told_by_what_was_given(method, size, told):
+    message = rf"crop_size={size}: {told} pixels too, which backbone='timm:vit_tiny_patch16_224' .*"
+    remedy = "choose a crop_size of which all views fit, a backbone that takes any size"
+    options = PretrainOptions.of(method=method, crop_size=size, **VIT)
+    with pytest.raises(ValueError, match=message + remedy):
         task_of(resolve(options))
+
+
+@pytest.mark.parametrize(("method", "size", "local"), [("dino", 224, 96), ("lejepa", 256, 112)])
+def test_sizes_of_which_all_views_fit_a_transformer_with_patches_of_16(method, size, local):
+    """Those that docs/methods.md names."""
+    settings = resolve(PretrainOptions.of(method=method, crop_size=size, **VIT))
+    assert {view.crop_size for view in settings.views} == {size, local}
+    task_of(settings)
 
 
 def test_views_are_the_methods_own_by_size_or_as_named():
