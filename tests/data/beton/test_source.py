@@ -373,7 +373,8 @@ def test_raw_pixels_in_mapped_memory_need_no_kernel_of_their_own(data):
         for place in source.places[batch]:
             start, size = source.file.images["data_ptr"][place], source.file.sizes[place]
             pixels = reading.content.read(int(start), int(size))
-            assert pixels.size and pixels.flags.writeable
+            assert pixels.size > 0
+            assert pixels.flags.writeable
 
 
 @pytest.mark.parametrize("cache", ["os", "process"])
