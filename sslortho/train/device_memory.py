@@ -18,25 +18,31 @@ def describe_shortage(values: Mapping[str, Any], trains: bool) -> str:
 
     Args:
         values: options of the run by name; those that it lacks are not spoken of.
-        trains: whether it was a step of training, which accumulation makes smaller.
+        trains: whether it was a step of training. An evaluation has batches of its own, which neither
+            batch_size nor accumulation_steps change.
     """
     remedies, parts = [], values.get("accumulation_steps")
-    if "batch_size" in values:
+    after_training = not trains and "epochs" in values
+    if trains and "batch_size" in values:
         batch = values["batch_size"]
         remedies.append(f"lower batch_size ({batch})" if batch else "lower batch_size")
     if trains and parts:
         remedies.append(
             f"raise accumulation_steps ({parts}), which cuts the samples of a step into parts"
         )
-    if values.get("mixed_precision", "bf16") in HALVED_BY_BF16:
+    narrow = values.get("mixed_precision", "bf16") not in HALVED_BY_BF16
+    if not narrow and not after_training:  # a training's final figures are of float32
         remedies.append("give mixed_precision bf16, which takes about half")
     if (size := values.get("crop_size")) and size > 64:
-        remedies.append(f"lower crop_size ({size})")
-    if not remedies:
+        another = ", with another out" if after_training else ""
+        remedies.append(f"lower crop_size ({size}){another}")
+    if after_training or not remedies:
         remedies.append("free what other processes hold, which nvidia-smi shows")
     total = _total_gib()
     memory = f"the {total:.0f} GiB of the GPU's memory" if total else "the GPU's memory"
-    return f"{memory} did not suffice: {'; or '.join(remedies)}"
+    place = " in an evaluation" if after_training else ""
+    kept = "; checkpoints and the weights of a finished training stay" if after_training else ""
+    return f"{memory} did not suffice{place}: {'; or '.join(remedies)}{kept}"
 
 
 def _total_gib() -> float | None:

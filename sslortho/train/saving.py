@@ -100,5 +100,5 @@ class CheckpointWriter:
                     self.under_way = None
 
     def close(self) -> None:
-        """End the thread, once it has written what was begun."""
-        self.pool.shutdown(wait=True)
+        """Take no more checkpoints. Does not wait for one under way: `wait` does."""
+        self.pool.shutdown(wait=False)

@@ -31,6 +31,13 @@ LARGEST = 2**23
 """Entries of a block that is not cut further: a transformer's block of width 768 has 7.1 million."""
 
 
+ROUNDED = (
+    nn.Linear, nn.MultiheadAttention, nn.Conv1d, nn.Conv2d, nn.Conv3d,
+    nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
+"""Layers whose parameters autocast rounds."""
+
+
 def _is_norm(module: nn.Module) -> bool:
     """Whether a module is a norm of any library, which has scales and perhaps biases of channels alone."""
     own = list(module.parameters(recurse=False))
@@ -91,10 +98,29 @@ def find_blocks(module: nn.Module) -> list[nn.Module]:
     return found
 
 
+def is_rounded(block: nn.Module, blocks: list[nn.Module]) -> bool:
+    """Whether autocast rounds every parameter that a block gathers, those of its norms aside.
+
+    It rounds those of linear layers, convolutions and attention. Others, such as position embeddings, class
+    tokens and layer scales, are used as they are.
+
+    blocks: all blocks; those within this one are gathered by themselves.
+    """
+    inside = set(block.modules()) - {block}
+    apart = {module for other in blocks if other in inside for module in other.modules()}
+    return all(
+        isinstance(module, ROUNDED)
+        or _is_norm(module)
+        or next(module.parameters(False), None) is None
+        for module in {block, *inside} - apart
+    )
+
+
 def _shard_part(part: nn.Module, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
     """Split a child of the task: its blocks, one at a time, then what is left of it.
 
-    policy: how blocks are gathered. Where it rounds, the norms in them are gathered apart, as they are.
+    policy: how blocks are gathered that hold nothing but what autocast rounds (`is_rounded`). The norms
+        in them are gathered apart, as they are, and so are other blocks.
     """
     blocks = find_blocks(part)
     if policy.param_dtype is not None:
@@ -103,7 +129,8 @@ def _shard_part(part: nn.Module, mesh: DeviceMesh, policy: MixedPrecisionPolicy)
         if norms:  # together: their scales are few
             fully_shard(norms, mesh=mesh)
     for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy)
+        rounded = is_rounded(block, blocks)
+        fully_shard(block, mesh=mesh, mp_policy=policy if rounded else MixedPrecisionPolicy())
     fully_shard(part, mesh=mesh)
 
 
@@ -111,10 +138,10 @@ def shard_task(task: Task, optimizer: Optimizer, accelerator: Accelerator) -> Ta
     """Copy a task, split among all ranks, and point the optimizer to the parameters of the copy.
 
     Each block (`find_blocks`) is gathered by itself in forward and backward, and what is left of each
-    child module (backbone, projector, ...). With mixed_precision bf16 the blocks travel in bfloat16, half
-    the bytes: autocast would round their weights all the same. Gradients are summed in float32, and the
-    shards, the norms and what is left stay in float32. Every rank must hold the same weights. The task
-    itself moves to the CPU; `gather_into` updates it.
+    child module (backbone, projector, ...). With mixed_precision bf16 those blocks travel in bfloat16, half
+    the bytes, whose weights autocast would round all the same (`is_rounded`). Gradients are summed in
+    float32, and the shards, the norms, other blocks and what is left stay in float32. Every rank must hold
+    the same weights. The task itself moves to the CPU; `gather_into` updates it.
 
     Args:
         task: whole, on the accelerator's device.
@@ -197,7 +224,8 @@ def gather_to_main(
             return value
         if isinstance(value, DTensor):
             value = value.full_tensor()  # by every rank
-            return value.cpu() if accelerator.is_main_process else None
+            # of a tensor on a CPU that this rank alone holds, the whole is its own memory
+            return value.to("cpu", copy=True) if accelerator.is_main_process else None
         return copy(value) if accelerator.is_main_process else None
 
     return tree_map(gather, state)

@@ -78,9 +78,10 @@ def checkpoint_state(
     """
     return {
         "progress": progress.state(),
-        "window": gather_to_main(window.state(), accelerator, copy),
         "task": gather_to_main(task.state_dict(), accelerator, copy),
         "optimizer": gather_to_main(optimizer.state_dict(), accelerator, copy),
+        # after the others, whose copies keep their places: the number of its tensors varies
+        "window": gather_to_main(window.state(), accelerator, copy),
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
         "circumstances": circumstances(accelerator),
     }

@@ -323,7 +323,11 @@ class Trainer:
     def _evaluate(self) -> None:
         if self.evaluate:
             self._update_plain_task()
-            figures = self.evaluate(self.plain_task)
+            try:
+                figures = self.evaluate(self.plain_task)
+            except torch.OutOfMemoryError as error:
+                advice = describe_shortage(self.options.values(), trains=False)
+                raise DeviceMemoryError(advice) from error
             if self.options.shard:
                 self.plain_task.to("cpu")  # it is not needed where memory is short
             self.reporter.log(self.progress.step, self.progress.epoch, figures)

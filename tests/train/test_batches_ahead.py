@@ -34,6 +34,15 @@ def test_on_a_cpu_each_batch_is_made_when_it_is_needed():
     assert list(ahead.take(1)) == [0]
 
 
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_loader_shorter_than_it_says_is_an_error(ahead):
+    batches = BatchesAhead(iter([1, 2]), number=3, ahead=ahead)
+    assert list(batches.take(2)) == [1, 2]
+    ask = batches.prepare if ahead else lambda: list(batches.take(1))
+    with pytest.raises(ValueError, match="the loader ended after 2 of the 3 batches"):
+        ask()
+
+
 class Noting(Loader):
     """Notes each batch that it makes."""
 

@@ -46,6 +46,20 @@ def test_without_a_checkpoint_the_same_out_takes_other_options(tmp_path):
     assert "another out" not in str(caught.value)
 
 
+def test_an_evaluation_is_told_what_helps_there(tmp_path, capsys):
+    with pytest.raises(DeviceMemoryError) as caught:
+        train(tmp_path, evaluate=lambda task: overflow(), evaluate_every=1)
+    assert str(caught.value) == (
+        "the GPU's memory did not suffice in an evaluation: free what other processes hold, which "
+        "nvidia-smi shows; checkpoints and the weights of a finished training stay"
+    )
+    assert "training ended early, after step 0" in capsys.readouterr().out
+    values = {"batch_size": 8, "mixed_precision": "no", "epochs": 1, "accumulation_steps": 1}
+    advice = describe_shortage({**values, "crop_size": 224}, trains=False)
+    assert "lower crop_size (224), with another out; or free" in advice
+    assert not any(name in advice for name in values)
+
+
 SMALL = (
     "--subset", "16", "--batch_size", "8", "--epochs", "1", "--warmup_epochs", "0", "--backbone", "basic_cnn",
     "--projector", "8-8", "--threads", "1", "--trackers", "none", "--evaluate_every", "0",
@@ -74,5 +88,7 @@ def test_no_option_is_spoken_of_that_the_command_lacks():
     )
     assert "nvidia-smi" in describe_shortage({"mixed_precision": "bf16"}, trains=False)
     advice = describe_shortage({"batch_size": None, "crop_size": 224}, trains=False)
+    assert advice.endswith("did not suffice: lower crop_size (224)")
+    advice = describe_shortage({"batch_size": None, "crop_size": 224}, trains=True)
     assert advice.endswith("did not suffice: lower batch_size; or lower crop_size (224)")
     assert "mixed_precision" not in describe_shortage({"mixed_precision": "bf16"}, trains=True)

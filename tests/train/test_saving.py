@@ -6,10 +6,14 @@ import threading
 
 import pytest
 import torch
+from accelerate import Accelerator
 from helpers.linear_training import Loader, train, weights
+from torch import nn
 
 from sslortho.train.checkpoint import CheckpointFolder
+from sslortho.train.progress import Progress, Window
 from sslortho.train.saving import CheckpointWriter, HostCopies
+from sslortho.train.state import checkpoint_state
 
 
 def test_copies_keep_their_values_and_their_memory():
@@ -176,6 +180,33 @@ def test_an_error_is_raised_once_by_the_next_call(tmp_path):
     writer.check()
     writer.wait()
     writer.close()
+
+
+def test_closing_does_not_wait_again(tmp_path):
+    """Where Ctrl-C has ended the wait, `close` would else begin another."""
+    held = Held(tmp_path)
+    writer = CheckpointWriter(held)
+    writer.save({"value": 1}, 1)
+    closing = threading.Thread(target=writer.close)
+    closing.start()
+    closing.join(20)
+    waits = closing.is_alive()
+    held.may_write.set()
+    assert not waits
+    writer.wait()
+    assert len(held.list()) == 1
+
+
+def test_memory_of_weights_is_reused_though_the_window_varies():
+    task = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(task.parameters(), lr=0.1)
+    copies, ranks, addresses = HostCopies(), Accelerator(cpu=True), []
+    for sums in ({"loss": torch.ones(())}, {}, {"loss": torch.ones(()), "norm": torch.ones(())}):
+        window = Window(sums=sums)
+        state = checkpoint_state(Progress(), window, task, optimizer, ranks, copies)
+        copies.finish()
+        addresses.append([value.data_ptr() for value in state["task"].values()])
+    assert addresses[0] == addresses[1] == addresses[2]
 
 
 @pytest.mark.gpu

@@ -322,6 +322,51 @@ def test_a_vision_transformer_is_gathered_block_by_block():
     assert found == [f"encoder_layer_{i}" for i in range(12)]
 
 
+class Tokens(nn.Module):
+    """A network with a parameter of its own, as vision transformers have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.full((6,), 1 + 2**-12))
+        self.norm, self.layer = nn.LayerNorm(6), nn.Linear(6, 6)
+        self.inner = nn.Sequential(nn.Linear(6, 6))
+        self.seen: set = set()
+
+    def forward(self, x):
+        self.seen.add(self.position.dtype)
+        return self.inner(self.layer(self.norm(x + self.position)))
+
+
+def test_blocks_of_nothing_but_what_autocast_rounds():
+    network = Tokens()
+    inner = network.inner[0]
+    assert not sharding.is_rounded(network, [inner, network])
+    assert sharding.is_rounded(inner, [inner, network])
+    attention = nn.TransformerEncoderLayer(4, 2)
+    assert sharding.is_rounded(attention, [attention])
+    holder = nn.Sequential(nn.Conv2d(3, 3, 1), network)
+    assert sharding.is_rounded(holder, [network, holder])
+    assert not sharding.is_rounded(holder, [holder])
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+    assert not sharding.is_rounded(normed, [normed])
+
+
+def tokens_seen_by(rank: int) -> list[str]:
+    sharding.SMALLEST = 40
+    task = barlow_twins()
+    task.projector = nn.Sequential(nn.Linear(20, 6), Tokens())
+    sharded = shard_task(task, OPTIMIZERS["lars"](task), ranks_of(2, mixed_precision="bf16"))
+    with torch.autocast("cpu", torch.bfloat16):
+        sharded(views_of(0, rank, 2), torch.empty(0))
+    return sorted(map(str, sharded.projector[1].seen))
+
+
+@pytest.mark.ranks
+@fsdp_on_cpu
+def test_a_parameter_of_a_network_in_a_list_travels_as_it_is(tmp_path):
+    assert run_on_ranks(tokens_seen_by, 2, tmp_path) == [["torch.float32"]] * 2
+
+
 def blocks_task() -> Task:
     torch.manual_seed(0)
     task = BarlowTwins(Network(), 6, BarlowTwinsOptions())
