@@ -212,6 +212,10 @@ def test_a_folder_for_the_hub_loads_in_timm_and_says_how_it_came_about(tmp_path,
     weights = run / "backbone.safetensors"
     export("--backbone_from", weights, "--format", "huggingface", "--out", out, "--overwrite")
     assert (out / "README.md").read_text() == card
+    foreign = run / "foreign.safetensors"
+    write_backbone(network, foreign, info)
+    export("--backbone_from", foreign, "--format", "huggingface", "--out", out, "--overwrite")
+    assert "51.48" not in (out / "README.md").read_text()
     said = export(
         "--backbone_from", run, "--format", "huggingface", "--out", run, "--overwrite", code=2
     )

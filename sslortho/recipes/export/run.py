@@ -38,11 +38,17 @@ def run(options: ExportOptions) -> tuple[str, str]:
 
 
 def _describe(restored: RestoredBackbone, source: Path) -> str:
-    """Text of the model card; source: run folder, or file in one or elsewhere, with the weights."""
+    """Text of the model card; source: run folder, or file with the weights.
+
+    A run's summary speaks of what the run itself has written, and of no other file that lies there.
+    """
     info = restored.info
-    folders = (source, source.parent, source.parent.parent)  # of a file, and of a checkpoint
-    summaries = (RunFolder(folder).read_summary() for folder in folders)
-    summary = next((found for found in summaries if found is not None), None)
+    run = RunFolder(source if source.is_dir() else source.parent)
+    if source.parent == RunFolder(source.parent.parent).checkpoints:
+        run = RunFolder(source.parent.parent)
+    elif source not in (run.path, run.backbone):
+        run = None
+    summary = run.read_summary() if run else None
     size = info.crop_size if info else 224
     return write_card(restored.name.removeprefix("timm:"), size, _normalisation(restored), summary)
 
