@@ -26,7 +26,8 @@ from sslortho.train.batch_norm import check_batch_norm
 from sslortho.train.checkpoint import CheckpointFolder
 from sslortho.train.options import TrainResult
 from sslortho.train.records import Reporter
-from sslortho.train.trainer import Evaluate, Schedule, Trainer
+from sslortho.train.step import Schedule
+from sslortho.train.trainer import Evaluate, Trainer
 
 
 def check_ranks(inputs: Inputs, accelerator: Accelerator) -> None:

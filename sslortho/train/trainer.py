@@ -1,21 +1,17 @@
 """The only training loop."""
 
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from torch.optim import Optimizer
 
 from sslortho.data import TrainLoader
 from sslortho.methods import Task
-from sslortho.train.backward import accumulate_gradients
 from sslortho.train.batches_ahead import BatchesAhead
 from sslortho.train.checkpoint import CheckpointFolder
 from sslortho.train.device_memory import DeviceMemoryError, describe_shortage
@@ -26,9 +22,8 @@ from sslortho.train.progress import Clock, Pace, Progress, Window
 from sslortho.train.ranks import RankLostError, RankWatch
 from sslortho.train.records import Reporter
 from sslortho.train.saving import CheckpointWriter, HostCopies
-from sslortho.train.sharding import gather_into, shard_task, total_norm
+from sslortho.train.sharding import gather_into, shard_task
 from sslortho.train.signals import StopRequest
-from sslortho.train.skipping import Arriving, KeptBuffers, count_bad_step
 from sslortho.train.state import (
     check_agreement,
     checkpoint_state,
@@ -36,10 +31,8 @@ from sslortho.train.state import (
     restore,
     steps_per_epoch,
 )
+from sslortho.train.step import OptimizerStep, Schedule
 from sslortho.train.step_times import StepTimes, read_peak, start_peak
-
-Schedule = Callable[[int], float]
-"""Step (from 0) to the multiplier of every group's learning rate."""
 
 Evaluate = Callable[[Any], dict[str, float]]
 """Task to figures; called on every rank. Keeps the task's training or evaluation mode."""
@@ -86,7 +79,6 @@ class Trainer:
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.loader = loader
         self.accelerator = accelerator
-        self.schedule = schedule
         self.options = options
         self.reporter = reporter
         self.checkpoints = checkpoints
@@ -94,7 +86,6 @@ class Trainer:
         self.about = dict(about or {})
         self.tell_pace = tell_pace
         self.pace = Pace()
-        self.rates = [group["lr"] for group in optimizer.param_groups]
         self.steps_per_epoch = len(loader) // options.accumulation_steps
         if self.steps_per_epoch < 1:
             raise ValueError(
@@ -107,8 +98,17 @@ class Trainer:
         self.times = StepTimes(accelerator.device)
         self.window = Window()
         self.instruments = Instruments(self.trained, self.optimizer, options)
+        self.optimizer_step = OptimizerStep(
+            self.task,
+            self.trained,
+            self.optimizer,
+            accelerator,
+            schedule,
+            options,
+            instruments=self.instruments,
+            times=self.times,
+        )
         self.rank_watch = RankWatch(accelerator)
-        self.buffers = KeptBuffers(self.trained)
         self.ahead = accelerator.device.type != "cpu"
         self.copies = HostCopies()
         self.writer = CheckpointWriter(checkpoints)
@@ -228,61 +228,18 @@ class Trainer:
             self._log()
 
     def _step(self, batches: BatchesAhead, recorded: bool) -> None:
-        """One optimizer step, measured if a record follows.
-
-        On a GPU the host waits once, for the norm of the gradients, with the next batch in the queue.
-        """
-        torch.manual_seed(
-            (self.options.seed << 32) + self.progress.step * self.accelerator.num_processes
-            + self.accelerator.process_index
-        )  # fmt: skip
-        multiplier = self.schedule(self.place)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * multiplier
-        self.optimizer.zero_grad(set_to_none=True)
-        count = self.options.accumulation_steps
-        self.trained.before_step(self.place, self.progress.epoch, self.total_steps)
-        self.buffers.keep()
-        watching = self.instruments.watch() if recorded else nullcontext()
-        metrics, images = accumulate_gradients(
-            self.task, batches.take(count), count, self.accelerator, watching
+        """One optimizer step, measured if a record follows."""
+        metrics, images = self.optimizer_step.take(
+            batches, self.progress, self.place, self.total_steps, recorded
         )
-        if self.accelerator.scaler:
-            self.accelerator.unscale_gradients(self.optimizer)
-        self.trained.after_backward()
-        grads = [p.grad for p in self.task.parameters() if p.grad is not None]
-        metrics["grad_norm"] = total_norm(grads)
-        norm = Arriving(metrics["grad_norm"])
-        batches.prepare()
-        finite = math.isfinite(norm.read())
-        if not finite:  # what broke the gradients has broken batch norm's running statistics too
-            self.buffers.restore()
-        if finite and recorded:
-            self.instruments.measure()
-        self.times.switch("optimizer")
-        overflow = self._update(finite, metrics)
         images *= self.accelerator.num_processes
-        self.window.add({} if overflow else metrics, images)
+        self.window.add(metrics, images)
         self.clock.add(images)
 
     def _record_follows(self) -> bool:
         """Whether a record is written after the next step."""
         last = self.progress.step_in_epoch + 1 == self.steps_per_epoch
         return last or (self.progress.step + 1) % self.options.log_every == 0
-
-    def _update(self, finite: bool, metrics: dict[str, Tensor]) -> bool:
-        """Step, unless the gradients are not finite. After DDP's mean all ranks see the same.
-
-        Returns whether they overflowed without fault: see `count_bad_step`, also for what raises.
-        """
-        if finite or self.accelerator.scaler:  # the scaler skips by itself, and lowers its scale
-            self.optimizer.step()
-        if not finite:
-            most = self.options.max_bad_steps
-            return count_bad_step(self.progress, self.accelerator, self.trained, metrics, most)
-        self.trained.after_step()
-        self.progress.bad_steps = 0
-        return False
 
     def _log(self) -> None:
         """Write a record of means over the steps since the last one."""

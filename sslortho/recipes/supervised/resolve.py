@@ -26,7 +26,7 @@ from sslortho.recipes.initial_weights import (
     read_initial_weights,
 )
 from sslortho.recipes.supervised.options import SupervisedOptions
-from sslortho.train.trainer import Schedule
+from sslortho.train.step import Schedule
 
 GAMMA = 0.1
 """Factor of the multi-step schedule where none is given; torch's default."""
