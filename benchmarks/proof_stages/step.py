@@ -55,7 +55,14 @@ def measure(context: Context, backbone: str, size: int) -> dict[str, Any]:
     views = tuple(view.to(memory_format=torch.channels_last) for view in views)
     parts = _Parts(task, views, device)
     figures = _time(parts, optimizers, rounds, steps)
-    return {"backbone": backbone, "crop_size": size, "batch_size": batch, **figures}
+    graphs = _time_graphs(parts, optimizers, rounds, steps)
+    return {
+        "backbone": backbone,
+        "crop_size": size,
+        "batch_size": batch,
+        **figures,
+        "graphs": graphs,
+    }
 
 
 class _Parts:
@@ -116,6 +123,26 @@ def _time(
         for name, optimizer in optimizers.items()
     }
     return {**found, "optimizers": described, "peak_gib": _peak(parts, optimizers, device)}
+
+
+def _time_graphs(
+    parts: _Parts, optimizers: dict[str, Optimizer], rounds: int, steps: int
+) -> dict[str, Any]:
+    """Medians of whole steps with `--cuda_graphs`, or the error; the first round compiles and captures."""
+    device = parts.device
+    seconds: dict[str, list[float]] = {name: [] for name in optimizers}
+    try:
+        if device.type == "cuda":
+            parts.task.compile(mode="reduce-overhead")
+        else:
+            parts.task.compile(backend="eager")
+        for _ in range(rounds + 1):
+            for name, optimizer in optimizers.items():
+                took = measure_seconds(parts.whole(optimizer, steps), device) / steps
+                seconds[name].append(took)
+    except Exception as error:  # what was measured without graphs is kept
+        return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+    return {name: {"step_seconds": statistics.median(took[1:])} for name, took in seconds.items()}
 
 
 def _count_synchronisations(step: Callable[[], None], device: torch.device) -> int | None:

@@ -119,6 +119,8 @@ def _list_steps(results: Results) -> str:
         found = _figures(results, unit)
         for name, row in found.get("optimizers", {}).items():
             waits, memory = row["synchronisations"], found["peak_gib"]
+            graphs = found.get("graphs", {})
+            replayed = graphs.get(name, {}).get("step_seconds")
             rows.append(
                 [
                     f"{found['backbone']}, {found['crop_size']}",
@@ -128,12 +130,13 @@ def _list_steps(results: Results) -> str:
                     _milliseconds(row["optimizer_seconds"]),
                     _milliseconds(row["step_seconds"]),
                     f"{found['batch_size'] / row['step_seconds']:,.0f}",
+                    graphs.get("error", "") if replayed is None else _milliseconds(replayed),
                     "" if waits is None else str(waits),
                     "" if memory is None else f"{memory:.1f}",
                 ]
             )
     head = ["network", "optimizer", "forward, ms", "backward", "optimizer", "whole step", "pairs/s",
-            "waits", "peak GiB"]  # fmt: skip
+            "step as graphs", "waits", "peak GiB"]  # fmt: skip
     title = "## A step of Barlow Twins, views on the device (docs/orthonormalisation.md)"
     return f"{title}\n\n{_table(head, rows)}" if rows else ""
 

@@ -150,6 +150,8 @@ class TrainingOptions(LoopOptions, OptimizerOptions, RunOptions):
                 f"batch_size={self.batch_size} does not divide into accumulation_steps="
                 f"{self.accumulation_steps} parts; choose a multiple"
             )
+        if self.compile and self.cuda_graphs:
+            raise ValueError("cuda_graphs=True compiles too; leave compile=True out")
         if self.shard and self.compile:
             raise ValueError("shard=True does not go with compile=True; leave one of them out")
         self._check_warmup(self.warmup_epochs, self.epochs)

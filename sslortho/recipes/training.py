@@ -10,6 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import nn
 from torch.optim import Optimizer
 
 from sslortho.data import TrainLoader
@@ -47,6 +48,14 @@ def check_ranks(inputs: Inputs, accelerator: Accelerator) -> None:
                 f"ranks 0 and {rank} do not have the same inputs ({', '.join(different)}); give every rank the "
                 f"same images in the same order, and the same objects{inputs.hint}"
             )
+
+
+def compile_task(task: nn.Module, options: TrainingOptions) -> None:
+    """Compile a task, in place, if `compile` or `cuda_graphs` asks for it; the first step does the work."""
+    if options.cuda_graphs:
+        task.compile(mode="reduce-overhead")
+    elif options.compile:
+        task.compile()
 
 
 @dataclass(frozen=True)

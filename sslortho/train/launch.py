@@ -175,7 +175,7 @@ def join_ranks(
         mixed_precision: "no", "fp16" or "bf16".
         trackers: comma-separated, or "none".
 
-    Raises ValueError as `create_accelerator`.
+    Raises ValueError as `create_accelerator` and `check_graphs`.
     """
     _forget_earlier_run()
     set_threads(options.threads)
@@ -186,7 +186,20 @@ def join_ranks(
         torch.backends.cudnn.benchmark = True
     if options.matmul_precision is not None:
         torch.set_float32_matmul_precision(options.matmul_precision)
-    return create_accelerator(mixed_precision, trackers, folder, options.rank_timeout)
+    accelerator = create_accelerator(mixed_precision, trackers, folder, options.rank_timeout)
+    if isinstance(options, LoopOptions) and options.cuda_graphs:
+        check_graphs(accelerator)
+    return accelerator
+
+
+def check_graphs(accelerator: Accelerator) -> None:
+    """Raise ValueError unless a single process trains on a GPU."""
+    device, ranks = accelerator.device.type, accelerator.num_processes
+    if device != "cuda" or ranks > 1:
+        raise ValueError(
+            f"cuda_graphs=True is for one process on a CUDA GPU, but there are {ranks} on {device}; "
+            "leave it out"
+        )
 
 
 def shard_of(accelerator: Accelerator) -> Shard:

@@ -68,14 +68,22 @@ class LoopOptions(RandomOptions):
     shard: bool = option(False, group="hardware", may_change=True)
     """Split parameters, gradients and optimizer state among the ranks (torch's FSDP2), for networks that
     are large for one GPU. A checkpoint is the same file, and resumes with or without it."""
+    cuda_graphs: bool = option(False, group="hardware", rare=True)
+    """torch.compile the model and replay its kernels as CUDA graphs (mode reduce-overhead): for small networks,
+    which leave a GPU idle between the launches. One GPU only."""
 
     def __post_init__(self) -> None:
         self._check_least(1, "accumulation_steps", "epochs", "log_every")
         self._check_least(1, "checkpoint_every", "keep_last", "max_bad_steps")
         self._check_least(0, "evaluate_every")
-        for name in ("log_layers", "log_gradients"):
+        for name in ("log_layers", "log_gradients", "cuda_graphs"):
             if self.shard and getattr(self, name):
                 raise ValueError(f"shard=True does not go with {name}=True; leave one of them out")
+        if self.cuda_graphs and self.accumulation_steps > 1:
+            raise ValueError(  # a replay overwrites the gradients of the part before it
+                f"cuda_graphs=True does not go with accumulation_steps={self.accumulation_steps}; leave one of "
+                "them out"
+            )
         super().__post_init__()
 
 

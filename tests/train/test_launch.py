@@ -201,3 +201,30 @@ def test_products_get_the_precision_that_is_asked_for(
     monkeypatch.setattr(launch, "create_accelerator", lambda *arguments: None)
     launch.join_ranks(SupervisedOptions(threads=1, matmul_precision=precision), tmp_path)
     assert torch.get_float32_matmul_precision() == (precision or "highest")
+
+
+@pytest.mark.parametrize(
+    ("device", "ranks", "refused"), [("cpu", 1, True), ("cuda", 2, True), ("cuda", 1, False)]
+)
+def test_graphs_are_for_one_process_on_a_gpu(monkeypatch, tmp_path, device, ranks, refused):
+    found = types.SimpleNamespace(device=torch.device(device), num_processes=ranks)
+    monkeypatch.setattr(launch, "create_accelerator", lambda *_: found)
+    options = SupervisedOptions(epochs=1, cuda_graphs=True)
+    if refused:
+        with pytest.raises(ValueError, match=f"cuda_graphs=True .* there are {ranks} on {device}"):
+            launch.join_ranks(options, tmp_path)
+    else:
+        assert launch.join_ranks(options, tmp_path) is found
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"compile": True}, "compile=True"),
+        ({"shard": True}, "shard=True"),
+        ({"accumulation_steps": 2, "batch_size": 4}, "accumulation_steps=2"),
+    ],
+)
+def test_what_graphs_do_not_go_with_is_named(other, named):
+    with pytest.raises(ValueError, match=named):
+        SupervisedOptions(epochs=1, cuda_graphs=True, **other)

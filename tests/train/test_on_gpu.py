@@ -58,6 +58,20 @@ def test_stopped_and_resumed_ends_with_the_bits_of_an_unbroken_run(tmp_path):
 
 
 @on_gpu
+def test_graphs_change_nothing_but_rounding(tmp_path, monkeypatch):
+    if DEVICE.type == "cpu":  # in a rehearsal the same calls, without graphs
+        monkeypatch.setattr("sslortho.train.launch.check_graphs", lambda accelerator: None)
+        usual = torch.nn.Module.compile
+        monkeypatch.setattr(
+            torch.nn.Module, "compile", lambda task, mode: usual(task, backend="eager")
+        )
+    options = {"optim": "lars", "mixed_precision": "no"}
+    plain = train(tmp_path / "plain", **options)
+    graphs = train(tmp_path / "graphs", cuda_graphs=True, **options)
+    assert drift(graphs, plain) < 0.1
+
+
+@on_gpu
 def test_a_training_is_that_of_a_cpu_but_for_rounding(tmp_path):
     ours = train(tmp_path / "ours", optim="lars")
     for side in ("start", "end"):

@@ -16,7 +16,7 @@ from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.recipes.linear_eval.resolve import USUAL_BATCH, LinearEvalRecipe, resolve
 from sslortho.recipes.plan import describe_optimizer, describe_views, name_network, plan_training
-from sslortho.recipes.training import HeldTraining, Training
+from sslortho.recipes.training import HeldTraining, Training, compile_task
 from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.provenance import Session
@@ -66,8 +66,7 @@ def build_linear_evaluation(options: LinearEvalOptions, given: Given = NOTHING) 
         sync_batch_norm=options.sync_batch_norm and accelerator.num_processes > 1,
     )
     optimizer = recipe.create_optimizer(task)
-    if options.compile:
-        task.compile()
+    compile_task(task, options)
     schedule = cosine_schedule(
         options.epochs, len(loader) // options.accumulation_steps, options.warmup_epochs, final=0.0
     )

@@ -26,7 +26,7 @@ from sslortho.recipes.pretrain.probe import Probe, create_probe
 from sslortho.recipes.pretrain.report import tell, write_pretraining_report
 from sslortho.recipes.pretrain.resolve import PretrainRecipe, find_machine, resolve
 from sslortho.recipes.pretrain.verdict import Watch, judge
-from sslortho.recipes.training import HeldTraining, Training
+from sslortho.recipes.training import HeldTraining, Training, compile_task
 from sslortho.runs.config_file import keep_fitted
 from sslortho.runs.curves import curve_names, draw_curves
 from sslortho.runs.folder import RunFolder
@@ -104,8 +104,7 @@ def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
         keep_first_layer(task)
     factors = None if options.layer_decay is None else layer_factors(task, options.layer_decay)
     optimizer = recipe.optimizer.over(task, recipe.lr_biases, factors)
-    if options.compile:
-        task.compile()
+    compile_task(task, options)
     steps = len(loader) // options.accumulation_steps
     # down to a thousandth, as facebookresearch/barlowtwins
     epochs, warmup = settled(options.epochs), settled(options.warmup_epochs)

@@ -45,7 +45,7 @@ from sslortho.recipes.supervised.resolve import (
     resolve,
     resolve_supervised_optimizer,
 )
-from sslortho.recipes.training import HeldTraining, Training
+from sslortho.recipes.training import HeldTraining, Training, compile_task
 from sslortho.runs.config_file import keep_fitted
 from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
@@ -132,8 +132,7 @@ def _build_training(
     if options.keep_stem:
         keep_first_layer(task)
     optimizer = recipe.create_optimizer(task)
-    if options.compile:
-        task.compile()
+    compile_task(task, options)
     schedule = create_schedule(options, len(loader))
     plan = plan_training(
         options,
