@@ -9,6 +9,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from sslortho.optim.never_compiled import never_compiled
+
 
 def _overlaps_itself(tensor: Tensor) -> bool:
     """Whether entries of a strided tensor share memory; may be True for odd strides that do not."""
@@ -54,7 +56,7 @@ def _find_shared(written: dict[int, Tensor], kept: Iterable[Tensor]) -> set[int]
     return {key for key in shared if key is not None}
 
 
-@torch.compiler.disable()
+@never_compiled
 @torch.no_grad()
 def separate_gradients(written: Iterable[Tensor], kept: Iterable[Tensor] = ()) -> None:
     """Copy each gradient that is going to be written to and whose memory is not its own.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from sslortho.optim.never_compiled import never_compiled
 from sslortho.optim.precision import all_in_float32, as_scalar, in_float32, round_into
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -26,7 +27,7 @@ def _begin(state: dict[str, Any], parameter: Tensor) -> None:
             state[name] = torch.zeros_like(in_float32(parameter))
 
 
-@torch.compiler.disable()
+@never_compiled
 def step_by_adamw(
     parameters: Iterable[Tensor], states: Mapping[Tensor, dict[str, Any]], group: dict[str, Any]
 ) -> None:

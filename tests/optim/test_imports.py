@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from helpers.torch_alone import run_with_torch_alone
 
@@ -55,3 +58,24 @@ print(*sorted(set(sslortho.optim.__all__) ^ set(uses)), "all used")
 @pytest.mark.slow
 def test_every_public_name_needs_torch_alone():
     assert run_with_torch_alone(PROGRAM).strip() == "all used"
+
+
+HEAVY = (
+    "torch._dynamo", "torch._inductor", "torch.distributed.fsdp", "torch.distributed.tensor", "sympy", "triton",
+    "matplotlib", "numba", "sklearn", "scipy", "pandas", "torchvision", "timm", "lightly", "accelerate", "PIL",
+)  # fmt: skip
+"""Packages that take long to import and that no optimizer needs before it steps."""
+
+
+@pytest.mark.parametrize("module", ["sslortho.optim", "sslortho.losses"])
+def test_an_import_loads_nothing_heavy_beside_torch(module):
+    program = (
+        "import sys, torch\n"
+        f"before = set(sys.modules)\nimport {module}\n"
+        "print(*set(sys.modules) - before)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert module in loaded
+    assert not set(HEAVY) & set(loaded)

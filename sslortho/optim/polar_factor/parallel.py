@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from sslortho.optim.never_compiled import never_compiled
+
 _pool: ThreadPoolExecutor | None = None
 _size = 0
 
@@ -48,7 +50,7 @@ def _start_pool(size: int) -> ThreadPoolExecutor:
     return pool
 
 
-@torch.compiler.disable()
+@never_compiled
 def run_on_threads(pieces: Sequence[Callable[[], None]]) -> None:
     """Run all pieces in their order, as many at once as torch uses threads, gradients off.
 

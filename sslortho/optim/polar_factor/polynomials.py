@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from sslortho.optim.never_compiled import constant_when_compiled
+
 Quintic = tuple[float, float, float]
 """(a, b, c) of a x + b x^3 + c x^5."""
 
@@ -83,7 +85,7 @@ def _constant_schedule(
     def schedule(lower: float, tolerance: float) -> tuple[Quintic, ...]:
         return cached(lower, tolerance)
 
-    return torch.compiler.assume_constant_result(schedule)
+    return constant_when_compiled(schedule)
 
 
 @_constant_schedule

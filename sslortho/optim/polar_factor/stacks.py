@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sslortho.float32_products import ieee_float32
+from sslortho.optim.never_compiled import never_compiled
 from sslortho.optim.polar_factor.captured import graphs, run
 from sslortho.optim.polar_factor.factor import entries_limit, polar_stack, resolve_method
 from sslortho.optim.polar_factor.matrices import Matrices
@@ -73,7 +74,7 @@ def _resolve(problem: Matrices) -> Matrices:
     return problem if method == problem.method else replace(problem, method=method)
 
 
-@torch.compiler.disable()
+@never_compiled
 def solve(problems: Iterable[Matrices]) -> None:
     """Write the polar factors of all `problems`: equal shapes together, in parts of bounded size.
 
