@@ -6,7 +6,7 @@ It takes more than a second, for everyone who imports an optimizer, and most nev
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -17,18 +17,17 @@ Given = TypeVar("Given")
 def never_compiled(function: Callable[Taken, Given]) -> Callable[Taken, Given]:
     """The function, which a compiled caller calls as it is, with all that it calls.
 
-    It is `torch.compiler.disable`, from the first call after somebody else has imported the compiler;
-    nothing can be compiled before.
+    It is `torch.compiler.disable`, once somebody else has imported the compiler; nothing can be compiled
+    before.
     """
-    disabled: list[Any] = []
+    # torch's own, for its optimizers: it marks at the first call, and a caller that is being compiled may
+    # make that
+    disabled = torch._disable_dynamo(function)  # pyright: ignore[reportPrivateImportUsage]
 
     @functools.wraps(function)
     def call(*args: Taken.args, **kwargs: Taken.kwargs) -> Given:
-        if "torch._dynamo" not in sys.modules:
-            return function(*args, **kwargs)
-        if not disabled:
-            disabled.append(torch.compiler.disable(function))
-        return disabled[0](*args, **kwargs)
+        chosen = disabled if "torch._dynamo" in sys.modules else function
+        return chosen(*args, **kwargs)
 
     return call
 
