@@ -1,0 +1,93 @@
+"""Records of the speedrun, one line of JSON each, and the table of them."""
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from sslortho.runs.provenance import git_commit, machine, versions
+
+OURS = "ours"
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Lines of the file, which may not be there yet."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line]
+
+
+def add_record(path: Path, record: dict[str, Any]) -> None:
+    """Add a line, with the machine, the versions, the commit and the time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {
+        "machine": machine(),
+        "versions": versions(),
+        "commit": git_commit(),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    with path.open("a") as file:
+        file.write(json.dumps({**record, **about}) + "\n")
+
+
+def group_records(records: Iterable[dict[str, Any]]) -> dict[tuple[str, float], list[dict]]:
+    """Records of each entrant and length; the length is a multiple of ours, ours is 1."""
+    groups: dict[tuple[str, float], list[dict]] = defaultdict(list)
+    for record in records:
+        groups[record["entrant"], record["factor"]].append(record)
+    return dict(groups)
+
+
+def find_first_success(
+    groups: dict[tuple[str, float], list[dict]], entrant: str, target: float
+) -> float | None:
+    """Mean seconds of the shortest length whose mean accuracy is the target or more; None without one."""
+    lengths = sorted(factor for name, factor in groups if name == entrant)
+    for factor in lengths:
+        runs = groups[entrant, factor]
+        if statistics.mean(run["knn_top1"] for run in runs) >= target:
+            return statistics.mean(run["seconds"] for run in runs)
+    return None
+
+
+def _describe_spread(values: list[float]) -> str:
+    mean = statistics.mean(values)
+    if len(values) == 1:
+        return f"{mean:.1f}"
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:.1f} +- {error:.1f} ({', '.join(f'{value:.1f}' for value in values)})"
+
+
+def write_table(records: list[dict[str, Any]], target: float) -> str:
+    """Markdown: minutes and accuracy of each entrant and length, then what the target took.
+
+    Records of one machine only belong into one table: the machines are named below it.
+    """
+    groups = group_records(records)
+    lines = ["| entrant | images seen | minutes | kNN, test (%) | seeds |", "|---|---|---|---|---|"]
+    for (entrant, _), runs in sorted(
+        groups.items(), key=lambda item: (item[0][0] != OURS, item[0])
+    ):
+        minutes = statistics.mean(run["seconds"] for run in runs) / 60
+        images = statistics.mean(run["images"] for run in runs)
+        accuracy = _describe_spread([run["knn_top1"] for run in runs])
+        lines.append(f"| {entrant} | {images:,.0f} | {minutes:.1f} | {accuracy} | {len(runs)} |")
+    ours = find_first_success(groups, OURS, target)
+    lines.append("")
+    for entrant in sorted({name for name, _ in groups}, key=lambda name: (name != OURS, name)):
+        took = find_first_success(groups, entrant, target)
+        if took is None:
+            lines.append(f"- {entrant}: {target:g} % was not reached.")
+        elif entrant == OURS or ours is None:
+            lines.append(f"- {entrant}: {target:g} % in {took / 60:.1f} minutes.")
+        else:
+            ratio = f"{took / ours:.1f} times ours"
+            lines.append(f"- {entrant}: {target:g} % in {took / 60:.1f} minutes, {ratio}.")
+    machines = sorted({f"{r['machine']['cpu']}, {r['machine']['cores']} cores" for r in records})
+    dates = sorted({record["finished"][:10] for record in records})
+    if records:
+        lines += ["", f"{'; '.join(machines)}; {dates[0]} to {dates[-1]}."]
+    return "\n".join(lines)

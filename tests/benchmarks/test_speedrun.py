@@ -1,0 +1,96 @@
+"""speedrun.py: its table, and both kinds of entrants at toy size."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import speedrun
+from speedrun_parts import entrants
+from speedrun_parts.records import read_records, write_table
+
+
+def record(entrant, factor, seed, seconds, accuracy, **others):
+    return {
+        "entrant": entrant, "factor": factor, "seed": seed, "seconds": seconds, "images": 100,
+        "knn_top1": accuracy, "machine": {"cpu": "a CPU", "cores": 2},
+        "finished": "2026-12-01T10:00:00+00:00", **others,
+    }  # fmt: skip
+
+
+def test_the_table_compares_the_first_lengths_that_reach_the_target():
+    records = [
+        record("ours", 1.0, 0, 600.0, 50.0),
+        record("ours", 1.0, 1, 600.0, 52.0),
+        record("lightly, simclr", 1.0, 0, 600.0, 40.0),
+        record("lightly, simclr", 2.0, 0, 1200.0, 49.0),
+        record("lightly, simclr", 2.0, 1, 1200.0, 51.0),
+        record("lightly, barlow_twins", 1.0, 0, 600.0, 45.0),
+    ]
+    lines = write_table(records, 50.0).splitlines()
+    assert lines[2] == "| ours | 100 | 10.0 | 51.0 +- 1.0 (50.0, 52.0) | 2 |"
+    assert "| lightly, simclr | 100 | 20.0 | 50.0 +- 1.0 (49.0, 51.0) | 2 |" in lines
+    assert "- ours: 50 % in 10.0 minutes." in lines
+    assert "- lightly, simclr: 50 % in 20.0 minutes, 2.0 times ours." in lines
+    assert "- lightly, barlow_twins: 50 % was not reached." in lines
+    assert lines[-1] == "a CPU, 2 cores; 2026-12-01 to 2026-12-01."
+
+
+def test_the_mean_over_seeds_must_reach_the_target():
+    records = [record("ours", 1.0, seed, 60.0, 50.0 + seed) for seed in (0, -1)]
+    assert "- ours: 50 % was not reached." in write_table(records, 50.0)
+
+
+def write_images(folder: Path, classes: int, each: int) -> None:
+    """Images of noise around a colour of their class."""
+    generator = np.random.default_rng(0)
+    for label in range(classes):
+        (folder / f"class{label}").mkdir(parents=True)
+        for i in range(each):
+            pixels = generator.integers(80 * label, 80 * label + 90, (32, 32, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"class{label}" / f"{i}.jpg")
+
+
+def call(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["speedrun.py", *map(str, arguments)])
+    speedrun.main()
+
+
+@pytest.mark.slow
+def test_both_kinds_of_entrants_are_timed_and_judged(tmp_path, monkeypatch, capsys):
+    write_images(tmp_path / "cifar" / "train", 2, 20)
+    write_images(tmp_path / "cifar" / "test", 2, 5)
+    config = tmp_path / "toy.yaml"
+    config.write_text(
+        "data: folder\nbackbone: basic_cnn\nprojector: 8-8\nbatch_size: 10\nepochs: 2\n"
+        "warmup_epochs: 0\nlr: 1\nlinear_probe: false\n"
+    )
+    records, threads = tmp_path / "records.jsonl", torch.get_num_threads()
+    common = [
+        "--cifar", tmp_path / "cifar", "--records", records, "--work", tmp_path / "work",
+        "--threads", 1,
+    ]  # fmt: skip
+    with pytest.raises(SystemExit, match=r"run `speedrun\.py ours` first"):
+        call(monkeypatch, "lightly", *common)
+    call(monkeypatch, "ours", *common, "--config", config, "--seeds", 0)
+    monkeypatch.setattr(entrants, "BATCH", 8)
+    monkeypatch.setattr(entrants, "TIMED", 2)
+    lightly = ["--methods", "simclr", "barlow_twins", "--factors", 1, "--network", "basic_cnn"]
+    try:
+        call(monkeypatch, "lightly", *common, *lightly, "--seeds", 0)
+        found = read_records(records)
+        call(monkeypatch, "lightly", *common, *lightly, "--seeds", 0)  # nothing is run again
+    finally:
+        torch.set_num_threads(threads)
+    assert read_records(records) == found
+    assert [r["entrant"] for r in found] == ["ours", "lightly, simclr", "lightly, barlow_twins"]
+    assert found[0]["images"] == 80
+    for entry in found:
+        assert entry["seconds"] > 0
+        assert 0 <= entry["knn_top1"] <= 100
+    assert str(tmp_path) not in json.dumps(found)
+    assert "| lightly, simclr |" in capsys.readouterr().out
