@@ -10,8 +10,8 @@ from accelerate.state import AcceleratorState
 from sslortho.methods.task import create_method
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.run import build
+from sslortho.recipes.supervised.build import build as build_supervised
 from sslortho.recipes.supervised.options import SupervisedOptions
-from sslortho.recipes.supervised.run import build as build_supervised
 from sslortho.recipes.training import HeldTraining
 from sslortho.runs.folder import RunFolder
 

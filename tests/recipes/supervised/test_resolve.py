@@ -8,9 +8,9 @@ from PIL import Image
 from torch.nn import functional
 
 from sslortho.augment.views import CIFAR10_MEAN, IMAGENET_MEAN
+from sslortho.recipes.supervised.build import build
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.recipes.supervised.resolve import create_schedule
-from sslortho.recipes.supervised.run import build
 
 QUIET = {"trackers": "none", "threads": 1}
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD
 from sslortho.data import load_split
 from sslortho.models import create_backbone, read_weights
-from sslortho.recipes.supervised.run import Supervised
+from sslortho.recipes.supervised.build import Supervised
 from sslortho.runs.status import read_status
 
 SMALL = [
