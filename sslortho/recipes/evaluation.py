@@ -10,13 +10,8 @@ from torch import Tensor
 from sslortho.augment import EvaluationSpec, ViewSpec
 from sslortho.augment.views import evaluation_spec
 from sslortho.data import EvaluationLoader, ImageSet
-from sslortho.data.loading import (
-    LabelledData,
-    choose_training_images,
-    create_evaluation_loader,
-    evaluation_views,
-    load_labelled_data,
-)
+from sslortho.data.labelled import LabelledData, choose_training_images, load_labelled_data
+from sslortho.data.loading import create_evaluation_loader, evaluation_views
 from sslortho.evaluate import evaluate_classifier
 from sslortho.evaluate.accuracy import leave_out_top5
 from sslortho.evaluate.features import evaluation_mode

@@ -18,11 +18,10 @@ from sslortho.augment import EvaluationSpec
 from sslortho.data import ImageSet
 from sslortho.data.batches import evaluation_batches
 from sslortho.data.first_rank import say
+from sslortho.data.labelled import choose_training_images, load_labelled_data
 from sslortho.data.loading import (
-    choose_training_images,
     create_evaluation_loader,
     evaluation_batch,
-    load_labelled_data,
     load_test_set,
     load_training_set,
 )

@@ -7,13 +7,8 @@ from accelerate import Accelerator
 
 from sslortho.augment.views import evaluation_spec
 from sslortho.data import EvaluationLoader, ImageSet, hold_out
-from sslortho.data.loading import (
-    LabelledData,
-    check_classes,
-    create_evaluation_loader,
-    create_train_loader,
-    load_labelled_data,
-)
+from sslortho.data.labelled import LabelledData, check_classes, load_labelled_data
+from sslortho.data.loading import create_evaluation_loader, create_train_loader
 from sslortho.methods import Classification
 from sslortho.models.placement import place_network
 from sslortho.recipes.backbone import Subject

@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 from sslortho.augment import SUPERVISED_VIEWS, ViewSpec
 from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD, IMAGENET_MEAN, IMAGENET_STD
 from sslortho.data import ImageSet
-from sslortho.data.loading import LabelledData
+from sslortho.data.labelled import LabelledData
 from sslortho.methods import Classification
 from sslortho.models import BackboneInfo, feature_dim, initial_classifier
 from sslortho.models.backbones import BackboneSettings, Stem
