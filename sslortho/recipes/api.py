@@ -6,48 +6,42 @@ finished run. Calls may follow each other in a process, and come from any thread
 several ranks every rank must call, and a process may have one call.
 """
 
-import contextlib
 import os
-import shlex
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
-from sslortho.data.objects import load_pair
 from sslortho.evaluate.feature_files import Features
 from sslortho.evaluate.raw_images import Backbone, with_preprocessing
 from sslortho.methods import Method
 from sslortho.models import read_weights, restore_backbone, restore_module
 from sslortho.models.backbones import Stem
-from sslortho.options import GIVEN, to_arguments
+from sslortho.recipes.calls import (
+    Images,
+    PathLike,
+    Run,
+    add_images,
+    name_data,
+    name_model,
+    run_call,
+    torch_as_before,
+)
 from sslortho.recipes.command_line import create_options
 from sslortho.recipes.embed.options import EmbedOptions
 from sslortho.recipes.embed.run import run as run_embedding
-from sslortho.recipes.given import Given
 from sslortho.recipes.knn_eval.options import KnnEvalOptions
 from sslortho.recipes.knn_eval.run import run as run_knn_eval
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.recipes.linear_eval.run import run as run_linear_eval
 from sslortho.recipes.options import RunOptions
-from sslortho.recipes.own_objects import check_place, options_class, take_objects
+from sslortho.recipes.own_objects import check_place, take_objects
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.run import run as run_pretraining
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.recipes.supervised.run import run as run_supervised
-from sslortho.runs.folder import RunFolder
-from sslortho.runs.provenance import Session
-
-PathLike = str | os.PathLike[str]
-
-Images = tuple[Any, Any]
-"""Images to train and to test on, as the caller has them; of the latter None for none."""
-
-LABELLED = (SupervisedOptions, LinearEvalOptions, KnnEvalOptions)
-"""Options of the commands that cannot do without labels."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +103,8 @@ def pretrain(
         RunStoppedError: Ctrl-C or a signal stopped it; it has saved, and the same call resumes.
         NonFiniteError: it diverged.
     """
-    named, images = _name_data(data, test_data, options)
-    values = {**named, "method": method, **_name_model(model, options)}
+    named, images = name_data(data, test_data, options)
+    values = {**named, "method": method, **name_model(model, options)}
     return _train(PretrainOptions, run_pretraining, values, out, options, images)
 
 
@@ -132,8 +126,8 @@ def supervised(
 
     Raises ValueError and RunStoppedError as `pretrain`.
     """
-    named, images = _name_data(data, test_data, options)
-    values = {**named, **_name_model(model, options)}
+    named, images = name_data(data, test_data, options)
+    values = {**named, **name_model(model, options)}
     return _train(SupervisedOptions, run_supervised, values, out, options, images)
 
 
@@ -155,9 +149,11 @@ def linear_eval(
 
     Raises ValueError, RunStoppedError and NonFiniteError as `pretrain`.
     """
-    named, images = _name_data(data, test_data, options)
+    named, images = name_data(data, test_data, options)
     values = {"backbone_from": backbone_from, **named}
-    return EvaluationResult(*_run(LinearEvalOptions, run_linear_eval, values, out, options, images))
+    return EvaluationResult(
+        *run_call(LinearEvalOptions, run_linear_eval, values, out, options, images)
+    )
 
 
 def knn_eval(
@@ -176,9 +172,9 @@ def knn_eval(
 
     Raises ValueError as `pretrain`.
     """
-    named, images = _name_data(data, test_data, options)
+    named, images = name_data(data, test_data, options)
     values = {"backbone_from": backbone_from, **named}
-    return EvaluationResult(*_run(KnnEvalOptions, run_knn_eval, values, out, options, images))
+    return EvaluationResult(*run_call(KnnEvalOptions, run_knn_eval, values, out, options, images))
 
 
 def extract_features(
@@ -202,12 +198,12 @@ def extract_features(
 
     Raises ValueError as `pretrain`, for data without test images, and for a file of other images or weights.
     """
-    named, images = _name_data(data, None, options)
+    named, images = name_data(data, None, options)
     values = {"backbone_from": backbone_from, **named, "split": split, **options}
     values, given = take_objects({**values, **({} if out is None else {"out": out})})
     chosen = create_options(EmbedOptions, values)
-    with _torch_as_before():
-        return run_embedding(chosen, _add_images(given, images, chosen))
+    with torch_as_before():
+        return run_embedding(chosen, add_images(given, images, chosen))
 
 
 def load_backbone(
@@ -239,95 +235,12 @@ def load_backbone(
     """
     check_place("weights", weights)
     file = read_weights(os.fspath(weights))
-    with _torch_as_before():
+    with torch_as_before():
         if isinstance(model, nn.Module):
             if stem is not None:
                 raise ValueError(f"stem={stem!r} has no effect on a module; leave it out")
             return with_preprocessing(restore_module(file, model, weights_prefix))
         return with_preprocessing(restore_backbone(file, model, stem, weights_prefix).network)
-
-
-def _name_data(
-    data: Any, test_data: Any, options: Mapping[str, Any]
-) -> tuple[dict[str, Any], Images | None]:
-    """The options data and test_data, and the objects that stand in for them, if there are any.
-
-    Raises ValueError for a path beside an object.
-    """
-    place = isinstance(data, str | os.PathLike)
-    if place and (test_data is None or isinstance(test_data, str | os.PathLike)):
-        return {"data": data, **({} if test_data is None else {"test_data": test_data})}, None
-    if place:
-        raise ValueError(
-            f"data={data!r} is a path or name and test_data is not; give both as objects, such as lists of "
-            "files"
-        )
-    if "data_dir" in options:
-        raise ValueError(
-            f"data_dir={options['data_dir']!r} is for data sets by name, and data is an object; leave it out"
-        )
-    return {"data": GIVEN}, (data, test_data)
-
-
-def _name_model(model: str | nn.Module | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The option backbone, if it is given as `model`."""
-    if model is None:
-        return {}
-    if "backbone" in options:
-        raise ValueError(
-            f"model={model!r} and backbone={options['backbone']!r} are one option; give one of them"
-        )
-    return {"backbone": model}
-
-
-Run = Callable[..., dict[str, Any]]
-
-
-def _add_images(given: Given, images: Images | None, options: RunOptions) -> Given:
-    """The images too, if they are objects. Raises ValueError for objects that are no images."""
-    if images is None:
-        return given
-    train, test = load_pair(*images, options, isinstance(options, LABELLED))
-    return replace(given, train=train, test=test)
-
-
-@contextlib.contextmanager
-def _torch_as_before() -> Iterator[None]:
-    """Restore torch's threads, deterministic mode and random state at the end: a call leaves none."""
-    threads, generator = torch.get_num_threads(), torch.get_rng_state()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    benchmark, products = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
-    settings: Any = torch.utils.deterministic
-    fill = settings.fill_uninitialized_memory
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_rng_state(generator)
-        torch.use_deterministic_algorithms(deterministic)
-        torch.backends.cudnn.benchmark = benchmark
-        if torch.get_float32_matmul_precision() != products:
-            torch.set_float32_matmul_precision(products)
-        settings.fill_uninitialized_memory = fill
-
-
-def _run(
-    cls: type[RunOptions],
-    run: Run,
-    values: Mapping[str, Any],
-    out: PathLike | None,
-    options: Mapping[str, Any],
-    images: Images | None,
-) -> tuple[dict[str, Any], Path]:
-    """Run a command; its summary as the file has it, and its folder."""
-    values = {**values, **({} if out is None else {"out": out}), **options}
-    values, given = take_objects(values)
-    chosen = create_options(options_class(cls, given), values)
-    command = shlex.join(["sslortho", cls.command, *to_arguments(values, type(chosen))])
-    with _torch_as_before():
-        summary = run(chosen, Session(command), _add_images(given, images, chosen))
-    folder = chosen.run_folder
-    return RunFolder(folder).read_summary() or summary, folder
 
 
 def _train(
@@ -338,7 +251,7 @@ def _train(
     options: Mapping[str, Any],
     images: Images | None,
 ) -> TrainingResult:
-    summary, folder = _run(cls, run, values, out, options, images)
+    summary, folder = run_call(cls, run, values, out, options, images)
     model = {**values, **options}.get("backbone")
     network = model if isinstance(model, nn.Module) else None
     backbone = None if summary.get("diverged") else load_backbone(folder, network)
