@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from sslortho.optim.group_options import check_numbers
+from sslortho.optim.never_compiled import PlainOptimizer
 from sslortho.optim.precision import all_in_float32, as_scalar, in_float32, round_into
 
 
@@ -107,7 +107,7 @@ def step_in_fewer_passes(
         add_directions(parameters, -rate)
 
 
-class LARS(Optimizer):
+class LARS(PlainOptimizer):
     """Layer-wise adaptive rate scaling with momentum (arXiv 1708.03888, barlowtwins' dialect).
 
     For each parameter p with gradient g:

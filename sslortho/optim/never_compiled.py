@@ -4,11 +4,13 @@ It takes more than a second, for everyone who imports an optimizer, and most nev
 """
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch.optim import Optimizer
 
 Taken = ParamSpec("Taken")
 Given = TypeVar("Given")
@@ -39,3 +41,12 @@ def constant_when_compiled(function: Callable[Taken, Given]) -> Callable[Taken, 
     """
     function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
     return function
+
+
+class PlainOptimizer(Optimizer):
+    """`torch.optim.Optimizer`, some of whose methods import the compiler at their first call; these do not."""
+
+    add_param_group = never_compiled(inspect.unwrap(Optimizer.add_param_group))
+    zero_grad = never_compiled(inspect.unwrap(Optimizer.zero_grad))
+    state_dict = never_compiled(inspect.unwrap(Optimizer.state_dict))
+    load_state_dict = never_compiled(inspect.unwrap(Optimizer.load_state_dict))

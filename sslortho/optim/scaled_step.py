@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from sslortho.optim.auxiliary_adamw import MOMENTS, step_by_adamw
 from sslortho.optim.components import is_matrix, matrix_shape
+from sslortho.optim.never_compiled import PlainOptimizer
 from sslortho.optim.precision import HALF_PRECISION, all_in_float32, as_scalar, round_into
 from sslortho.optim.update_scale import Scale, update_scale
 
@@ -35,7 +35,7 @@ def is_stepped_as_matrix(parameter: Tensor, group: dict[str, Any]) -> bool:
     return group["orth"] and is_matrix(parameter)
 
 
-class ScaledStep(Optimizer):
+class ScaledStep(PlainOptimizer):
     """Step along the gradient of each matrix as it is, times `lr` and a factor of the matrix's sides.
 
     `Muon` puts the orthonormalisation in front and has the meaning of each option. Everything else is

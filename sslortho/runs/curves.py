@@ -1,4 +1,4 @@
-"""Pictures of a run: training views, and curves against steps."""
+"""Picture of a run: its curves against steps."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,38 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from sslortho.evaluate.figures import GREY, new_figure, save_figure
 from sslortho.train.records import Record
-
-
-def draw_views(path: Path, views: tuple[Tensor, ...], columns: int = 8) -> None:
-    """Draw augmented views: a row for each view, a column for each image.
-
-    The height of a row is in proportion to the size of its view.
-
-    Args:
-        views: tensors (batch, 3, height, width), normalised as for training; sizes may differ. Each
-            view is scaled to its own range of values.
-        columns: images shown.
-    """
-    columns = min(columns, len(views[0]))
-    largest = max(view.shape[2] for view in views)
-    heights = [view.shape[2] / largest for view in views]
-    figure = new_figure(1.2 * columns + 0.6, 1.3 * sum(heights))
-    axes = figure.subplots(len(views), columns, squeeze=False, height_ratios=heights)
-    for row, view in enumerate(views):
-        shown = view[:columns].float().cpu()
-        low, high = shown.amin(dim=(0, 2, 3)), shown.amax(dim=(0, 2, 3))
-        shown = (shown - low.view(1, -1, 1, 1)) / (high - low).clamp_min(1e-6).view(1, -1, 1, 1)
-        for axis, image in zip(axes[row], shown, strict=True):
-            axis.imshow(image.permute(1, 2, 0).numpy())
-            axis.set_xticks([])
-            axis.set_yticks([])
-        axes[row][0].set_ylabel(f"view {row + 1}", rotation=0, ha="right", va="center")
-    save_figure(figure, path)
-
 
 MOST_POINTS = 2000
 """Approximate maximum number of points per curve: more than a picture has pixels."""

@@ -11,9 +11,9 @@ from torch import Tensor
 from sslortho.atomic import atomic_file
 from sslortho.options import Options
 from sslortho.runs.config_file import check_same_run, to_yaml
-from sslortho.runs.curves import draw_views
 from sslortho.runs.lock import hold_folder
 from sslortho.runs.status import give_up
+from sslortho.runs.views_picture import draw_views
 from sslortho.train.records import jsonable
 
 if TYPE_CHECKING:

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from sslortho.data import Batch
 from sslortho.train.batch_norm import SingleSampleError, describe_single
-from sslortho.train.sharding import hold_gradients, whole
+from sslortho.train.sharding import hold_gradients, is_split, whole
 
 
 class NonFiniteError(RuntimeError):
@@ -20,7 +19,7 @@ class NonFiniteError(RuntimeError):
 
 def _hold(task: nn.Module, accelerator: Accelerator) -> AbstractContextManager[Any]:
     """Keep gradients on their rank until the last batch of the step."""
-    return hold_gradients(task) if isinstance(task, FSDPModule) else accelerator.no_sync(task)
+    return hold_gradients(task) if is_split(task) else accelerator.no_sync(task)
 
 
 def accumulate_gradients(

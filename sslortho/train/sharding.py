@@ -6,22 +6,25 @@ sharded or not, can resume from it.
 """
 
 import copy
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from sslortho.methods import Task
+from sslortho.optim.gradients import is_sharded
 from sslortho.optim.precision import HALF_PRECISION, in_float32
+
+if TYPE_CHECKING:  # slow to import, and only split trainings need them
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy
 
 SMALLEST = 2**20
 """Entries of a block that is gathered by itself: 4 MiB of float32. Smaller ones are not worth a message of
@@ -116,12 +119,14 @@ def is_rounded(block: nn.Module, blocks: list[nn.Module]) -> bool:
     )
 
 
-def _shard_part(part: nn.Module, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
+def _shard_part(part: nn.Module, mesh: "DeviceMesh", policy: "MixedPrecisionPolicy") -> None:
     """Split a child of the task: its blocks, one at a time, then what is left of it.
 
     policy: how blocks are gathered that hold nothing but what autocast rounds (`is_rounded`). The norms
         in them are gathered apart, as they are, and so are other blocks.
     """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     blocks = find_blocks(part)
     if policy.param_dtype is not None:
         inside = {module for block in blocks for module in block.modules()}
@@ -150,6 +155,9 @@ def shard_task(task: Task, optimizer: Optimizer, accelerator: Accelerator) -> Ta
 
     Raises ValueError as `check_sharding`, and for batch norms whose statistics are each rank's own.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     check_sharding(accelerator)
     _check_statistics(task)
     assert not optimizer.state
@@ -171,9 +179,15 @@ def shard_task(task: Task, optimizer: Optimizer, accelerator: Accelerator) -> Ta
     return sharded
 
 
+def is_split(task: nn.Module) -> bool:
+    """Whether a task is split among the ranks, as `shard_task` does it."""
+    module = sys.modules.get("torch.distributed.fsdp")  # none is before that is imported
+    return module is not None and isinstance(task, module.FSDPModule)
+
+
 @contextmanager
-def hold_gradients(task: FSDPModule) -> Iterator[None]:
-    """Accumulate gradients inside without communication among ranks."""
+def hold_gradients(task: Any) -> Iterator[None]:
+    """Accumulate gradients of a split task inside without communication among ranks."""
     task.set_requires_gradient_sync(False)
     try:
         yield
@@ -183,7 +197,8 @@ def hold_gradients(task: FSDPModule) -> Iterator[None]:
 
 def whole(tensor: Tensor) -> Tensor:
     """Gather a tensor that may be split among ranks; every rank must call."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    split: Any = tensor
+    return split.full_tensor() if is_sharded(tensor) else tensor
 
 
 def total_norm(tensors: Iterable[Tensor]) -> Tensor:
@@ -222,8 +237,8 @@ def gather_to_main(
     def gather(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        if isinstance(value, DTensor):
-            value = value.full_tensor()  # by every rank
+        if is_sharded(value):
+            value = whole(value)  # by every rank
             # of a tensor on a CPU that this rank alone holds, the whole is its own memory
             return value.to("cpu", copy=True) if accelerator.is_main_process else None
         return copy(value) if accelerator.is_main_process else None
@@ -247,8 +262,11 @@ def _whole_on_cpu(value: Any) -> Any:
 def _split_like(value: Any, parameter: Tensor) -> Any:
     """This rank's shard of a whole tensor, split as the parameter is; any other value unchanged."""
     alike = isinstance(value, Tensor) and value.shape == parameter.shape
-    if not alike or not isinstance(parameter, DTensor):
+    if not alike or not is_sharded(parameter):
         return value
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(parameter, DTensor)
     value = value.to(parameter.device)
     # every rank has read the same file: none needs to be sent its part
     return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)

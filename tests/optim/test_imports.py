@@ -79,3 +79,42 @@ def test_an_import_loads_nothing_heavy_beside_torch(module):
     ).stdout.split()
     assert module in loaded
     assert not set(HEAVY) & set(loaded)
+
+
+STEPS = """
+import sys
+import torch
+from sslortho.optim import LARS, Muon, OrthLARS, param_groups
+
+for cls in (LARS, OrthLARS, Muon):
+    model = torch.nn.Linear(3, 2)
+    optimizer = cls(param_groups(model), lr=0.1)
+    optimizer.zero_grad()
+    model(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert "torch._dynamo" not in sys.modules, cls
+torch.optim.SGD([torch.ones(1)])
+print("torch._dynamo" in sys.modules)  # or the rest would prove nothing: torch's own import it
+"""
+
+
+def test_our_own_optimizers_step_without_the_compiler():
+    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"]
+
+
+TRAINING = """
+import sys
+import sslortho.recipes.pretrain.run
+print(*sys.modules)
+"""
+
+
+def test_a_pretraining_loads_nothing_that_it_may_not_need():
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINING], capture_output=True, text=True, check=True
+    )
+    unneeded = {"torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "sympy",
+                "matplotlib", "sklearn", "pandas", "torchvision", "timm", "lightly"}  # fmt: skip
+    assert not unneeded & set(done.stdout.split())

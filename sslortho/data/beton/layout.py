@@ -97,7 +97,7 @@ class BetonLayout:
         table = self.position
         self.position += self.file.write(self.allocations[: self.count].tobytes())
         self.file.seek(HEADER.itemsize)
-        self.file.write(_field_descriptors().tobytes())
+        self.file.write(field_descriptors().tobytes())
         self.file.write(self.metadata[: self.count].tobytes())
         self.file.flush()
         self.file.seek(0)
@@ -106,7 +106,8 @@ class BetonLayout:
         self.file.flush()
 
 
-def _field_descriptors() -> NDArray[np.void]:
+def field_descriptors() -> NDArray[np.void]:
+    """FIELD records of an image and its label."""
     descriptors = np.zeros(len(FIELDS), FIELD)
     for descriptor, (name, type_id) in zip(descriptors, FIELDS.items(), strict=True):
         descriptor["type_id"] = type_id
