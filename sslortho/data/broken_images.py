@@ -29,6 +29,9 @@ MOST_CHECKED = 100_000
 AT_ONCE = 4096
 """Images that are handed to the threads at a time: a future for each of millions takes gigabytes."""
 
+A_PIECE = 16
+"""Images that a thread takes at a time: one by one the hand-over costs as much as a check."""
+
 BAR_AFTER = 5.0
 """Seconds after which a check shows a bar."""
 
@@ -44,6 +47,9 @@ LONGEST_CHECK = timedelta(days=1)
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
+
+Checked = tuple[list[Size], dict[int, BrokenImageError]]
+"""Sizes of the images that are whole, and the fault of each other one by its index."""
 
 Images = TypeVar("Images", bound=ImageSet)
 
@@ -68,10 +74,11 @@ def handle_broken(
         ValueError: broken images, unless they are left out; images that broke after the list was made;
             a split without any image that is whole.
     """
+    seen: list[Checked] = []
     if skip is not False:
-        data = _leave_out(data, split, skip_list, few=skip is None)
+        data = _leave_out(data, split, skip_list, skip is None, seen)
     chosen = _choose_checked(data)
-    sizes, broken = _check(data, chosen, thorough=False)
+    sizes, broken = seen.pop() if seen else _check(data, chosen, thorough=False)
     if broken:
         raise ValueError(
             describe_broken(list(broken.values()), len(chosen), _binding(skip, skip_list))
@@ -94,18 +101,12 @@ def _choose_checked(data: ImageSet) -> Sequence[int]:
     return np.union1d(first, spread).tolist()
 
 
-def _check(
-    data: ImageSet, indices: Sequence[int], thorough: bool
-) -> tuple[list[Size], dict[int, BrokenImageError]]:
-    """Sizes of the images that are whole, and the fault of each other one by its index."""
+def _check(data: ImageSet, indices: Sequence[int], thorough: bool) -> Checked:
     # PIL itself calls this at the first rare format, when other threads' files can seem broken
     Image.init()
 
-    def attempt(index: int) -> Size | BrokenImageError:
-        try:
-            return data.check(index, thorough)
-        except BrokenImageError as error:
-            return error
+    def attempt(part: Sequence[int]) -> list[Size | BrokenImageError]:
+        return [_attempt(data, index, thorough) for index in part]
 
     sizes: list[Size] = []
     broken: dict[int, BrokenImageError] = {}
@@ -114,16 +115,25 @@ def _check(
     try:
         for start in range(0, len(indices), AT_ONCE):
             part = indices[start : start + AT_ONCE]
-            for index, result in zip(part, pool.map(attempt, part), strict=True):
-                bar.update()
-                if isinstance(result, BrokenImageError):
-                    broken[index] = result
-                else:
-                    sizes.append(result)
+            pieces = [part[i : i + A_PIECE] for i in range(0, len(part), A_PIECE)]
+            for piece, results in zip(pieces, pool.map(attempt, pieces), strict=True):
+                bar.update(len(piece))
+                for index, result in zip(piece, results, strict=True):
+                    if isinstance(result, BrokenImageError):
+                        broken[index] = result
+                    else:
+                        sizes.append(result)
     finally:
         bar.close()
         pool.shutdown(cancel_futures=True)
     return sizes, broken
+
+
+def _attempt(data: ImageSet, index: int, thorough: bool) -> Size | BrokenImageError:
+    try:
+        return data.check(index, thorough)
+    except BrokenImageError as error:
+        return error
 
 
 def describe_broken(
@@ -148,10 +158,20 @@ def describe_broken(
     )
 
 
-def _leave_out(data: Images, split: Split, skip_list: Path | None, few: bool) -> Images:
-    """The images that are whole, by the list of the run or of the first rank."""
-    find = _find_few if few else _find_or_read
-    broken = _ask_first_rank(lambda: find(data, split, skip_list))
+def _leave_out(
+    data: Images, split: Split, skip_list: Path | None, few: bool, seen: list[Checked]
+) -> Images:
+    """The images that are whole, by the list of the run or of the first rank.
+
+    seen: receives what a check of all headers found, if this rank made one, of the images that are kept.
+    """
+
+    def find() -> dict[str, str]:
+        if few:
+            return _find_few(data, split, skip_list, seen)
+        return _find_or_read(data, split, skip_list)
+
+    broken = _ask_first_rank(find)
     if not broken:
         return data
     kept = [i for i in range(len(data)) if data.name_of(i) not in broken]
@@ -182,10 +202,12 @@ def _find_or_read(data: ImageSet, split: Split, skip_list: Path | None) -> dict[
     return found
 
 
-def _find_few(data: ImageSet, split: Split, skip_list: Path | None) -> dict[str, str]:
+def _find_few(
+    data: ImageSet, split: Split, skip_list: Path | None, seen: list[Checked]
+) -> dict[str, str]:
     """Name and fault of each image that looks broken, if they are few and it is the files' own fault.
 
-    A run that has begun goes by its list, and leaves out nothing if it has none.
+    A run that has begun goes by its list, and leaves out nothing if it has none. `seen` as for `_leave_out`.
     """
     if skip_list is not None and has_begun(skip_list):
         return read_skip_list(skip_list).get(split, {}) if keeps_list(skip_list) else {}
@@ -193,10 +215,12 @@ def _find_few(data: ImageSet, split: Split, skip_list: Path | None) -> dict[str,
         skip_list.unlink(missing_ok=True)  # of a start that was refused
     if len(data) > MOST_CHECKED:
         return {}
-    _, broken = _check(data, range(len(data)), thorough=False)
+    sizes, broken = _check(data, range(len(data)), thorough=False)
     many = len(broken) > FEW * len(data)
     if not broken or many or any(map(_is_of_system, broken.values())):
+        seen.append((sizes, broken))
         return {}
+    seen.append((sizes, {}))
     found = {data.name_of(i): error.reason for i, error in broken.items()}
     if skip_list is not None and is_first_rank():
         write_skip_list(skip_list, {**_keep_other(skip_list, split, {}), split: found}, few=True)

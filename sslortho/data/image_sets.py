@@ -77,7 +77,7 @@ class ImageSet(ABC):
         known = [name for name in names if name is not None]
         return ImageTable(self.labels.numpy(), self.classes, known or None)
 
-    @property
+    @cached_property
     def first_size(self) -> tuple[int, int]:
         """Height and width of the first image, in pixels."""
         heights, widths = self.sizes(np.zeros(1, np.int64))
@@ -304,9 +304,12 @@ class ImageFiles(ImageSet):
             return width, height
         return check_image(self.paths[index], self.upright)
 
+    @cached_property
+    def _parent(self) -> str:
+        return f"{Path(self.root).parent}{os.sep}" if self.root else ""
+
     def name_of(self, index: int) -> str:
-        start = f"{Path(self.root).parent}{os.sep}" if self.root else ""
-        return self.paths[index].removeprefix(start)
+        return self.paths[index].removeprefix(self._parent)
 
     def file_names(self) -> list[str]:
         return [Path(path).name for path in self.paths]

@@ -101,6 +101,26 @@ def test_all_files_that_cannot_be_decoded_into_memory_are_counted(data):
         load_split("folder", data, "train", "tensor")
 
 
+@pytest.mark.parametrize("broken", [0, 1])
+def test_each_image_is_checked_once(tmp_path, monkeypatch, broken):
+    write_images(tmp_path, 40)
+    for i in range(broken):
+        cut(tmp_path / f"train/a/{2 * i}.jpg")
+    files, checked = scan_folder(tmp_path, "train"), []
+    check = ImageFiles.check
+    monkeypatch.setattr(
+        ImageFiles, "check", lambda self, i, *how: checked.append(i) or check(self, i, *how)
+    )
+    if broken:
+        with pytest.warns(UserWarning, match="1 of 80 train images are broken and left out"):
+            kept, sizes = broken_images.handle_broken(files, "train", None)
+    else:
+        kept, sizes = broken_images.handle_broken(files, "train", None)
+    assert sorted(checked) == list(range(80))
+    assert sizes == [(40, 30)] * (80 - broken)
+    assert len(kept) == 80 - broken
+
+
 def test_of_a_huge_folder_a_sample_is_checked(tmp_path, monkeypatch):
     write_images(tmp_path, count=50)
     files = scan_folder(tmp_path, "train")

@@ -7,6 +7,9 @@ import numpy as np
 import torch
 
 from sslortho.data import ImageArray
+from sslortho.data.beton import images as beton_images
+from sslortho.data.beton.file_format import read_beton
+from sslortho.data.beton.images import open_beton
 from sslortho.data.beton.writer import write_beton
 from sslortho.data.datasets import load_split
 
@@ -64,3 +67,20 @@ def test_without_a_manifest_sizes_and_labels_tell(tmp_path):
     other = write(tmp_path / "other", labels)
     (other / "train.beton.json").unlink()
     assert digest(other) != digest(folder)
+
+
+def test_the_metadata_are_not_read_again_each_time_that_the_first_size_is_asked_for(
+    tmp_path, monkeypatch
+):
+    """A start asks for it half a dozen times, and ImageNet's metadata are 60 MB."""
+    data = ImageArray(torch.zeros(3, 3, 20, 30, dtype=torch.uint8), torch.zeros(3).long(), ("a",))
+    write_beton(data, tmp_path / "train.beton", mode="raw")
+    images = open_beton(tmp_path / "train.beton")
+    read = []
+    monkeypatch.setattr(
+        beton_images, "read_beton", lambda path: read.append(path) or read_beton(path)
+    )
+    assert [images.first_size for _ in range(4)] == [(20, 30)] * 4
+    assert images.holds_small_images
+    assert len(read) == 1
+    assert images.select(torch.tensor([2])).first_size == (20, 30)
