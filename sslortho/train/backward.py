@@ -49,7 +49,10 @@ def accumulate_gradients(
 
 
 def name_offenders(task: nn.Module, most: int = 5) -> str:
-    """Names of the parameters whose gradients are not finite; every rank must call."""
+    """Names of the parameters whose gradients are not finite, empty if none are; every rank must call.
+
+    None are where all gradients are finite and so large that their norm is not.
+    """
     bad = [
         name
         for name, parameter in task.named_parameters()

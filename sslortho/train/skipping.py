@@ -91,9 +91,10 @@ def count_bad_step(
         return True
     progress.bad_steps += 1
     if progress.bad_steps >= most:
+        offenders = name_offenders(task)
+        what = f"the gradients of {offenders} are" if offenders else "the norm of all gradients is"
         raise NonFiniteError(
-            f"step {progress.step + 1}: the gradients of {name_offenders(task)} are "
-            f"not finite (loss {float(metrics['loss']):g}), for the "
+            f"step {progress.step + 1}: {what} not finite (loss {float(metrics['loss']):g}), for the "
             f"{progress.bad_steps}th step in a row; the last checkpoint is untouched. "
             "Lower lr, raise warmup_epochs, or use mixed_precision bf16 or no"
         )

@@ -215,6 +215,30 @@ def test_too_many_bad_steps_in_a_row_stop_with_step_and_names(tmp_path):
     assert CheckpointFolder(tmp_path / "checkpoints").load_latest()["progress"]["step"] == 6
 
 
+class Huge(Regression):
+    """Finite gradients whose squares overflow."""
+
+    def forward(self, views, labels):
+        return {"loss": super().forward(views, labels)["loss"] * 1e25}
+
+
+def test_gradients_whose_norm_alone_overflows_are_told_as_that(tmp_path):
+    accelerator = Accelerator(cpu=True)
+    task = Huge()
+    trainer = Trainer(
+        task,
+        torch.optim.SGD(task.parameters(), lr=0.1),
+        Loader(),
+        accelerator=accelerator,
+        schedule=lambda step: 1.0,
+        options=LoopOptions(epochs=1, max_bad_steps=2),
+        reporter=Reporter(tmp_path, accelerator, total_steps=6),
+        checkpoints=CheckpointFolder(tmp_path / "checkpoints"),
+    )
+    with pytest.raises(NonFiniteError, match="step 2: the norm of all gradients is not finite"):
+        trainer.run()
+
+
 class Steep(Regression):
     """A loss whose gradient overflows, as in fp16, under a scale above `most`."""
 
