@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.matrices import nearest_orthonormal
+from helpers.torch_muon import TORCHS, skip_without_muon
 from torch import nn
 
 from sslortho.optim import Muon, orthogonal, param_groups
@@ -39,16 +40,14 @@ def train(optimizer, params, steps=STEPS, scale=1e-2) -> None:
 # --- torch.optim.Muon -------------------------------------------------------------------------------
 
 MATRICES = [(4, 6), (6, 4), (5, 5), (12, 30), (1, 7), (7, 1)]
-SCALES = {"muon": "original", "moonlight": "match_rms_adamw", "spectral": "spectral_unclamped"}
 
 
 def compare_with_torch(polar, atol, scale="muon", foreach=True, **options):
-    if not hasattr(torch.optim, "Muon"):
-        pytest.skip("Muon came with torch 2.9")
+    skip_without_muon(scale)
     ours, theirs = parameters(MATRICES), parameters(MATRICES)
     optimizer = Muon(ours, polar=polar, scale=scale, foreach=foreach, **options)
     train(optimizer, ours)
-    train(torch.optim.Muon(theirs, adjust_lr_fn=SCALES[scale], **options), theirs)
+    train(torch.optim.Muon(theirs, adjust_lr_fn=TORCHS[scale], **options), theirs)
     for p, q in zip(ours, theirs, strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=atol)
 
@@ -60,7 +59,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", TORCHS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_steps_are_torchs_in_float32(options, scale, monkeypatch):
     """torch's own code, which takes bfloat16, with that one rounding left out."""

@@ -1,18 +1,21 @@
 """The length of updates, against the sources' formulas."""
 
+import importlib
+
 import pytest
 import torch
+from helpers.torch_muon import TORCHS, skip_without_muon
 
 from sslortho.optim.update_scale import SCALES, normalise_rows_, update_scale
 
 SIDES = [(4, 9), (9, 4), (5, 5), (1, 9), (64, 1)]
-TORCHS = {"muon": "original", "moonlight": "match_rms_adamw", "spectral": "spectral_unclamped"}
 
 
 @pytest.mark.parametrize("sides", SIDES, ids=str)
 @pytest.mark.parametrize("scale", TORCHS)
 def test_factors_are_those_of_torchs_muon(scale, sides):
-    module = pytest.importorskip("torch.optim._muon", reason="Muon came with torch 2.9")
+    skip_without_muon(scale)
+    module = importlib.import_module("torch.optim._muon")
     expected = module._adjust_lr(1.0, TORCHS[scale], torch.Size(sides))
     assert update_scale(*sides, scale) == expected
 
