@@ -9,6 +9,7 @@ How the files hang together, from the call down to the numbers:
 | `parallel`       | runs those parts side by side on the CPU's threads                               |
 | `factor`         | one stack: chooses the method, scales, keeps NaN and zero apart; public `polar`  |
 | `decompositions` | methods `svd` (the reference) and `gram_eigh`                                    |
+| `low_rank`       | the eigenproblem of `gram_eigh` made smaller where the rank is low, on a CPU      |
 | `iterative`      | methods `polar_express`, `newton_schulz`, `muon` and `muon_bf16`                 |
 | `gram_iteration` | applies the polynomials of the first two by the Gram matrix                      |
 | `polynomials`    | the coefficients of those polynomials, for any interval and tolerance            |

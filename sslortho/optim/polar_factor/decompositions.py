@@ -11,12 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sslortho.optim.polar_factor.low_rank import low_rank_eigh
+
 PANEL_ROWS = 64
 """Rows of a Gram matrix computed at a time on the CPU. A symmetric matrix is known from its part below
 the diagonal: narrower panels skip more of the rest, and slow the product down."""
 
 PANEL_COLUMNS = 1024
-"""Columns converted to float64 at a time on the CPU, so that the copy stays in a core's cache."""
+"""Most columns converted to float64 at a time on the CPU."""
+
+PANEL_ENTRIES = 2**18
+"""Most entries converted at a time, so that the copy, 2 MiB, stays in the processor's cache."""
 
 ROOT_IN_FLOAT32 = 1e-4
 """Ratio of the smallest to the largest singular value from which gram_eigh applies the inverse root in
@@ -42,15 +47,28 @@ def polar_svd(matrices: Tensor, rank_tol: float) -> Tensor:
     return (u * keep.unsqueeze(-2)) @ vh
 
 
+def _is_recorded(*tensors: Tensor) -> bool:
+    """Whether autograd records what happens to the tensors."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _is_one_on_cpu(matrices: Tensor) -> bool:
+    """Whether (..., rows, columns) is one matrix on a CPU, and neither autograd nor a compiler looks on."""
+    one = matrices.is_cpu and matrices[..., 0, 0].numel() == 1
+    return one and not _is_recorded(matrices) and not torch.compiler.is_compiling()
+
+
 def _lower_gram(matrices: Tensor) -> Tensor:
     """`A A^T` of (..., n, m) in float64, (..., n, n); above the diagonal it may hold anything."""
-    n = matrices.shape[-2]
-    if not matrices.is_cpu or n <= PANEL_ROWS or matrices[..., 0, 0].numel() > 1:
+    n, m = matrices.shape[-2:]
+    if n <= PANEL_ROWS or not _is_one_on_cpu(matrices):
         a = matrices.double()
         return a @ a.mT
     gram = matrices.new_zeros(n, n, dtype=torch.float64)
-    for columns in matrices.reshape(matrices.shape[-2:]).split(PANEL_COLUMNS, dim=-1):
-        a = columns.double()
+    width = min(m, PANEL_COLUMNS, max(1, PANEL_ENTRIES // n))
+    panel = gram.new_empty(n, width)
+    for columns in matrices.reshape(n, m).split(width, dim=-1):
+        a = panel[:, : columns.shape[-1]].copy_(columns)
         for start in range(0, n, PANEL_ROWS):
             stop = min(start + PANEL_ROWS, n)
             gram[start:stop, :stop].addmm_(a[start:stop], a[:stop].mT)
@@ -75,8 +93,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     """`a @ b`; a large one in float32 by oneDNN where that is faster (1.5 times on an AMD EPYC)."""
     one = a.is_cpu and a.dtype == torch.float32 and a[..., 0, 0].numel() == 1
     small = min(*a.shape[-2:], *b.shape[-2:]) < 128
-    recorded = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
-    if not one or small or recorded or not _mkl_leaves_avx512_idle():
+    if not one or small or _is_recorded(a, b) or not _mkl_leaves_avx512_idle():
         return a @ b
     rows, columns = (x.reshape(x.shape[-2:]) for x in (a, b.mT))
     packed = (x.contiguous().to_mkldnn() for x in (rows, columns))
@@ -96,6 +113,21 @@ def _roots_fit_float32(values: Tensor, keep: Tensor, rank_tol: float) -> bool:
     return bool((smallest >= ROOT_IN_FLOAT32**2 * values[..., -1]).all())
 
 
+def _eigenpairs(gram: Tensor, rank_tol: float, eps: float) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, ascending, and eigenvectors of `A A^T` (..., n, n): (..., r) and (..., n, r).
+
+    r is n, or the rank of a single matrix on a CPU if it is far smaller; the other eigenvalues count as zero.
+    eps is the rounding of A's entries.
+    """
+    if _is_one_on_cpu(gram):
+        n = gram.shape[-1]
+        found = low_rank_eigh(gram.reshape(n, n), rank_tol, eps)
+        if found is not None:
+            values, vectors = found
+            return values.view(*gram.shape[:-2], -1), vectors.view(*gram.shape[:-1], -1)
+    return torch.linalg.eigh(gram)  # reads the lower triangle
+
+
 def polar_gram_eigh(matrices: Tensor, rank_tol: float) -> Tensor:
     """`(A A^T)^(-1/2) A` from the eigenvalues of the small Gram matrix, in float64.
 
@@ -105,14 +137,19 @@ def polar_gram_eigh(matrices: Tensor, rank_tol: float) -> Tensor:
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     a = matrices.mT if tall else matrices
-    gram = _lower_gram(a)
-    values, vectors = torch.linalg.eigh(gram)  # reads the lower triangle
-    noise = torch.finfo(torch.float64).eps * gram.shape[-1]
+    eps = torch.finfo(matrices.dtype).eps
+    values, vectors = _eigenpairs(_lower_gram(a), rank_tol, eps)
+    noise = torch.finfo(torch.float64).eps * a.shape[-2]
     keep = values >= max(rank_tol**2, noise) * values[..., -1:]
     keep &= values > 0
     inverse_root = torch.where(keep, values, 1).rsqrt() * keep
     dtype = matrices.dtype if _roots_fit_float32(values, keep, rank_tol) else torch.float64
     vectors, inverse_root = vectors.to(dtype), inverse_root.to(dtype)
-    root = (vectors * inverse_root.unsqueeze(-2)) @ vectors.mT
-    a = matrices.to(dtype)
-    return (_product(a, root) if tall else _product(root, a)).to(matrices.dtype)
+    scaled, a = vectors * inverse_root.unsqueeze(-2), a.to(dtype)
+    if 2 * vectors.shape[-1] < vectors.shape[-2]:  # two thin products, no square one
+        result = _product(scaled, _product(vectors.mT, a))
+    else:
+        root = scaled @ vectors.mT
+        result = _product(a.mT, root).mT if tall else _product(root, a)
+    result = result.to(matrices.dtype)
+    return result.mT if tall else result

@@ -13,7 +13,7 @@ the others give the same answer, but for the last two:
 | `muon`                 | nothing; it is Muon's five steps           | ten products, and small ones          |
 | `muon_bf16`            | the same, in bfloat16 as torch.optim.Muon  | the same                              |
 
-Products are those of the large side. `decompositions` has the first two methods; `iterative`,
+Products are those of the large side. `decompositions` and `low_rank` have the first two methods; `iterative`,
 `gram_iteration`, `polynomials` and `fast_path` have the others.
 
 Muon's steps do not converge: singular values above 0.0015 of the matrix's Frobenius norm come out between
@@ -34,10 +34,10 @@ and where they belong, are within 1e-4. On a GPU `polar_express` takes its last 
 up to 2e-4 of both.
 
 On a CPU `auto` is `gram_eigh` in float32 and `svd` in float64. `gram_eigh` in float32 is within 1e-6 while it
-keeps a direction below 1e-4 of the largest, and within 2e-4 if all are above 1e-3; see
-`decompositions.ROOT_IN_FLOAT32`. Smaller directions are less certain whatever the method: rounding the matrix
-turns one of relative size s by eps / s. In float64 the iterative methods are within 10 eps / s + 1e-10 down
-to s = 1e-12.
+keeps a direction below 1e-4 of the largest, 1e-5 where the rank is low, and within 2e-4 if all are above 1e-3;
+see `decompositions.ROOT_IN_FLOAT32` and `low_rank.LEFT_OUT`. Smaller directions are less certain whatever the
+method: rounding the matrix turns one of relative size s by eps / s. In float64 the iterative methods are within
+10 eps / s + 1e-10 down to s = 1e-12.
 
 A rank-deficient matrix has no unique nearest orthonormal matrix. The result is the partial isometry:
 directions below `rank_tol * sigma_max` go to zero. So the answer is unique, it is orthogonally
