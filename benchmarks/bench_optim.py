@@ -14,10 +14,13 @@ from typing import Any
 import torch
 import torchvision
 
+from optim_bench.gpu_methods import find_methods
 from optim_bench.gradients import create_gradients, create_model, select_parameters
-from optim_bench.measures import measure_errors, measure_share, run_rounds
+from optim_bench.measures import measure_errors, measure_share
+from optim_bench.methods import BFLOAT16
 from optim_bench.options import BenchOptimOptions
 from optim_bench.results import draw_plot, print_table
+from optim_bench.rounds import run_rounds
 from sslortho.recipes.command_line import parse_options, user_errors
 from sslortho.runs.provenance import versions
 
@@ -44,13 +47,19 @@ def choose_models(models: str) -> list[str]:
 
 def measure_model(name: str, options: BenchOptimOptions, device: torch.device) -> dict[str, Any]:
     """All figures of one network, as bench_optim.json has them."""
-    model = create_model(name, options.image_size, device)
+    print(f"{name}: gradients", file=sys.stderr, flush=True)
+    model = create_model(name, options.side, device)
     parameters = select_parameters(model)
     gradients = create_gradients(model, parameters, options, device)
-    methods, results = run_rounds(parameters, gradients, options.rounds, device)
+    chosen = find_methods(device)
+    if options.quick and device.type == "cpu":
+        chosen = {method: call for method, call in chosen.items() if method not in BFLOAT16}
+    methods, results = run_rounds(chosen, parameters, gradients, options.turns, device)
     if options.errors:
+        print(f"{name}: errors", file=sys.stderr, flush=True)
         for method, errors in measure_errors(gradients, results).items():
             methods[method].update(errors)
+    print(f"{name}: training steps", file=sys.stderr, flush=True)
     return {
         "matrices": len(parameters),
         "entries": sum(p.numel() for p in parameters),
@@ -62,7 +71,7 @@ def measure_model(name: str, options: BenchOptimOptions, device: torch.device) -
 def main() -> None:
     options = parse_options(BenchOptimOptions)
     with user_errors(options.debug):
-        device, names = choose_device(options.device), choose_models(options.models)
+        device, names = choose_device(options.device), choose_models(options.names)
         out = Path(options.out)
         out.mkdir(parents=True, exist_ok=True)  # before minutes of work
     report: dict[str, Any] = {
@@ -70,11 +79,11 @@ def main() -> None:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "threads": torch.get_num_threads(),
         "gradients": options.gradients,
+        "quick": options.quick,
         "versions": versions(),
         "models": {},
     }
     for name in names:
-        print(f"{name}: gradients, then {options.rounds + 1} rounds", file=sys.stderr, flush=True)
         report["models"][name] = measure_model(name, options, device)
         print_table(name, report["models"][name])
     (out / "bench_optim.json").write_text(json.dumps(report, indent=2) + "\n")

@@ -34,20 +34,20 @@ def select_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def train_on_digits(model: nn.Module, options: BenchOptimOptions, device: torch.device) -> None:
-    """Train for `options.steps` steps of SGD on upscaled digits; leaves the next step's gradients."""
+    """Train for `options.training_steps` steps of SGD on upscaled digits; leaves the next step's gradients."""
     pixels, targets = load_digits(return_X_y=True)
     images = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8).expand(-1, 3, -1, -1) / 16
     labels = torch.tensor(targets)
     transformer = has_attention(model)
-    size = options.image_size if transformer else 64
+    size = options.side if transformer else 64
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
-    for step in range(options.steps + 1):
+    for step in range(options.training_steps + 1):
         chosen = torch.randint(len(images), (16 if transformer else 64,), generator=generator)
         batch = nn.functional.interpolate(images[chosen], size=size, mode="bilinear").to(device)
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(batch), labels[chosen].to(device)).backward()
-        if step < options.steps:
+        if step < options.training_steps:
             optimizer.step()
 
 

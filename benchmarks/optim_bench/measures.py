@@ -1,23 +1,18 @@
-"""Time, memory and error of the methods, and the share of a training step that OrthLARS takes."""
+"""Memory and error of the methods, and the share of a training step that OrthLARS takes."""
 
-import functools
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from sslortho.optim import LARS, OrthLARS
 from sslortho.optim.polar_factor import LOWER_BOUND
 
-from .gpu_methods import find_methods
 from .gradients import group_parameters
-from .methods import BASELINE
 from .options import BenchOptimOptions
 
 
@@ -54,76 +49,6 @@ def measure_peak_memory(function: Callable[[], Any], device: torch.device) -> fl
     return max(0.0, resident("VmHWM") - before)
 
 
-TOO_SLOW = 20
-"""Times the usual method's seconds from which a method is run no more: bfloat16 on a CPU without
-AVX-512 takes minutes a round."""
-
-
-def is_too_slow(seconds: float, others: Iterable[float]) -> bool:
-    """Whether something takes more than TOO_SLOW times the median of all, itself among them."""
-    return seconds > TOO_SLOW * statistics.median(others)
-
-
-def run_rounds(
-    parameters: list[nn.Parameter],
-    gradients: list[Tensor],
-    rounds: int,
-    device: torch.device,
-) -> tuple[dict[str, dict], dict[str, list[Tensor]]]:
-    """Figures of every method (seconds, ratio to the SVDs, MiB), and its orthonormal gradients.
-
-    One round more than `rounds` is run: the first measures memory and is not timed. A method that is
-    too slow there, see `is_too_slow`, has the seconds of that round alone, and "stopped" true.
-    """
-    methods = find_methods(device)
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
-    results: dict[str, list[Tensor]] = {}
-    memory: dict[str, float | None] = {}
-    first: dict[str, float] = {}
-    stopped: set[str] = set()
-    with tqdm(total=(rounds + 1) * len(methods), unit="run", leave=False, disable=None) as bar:
-        for round_ in range(rounds + 1):
-            for name, method in methods.items():
-                bar.set_postfix_str(name)
-                bar.update()
-                if name in stopped:
-                    continue
-                for p, gradient in zip(parameters, gradients, strict=True):
-                    p.grad = gradient.clone()
-                step = functools.partial(method, parameters)
-                if round_:
-                    seconds[name].append(measure_seconds(step, device))
-                    continue
-                start = time.perf_counter()
-                memory[name] = measure_peak_memory(step, device)
-                first[name] = time.perf_counter() - start
-                results[name] = [p.grad for p in parameters if p.grad is not None]
-            tqdm.write(f"round {round_} of {rounds}: done", file=sys.stderr)
-            if not round_:
-                stopped = {n for n, took in first.items() if is_too_slow(took, first.values())}
-                stopped.discard(BASELINE)
-    for name in stopped:
-        tqdm.write(f"{name}: {first[name]:.1f} s, run once alone", file=sys.stderr)
-        seconds[name] = [first[name]]
-    return {
-        name: {
-            **_describe(seconds[BASELINE], seconds[name]),
-            "peak_mib": memory[name],
-            "stopped": name in stopped,
-        }
-        for name in methods
-    }, results
-
-
-def _describe(baseline: list[float], values: list[float]) -> dict[str, float]:
-    """Seconds, and the ratio to the SVDs of the same rounds as far as there are some."""
-    return {
-        "seconds": statistics.median(values),
-        "fastest": min(values),
-        "ratio": statistics.median(a / b for a, b in zip(baseline, values, strict=False)),
-    }
-
-
 def measure_errors(
     gradients: list[Tensor], results: dict[str, list[Tensor]]
 ) -> dict[str, dict[str, float]]:
@@ -157,7 +82,7 @@ def measure_share(
 ) -> dict[str, float]:
     """Medians of a training step (two views, bfloat16 on a GPU): backward, OrthLARS, LARS."""
     batch_size = options.batch_size or (256 if device.type == "cuda" else 8)
-    images = torch.randn(batch_size, 3, options.image_size, options.image_size, device=device)
+    images = torch.randn(batch_size, 3, options.side, options.side, device=device)
     images = images.to(memory_format=torch.channels_last)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     model.zero_grad()
@@ -173,7 +98,7 @@ def measure_share(
         "OrthLARS": OrthLARS(group_parameters(model), lr=1e-6),
         "LARS": LARS(group_parameters(model), lr=1e-6),
     }
-    for round_ in range(max(2, options.rounds)):  # the first warms up
+    for round_ in range(max(2, options.turns)):  # the first warms up
         for name, optimizer in optimizers.items():
             took = measure_seconds(backward, device), measure_seconds(optimizer.step, device)
             if round_:

@@ -96,3 +96,6 @@ METHODS: dict[str, Callable[[list[nn.Parameter]], None]] = {
     "ours, muon_bf16": functools.partial(orthonormalise_, polar="muon_bf16"),
     "ours": orthonormalise_,
 }
+
+BFLOAT16 = ("Muon, bfloat16", "Muon, batched", "ours, muon_bf16")
+"""Methods whose products are in bfloat16."""

@@ -8,7 +8,8 @@ import pytest
 import torch
 from helpers.script_runs import call_script
 
-from optim_bench import measures, methods
+from optim_bench import methods, rounds
+from optim_bench.options import BenchOptimOptions
 
 SMALL = ["--rounds", "2", "--steps", "1", "--image_size", "64", "--batch_size", "2"]
 
@@ -42,29 +43,57 @@ def test_table_json_and_picture(tmp_path, gradients):
 
 def test_a_method_that_is_far_slower_is_run_once(monkeypatch, capsys):
     clock, runs = [0.0], {}
-    seconds = {measures.BASELINE: 1.0, "half": 0.5, "slow": 30.0, "ours": 0.1}
+    seconds = {rounds.BASELINE: 3.0, "half": 1.9, "slow": 2.1, "ours": 0.1}
 
     def method(name, parameters):
         clock[0] += seconds[name]
         runs[name] = runs.get(name, 0) + 1
 
-    methods = {name: functools.partial(method, name) for name in seconds}
-    monkeypatch.setattr(measures, "find_methods", lambda device: methods)
-    monkeypatch.setattr(measures.time, "perf_counter", lambda: clock[0])
+    calls = {name: functools.partial(method, name) for name in seconds}
+    monkeypatch.setattr(rounds.time, "perf_counter", lambda: clock[0])
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
-    figures, results = measures.run_rounds([parameter], [torch.ones(2, 2)], 3, torch.device("cpu"))
-    assert runs == {
-        measures.BASELINE: 4,
-        "half": 4,
-        "slow": 1,
-        "ours": 4,
-    }  # the median takes 0.75 s
+    figures, results = rounds.run_rounds(
+        calls, [parameter], [torch.ones(2, 2)], 3, torch.device("cpu")
+    )
+    # slower than 20 times 0.1 s; what the others are compared with always takes its turns
+    assert runs == {rounds.BASELINE: 4, "half": 4, "slow": 1, "ours": 4}
     assert [name for name, found in figures.items() if found["stopped"]] == ["slow"]
-    assert figures["slow"]["seconds"] == pytest.approx(30)
-    assert figures["slow"]["ratio"] == pytest.approx(1 / 30)
-    assert figures["ours"]["ratio"] == pytest.approx(10)
+    assert figures["slow"]["seconds"] == pytest.approx(2.1)
+    assert figures["slow"]["core_seconds"] is None
+    assert figures["slow"]["ratio"] == pytest.approx(3 / 2.1)
+    assert figures["ours"]["ratio"] == pytest.approx(30)
     assert set(results) == set(seconds)
-    assert "slow: 30.0 s, run once alone" in capsys.readouterr().err
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "ready" in line] == [
+        f"{name}: ready, {took:.1f} s ({i} of 4)"
+        for i, (name, took) in enumerate(seconds.items(), 1)
+    ]
+    why = "1 round: the fastest is more than 20 times as fast"
+    assert [line for line in lines if "finished" in line] == [
+        f"slow: 2.100 s, {why} (1 of 4 finished)",
+        f"{rounds.BASELINE}: 3.000 s, 3 rounds (2 of 4 finished)",
+        "half: 1.900 s, 3 rounds (3 of 4 finished)",
+        "ours: 0.100 s, 3 rounds (4 of 4 finished)",
+    ]
+
+
+def test_quick_changes_what_was_not_given():
+    quick = BenchOptimOptions(quick=True)
+    assert (quick.names, quick.training_steps, quick.turns, quick.side) == ("resnet18", 2, 1, 64)
+    given = {"models": "resnet50", "steps": 0, "rounds": 7, "image_size": 96}
+    quick = BenchOptimOptions(quick=True, **given)
+    assert (quick.names, quick.training_steps, quick.turns, quick.side) == ("resnet50", 0, 7, 96)
+
+
+@pytest.mark.slow
+def test_quick_leaves_out_bfloat16_on_a_cpu(tmp_path):
+    name = "shufflenet_v2_x0_5"
+    done = bench(tmp_path, "--quick", "--models", name, "--device", "cpu", "--errors", "false")
+    report = json.loads((tmp_path / "bench_optim.json").read_text())
+    assert report["quick"]
+    assert set(report["models"][name]["methods"]) == set(methods.METHODS) - set(methods.BFLOAT16)
+    for line in ("gradients", "training steps"):
+        assert f"{name}: {line}" in done.stderr
 
 
 def test_an_unknown_network_is_an_error(tmp_path):

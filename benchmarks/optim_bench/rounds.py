@@ -1,0 +1,145 @@
+"""Rounds in which the methods take turns, and the lines on the terminal that tell how far they are."""
+
+import functools
+import statistics
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .measures import measure_peak_memory, measure_seconds
+from .methods import BASELINE
+
+TOO_SLOW = 20
+"""Times that a method is slower than the fastest from which one round is enough: bfloat16 on a CPU without
+AVX-512 takes minutes a round."""
+
+
+@dataclass
+class Timing:
+    """Figures of a method.
+
+    first: seconds of the first round. seconds, core_seconds: one of each a later round, by the clock and of
+    all threads together. peak_mib: memory of the first round, see `measure_peak_memory`.
+    """
+
+    first: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+    core_seconds: list[float] = field(default_factory=list)
+    peak_mib: float | None = None
+
+
+class Progress:
+    """A bar, and a line for each method as it is ready and as it is finished, on stderr."""
+
+    def __init__(self, methods: int, rounds: int) -> None:
+        self.methods, self.rounds = methods, rounds
+        self.ready = self.finished = 0
+        total = methods * (rounds + 1)
+        self.bar = tqdm(total=total, unit="run", leave=False, disable=None)
+
+    def tell_ready(self, name: str, seconds: float) -> None:
+        """Tell that a method's first round is over."""
+        self.ready += 1
+        self._write(f"{name}: ready, {seconds:.1f} s ({self.ready} of {self.methods})")
+
+    def tell_finished(self, name: str, seconds: list[float], why: str = "") -> None:
+        """Tell a method's seconds; `why` it ends early, if it does."""
+        self.finished += 1
+        rounds = "1 round" if len(seconds) == 1 else f"{len(seconds)} rounds"
+        left = f"{self.finished} of {self.methods} finished"
+        self._write(f"{name}: {statistics.median(seconds):.3f} s, {rounds}{why} ({left})")
+
+    def _write(self, line: str) -> None:
+        tqdm.write(line, file=sys.stderr)
+        sys.stderr.flush()
+
+
+def find_slow(seconds: Mapping[str, float]) -> set[str]:
+    """Methods that take more than TOO_SLOW times as long as the fastest; never the one compared with."""
+    fastest = min(seconds.values())
+    return {name for name, took in seconds.items() if took > TOO_SLOW * fastest} - {BASELINE}
+
+
+def run_rounds(
+    methods: Mapping[str, Callable[[list[nn.Parameter]], None]],
+    parameters: list[nn.Parameter],
+    gradients: list[Tensor],
+    rounds: int,
+    device: torch.device,
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[Tensor]]]:
+    """Figures of every method (seconds, ratio to the SVDs, MiB), and its orthonormal gradients.
+
+    One round more than `rounds` is run: the first measures memory and is not timed. A method that is too slow
+    there, see `find_slow`, has the seconds of that round alone, and "stopped" true.
+    """
+    timings = {name: Timing() for name in methods}
+    results: dict[str, list[Tensor]] = {}
+    progress = Progress(len(methods), rounds)
+    slow: set[str] = set()
+    for round_ in range(rounds + 1):
+        for name in [name for name in methods if name not in slow]:
+            progress.bar.set_postfix_str(name)
+            _run_once(timings[name], methods[name], parameters, gradients, device, first=not round_)
+            progress.bar.update()
+            if not round_:
+                progress.tell_ready(name, timings[name].first)
+                results[name] = [p.grad for p in parameters if p.grad is not None]
+            elif round_ == rounds:
+                progress.tell_finished(name, timings[name].seconds)
+        if not round_:
+            slow = find_slow({name: timing.first for name, timing in timings.items()})
+            for name in [name for name in methods if name in slow]:
+                timings[name].seconds = [timings[name].first]
+                why = f": the fastest is more than {TOO_SLOW} times as fast"
+                progress.bar.update(rounds)
+                progress.tell_finished(name, timings[name].seconds, why)
+    progress.bar.close()
+    return _describe(timings, slow), results
+
+
+def _run_once(
+    timing: Timing,
+    method: Callable[[list[nn.Parameter]], None],
+    parameters: Iterable[nn.Parameter],
+    gradients: Iterable[Tensor],
+    device: torch.device,
+    *,
+    first: bool,
+) -> None:
+    """Let a method replace copies of the gradients; add its figures to `timing`."""
+    parameters = list(parameters)
+    for p, gradient in zip(parameters, gradients, strict=True):
+        p.grad = gradient.clone()
+    step = functools.partial(method, parameters)
+    if first:
+        start = time.perf_counter()
+        timing.peak_mib = measure_peak_memory(step, device)
+        timing.first = time.perf_counter() - start
+        return
+    before = time.process_time()
+    timing.seconds.append(measure_seconds(step, device))
+    timing.core_seconds.append(time.process_time() - before)
+
+
+def _describe(timings: Mapping[str, Timing], slow: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Medians, and the ratio to the SVDs of the same rounds as far as there are some."""
+    baseline = timings[BASELINE].seconds
+    return {
+        name: {
+            "seconds": statistics.median(timing.seconds),
+            "fastest": min(timing.seconds),
+            "ratio": statistics.median(
+                a / b for a, b in zip(baseline, timing.seconds, strict=False)
+            ),
+            "core_seconds": statistics.median(timing.core_seconds) if timing.core_seconds else None,
+            "peak_mib": timing.peak_mib,
+            "stopped": name in slow,
+        }
+        for name, timing in timings.items()
+    }
