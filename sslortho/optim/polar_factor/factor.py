@@ -84,18 +84,19 @@ def choose_method(matrices: Tensor) -> str:
     The SVD for float64, whose Gram matrix would need more digits than there are. Else on the CPU the
     exact answer from the Gram matrix, on other devices products alone: decompositions are slow there.
     """
-    # Milliseconds a matrix on one CPU thread (AMD EPYC, torch 2.15, MKL; 2026-11-24): where anything
-    # beats gram_eigh it is by little, or not exact.
+    # Milliseconds of processor time a Gaussian matrix on one CPU thread (AMD EPYC, Zen 3, torch 2.14.1 with
+    # MKL, others at work on the machine; 2026-11-30): where anything beats gram_eigh it is by little, or not
+    # exact.
     #
     # | rows | columns | svd   | gram_eigh | polar_express | newton_schulz |
-    # |    8 |      72 | 0.018 |     0.005 |         0.008 |         0.013 |
-    # |   32 |      32 | 0.069 |     0.050 |         0.026 |         0.047 |
-    # |   32 |     288 | 0.260 |     0.082 |         0.103 |         0.142 |
-    # |  128 |     128 |  1.10 |      0.97 |          1.06 |          1.99 |
-    # |  128 |    1152 |  6.64 |      2.20 |          2.98 |          4.19 |
-    # |  512 |     512 |  37.9 |      33.7 |          56.9 |           107 |
-    # |  512 |    4608 |   369 |      78.5 |           149 |           209 |
-    # | 1024 |    2048 |   579 |       255 |           569 |          1100 |
+    # |    8 |      72 | 0.036 |     0.016 |         0.016 |         0.023 |
+    # |   32 |      32 |  0.15 |      0.11 |         0.067 |          0.11 |
+    # |   32 |     288 |  0.53 |      0.22 |          0.23 |          0.30 |
+    # |  128 |     128 |   2.2 |       1.9 |           2.0 |           3.2 |
+    # |  128 |    1152 |    13 |       4.0 |           5.0 |           6.8 |
+    # |  512 |     512 |    60 |        61 |            79 |           150 |
+    # |  512 |    4608 |   680 |       134 |           217 |           317 |
+    # | 1024 |    2048 |  1010 |       471 |           839 |          1560 |
     #
     # On an H200, by arithmetic and not measured: float32 products reach 40 TFLOP/s, three float16 ones 263
     # (`costs`). `benchmarks/bench_optim.py` measures them there.
