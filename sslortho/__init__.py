@@ -1,9 +1,10 @@
-"""Self-supervised learning around orthogonalised gradients (arXiv 2202.07052).
+"""Self-supervised learning around orthonormalised gradients (arXiv 2202.07052).
 
 `pretrain`, `supervised`, `linear_eval`, `knn_eval`, `extract_features` and `load_backbone` are the commands as
-functions; `find_neighbours`, `find_duplicates` and `map_features` use what `load_features` reads. `OrthSGD`,
-`OrthAdam`, `OrthAdamW`, `OrthLARS`, `Muon` and `LARS` are the optimizers, `param_groups` their groups. Names
-are imported when they are first used, so `import sslortho` costs nothing.
+functions. `find_neighbours`, `find_duplicates` and `map_features` use what `load_features` reads, and
+`map_training` maps features while they form. `OrthSGD`, `OrthAdam`, `OrthAdamW`, `OrthLARS`, `Muon` and `LARS`
+are the optimizers, `param_groups` their groups. Names are imported when they are first used, so
+`import sslortho` costs nothing.
 """
 
 import importlib
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     )
     from sslortho.recipes.duplicates import find_duplicates
     from sslortho.recipes.feature_map import map_features
+    from sslortho.recipes.feature_strip import map_training
     from sslortho.recipes.neighbours import find_neighbours
     from sslortho.runs.status import RunStoppedError
     from sslortho.train.backward import NonFiniteError
@@ -74,6 +76,7 @@ _HOME = {
     "find_neighbours": "sslortho.recipes.neighbours",
     "load_features": "sslortho.evaluate.feature_files",
     "map_features": "sslortho.recipes.feature_map",
+    "map_training": "sslortho.recipes.feature_strip",
     **dict.fromkeys(_LOSSES, "sslortho.losses"),
     "NonFiniteError": "sslortho.train.backward",
     "RunStoppedError": "sslortho.runs.status",
@@ -117,6 +120,7 @@ __all__ = [
     "load_backbone",
     "load_features",
     "map_features",
+    "map_training",
     "orthogonal",
     "orthonormalise_",
     "param_groups",

@@ -20,6 +20,7 @@ COMMANDS = {
     "neighbours": ("sslortho.recipes.neighbours", "images nearest to an image, by their features"),
     "duplicates": ("sslortho.recipes.duplicates", "duplicates and near-duplicates among images"),
     "feature_map": ("sslortho.recipes.feature_map", "map of features in the plane"),
+    "feature_strip": ("sslortho.recipes.feature_strip", "maps of features while they form"),
     "supervised": ("sslortho.recipes.supervised", "classification from scratch"),
     "show_views": ("sslortho.recipes.show_views", "picture of the views that pretraining sees"),
     "export": (
@@ -44,7 +45,7 @@ def describe_commands() -> str:
         (
             "usage: sslortho COMMAND [options]",
             "",
-            "Self-supervised learning around orthogonalised gradients.",
+            "Self-supervised learning around orthonormalised gradients.",
             "",
             *lines,
             "",

@@ -1,6 +1,7 @@
 """Projections of features onto the plane: PCA, UMAP and t-SNE."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,7 +92,9 @@ def _choose_points(count: int, seed: int, most_points: int) -> Tensor:
     return torch.from_numpy(np.sort(chosen))
 
 
-def project_tsne(features: Tensor, seed: int, most_points: int = 4000) -> tuple[Tensor, Tensor]:
+def project_tsne(
+    features: Tensor, seed: int, most_points: int = 4000, start: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """t-SNE (van der Maaten and Hinton, JMLR 2008) of scikit-learn, by cosine.
 
     Perplexity is scikit-learn's 30, or a third of the neighbours that few points have.
@@ -99,6 +102,8 @@ def project_tsne(features: Tensor, seed: int, most_points: int = 4000) -> tuple[
     Args:
         features: (n, dim), n of 3 or more.
         seed, most_points: as for `project_umap`.
+        start: (n, 2), places to begin from, where no points are left out; they are made small first, as
+            scikit-learn makes those of its PCA. Default: drawn by seed.
 
     Returns:
         points float32 (m, 2) and indices int64 (m,), as `project_umap`.
@@ -111,6 +116,9 @@ def project_tsne(features: Tensor, seed: int, most_points: int = 4000) -> tuple[
 
     indices = _choose_points(len(features), seed, most_points)
     perplexity = min(30.0, (len(indices) - 1) / 3)
-    model = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed)
+    init: Any = "random"
+    if start is not None:
+        init = (1e-4 * start / start[:, 0].std().clamp_min(1e-12)).float().cpu().numpy()
+    model = TSNE(metric="cosine", init=init, perplexity=perplexity, random_state=seed)
     points = model.fit_transform(features[indices].cpu().float().numpy())
     return torch.from_numpy(np.asarray(points, dtype=np.float32)), indices
