@@ -1,5 +1,6 @@
 """The wheel, built without a network from a copy of what it is built from."""
 
+import importlib.util
 import json
 import os
 import re
@@ -138,3 +139,33 @@ def test_a_run_from_the_wheel(unpacked, tmp_path):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["git_commit"] is None
     assert summary["steps"] == 2
+
+
+def load_setup():
+    spec = importlib.util.spec_from_file_location("sslortho_setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("repository", ["", "https://example.org/o/n"])
+def test_the_page_of_a_package_index_has_no_link_into_the_checkout(repository):
+    text = re.sub(r"```.*?```", "", load_setup().read_readme(repository), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert all(link.startswith("https://") for link in links)
+    if not repository:
+        assert "glossary" in text
+        assert "docs/" not in "".join(links)
+        return
+    places = [link.removeprefix(repository) for link in links if link.startswith(repository)]
+    assert len(places) > 30
+    for place in places:  # /raw/main/PATH of a picture, /blob/main/PATH of a page
+        _, kind, branch, path = place.partition("#")[0].split("/", 3)
+        assert (kind, branch) == ("raw" if path.endswith(".png") else "blob", "main")
+        assert (ROOT / path).exists()
+
+
+@pytest.mark.slow
+def test_the_wheel_has_that_page(metadata):
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_payload().strip() == load_setup().read_readme().strip()
