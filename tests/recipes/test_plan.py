@@ -182,6 +182,7 @@ def test_a_run_says_its_plan_before_the_first_step_on_stderr(tmp_path):
         "5 an epoch, 15 in 3 epochs; batches of 8",
         "never tested at this scale (15 steps, 40 images)",
         "note: views of 32 pixels show little of photographs",
+        "note: 40 photographs are few to learn from",
         "note: neither timm nor torchvision has backbone='basic_cnn'",
         "for the 9 steps that are left",
     ):

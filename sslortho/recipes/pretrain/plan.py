@@ -90,6 +90,10 @@ def find_unused_labels(recipe: PretrainRecipe, images: dict[str, ImageSet | None
     ]
 
 
+FEW_IMAGES = 1000
+"""Photographs below which docs/choosing.md advises against random weights: a habit of the field."""
+
+
 def _find_doubts(recipe: PretrainRecipe, images: ImageSet) -> list[str]:
     """Remarks about views and rates that are probably not meant."""
     options, doubts = recipe.options, []
@@ -98,6 +102,15 @@ def _find_doubts(recipe: PretrainRecipe, images: ImageSet) -> list[str]:
         doubts.append(
             f"views of {size} pixels show little of photographs; --crop_size 224 is usual, with a "
             "backbone such as resnet18 or resnet50 (--config photos)"
+        )
+    if (
+        not images.holds_small_images
+        and len(images) < FEW_IMAGES
+        and options.initial_weights is None
+    ):
+        doubts.append(
+            f"{len(images):,} photographs are few to learn from: begin with a network that is trained already "
+            "(--initial_weights), or take its features (docs/choosing.md); --epochs 20 is a first look"
         )
     if not images.holds_small_images and not loads_elsewhere(recipe.backbone.name):
         doubts.append(

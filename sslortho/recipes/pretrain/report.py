@@ -97,7 +97,7 @@ def tell(summary: dict[str, Any], folder: Path) -> None:
             for state in ("initial", "untrained")
             if summary.get(f"{state}_{name}") is not None
         )
-        print(f"  {label:18} {summary[name]:8.2f}{before}")
+        print(f"  {label:19} {summary[name]:8.2f}{before}")
     if summary.get("verdict"):
         print("\n".join(verdict_lines(summary["verdict"])))
     print("  report.md, curves.png, views.png, metrics.jsonl, summary.json, backbone.safetensors")

@@ -20,6 +20,7 @@ from sslortho.augment.draws.crops import CropDraw
 from sslortho.augment.draws.photometric import PhotometricDraw
 from sslortho.data import ImageSet
 from sslortho.data.loading import create_train_loader, load_training_set
+from sslortho.data.options import PATH
 from sslortho.recipes.fitted import settled
 from sslortho.recipes.pretrain.fitting import USUAL_BATCH
 from sslortho.recipes.pretrain.resolve import resolve
@@ -28,8 +29,8 @@ from sslortho.train.launch import join_ranks, shard_of
 
 Indices = NDArray[np.int64]
 
-LEGEND = """top,left height x width of the source's height x width, in pixels
-factors of brightness, contrast, saturation, turns of hue, as applied; sigma of the blur in pixels"""
+LEGEND = """below a view: top,left height x width of the crop of the image's height x width, in pixels
+b c s: factors of brightness, contrast, saturation; h: turns of hue; in their order; blur: pixels"""
 
 PANEL, GAP, TITLE, CAPTION, HEAD = 2.2, 0.2, 0.3, 0.5, 0.65
 """Inches: a view with its margin (35 characters of a caption fit below it), between samples, above
@@ -180,7 +181,8 @@ def run(options: ShowViewsOptions) -> Path:
     out = Path(options.picture)
     out.parent.mkdir(parents=True, exist_ok=True)
     samples = collect_samples(options)
-    title = f"{options.data}, epoch {options.epoch}, seed {options.seed}"
+    source = Path(str(options.data_dir)).name if options.data == PATH else options.data
+    title = f"{source}, epoch {options.epoch}, seed {options.seed}"
     figure = draw_picture(samples, title)
     with atomic_file(out) as file:
         figure.savefig(file, format=out.suffix[1:])
