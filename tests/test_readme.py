@@ -34,6 +34,7 @@ SMALL = {
     "neighbours": "",
     "duplicates": "",
     "feature_map": "",
+    "feature_strip": "--threads 1",
     "export": "",
     "write_beton": "--workers 1",
     "compare": "",
