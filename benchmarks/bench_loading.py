@@ -7,7 +7,6 @@ round after round; the figures are pairs per second. Prints a table; writes the 
 import json
 import os
 import shlex
-import statistics
 import sys
 import tempfile
 import time
@@ -19,20 +18,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from loading_bench.bounds import read_jpegs
 from loading_bench.options import BenchLoadingOptions
 from loading_bench.photometric import time_photometric
 from loading_bench.registry import PIPELINES, SMALL, Kind, choose_pipelines, split_missing
+from loading_bench.rendering import compare_rendered
 from loading_bench.results import (
+    BOUNDS,
     describe_hardware,
     describe_parts,
     describe_rates,
     draw_plot,
+    find_best_peer,
     find_versions,
     print_results,
 )
-from loading_bench.workload import Pipeline, Workload
+from loading_bench.rounds import run_rounds
+from loading_bench.workload import Batches, Workload
 from sslortho.atomic import atomic_file
 from sslortho.augment import create_views
 from sslortho.data import ImageFiles, available_cores
@@ -101,80 +104,78 @@ def add_beton(
     }
 
 
-def run_rounds(
-    pipelines: dict[str, Pipeline], epochs: int, workers: int
-) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Each pipeline's pairs per second in every round, and its pairs in a round.
-
-    The pipelines take turns, so that other load on the machine affects all alike. A round before the
-    timed ones starts processes, compiles, and fills the page cache. A pipeline that takes more than TOO_SLOW
-    times the median of all is timed in one round alone.
-    """
-    rates: dict[str, list[float]] = {name: [] for name in pipelines}
-    pairs = {}
-    stopped: set[str] = set()
-    with tqdm(total=(epochs + 1) * len(pipelines), unit="run", leave=False, disable=None) as bar:
-        for round_ in range(epochs + 1):
-            for name, pipeline in pipelines.items():
-                bar.set_postfix_str(name)
-                bar.update()
-                if name in stopped:
-                    continue
-                torch.set_num_threads(workers)  # FFCV and others change it
-                start = time.perf_counter()
-                pairs[name] = pipeline.run()
-                if round_:
-                    rates[name].append(pairs[name] / (time.perf_counter() - start))
-            kind = f"round {round_} of {epochs}" if round_ else "first round, untimed"
-            tqdm.write(f"{kind}: done", file=sys.stderr)
-            if round_ == 1:
-                stopped = find_slow({name: rate for name, (rate,) in rates.items()})
-    for name in stopped:
-        print(f"{name}: timed once alone, {rates[name][0]:.1f} pairs/s", file=sys.stderr)
-    return rates, pairs
-
-
-TOO_SLOW = 20
-"""Times that a pipeline is slower than the median of all from which one round is enough."""
-
-
-def find_slow(rates: dict[str, float]) -> set[str]:
-    """Pipelines whose rate is less than 1 / TOO_SLOW of the median of all."""
-    usual = statistics.median(rates.values())
-    return {name for name, rate in rates.items() if rate < usual / TOO_SLOW}
-
-
 def choose_kinds(options: BenchLoadingOptions) -> tuple[dict[str, Kind], dict[str, str]]:
     """The pipelines to time, and for each one left out the command that installs what it needs."""
     kinds = SMALL if options.small else PIPELINES
     chosen, skipped = split_missing(choose_pipelines(options.pipelines, kinds))
     if not chosen:
         raise ValueError(f"pipelines={options.pipelines!r}: nothing is left to time")
-    if not any(kind.beton for kind in chosen.values()):
+    if not options.reduced and not any(kind.beton for kind in chosen.values()):
         for name in ("max_resolution", "quality"):
             if (value := getattr(options, name)) is not None:
                 raise ValueError(f"{name}={value} has no effect: no pipeline here reads a beton")
     return chosen, skipped
 
 
+def keep_to_cores(cores: int | None) -> None:
+    """Keep this process, and what it starts from now on, to its first `cores` cores."""
+    if cores is None:
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise ValueError(f"cores={cores}: this system cannot keep a process to cores; leave it out")
+    usable = sorted(os.sched_getaffinity(0))
+    if cores > len(usable):
+        raise ValueError(f"cores={cores} must be at most the {len(usable)} cores of this process")
+    os.sched_setaffinity(0, usable[:cores])
+
+
+def reduce_files(work: Workload, folder: Path) -> Workload:
+    """The workload with files of the beton's JPEGs in place of its own; writes them to `folder`."""
+    folder.mkdir()
+    paths = []
+    for i, content in enumerate(read_jpegs(work)):
+        paths.append(str(folder / f"{i:08d}.jpg"))
+        Path(paths[-1]).write_bytes(content)
+    return replace(work, paths=tuple(paths))
+
+
+def time_pipelines(
+    work: Workload, options: BenchLoadingOptions, chosen: dict[str, Kind], folder: Path
+) -> dict[str, Any]:
+    """Write what the pipelines read, run all rounds, and describe them."""
+    work, beton = replace(work, folder=folder), None
+    if options.reduced or any(kind.beton for kind in chosen.values()):
+        work, beton = add_beton(work, options, folder)
+    if options.reduced:
+        work = reduce_files(work, folder / "reduced")
+    running = {name: kind.create(work) for name, kind in chosen.items()}
+    timings = run_rounds(running, options.rounds, work.workers, BOUNDS)
+    rates = {name: timing.rates for name, timing in timings.items()}
+    made = {name: one.rendered for name, one in running.items() if isinstance(one, Batches)}
+    return {
+        "pipelines": describe_rates(timings, {name: kind.what for name, kind in chosen.items()}),
+        "best_peer": find_best_peer(rates),
+        "rendered": compare_rendered(made),
+        "parts": describe_parts(running, rates),
+        "beton": beton,
+    }
+
+
 def measure_pipelines(options: BenchLoadingOptions) -> dict[str, Any]:
     """The report that is written to the JSON file."""
+    keep_to_cores(options.cores)
     chosen, skipped = choose_kinds(options)
-    work, beton = create_workload(options), None
+    work = create_workload(options)
     with tempfile.TemporaryDirectory(prefix="bench_loading-") as folder:
-        if any(kind.beton for kind in chosen.values()):
-            work, beton = add_beton(work, options, Path(folder))
-        running = {name: kind.create(work) for name, kind in chosen.items()}
-        rates, pairs = run_rounds(running, options.epochs, work.workers)
-    rows = describe_rates(rates, pairs, {name: kind.what for name, kind in chosen.items()})
+        details = time_pipelines(work, options, chosen, Path(folder))
+    rows = details["pipelines"]
     report: dict[str, Any] = {name: round(row["median"], 1) for name, row in rows.items()}
     if torch.cuda.is_available() and not options.small:
         report["photometric_gpu"] = time_photometric(work.specs, torch.device("cuda"))
     report["details"] = {
         "unit": "pairs of views per second, median of the rounds",
-        "pipelines": rows,
-        "parts": describe_parts(running, rates),
-        "beton": beton,
+        "quick": options.quick,
+        **details,
         "skipped": skipped,
         "images": len(work.paths),
         "batch_size": work.batch_size,
@@ -192,7 +193,9 @@ def measure_pipelines(options: BenchLoadingOptions) -> dict[str, Any]:
 def main() -> None:
     options = parse_options(BenchLoadingOptions)
     out = Path(options.out)
-    warnings.filterwarnings("ignore", module=r"(lightly|kornia|ffcv|numba|torch)\b.*")
+    warnings.filterwarnings(
+        "ignore", module=r"(lightly|kornia|ffcv|numba|torch|litdata|webdataset)\b.*"
+    )
     with user_errors(options.debug):
         if out.is_dir():  # before minutes of work
             raise ValueError(f"out={options.out!r} is a folder; give a file that ends in .json")

@@ -93,7 +93,7 @@ def create_data_loader(work: Workload, data: Any, **options: Any) -> Batches:
     loader = DataLoader(
         data, num_workers=work.workers, persistent_workers=True, **(options or usual)
     )
-    return Batches(loader, lambda batch: batch[0], work.specs[0].crop_size)
+    return Batches(loader, lambda batch: batch[0], work.specs[0])
 
 
 def list_jitter(spec: ViewSpec) -> tuple[float, float, float, float]:
@@ -243,4 +243,4 @@ def create_ffcv_stock(work: Workload) -> Pipeline:
         indices=work.places(FAST_PASSES).numpy(),  # pyright: ignore[reportArgumentType]
         pipelines={"image": pipeline(), "image_2": pipeline()},  # pyright: ignore[reportArgumentType]
     )
-    return Batches(loader, lambda batch: (batch[0], batch[2]), spec.crop_size)
+    return Batches(loader, lambda batch: (batch[0], batch[2]), spec)

@@ -29,7 +29,7 @@ def _create_batches(work: Workload, source: Source) -> Pipeline:
     renderer = ViewRenderer(work.specs, seed=0, channels_last=True)
     order = EpochOrder(len(source.labels), work.batch_size)
     loader = ViewLoader(source, renderer, order, torch.device("cpu"), work.workers)
-    return Batches(loader, _get_views, work.specs[0].crop_size)
+    return Batches(loader, _get_views, work.specs[0])
 
 
 def create_ours_folder(work: Workload) -> Pipeline:
@@ -56,4 +56,4 @@ def create_ours_tensor(work: Workload) -> Pipeline:
     data = work.array.select(work.places(FAST_PASSES))
     order = EpochOrder(len(data), work.batch_size)
     loader = TensorLoader(data.images, data.labels, renderer, order, torch.device("cpu"))
-    return Batches(loader, _get_views, work.specs[0].crop_size)
+    return Batches(loader, _get_views, work.specs[0])

@@ -3,12 +3,22 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from importlib.util import find_spec
 
 from sslortho.data import require_ffcv
 from sslortho.options import nearest
 
-from . import bounds, kornia_pipeline, libraries, ours
+from . import (
+    albumentations_pipeline,
+    bounds,
+    dali_pipeline,
+    kornia_pipeline,
+    libraries,
+    ours,
+    shards,
+    spdl_pipeline,
+)
 from .workload import Pipeline, Workload
 
 
@@ -51,11 +61,44 @@ PIPELINES: dict[str, Kind] = {
         libraries.create_original,
         "as facebookresearch/barlowtwins: PIL, torchvision.transforms with PIL's blur, DataLoader",
     ),
+    "albumentationsx": Kind(
+        albumentations_pipeline.create_albumentations,
+        "OpenCV, AlbumentationsX (area average where a crop shrinks, OpenCV's bicubic where it grows; "
+        "jitter on 8 bits), DataLoader",
+        needs=("albumentationsx",),
+    ),
+    "webdataset": Kind(
+        shards.create_webdataset,
+        "WebDataset's tars, batches made in WebLoader's processes; the transform of `original`",
+        needs=("webdataset",),
+    ),
+    "litdata": Kind(
+        shards.create_litdata,
+        "LitData's chunks, StreamingDataLoader; the transform of `original`",
+        needs=("litdata",),
+    ),
     "ffcv_stock": Kind(
         libraries.create_ffcv_stock,
         "crops and flips only, no colour: ffcv.Loader, a decoder for each view, two decodes",
         needs=("ffcv",),
         beton=True,
+    ),
+    "dali": Kind(
+        dali_pipeline.create_dali,
+        "DALI's CPU operators, one decode (contrast about the middle level, hue a rotation in YIQ, "
+        "jitter in one order)",
+        needs=("dali",),
+    ),
+    "spdl": Kind(
+        spdl_pipeline.create_spdl,
+        "SPDL's threads; in them OpenCV and the transform of `albumentationsx`",
+        needs=("spdl", "albumentationsx"),
+    ),
+    "spdl_io": Kind(
+        spdl_pipeline.create_spdl_io,
+        "SPDL's threads; spdl-io decodes and crops both views by FFmpeg's filters (bicubic in YUV), "
+        "AlbumentationsX colours",
+        needs=("spdl_io", "albumentationsx"),
     ),
     "ours_folder": Kind(ours.create_ours_folder, "ViewLoader on the image files"),
     "ours_beton": Kind(ours.create_ours_beton, "ViewLoader on a beton", beton=True),
@@ -100,7 +143,21 @@ INSTALL = {
     "kornia": "pip install kornia",
     "ffcv": "apt-get install build-essential pkg-config libturbojpeg0-dev libopencv-dev, then "
     "pip install 'sslortho[ffcv]'",
+    "albumentationsx": "pip install albumentationsx opencv-python-headless (AGPL-3.0)",
+    "webdataset": "pip install webdataset",
+    "litdata": "pip install litdata",
+    "dali": "pip install nvidia-dali-cuda120 (x86-64 or ARM Linux; needs no GPU)",
+    "spdl": "pip install spdl",
+    "spdl_io": "apt-get install ffmpeg, then pip install spdl",
 }
+
+MODULES = {
+    "albumentationsx": ("albumentations", "cv2"),
+    "dali": ("nvidia.dali",),
+    "spdl": ("spdl.pipeline",),
+    "spdl_io": ("spdl.pipeline", "spdl.io"),
+}
+"""Modules of a package that are not named as it is."""
 
 
 def choose_pipelines(names: str | None, kinds: dict[str, Kind]) -> dict[str, Kind]:
@@ -120,16 +177,37 @@ def choose_pipelines(names: str | None, kinds: dict[str, Kind]) -> dict[str, Kin
     return {name: kind for name, kind in kinds.items() if name in chosen}
 
 
-@functools.cache
-def find_missing(package: str) -> str | None:
-    """The command that installs a package; None if it loads."""
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package above it is missing
+        return False
+
+
+def _works(package: str) -> bool:
+    """Whether what a package is used for can be called, where its presence does not tell."""
     if package == "ffcv":
         try:
             require_ffcv()
         except ValueError:
-            return INSTALL[package]
-        return None
-    return None if find_spec(package) else INSTALL[package]
+            return False
+    if package == "albumentationsx":  # albumentations is an older package of other arguments
+        return bool(list(distributions(name="albumentationsx")))
+    if package == "spdl_io":
+        import spdl.io  # pyright: ignore[reportMissingImports]
+
+        try:
+            spdl.io.decode_config()
+        except RuntimeError:  # FFmpeg's libraries are missing
+            return False
+    return True
+
+
+@functools.cache
+def find_missing(package: str) -> str | None:
+    """The command that installs a package; None if it loads."""
+    present = all(_is_there(module) for module in MODULES.get(package, (package,)))
+    return None if present and _works(package) else INSTALL[package]
 
 
 def split_missing(chosen: dict[str, Kind]) -> tuple[dict[str, Kind], dict[str, str]]:

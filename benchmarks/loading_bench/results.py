@@ -15,6 +15,7 @@ from sslortho.data import available_cores
 from sslortho.runs.provenance import versions
 
 from .bounds import Parts
+from .rounds import Timing
 from .workload import Pipeline
 
 BOUNDS = ("ours_parts", "decode_floor", "decode_floor_beton")
@@ -25,6 +26,13 @@ LABELS = {"ffcv_stock": "ffcv_stock (crops and flips only)"}
 
 REFERENCES = ("lightly", "torchvision_pil", "kornia")
 """Pipelines that the others are compared with."""
+
+
+PACKAGES = (
+    "numba", "pillow", "lightly", "kornia", "ffcv", "albumentationsx", "opencv-python",
+    "opencv-python-headless", "webdataset", "litdata", "nvidia-dali-cuda120", "spdl",
+)  # fmt: skip
+"""Packages whose versions affect the figures, beside those of every run."""
 
 
 def label_pipeline(name: str) -> str:
@@ -42,21 +50,33 @@ def compute_ratio(rates: dict[str, list[float]], one: str, other: str) -> float 
     return statistics.median(a / b for a, b in zip(rates[one], rates[other], strict=False))
 
 
+def find_best_peer(rates: Mapping[str, list[float]]) -> str | None:
+    """The fastest other library that does all of the work; None without one."""
+    peers = [name for name in rates if not name.startswith("ours") and name not in BOUNDS]
+    peers = [name for name in peers if name not in LABELS]
+    return max(peers, key=lambda name: statistics.median(rates[name]), default=None)
+
+
 def describe_rates(
-    rates: dict[str, list[float]], pairs: dict[str, int], what: Mapping[str, str]
+    timings: Mapping[str, Timing], what: Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
     """A row for each pipeline, the slowest first."""
+    rates = {name: timing.rates for name, timing in timings.items()}
+    others = [*REFERENCES, *filter(None, [find_best_peer(rates)])]
     rows = {
         name: {
-            "median": statistics.median(values),
-            "min": min(values),
-            "max": max(values),
-            "rounds": values,
-            "pairs_a_round": pairs[name],
-            "times": {other: compute_ratio(rates, name, other) for other in REFERENCES},
+            "median": statistics.median(timing.rates),
+            "min": min(timing.rates),
+            "max": max(timing.rates),
+            "rounds": timing.rates,
+            "core_ms": statistics.median(timing.core_ms) if timing.core_ms else None,
+            "core_ms_rounds": timing.core_ms,
+            "warm_up_seconds": timing.warm_up,
+            "pairs_a_round": timing.pairs,
+            "times": {other: compute_ratio(rates, name, other) for other in others},
             "what": what[name],
         }
-        for name, values in rates.items()
+        for name, timing in timings.items()
     }
     return dict(sorted(rows.items(), key=lambda row: row[1]["median"]))
 
@@ -93,7 +113,7 @@ def describe_hardware() -> dict[str, Any]:
 def find_versions() -> dict[str, str]:
     """Versions of the packages that affect the figures."""
     found = versions()
-    for name in ("numba", "pillow", "lightly", "kornia", "ffcv"):
+    for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -103,25 +123,39 @@ def find_versions() -> dict[str, str]:
 
 def print_table(rows: dict[str, dict[str, Any]]) -> None:
     """Print a line for each pipeline, the slowest first."""
-    references = [name for name in REFERENCES if name in rows]
-    header = ["pipeline", "pairs/s", "min to max", *(f"times {name}" for name in references)]
-    print(f"| {' | '.join([*header, 'pairs a round'])} |")
+    times = next(iter(rows.values()))["times"]
+    references = [name for name in times if name in rows]
+    header = ["pipeline", "pairs/s", "min to max", "ms of a core a pair"]
+    header += [f"times {name}" for name in references]
+    print(f"| {' | '.join([*header, 'rounds of pairs'])} |")
     print("|---" * (len(header) + 1) + "|")
     for name, row in rows.items():
         cells = [label_pipeline(name), f"{row['median']:.1f}"]
         cells.append(f"{row['min']:.1f} to {row['max']:.1f}")
+        cells.append("" if row["core_ms"] is None else f"{row['core_ms']:.2f}")
         cells += [f"{row['times'][other]:.2f}" for other in references]
-        print(f"| {' | '.join([*cells, str(row['pairs_a_round'])])} |")
+        cells.append(f"{len(row['rounds'])} of {row['pairs_a_round']}")
+        print(f"| {' | '.join(cells)} |")
+
+
+def print_rendered(rendered: dict[str, dict[str, Any]]) -> None:
+    """Print how the views of each pipeline differ from those of ours."""
+    for name, row in rendered.items():
+        if row["differs"]:
+            print(f"views of {name} ({row['views']} measured): {'; '.join(row['differs'])}")
 
 
 def print_results(report: dict[str, Any]) -> None:
     """Print the table, the pipelines' descriptions, the beton, the parts and the GPU's figures."""
     details = report["details"]
     rows, beton, parts = details["pipelines"], details["beton"], details["parts"]
+    if details["quick"]:
+        print("quick run: rough figures")
     print_table(rows)
     print()
     for name, row in rows.items():
         print(f"{name}: {row['what']}")
+    print_rendered(details["rendered"])
     print(
         f"\n{details['images']} images, batches of {details['batch_size']}, {details['workers']} "
         f"workers, {details['hardware']['processor']}"
@@ -161,7 +195,8 @@ def draw_plot(path: Path, report: dict[str, Any]) -> None:
     axis.set_xlabel("pairs of views per second (grey: bounds, not loaders)")
     size = details["views"][0]["crop_size"]
     axis.set_title(
-        f"{size} pixels, {details['workers']} workers, {details['hardware']['processor']}",
+        f"{'quick run, rough figures: ' if details['quick'] else ''}{size} pixels, "
+        f"{details['workers']} workers, {details['hardware']['processor']}",
         fontsize=10,
     )
     figure.tight_layout()

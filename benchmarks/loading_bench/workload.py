@@ -11,6 +11,8 @@ from torch import Tensor
 from sslortho.augment import ViewSpec
 from sslortho.data import ImageArray
 
+from .rendering import Rendered
+
 FAST_PASSES = 4
 """Passes over the images in a round of a pipeline of threads; one of processes makes one pass."""
 
@@ -21,7 +23,8 @@ class Workload:
 
     paths: image files. pairs: pairs of views in a pass, a multiple of batch_size * workers; images
     may repeat. array: the same images in memory, if they are small. beton: a folder whose
-    train.beton holds the same images, if a pipeline needs it.
+    train.beton holds the same images, if a pipeline needs it. folder: where a pipeline may write what
+    it reads; it is deleted after the run.
     """
 
     paths: tuple[str, ...]
@@ -31,6 +34,7 @@ class Workload:
     workers: int
     array: ImageArray | None = None
     beton: Path | None = None
+    folder: Path | None = None
 
     def places(self, passes: int = 1) -> Tensor:
         """Index of the image that each pair is made of: int64 (passes * pairs,)."""
@@ -46,20 +50,21 @@ class Pipeline(Protocol):
 
 
 class Batches:
-    """A pipeline around a loader of batches; checks the views' shapes in the first round.
+    """A pipeline around a loader of batches; checks and measures the views of the first round.
 
     Args:
         loader: yields batches.
         views_of: takes both views out of a batch.
-        crop_size: side of the views in pixels.
+        spec: of a view; its size and its normalisation.
     """
 
     def __init__(
-        self, loader: Iterable[Any], views_of: Callable[[Any], Sequence[Tensor]], crop_size: int
+        self, loader: Iterable[Any], views_of: Callable[[Any], Sequence[Tensor]], spec: ViewSpec
     ) -> None:
         self.loader = loader
         self.views_of = views_of
-        self.crop_size = crop_size
+        self.crop_size = spec.crop_size
+        self.rendered = Rendered(spec)
         self.rounds = 0
 
     def run(self) -> int:
@@ -75,9 +80,15 @@ class Batches:
         self.rounds += 1
         return count
 
+    def settle(self) -> None:
+        """Wait until the loader does nothing, if it works on after the last batch."""
+        if settle := getattr(self.loader, "settle", None):
+            settle()
+
     def _check(self, views: Sequence[Tensor]) -> None:
         shape = (3, self.crop_size, self.crop_size)
         for view in views:
             assert view.shape[1:] == shape, (tuple(view.shape), shape)
             assert view.dtype == torch.float32, view.dtype
         assert len(views) == 2
+        self.rendered.add(views)

@@ -1,5 +1,6 @@
 """bench_loading.py: its report, and that every pipeline does the work it is timed on."""
 
+import dataclasses
 import inspect
 import json
 import math
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib.image
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -17,13 +19,21 @@ from helpers.script_runs import call_script
 from PIL import Image
 
 import bench_loading
-from loading_bench import bounds, registry, workload
+from loading_bench import bounds, registry, results, rounds, workload
 from loading_bench.libraries import create_image_list
 from loading_bench.options import BenchLoadingOptions
 from loading_bench.photometric import time_photometric
+from loading_bench.rendering import Rendered, compare_rendered
 from loading_bench.results import compute_ratio
 from sslortho.augment import ViewRenderer, create_views
-from sslortho.data import EpochOrder, ImageFiles, ViewLoader, load_split, require_ffcv
+from sslortho.data import (
+    EpochOrder,
+    ImageFiles,
+    PixelSource,
+    ViewLoader,
+    load_split,
+    require_ffcv,
+)
 from sslortho.data.beton.writer import write_beton
 from sslortho.data.image_folder import read_into_memory, scan_folder
 
@@ -120,7 +130,27 @@ def test_photographs_side_by_side(photographs, tmp_path):
         assert "crops and flips only" in printed
     assert details["settings"]["workers"] == 1
     assert details["command"].startswith("python ")
+    assert not details["quick"]
+    makers = {"torchvision_pil", "lightly", "ours_folder", "ours_beton"}
+    assert makers <= set(details["rendered"])
+    assert all(len(row["detail"]) == 2 for row in details["rendered"].values())
     assert {"torch", "torchvision", "lightly", "pillow"} <= set(details["versions"])
+
+
+@pytest.mark.slow
+def test_a_quick_run_of_reduced_images_says_so(photographs, tmp_path):
+    done = bench(tmp_path / "bench.json", "--data_dir", str(photographs), "--quick", "--reduced",
+                 "--crop_size", str(CROP), "--pipelines", "original,ours_folder", "--workers", "1",
+                 "--max_resolution", "60", "--batch_size", "2")  # fmt: skip
+    details = json.loads((tmp_path / "bench.json").read_text())["details"]
+    assert details["quick"]
+    assert details["beton"]["max_resolution"] == 60
+    assert all(len(row["rounds"]) == 1 for row in details["pipelines"].values())
+    assert done.stdout.startswith("quick run: rough figures")
+    assert details["best_peer"] == "original"
+    results.draw_plot(tmp_path / "again.png", {"details": details})
+    assert plt.gcf().axes[0].get_title().startswith("quick run")
+    plt.close("all")
 
 
 @pytest.mark.slow
@@ -152,21 +182,54 @@ class Clock:
         return SimpleNamespace(run=run)
 
 
-def test_a_pipeline_that_is_far_slower_is_timed_once(monkeypatch, capsys):
+def run_on_clock(monkeypatch, seconds, epochs, bounds=()):
+    """Figures, and how often each pipeline ran, if each takes so many seconds a round."""
     clock = Clock()
-    monkeypatch.setattr(bench_loading.time, "perf_counter", lambda: clock.now)
-    seconds = {"a": 1.0, "b": 2.0, "slow": 50.0, "c": 0.01, "just": 20.0}
+    monkeypatch.setattr(rounds.time, "perf_counter", lambda: clock.now)
     pipelines = {name: clock.pipeline(name, took) for name, took in seconds.items()}
-    rates, _ = bench_loading.run_rounds(pipelines, 4, 1)
-    assert clock.runs == {"a": 5, "b": 5, "slow": 2, "c": 5, "just": 5}  # the median takes 2 s
-    assert {name: len(found) for name, found in rates.items()} == {
-        "a": 4, "b": 4, "slow": 1, "c": 4, "just": 4
+    return rounds.run_rounds(pipelines, epochs, 1, bounds), clock.runs
+
+
+def test_a_pipeline_that_is_far_slower_than_the_fastest_is_timed_once(monkeypatch, capsys):
+    seconds = {"a": 1.0, "b": 2.0, "slow": 20.5, "floor": 0.01, "just": 20.0}
+    timings, runs = run_on_clock(monkeypatch, seconds, 4, bounds=("floor",))
+    assert runs == {"a": 5, "b": 5, "slow": 2, "floor": 5, "just": 5}
+    assert {name: len(timing.rates) for name, timing in timings.items()} == {
+        "a": 4, "b": 4, "slow": 1, "floor": 4, "just": 4
     }  # fmt: skip
-    assert rates["slow"] == pytest.approx([0.2])
-    assert compute_ratio(rates, "a", "slow") == pytest.approx(50)
-    error = capsys.readouterr().err
-    assert "slow: timed once alone, 0.2 pairs/s" in error
-    assert "round 4 of 4" in error
+    assert timings["slow"].rates == pytest.approx([10 / 20.5])
+    assert timings["slow"].warm_up == pytest.approx(20.5)
+    rates = {name: timing.rates for name, timing in timings.items()}
+    assert compute_ratio(rates, "a", "slow") == pytest.approx(20.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert (
+        "slow: 0.5 pairs/s, 1 round: the fastest is more than 20 times as fast (1 of 5 finished)"
+        in (lines)
+    )
+    assert [line.split(":")[0] for line in lines if "ready" in line] == list(seconds)
+    finished = [line.split(":")[0] for line in lines if "finished" in line]
+    assert finished == ["slow", "a", "b", "floor", "just"]
+    assert "just: 0.5 pairs/s, 4 rounds (5 of 5 finished)" in lines
+
+
+def test_bounds_alone_are_compared_with_each_other(monkeypatch):
+    seconds = {"floor": 0.1, "parts": 3.0}
+    _, runs = run_on_clock(monkeypatch, seconds, 3, bounds=("floor", "parts"))
+    assert runs == {"floor": 4, "parts": 2}
+
+
+def test_one_round_is_one_line_a_pipeline(monkeypatch, capsys):
+    run_on_clock(monkeypatch, {"a": 0.01, "slow": 9.0}, 1)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines if "finished" in line] == ["a", "slow"]
+
+
+def test_processor_time_of_started_processes_counts():
+    pytest.importorskip("psutil")
+    before = rounds.read_core_seconds()
+    code = "import time\nwhile time.process_time() < 0.6: pass"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert rounds.read_core_seconds() - before > 0.5
 
 
 def test_an_unknown_pipeline_is_one_line_with_the_nearest(photographs, tmp_path):
@@ -194,25 +257,88 @@ def test_chosen_pipelines_alone(photographs, tmp_path):
 
 def test_what_is_missing_is_skipped_with_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
-
-    def refuse():
-        raise ValueError("no FFCV")
-
-    monkeypatch.setattr(registry, "require_ffcv", refuse)
     registry.find_missing.cache_clear()
     try:
         left, skipped = registry.split_missing(registry.PIPELINES)
     finally:
         registry.find_missing.cache_clear()
-    assert set(skipped) == {"lightly", "kornia", "ffcv_stock", "ours_beton_ffcv"}
+    assert set(skipped) == {
+        "lightly", "kornia", "albumentationsx", "webdataset", "litdata", "ffcv_stock", "dali", "spdl",
+        "spdl_io", "ours_beton_ffcv",
+    }  # fmt: skip
     assert {"torchvision_pil", "ours_beton", "ours_parts", "decode_floor"} <= set(left)
-    assert "kornia is left out: pip install kornia" in capsys.readouterr().out
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(skipped)
+    assert "kornia is left out: pip install kornia" in printed
+    assert "pip install spdl; pip install albumentationsx" in skipped["spdl"]
     assert "libturbojpeg" in skipped["ours_beton_ffcv"]
+
+
+def test_a_module_in_a_package_that_is_missing_is_missing():
+    assert not registry._is_there("no_such_package.part")
+    assert not registry._is_there("json.no_such_part")
+    assert registry._is_there("json.decoder")
+
+
+def test_what_is_there_but_does_not_work_is_missing(monkeypatch):
+    def refuse():
+        raise ValueError("no FFCV")
+
+    monkeypatch.setattr(registry, "find_spec", lambda name: "found")
+    monkeypatch.setattr(registry, "require_ffcv", refuse)
+    monkeypatch.setattr(registry, "distributions", lambda name: iter(()))  # another albumentations
+    registry.find_missing.cache_clear()
+    try:
+        for package in ("ffcv", "albumentationsx"):
+            assert registry.find_missing(package) == registry.INSTALL[package]
+        assert registry.find_missing("webdataset") is None
+    finally:
+        registry.find_missing.cache_clear()
+
+
+def test_quick_reads_fewer_images_in_fewer_rounds_unless_told():
+    for small in (False, True):
+        usual, quick = (
+            BenchLoadingOptions(data_dir="D", small=small, quick=q) for q in (False, True)
+        )
+        assert quick.image_count < usual.image_count
+        assert quick.samples < usual.samples
+        assert quick.rounds < usual.rounds
+        assert quick.view_size == usual.view_size
+    told = BenchLoadingOptions(data_dir="D", quick=True, images=9, batch_size=3, epochs=7)
+    assert (told.image_count, told.samples, told.rounds) == (9, 3, 7)
+
+
+def test_cores_are_those_of_this_process(monkeypatch):
+    kept = []
+    monkeypatch.setattr(bench_loading.os, "sched_getaffinity", lambda _: {5, 3, 4}, raising=False)
+    monkeypatch.setattr(
+        bench_loading.os, "sched_setaffinity", lambda _, cores: kept.append(cores), raising=False
+    )
+    bench_loading.keep_to_cores(None)
+    bench_loading.keep_to_cores(2)
+    assert kept == [[3, 4]]
+    with pytest.raises(ValueError, match="cores=4 must be at most the 3 cores"):
+        bench_loading.keep_to_cores(4)
+
+
+def test_the_best_peer_is_no_bound_and_does_all_of_the_work():
+    rates = {
+        "ours_beton": [9.0],
+        "decode_floor": [8.0],
+        "ffcv_stock": [7.0],
+        "a": [3, 4, 5],
+        "b": [2],
+    }
+    assert results.find_best_peer(rates) == "a"
+    assert results.find_best_peer({"ours_beton": [9.0]}) is None
 
 
 def test_options_without_effect_or_out_of_range_are_named():
     for name, options in {
         "quality": {"small": True, "quality": 90},
+        "reduced": {"small": True, "reduced": True},
+        "cores": {"cores": 0},
         "max_resolution": {"small": True, "max_resolution": 100},
         "epochs": {"epochs": 0},
         "workers": {"workers": 0},
@@ -230,15 +356,31 @@ def make_work(paths, **options):
     return workload.Workload(tuple(paths), **{**usual, **options})
 
 
-LIBRARIES = ["torchvision_pil", "torchvision_v2", "original", "lightly", "kornia"]
+LIBRARIES = [
+    "torchvision_pil",
+    "torchvision_v2",
+    "original",
+    "lightly",
+    "kornia",
+    "albumentationsx",
+]
+"""Pipelines whose data set is asked for views."""
+
+STREAMS = ["webdataset", "litdata", "dali", "spdl", "spdl_io"]
+"""Pipelines that are run."""
 
 
 def transformed(name, work, count):
     """Views (count, 2, 3, size, size) of the first image, made by the pipeline of that name."""
-    if name == "kornia":
-        pytest.importorskip("kornia")
-    if name == "lightly":
-        pytest.importorskip("lightly")
+    for package in registry.PIPELINES[name].needs:
+        if hint := registry.find_missing(package):
+            pytest.skip(hint)
+    if name in STREAMS:
+        work = dataclasses.replace(work, paths=work.paths[:1], pairs=-(-count // 4) * 4)
+        loader = registry.PIPELINES[name].create(work).loader
+        batches = [batch[0] if len(batch[0]) == 2 else batch for batch in loader]
+        views = [torch.stack(list(views), dim=1) for views in batches]
+        return torch.cat(views)[:count]
     loader = registry.PIPELINES[name].create(work).loader
     with torch.no_grad():
         if name == "kornia":
@@ -264,9 +406,9 @@ def detail(views):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
-@pytest.mark.parametrize("name", LIBRARIES)
-def test_libraries_do_all_of_the_work(photographs, name):
-    work = make_work(scan_folder(photographs, "train").paths)
+@pytest.mark.parametrize("name", [*LIBRARIES, *STREAMS])
+def test_libraries_do_all_of_the_work(photographs, name, tmp_path):
+    work = make_work(scan_folder(photographs, "train").paths, folder=tmp_path)
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 (lightly draws from it)
     views = transformed(name, work, 150)
@@ -282,8 +424,61 @@ def test_libraries_do_all_of_the_work(photographs, name):
     falling = first[..., : CROP // 2].mean((1, 2, 3)) > first[..., CROP // 2 :].mean((1, 2, 3))
     assert 0.36 < share(falling) < 0.64  # flipped
     assert 0.09 < share(second.amax((1, 2, 3)) < 0.52) < 0.33  # solarised: nothing above the middle
-    assert share(first.amax((1, 2, 3)) < 0.52) < 0.05
+    assert share(first.amax((1, 2, 3)) < 0.52) < 0.09  # dark crops
     assert detail(views[:, 0]) < 0.8 * detail(views[:, 1])  # the first is blurred always
+
+
+def normalise(levels):
+    spec = create_views("barlow_twins", CROP)[0]
+    return (levels - torch.tensor(spec.mean).view(3, 1, 1)) / torch.tensor(spec.std).view(3, 1, 1)
+
+
+def test_rendered_views_are_described_by_their_levels():
+    levels = torch.rand(10, 3, CROP, CROP, generator=torch.Generator().manual_seed(0))
+    levels[:3] = levels[:3, :1]  # grey
+    levels[2:6] /= 2  # nothing above the middle
+    stripes = torch.arange(CROP).remainder(2).expand(10, 3, CROP, CROP) * 0.6
+    rendered = Rendered(create_views("barlow_twins", CROP)[0])
+    for part in (slice(0, 7), slice(7, 10)):
+        rendered.add([normalise(levels[part]), normalise(stripes[part].float())])
+    figures = rendered.describe()
+    assert figures["grey"] == pytest.approx([0.3, 1.0])
+    assert figures["dark"] == pytest.approx([0.4, 0.0])
+    assert figures["detail"][1] == pytest.approx(0.6, abs=1e-5)
+    assert figures["brightness"] == pytest.approx([levels.mean().item(), 0.3], abs=1e-5)
+    assert figures["contrast"][1] == pytest.approx(0.3, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("missing", "word"),
+    [
+        ("grayscale_p", "grey"),
+        ("blur_p", "detail of the first"),
+        ("solarise_p", "dark of the second"),
+    ],
+)
+def test_views_that_lack_a_step_are_named(photographs, missing, word):
+    """Views of this package's renderer, all steps or all but one."""
+    specs = create_views("barlow_twins", CROP)
+    files = scan_folder(photographs, "train").select(torch.arange(600) % 6)
+    rendered = {}
+    for name, changes in {"ours_folder": {}, "same": {}, "lacking": {missing: 0.0}}.items():
+        renderer = ViewRenderer(
+            [dataclasses.replace(spec, **changes) for spec in specs],
+            seed=len(name),
+            channels_last=True,
+        )
+        loader = ViewLoader(
+            PixelSource(files), renderer, EpochOrder(600, 60), torch.device("cpu"), 1
+        )
+        rendered[name] = Rendered(specs[0])
+        for batch in loader:
+            rendered[name].add(batch.views)
+    rows = compare_rendered(rendered)
+    assert rows["ours_folder"]["differs"] == rows["same"]["differs"] == []
+    assert any(line.startswith(word) for line in rows["lacking"]["differs"])
+    assert rows["lacking"]["views"] == 512
 
 
 def test_lightlys_defaults_are_the_papers_numbers():
@@ -336,6 +531,14 @@ def test_the_parts_make_what_the_loader_makes(beton, photographs):
     for view in range(2):
         pixels = torch.from_numpy(parts.views[view]).view(-1, CROP, CROP, 3).permute(0, 3, 1, 2)
         torch.testing.assert_close(pixels[indices], batch.views[view], rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_reduced_files_are_the_betons_images(beton, photographs, tmp_path):
+    work = make_work(scan_folder(photographs, "train").paths, beton=beton)
+    reduced = bench_loading.reduce_files(work, tmp_path / "reduced")
+    assert [Path(path).read_bytes() for path in reduced.paths] == bounds.read_jpegs(work)
+    assert dataclasses.replace(reduced, paths=work.paths) == work
 
 
 @pytest.mark.slow
