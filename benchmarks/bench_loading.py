@@ -4,6 +4,7 @@ Every pipeline makes the two views of Barlow Twins from the same images. The pip
 round after round; the figures are pairs per second. Prints a table; writes the JSON and a plot.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -117,16 +119,22 @@ def choose_kinds(options: BenchLoadingOptions) -> tuple[dict[str, Kind], dict[st
     return chosen, skipped
 
 
-def keep_to_cores(cores: int | None) -> None:
-    """Keep this process, and what it starts from now on, to its first `cores` cores."""
+@contextlib.contextmanager
+def kept_to_cores(cores: int | None) -> Iterator[None]:
+    """Keep this process, and what it starts meanwhile, to its first `cores` cores; None: to all."""
     if cores is None:
+        yield
         return
     if not hasattr(os, "sched_setaffinity"):
         raise ValueError(f"cores={cores}: this system cannot keep a process to cores; leave it out")
-    usable = sorted(os.sched_getaffinity(0))
+    usable = os.sched_getaffinity(0)
     if cores > len(usable):
         raise ValueError(f"cores={cores} must be at most the {len(usable)} cores of this process")
-    os.sched_setaffinity(0, usable[:cores])
+    os.sched_setaffinity(0, sorted(usable)[:cores])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, usable)
 
 
 def reduce_files(work: Workload, folder: Path) -> Workload:
@@ -163,7 +171,6 @@ def time_pipelines(
 
 def measure_pipelines(options: BenchLoadingOptions) -> dict[str, Any]:
     """The report that is written to the JSON file."""
-    keep_to_cores(options.cores)
     chosen, skipped = choose_kinds(options)
     work = create_workload(options)
     with tempfile.TemporaryDirectory(prefix="bench_loading-") as folder:
@@ -200,7 +207,8 @@ def main() -> None:
         if out.is_dir():  # before minutes of work
             raise ValueError(f"out={options.out!r} is a folder; give a file that ends in .json")
         out.parent.mkdir(parents=True, exist_ok=True)
-        report = measure_pipelines(options)
+        with kept_to_cores(options.cores):
+            report = measure_pipelines(options)
     with atomic_file(out) as file:
         file.write((json.dumps(report, indent=2) + "\n").encode())
     draw_plot(out.with_suffix(".png"), report)

@@ -96,6 +96,10 @@ class Progress:
         left = f"{self.finished} of {self.pipelines} finished"
         self._write(f"{name}: {usual:.1f} pairs/s, {rounds}{why} ({left})")
 
+    def tell_round(self, round_: int) -> None:
+        """Tell that a timed round is over."""
+        self._write(f"round {round_} of {self.epochs}: done")
+
     def _write(self, line: str) -> None:
         tqdm.write(line, file=sys.stderr)
         sys.stderr.flush()
@@ -124,6 +128,8 @@ def run_rounds(
                 progress.tell_ready(name, seconds)
             elif round_ == epochs:
                 progress.tell_finished(name, timing.rates)
+        if 0 < round_ < epochs:
+            progress.tell_round(round_)
         if round_ == 1 and epochs > 1:
             slow = find_slow({name: t.rates[0] for name, t in timings.items()}, bounds)
             for name in pipelines:
