@@ -53,7 +53,7 @@ def test_an_unknown_option(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["compare", "plot_runs", "neighbours", "duplicates", "feature_map"]
+    "name", ["compare", "plot_runs", "neighbours", "duplicates", "feature_map", "feature_strip"]
 )
 def test_an_unknown_option_beside_runs(name):
     check_one_line(*run(name, ["x", "y", "--debgu", "true"][name != "neighbours" :]), "debgu")
@@ -68,6 +68,7 @@ MISSING = {
     "linear_eval": "backbone_from", "knn_eval": "backbone_from", "export": "backbone_from",
     "embed": "backbone_from", "write_beton": "out", "bench_loading": "data_dir", "compare": "runs",
     "plot_runs": "runs", "neighbours": "features", "duplicates": "source", "feature_map": "features",
+    "feature_strip": "run",
 }  # fmt: skip
 
 
@@ -475,6 +476,7 @@ FAILING = {
     "bench_loading": ["--data_dir", "nowhere"], "chaos": ["--faults", "fire"],
     "compare": ["nowhere"], "plot_runs": ["nowhere"], "reproduce_run": ["nowhere"],
     "neighbours": ["nowhere.npz", "0"], "duplicates": ["nowhere"], "feature_map": ["nowhere.npz"],
+    "feature_strip": ["nowhere"],
 }  # fmt: skip
 
 
