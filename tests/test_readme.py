@@ -48,6 +48,7 @@ SMALL = {
     "chaos": "--minutes 0.01 --faults kill",
     "verdicts": "--seeds 1 --epochs 1 --data digits --methods barlow_twins --kinds healthy --runs runs.jsonl",
     "bench_optim": "--models resnet18 --rounds 1 --steps 0 --batch_size 2 --image_size 32 --errors false",
+    "growth": "--quick --most 1000 --parts folder_list,beton_start",
     "gpu_proof": "--rehearse --only machine",
     "bench_loading": "--images 8 --epochs 1 --batch_size 4 --workers 1 --pipelines torchvision_pil",
 }

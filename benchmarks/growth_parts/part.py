@@ -8,6 +8,7 @@ import resource
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,8 +120,11 @@ def measure(part: Part, size: int, folder: Path, rounds: int) -> dict[str, Any]:
         context.Process(target=_rank, args=(part, size, folder, rounds, rank, meeting, pipe[1]))
         for rank, pipe in enumerate(pipes)
     ]
-    for process in processes:
-        process.start()
+    with warnings.catch_warnings():
+        # of Python 3.12, where others have started threads; those that fork here use none of them
+        warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
+        for process in processes:
+            process.start()
     for _, sending in pipes:
         sending.close()  # or the death of a process would not be seen
     found = [_receive(receiving) for receiving, _ in pipes]

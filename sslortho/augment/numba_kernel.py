@@ -33,6 +33,11 @@ def must_compile(compiled: Any) -> bool:
         return True
 
 
+def is_kept(compiled: Any) -> bool:
+    """Whether the compiled form of a kernel goes to the disk; if not, each process compiles anew."""
+    return hasattr(getattr(compiled, "_cache", None), "_cache_file")
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile for this processor at the first call, without the GIL, and keep the result on disk.
 

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from sslortho.augment.numba_kernel import must_compile
+from sslortho.augment.numba_kernel import is_kept, must_compile
 from sslortho.augment.own_views import OwnView
 from sslortho.augment.views import CIFAR10_MEAN, IMAGENET_MEAN, ViewSpec
 from sslortho.data import ImageSet, TrainLoader
@@ -175,5 +175,11 @@ FEW_STEPS = 20
 
 def say_compiling(loader: TrainLoader) -> None:
     """Say that the first batch will take long, if kernels that it needs are not on disk yet."""
-    if any(map(must_compile, getattr(loader, "kernels", ()))):
+    kernels = getattr(loader, "kernels", ())
+    if not all(map(is_kept, kernels)):
+        say(
+            "compiling kernels, 10 to 60 seconds at every start: there is no folder to keep them in that can "
+            "be written to; NUMBA_CACHE_DIR names one"
+        )
+    elif any(map(must_compile, kernels)):
         say("compiling kernels, once a machine: 10 to 60 seconds")

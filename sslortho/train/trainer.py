@@ -75,7 +75,11 @@ class Trainer:
         self.plain_task = task
         self.trained = shard_task(task, optimizer, accelerator) if options.shard else task
         use_data_parallel_options(accelerator, task)
-        self.task = accelerator.prepare_model(self.trained, evaluation_mode=options.shard)
+        self.task = accelerator.prepare_model(
+            self.trained,
+            device_placement=not options.shard,  # left out, all of torch.distributed is imported
+            evaluation_mode=options.shard,
+        )
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.loader = loader
         self.accelerator = accelerator

@@ -55,4 +55,6 @@ def test_without_a_folder_to_keep_it_in_a_kernel_is_compiled_each_time(monkeypat
 
     compile_ = numba_kernel.njit
     monkeypatch.setattr(numba_kernel, "njit", refuse)
-    assert numba_kernel.kernel(lambda x: x + 1)(2) == 3
+    compiled = numba_kernel.kernel(lambda x: x + 1)
+    assert compiled(2) == 3
+    assert not numba_kernel.is_kept(compiled)

@@ -21,9 +21,6 @@ from sslortho.data.tar_shards import load_shards
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "growth.py"
 
-# of Python 3.12, for a fork beside pytest's threads; the children here use none of theirs
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-
 
 def call(*arguments):
     """The benchmark in a process of its own, which has used no threads when it forks."""

@@ -23,6 +23,7 @@ from sslortho.recipes.plan import (
     describe_steps,
     find_doubts,
     name_network,
+    say_compiling,
 )
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.plan import describe_start, find_unused_labels, name_method
@@ -154,8 +155,15 @@ def test_a_kernel_is_compiled_until_the_disk_has_it(tmp_path):
     assert told == [["True", "4.0", "False"], ["False", "4.0", "False"]]
 
 
-def test_a_kernel_that_cannot_be_kept_is_compiled_each_time():
-    assert must_compile(SimpleNamespace(signatures=[], _cache=object()))
+def test_a_kernel_that_cannot_be_kept_is_compiled_each_time(capsys):
+    compiled = SimpleNamespace(signatures=[], _cache=object())
+    assert must_compile(compiled)
+    say_compiling(SimpleNamespace(kernels=(compiled,)))
+    told = capsys.readouterr().err
+    assert "at every start" in told
+    assert "NUMBA_CACHE_DIR" in told
+    say_compiling(SimpleNamespace())  # a loader that needs none
+    assert capsys.readouterr().err == ""
 
 
 SMALL = [
