@@ -6,10 +6,6 @@ written at once; the same command goes on where it was stopped.
 """
 
 import os
-
-# before torch is imported: threads hide in no figure, and processes are forked that must have none
-os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-
 import shlex
 import sys
 import tempfile

@@ -27,13 +27,18 @@ def fit_exponent(costs: Mapping[int, float]) -> float | None:
     return float(np.polyfit(sizes, values, 1)[0])
 
 
-def predict(costs: Mapping[int, float], size: int) -> float:
-    """Cost at a size: measured, or from the largest one by the fitted exponent, which is taken as 0 or more."""
+def predict(costs: Mapping[int, float], size: int) -> float | None:
+    """Cost at a size: measured, or from the largest one by the fitted exponent, which is taken as 0 or more.
+
+    Returns:
+        None where there is nothing to fit to.
+    """
     if size in costs:
         return costs[size]
-    largest = max(costs)
-    exponent = fit_exponent(costs)
-    return costs[largest] * (size / largest) ** max(0.0, exponent or 0.0)
+    largest, exponent = max(costs), fit_exponent(costs)
+    if exponent is None:
+        return None if any(costs.values()) else 0.0
+    return costs[largest] * (size / largest) ** max(0.0, exponent)
 
 
 def describe(rows: Mapping[int, Mapping[str, Any]], target: int) -> dict[str, Any]:

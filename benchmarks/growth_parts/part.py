@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 IMAGENET = 1_281_167
 """Training images of ImageNet-1k."""
 
@@ -80,10 +82,8 @@ def _rank(
 ) -> None:
     """What one of the processes does: join the others, measure, and send the figures or the fault."""
     try:
+        torch.set_num_threads(1)
         if part.ranks > 1:
-            import torch
-
-            torch.set_num_threads(1)
             torch.distributed.init_process_group(
                 "gloo", f"file://{meeting}", rank=rank, world_size=part.ranks
             )

@@ -51,6 +51,10 @@ def _number(value: float | None, form: str = ".2f") -> str:
     return "-" if value is None else format(value, form)
 
 
+def _mib(size: float | None) -> str:
+    return "-" if size is None else f"{size / 2**20:.0f}"
+
+
 def _count(size: int) -> str:
     """A size in words that fit a table: 1281167 as 1.28M."""
     for unit, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
@@ -72,18 +76,18 @@ def describe_parts(report: dict[str, Any]) -> str:
         lines.append(
             f"| {name}: {part['what']} | {sizes} | {_number(figures['exponent'])}{mark} | "
             f"{_number(figures['memory_exponent'])} | {place} | {_number(figures['seconds'], '.3g')} | "
-            f"{figures['peak_bytes'] / 2**20:.0f} |"
+            f"{_mib(figures['peak_bytes'])} |"
         )
-    slowest = max(found, key=lambda name: found[name]["seconds"])
-    largest = max(found, key=lambda name: found[name]["peak_bytes"])
+    slowest = max(found, key=lambda name: found[name]["seconds"] or 0)
+    largest = max(found, key=lambda name: found[name]["peak_bytes"] or 0)
     steep = [name for name, figures in found.items() if figures["beyond_linear"]]
     lines += [
         "",
         NOTE,
         "",
-        f"First to take too long: {slowest} ({found[slowest]['seconds']:.3g} s). First to take too much "
-        f"memory: {largest} ({found[largest]['peak_bytes'] / 2**20:.0f} MiB). Time grows more than "
-        f"linearly: {', '.join(steep) or 'none'}.",
+        f"First to take too long: {slowest} ({_number(found[slowest]['seconds'], '.3g')} s). "
+        f"First to take too much memory: {largest} ({_mib(found[largest]['peak_bytes'])} MiB). "
+        f"Time grows more than linearly: {', '.join(steep) or 'none'}.",
     ]
     return "\n".join(lines)
 

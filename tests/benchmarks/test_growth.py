@@ -46,6 +46,10 @@ def test_costs_of_nothing_have_no_exponent():
     assert fit_exponent({10: 0.0, 100: 0.0}) is None
     assert fit_exponent({10: 1.0}) is None
     assert predict({10: 0.0, 100: 0.0}, 1_000) == 0
+    assert predict({10: 1.0}, 1_000) is None
+    rows = {10: {"seconds": 1.0, "peak_bytes": 0}}
+    part = {"what": "work", "unit": "images", "target": 1_000, "rows": rows}
+    assert "| - | - | 1k (fitted) | - | 0 |" in describe_parts({"parts": {"a": part}})
 
 
 @pytest.mark.parametrize(("exponent", "beyond"), [(1.0, False), (1.1, False), (1.5, True)])
