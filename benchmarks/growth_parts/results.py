@@ -97,18 +97,21 @@ def draw_plot(path: Path, report: dict[str, Any]) -> None:
     units = list(dict.fromkeys(part["unit"] for part in report["parts"].values()))
     figure, axes = plt.subplots(2, len(units), figsize=(4.5 * len(units), 7.5), squeeze=False)
     for column, unit in enumerate(units):
+        parts = {name: part for name, part in report["parts"].items() if part["unit"] == unit}
         for row, (key, scale) in enumerate((("seconds", 1), ("peak_bytes", 2**20))):
             axis = axes[row][column]
-            for name, part in report["parts"].items():
-                if part["unit"] == unit:
-                    points = [(int(size), r[key] / scale) for size, r in part["rows"].items()]
-                    axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+            for number, (name, part) in enumerate(parts.items()):
+                costs = {int(size): r[key] / scale for size, r in part["rows"].items() if r[key]}
+                style = "-" if number < 10 else "--"  # there are ten colours
+                axis.plot(list(costs), list(costs.values()), style, marker=".", label=name)
             axis.set_xscale("log")
-            axis.set_yscale("log" if row == 0 else "symlog")
+            axis.set_yscale("log")
             axis.set_xlabel(unit)
             axis.set_ylabel(("processor seconds", "peak MiB")[row])
             axis.grid(alpha=0.3)
-        axes[0][column].legend(fontsize=6)
+        axes[1][column].legend(
+            fontsize=7, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False
+        )
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
