@@ -52,7 +52,7 @@ def measure_model(name: str, options: BenchOptimOptions, device: torch.device) -
     parameters = select_parameters(model)
     gradients = create_gradients(model, parameters, options, device)
     chosen = find_methods(device)
-    if options.quick and device.type == "cpu":
+    if not options.bfloat16 or (options.quick and device.type == "cpu"):
         chosen = {method: call for method, call in chosen.items() if method not in BFLOAT16}
     methods, results = run_rounds(chosen, parameters, gradients, options.turns, device)
     if options.errors:

@@ -16,6 +16,8 @@ class BenchOptimOptions(Options):
     quick: bool = option(False)
     """Rough figures in under two minutes on two cores: one network, one round, few training steps, and on a
     CPU no method in bfloat16."""
+    bfloat16: bool = option(True)
+    """Time the methods in bfloat16 too; a CPU without instructions for it takes minutes for each."""
     gradients: Literal["random", "real", "spectrum"] = option("real")
     """real: of the network after --steps steps on the embedded digits. random: Gaussian. spectrum:
     singular values from 1 to 1e-3, evenly on a logarithmic scale."""
