@@ -88,7 +88,7 @@ def _check(find: Find) -> Prepare:
 
 
 def _start(find: Find) -> Prepare:
-    """What every start does with a listed set: its identity, hashed, and the size of its images."""
+    """Work of every start with a listed set: its identity, hashed, and the size of its images."""
 
     def prepare(size: int, place: Path) -> Work:
         load = find(size, place)
@@ -105,7 +105,7 @@ def _start(find: Find) -> Prepare:
 
 
 def _resume(find: Find) -> Prepare:
-    """What a resume does beyond a start where the images have changed: the table is read and compared."""
+    """Work of a resume beyond a start where the images have changed: the table is read and compared."""
 
     def prepare(size: int, place: Path) -> Work:
         images = find(size, place)()

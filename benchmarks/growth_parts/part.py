@@ -80,7 +80,7 @@ def _measure(part: Part, size: int, folder: Path, rounds: int) -> dict[str, Any]
 def _rank(
     part: Part, size: int, folder: Path, rounds: int, rank: int, meeting: Path, out: Any
 ) -> None:
-    """What one of the processes does: join the others, measure, and send the figures or the fault."""
+    """Work of one of the processes: join the others, measure, and send the figures or the fault."""
     try:
         torch.set_num_threads(1)
         if part.ranks > 1:

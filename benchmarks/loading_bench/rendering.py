@@ -1,4 +1,4 @@
-"""What the views of a pipeline look like, in figures that a missing or weaker step changes.
+"""Looks of the views of a pipeline, in figures that a missing or weaker step changes.
 
 Every pipeline's first round is measured, so that no rate is of views that lack a step.
 """

@@ -29,7 +29,7 @@ WARM_UP, TIMED = 3, 20
 
 @dataclass(frozen=True)
 class Task:
-    """What all entrants share.
+    """Images, folders and network that all entrants share.
 
     Attributes:
         cifar: folder with train/CLASS and test/CLASS.

@@ -24,7 +24,7 @@ Schedule = Callable[[int], float]
 
 
 class OptimizerStep:
-    """What every step of a training does.
+    """The step that a training repeats.
 
     On a GPU the host waits once in a step, for the norm of the gradients, with the next batch in the queue.
 

@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parent.parent.parent
 NOTEBOOKS, PAGES = ROOT / "examples" / "notebooks", ROOT / "docs" / "notebooks"
 MOST_BYTES = 1_500_000
-"""Of a notebook: more, and it is slow to open."""
+"""Largest size of a notebook: a larger one is slow to open."""
 SMALL = {
     "own_images": "EPOCHS = 1",
     "swap_the_optimizer": "EPOCHS = 2\nRATES = {'SGD': [0.1], 'OrthSGD': [0.01]}",
