@@ -11,7 +11,7 @@ import argparse
 import statistics
 from pathlib import Path
 
-from speedrun_parts.entrants import HEADS, Task, run_lightly, run_ours
+from speedrun_parts.entrants import BATCH, HEADS, Task, run_lightly, run_ours
 from speedrun_parts.records import (
     OURS,
     add_record,
@@ -38,6 +38,7 @@ def parse() -> argparse.Namespace:
         "--factors", nargs="+", type=float, default=[1, 2, 4],
         help="lengths of lightly's runs, as multiples of our mean time",
     )  # fmt: skip
+    parser.add_argument("--batch_size", type=int, default=BATCH, help="of lightly's recipes")
     parser.add_argument("--target", type=float, default=50.0, help="kNN accuracy in percent")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own number")
     parser.add_argument(
@@ -75,7 +76,7 @@ def train_lightly(given: argparse.Namespace, task: Task) -> None:
         for factor in sorted(given.factors):
             for seed in given.seeds:
                 if not is_there(read_records(given.records), entrant, factor, seed):
-                    found = run_lightly(task, method, seed, factor * seconds)
+                    found = run_lightly(task, method, seed, factor * seconds, given.batch_size)
                     add_record(given.records, {"entrant": entrant, "factor": factor, **found})
             runs = group_records(read_records(given.records))[entrant, factor]
             if statistics.mean(run["knn_top1"] for run in runs) >= given.target:

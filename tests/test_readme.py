@@ -47,6 +47,10 @@ SMALL = {
     ),
     "chaos": "--minutes 0.01 --faults kill",
     "verdicts": "--seeds 1 --epochs 1 --data digits --methods barlow_twins --kinds healthy --runs runs.jsonl",
+    "speedrun": (
+        "--config toy.yaml --seeds 0 --threads 1 --records records.jsonl --work runs/speedrun --methods simclr "
+        "--factors 1 --network basic_cnn --batch_size 8"
+    ),
     "bench_optim": "--models resnet18 --rounds 1 --steps 0 --batch_size 2 --image_size 32 --errors false",
     "growth": "--quick --most 1000 --parts folder_list,beton_start",
     "gpu_proof": "--rehearse --only machine",
@@ -120,6 +124,10 @@ def workplace(tmp_path, monkeypatch):
     shutil.copytree(tmp_path / "D" / "train", tmp_path / "CIFAR" / "train")
     shutil.copytree(tmp_path / "D" / "train", tmp_path / "photos")
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    (tmp_path / "toy.yaml").write_text(
+        "data: folder\nbackbone: basic_cnn\nprojector: 8-8\nbatch_size: 8\nepochs: 1\nwarmup_epochs: 0\nlr: 1\n"
+        "linear_probe: false\n"
+    )
     (tmp_path / "B").mkdir()
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     shutil.copytree(ROOT / "docs" / "assets", tmp_path / "docs" / "assets")

@@ -108,16 +108,23 @@ HEADS: dict[str, Callable[[int], tuple[nn.Module, nn.Module]]] = {
 """Projector and loss of lightly's CIFAR-10 benchmark, for features of a width."""
 
 
-def _draw_batches(task: Task, workers: int) -> Iterator[list[Tensor]]:
-    """Batches of two views without end, as lightly's benchmark makes them."""
+def _draw_batches(task: Task, batch_size: int, workers: int) -> Iterator[list[Tensor]]:
+    """Batches of two views without end, as lightly's benchmark makes them.
+
+    Raises ValueError for fewer images than a batch.
+    """
     from lightly.transforms.simclr_transform import SimCLRTransform
 
     views = SimCLRTransform(input_size=32, gaussian_blur=0.0)
     images = ImageFolder(str(task.cifar / "train"), transform=views)
     loader = DataLoader(
-        images, BATCH, shuffle=True, drop_last=True, num_workers=workers,
+        images, batch_size, shuffle=True, drop_last=True, num_workers=workers,
         persistent_workers=workers > 0,
     )  # fmt: skip
+    if len(loader) == 0:
+        raise ValueError(
+            f"batch_size={batch_size} is larger than the data ({len(images)} images); choose a smaller one"
+        )
     while True:
         for batch, _ in loader:
             yield batch
@@ -151,7 +158,7 @@ class LightlyTraining:
 
 
 def run_lightly(
-    task: Task, method: str, seed: int, seconds: float, workers: int = 2
+    task: Task, method: str, seed: int, seconds: float, batch_size: int = BATCH, workers: int = 2
 ) -> dict[str, Any]:
     """Train by lightly's recipe for so many seconds, then judge.
 
@@ -163,11 +170,12 @@ def run_lightly(
         method: "barlow_twins" or "simclr".
         seed: of weights and draws.
         seconds: that the steps shall take.
+        batch_size: images of a step; theirs is 128.
         workers: processes that load.
     """
     if task.threads:
         torch.set_num_threads(task.threads)
-    batches = _draw_batches(task, workers)
+    batches = _draw_batches(task, batch_size, workers)
     trial = LightlyTraining(task, method, seed)
     for _ in range(WARM_UP):
         trial.step(next(batches), 0.0)
@@ -185,4 +193,9 @@ def run_lightly(
     mean, std = IMAGENET
     info = BackboneInfo(backbone=task.network, stem="stock", crop_size=32, mean=mean, std=std)
     write_backbone(training.backbone, weights, info)
-    return {"seed": seed, "images": steps * BATCH, "seconds": took, "knn_top1": task.judge(weights)}
+    return {
+        "seed": seed,
+        "images": steps * batch_size,
+        "seconds": took,
+        "knn_top1": task.judge(weights),
+    }

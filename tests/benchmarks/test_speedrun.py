@@ -77,9 +77,18 @@ def test_both_kinds_of_entrants_are_timed_and_judged(tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit, match=r"run `speedrun\.py ours` first"):
         call(monkeypatch, "lightly", *common)
     call(monkeypatch, "ours", *common, "--config", config, "--seeds", 0)
-    monkeypatch.setattr(entrants, "BATCH", 8)
     monkeypatch.setattr(entrants, "TIMED", 2)
-    lightly = ["--methods", "simclr", "barlow_twins", "--factors", 1, "--network", "basic_cnn"]
+    lightly = [
+        "--methods",
+        "simclr",
+        "barlow_twins",
+        "--factors",
+        1,
+        "--network",
+        "basic_cnn",
+        "--batch_size",
+        8,
+    ]
     try:
         call(monkeypatch, "lightly", *common, *lightly, "--seeds", 0)
         found = read_records(records)
