@@ -252,7 +252,7 @@ def _ask_first_rank(find: Callable[[], dict[str, str]]) -> dict[str, str]:
     Through the store of the process group and not by a collective: the first rank of a machine may be
     loading while the others wait for it at a barrier.
 
-    Raises ValueError on every rank if it does on the first.
+    Raises ValueError on every other rank if the first raises anything.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return find()
@@ -261,7 +261,7 @@ def _ask_first_rank(find: Callable[[], dict[str, str]]) -> dict[str, str]:
     if distributed.get_rank() == 0:
         try:
             found = find()
-        except ValueError as error:
+        except Exception as error:  # the others wait
             store.set(key, json.dumps({"error": str(error)}))
             raise
         store.set(key, json.dumps({"found": found}))

@@ -1,6 +1,6 @@
 """Figures without a display, picture files written atomically, and tuples that a report shows."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,14 +43,28 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
+def check_picture(path: Path, name: str, others: Collection[str] = ()) -> None:
+    """Raise ValueError for a path whose suffix is no picture's.
+
+    Args:
+        path: of a picture to be written.
+        name: of the argument.
+        others: suffixes that are known beside matplotlib's, without the dot.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    known = {*FigureCanvasAgg.get_supported_filetypes(), *others}
+    if path.suffix[1:].lower() not in known:
+        raise ValueError(f"{name}={str(path)!r} must end in one of .{', .'.join(sorted(known))}")
+
+
 def save_figure(figure: Any, path: Path) -> None:
     """Write a figure in the format of the path's suffix (png, pdf, svg, ...), 120 pixels an inch.
 
     Raises ValueError for a suffix that matplotlib does not write.
     """
-    kind, known = path.suffix[1:].lower(), figure.canvas.get_supported_filetypes()
-    if kind not in known:
-        raise ValueError(f"path={str(path)!r} must end in one of .{', .'.join(sorted(known))}")
+    check_picture(path, "path")
+    kind = path.suffix[1:].lower()
     with atomic_file(path) as file:
         figure.savefig(file, format=kind, dpi=DPI)
 

@@ -1,6 +1,7 @@
 """Marks for `torch.compile` that do not import the compiler, as those of `torch.compiler` do.
 
-It takes more than a second, for everyone who imports an optimizer, and most never compile.
+Importing the compiler takes more than a second. Everyone who imports an optimizer would wait for it, and
+most of them never compile.
 """
 
 import functools

@@ -24,9 +24,9 @@ from sslortho.recipes.calls import (
     PathLike,
     Run,
     add_images,
-    name_data,
     name_model,
     run_call,
+    split_data,
     torch_as_before,
 )
 from sslortho.recipes.command_line import create_options
@@ -103,7 +103,7 @@ def pretrain(
         RunStoppedError: Ctrl-C or a signal stopped it; it has saved, and the same call resumes.
         NonFiniteError: it diverged.
     """
-    named, images = name_data(data, test_data, options)
+    named, images = split_data(data, test_data, options)
     values = {**named, "method": method, **name_model(model, options)}
     return _train(PretrainOptions, run_pretraining, values, out, options, images)
 
@@ -126,7 +126,7 @@ def supervised(
 
     Raises ValueError and RunStoppedError as `pretrain`.
     """
-    named, images = name_data(data, test_data, options)
+    named, images = split_data(data, test_data, options)
     values = {**named, **name_model(model, options)}
     return _train(SupervisedOptions, run_supervised, values, out, options, images)
 
@@ -149,7 +149,7 @@ def linear_eval(
 
     Raises ValueError, RunStoppedError and NonFiniteError as `pretrain`.
     """
-    named, images = name_data(data, test_data, options)
+    named, images = split_data(data, test_data, options)
     values = {"backbone_from": backbone_from, **named}
     return EvaluationResult(
         *run_call(LinearEvalOptions, run_linear_eval, values, out, options, images)
@@ -172,7 +172,7 @@ def knn_eval(
 
     Raises ValueError as `pretrain`.
     """
-    named, images = name_data(data, test_data, options)
+    named, images = split_data(data, test_data, options)
     values = {"backbone_from": backbone_from, **named}
     return EvaluationResult(*run_call(KnnEvalOptions, run_knn_eval, values, out, options, images))
 
@@ -198,7 +198,7 @@ def extract_features(
 
     Raises ValueError as `pretrain`, for data without test images, and for a file of other images or weights.
     """
-    named, images = name_data(data, None, options)
+    named, images = split_data(data, None, options)
     values = {"backbone_from": backbone_from, **named, "split": split, **options}
     values, given = take_objects({**values, **({} if out is None else {"out": out})})
     chosen = create_options(EmbedOptions, values)

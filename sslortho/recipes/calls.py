@@ -32,7 +32,7 @@ LABELLED = (SupervisedOptions, LinearEvalOptions, KnnEvalOptions)
 """Options of the commands that cannot do without labels."""
 
 
-def name_data(
+def split_data(
     data: Any, test_data: Any, options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Images | None]:
     """The options data and test_data, and the objects that stand in for them, if there are any.

@@ -24,7 +24,7 @@ StripMethod = Literal["pca", "tsne"]
 
 DATA_OPTIONS = (
     "data", "data_dir", "test_data", "labels", "exif_orientation", "image_column", "label_column",
-    "follow_links",
+    "follow_links", "skip_broken",
 )  # fmt: skip
 """Options of a run that say which images it has."""
 
@@ -69,12 +69,14 @@ def map_training(
         out: picture to draw; .gif is an animation. Default: none.
         options: of `extract_features`, such as `threads` and `split`.
 
-    Raises ValueError for a run without checkpoints, and one whose network is a module from Python.
+    Raises ValueError for a run without checkpoints, one that is no pretraining, one whose network is a module
+    from Python, and for an `out` that is no picture.
     """
     import numpy as np
     import torch
     from tqdm import tqdm
 
+    from sslortho.evaluate.figures import check_picture
     from sslortho.recipes.api import extract_features
 
     if method not in ("pca", "tsne"):
@@ -82,13 +84,15 @@ def map_training(
     for name, value, least in (("panels", panels, 2), ("points", points, 3)):
         if value < least:
             raise ValueError(f"{name}={value} must be {least} or more")
+    if out is not None:
+        check_picture(Path(out), "out", others=("gif",))
     folder = Path(run).expanduser()
     images = _images_of(folder) if data is None else {"data": data}
     steps, maps, found = [], [], None
     rows = torch.empty(0)
     for step, network in tqdm(_networks(folder, panels), "checkpoints", delay=2, leave=False):
         with contextlib.redirect_stdout(io.StringIO()):  # where the weights are from, each time
-            found = extract_features(network, **images, **options)
+            found = extract_features(network, **{**images, **options})
         if not maps:
             chosen = np.random.default_rng(seed).permutation(len(found))[:points]
             rows = torch.from_numpy(np.sort(chosen))
@@ -157,9 +161,15 @@ def _networks(folder: Path, panels: int) -> Iterator[tuple[int, "nn.Module"]]:
     from sslortho.models import read_weights, restore_backbone
     from sslortho.models.weights.file import note_pretraining
     from sslortho.options import GIVEN
+    from sslortho.recipes.calls import torch_as_before
     from sslortho.runs.folder import RunFolder
 
     config, info = _read_config(folder), read_weights(folder).info
+    if "method" not in config:
+        raise ValueError(
+            f"run={str(folder)!r} is no pretraining; give the folder of one, or map its features: sslortho "
+            "embed, then feature_map"
+        )
     if info is None or info.backbone == GIVEN:
         raise ValueError(
             f"run={str(folder)!r} trained a module from Python, whose code is in no file: load each checkpoint "
@@ -174,9 +184,12 @@ def _networks(folder: Path, panels: int) -> Iterator[tuple[int, "nn.Module"]]:
     untrained = [None] if config.get("initial_weights") is None else []
     for file in _spread([*untrained, *files], panels):
         if file is None:
-            yield 0, _create_untrained(info, config["seed"])
+            with torch_as_before():
+                network = _create_untrained(info, config["seed"])
+            yield 0, network
             continue
-        network = restore_backbone(read_weights(file), info.backbone, stem).network
+        with torch_as_before():
+            network = restore_backbone(read_weights(file), info.backbone, stem).network
         note_pretraining(network, info)
         yield int(file.name.split("-")[1].split(".")[0]), network
 

@@ -176,10 +176,12 @@ FEW_STEPS = 20
 def say_compiling(loader: TrainLoader) -> None:
     """Say that the first batch will take long, if kernels that it needs are not on disk yet."""
     kernels = getattr(loader, "kernels", ())
-    if not all(map(is_kept, kernels)):
-        say(
-            "compiling kernels, 10 to 60 seconds at every start: there is no folder to keep them in that can "
-            "be written to; NUMBA_CACHE_DIR names one"
-        )
-    elif any(map(must_compile, kernels)):
+    if not any(map(must_compile, kernels)):
+        return
+    if all(map(is_kept, kernels)):
         say("compiling kernels, once a machine: 10 to 60 seconds")
+    else:
+        say(
+            "compiling kernels, 10 to 60 seconds at every start, since they are not kept: probably no folder "
+            "for them can be written to; NUMBA_CACHE_DIR names another"
+        )

@@ -51,7 +51,7 @@ def accumulate_gradients(
 def name_offenders(task: nn.Module, most: int = 5) -> str:
     """Names of the parameters whose gradients are not finite, empty if none are; every rank must call.
 
-    None are where all gradients are finite and so large that their norm is not.
+    There are none if all gradients are finite, but so large that their norm is not.
     """
     bad = [
         name

@@ -26,7 +26,8 @@ def describe_shortage(values: Mapping[str, Any], trains: bool) -> str:
     if trains and "batch_size" in values:
         batch = values["batch_size"]
         remedies.append(f"lower batch_size ({batch})" if batch else "lower batch_size")
-    if trains and parts:
+    graphs = values.get("cuda_graphs")
+    if trains and parts and not graphs:  # they do not go together
         remedies.append(
             f"raise accumulation_steps ({parts}), which cuts the samples of a step into parts"
         )
@@ -36,6 +37,8 @@ def describe_shortage(values: Mapping[str, Any], trains: bool) -> str:
     if (size := values.get("crop_size")) and size > 64:
         another = ", with another out" if after_training else ""
         remedies.append(f"lower crop_size ({size}){another}")
+    if trains and graphs:
+        remedies.append("leave cuda_graphs out, which keeps memory of its own")
     if after_training or not remedies:
         remedies.append("free what other processes hold, which nvidia-smi shows")
     total = _total_gib()

@@ -197,8 +197,8 @@ def check_graphs(accelerator: Accelerator) -> None:
     device, ranks = accelerator.device.type, accelerator.num_processes
     if device != "cuda" or ranks > 1:
         raise ValueError(
-            f"cuda_graphs=True is for one process on a CUDA GPU, but there are {ranks} on {device}; "
-            "leave it out"
+            f"cuda_graphs=True needs one process on a CUDA GPU; this run has {ranks} on {device}; leave it "
+            "out"
         )
 
 

@@ -62,7 +62,7 @@ class OptimizerStep:
         self.buffers = KeptBuffers(trained)
 
     def take(
-        self, batches: BatchesAhead, progress: Progress, place: int, of: int, recorded: bool
+        self, batches: BatchesAhead, progress: Progress, place: int, total: int, recorded: bool
     ) -> tuple[dict[str, Tensor], int]:
         """Take the step at a place of the schedule.
 
@@ -70,18 +70,18 @@ class OptimizerStep:
             batches: `accumulation_steps` of them are taken.
             progress: of the training; a step that is skipped is counted there.
             place: steps from the beginning of the schedule.
-            of: steps of the whole schedule.
+            total: steps of the whole schedule.
             recorded: whether a record follows, for which the step is measured.
 
-        Returns mean metrics, none if the gradients of fp16 overflowed without fault, and the number of this
-        rank's images. Raises NonFiniteError as `skipping.count_bad_step`.
+        Returns the mean metrics, and the number of this rank's images. The metrics are empty if the
+        gradients of fp16 overflowed without fault. Raises NonFiniteError as `skipping.count_bad_step`.
         """
         self._seed(progress.step)
         multiplier = self.schedule(place)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * multiplier
         self.optimizer.zero_grad(set_to_none=True)
-        self.trained.before_step(place, progress.epoch, of)
+        self.trained.before_step(place, progress.epoch, total)
         self.buffers.keep()
         metrics, images = self._find_gradients(batches, recorded)
         norm = Arriving(metrics["grad_norm"])

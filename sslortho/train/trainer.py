@@ -77,7 +77,7 @@ class Trainer:
         use_data_parallel_options(accelerator, task)
         self.task = accelerator.prepare_model(
             self.trained,
-            device_placement=not options.shard,  # left out, all of torch.distributed is imported
+            device_placement=not options.shard,  # Accelerate imports torch.distributed.tensor to choose it
             evaluation_mode=options.shard,
         )
         self.optimizer = accelerator.prepare_optimizer(optimizer)

@@ -91,9 +91,27 @@ def test_mistakes(run, tmp_path):
         sslortho.map_training(run.folder, method="umap")
     with pytest.raises(ValueError, match=r"panels=1 must be 2 or more"):
         sslortho.map_training(run.folder, panels=1)
+    with pytest.raises(ValueError, match=r"out='x\.doc' must end in one of \."):
+        sslortho.map_training(run.folder, out="x.doc")
     done = call_command("feature_strip", tmp_path)
     assert done.returncode == 2
     assert "is not a run folder" in done.stderr
+
+
+def test_options_go_before_those_of_the_run_and_no_draw_is_left(run):
+    before = torch.get_rng_state()
+    strip = sslortho.map_training(run.folder, panels=2, follow_links=False, threads=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(strip.maps) == 2
+
+
+def test_a_run_that_is_no_pretraining_is_refused(tmp_path):
+    options = {name: value for name, value in SMALL.items() if name != "linear_probe"}
+    done = sslortho.supervised(
+        "digits", "basic_cnn", out=tmp_path / "z", subset=64, epochs=1, pictures=False, **options
+    )
+    with pytest.raises(ValueError, match="is no pretraining"):
+        sslortho.map_training(done.folder)
 
 
 def test_a_module_or_images_from_python_are_named(tmp_path):

@@ -211,7 +211,9 @@ def test_graphs_are_for_one_process_on_a_gpu(monkeypatch, tmp_path, device, rank
     monkeypatch.setattr(launch, "create_accelerator", lambda *_: found)
     options = SupervisedOptions(epochs=1, cuda_graphs=True)
     if refused:
-        with pytest.raises(ValueError, match=f"cuda_graphs=True .* there are {ranks} on {device}"):
+        with pytest.raises(
+            ValueError, match=f"cuda_graphs=True .* this run has {ranks} on {device}"
+        ):
             launch.join_ranks(options, tmp_path)
     else:
         assert launch.join_ranks(options, tmp_path) is found

@@ -147,7 +147,8 @@ def polar_gram_eigh(matrices: Tensor, rank_tol: float) -> Tensor:
     vectors, inverse_root = vectors.to(dtype), inverse_root.to(dtype)
     scaled, a = vectors * inverse_root.unsqueeze(-2), a.to(dtype)
     if 2 * vectors.shape[-1] < vectors.shape[-2]:  # two thin products, no square one
-        result = _product(scaled, _product(vectors.mT, a))
+        inner = _product(vectors.mT, a)
+        result = _product(inner.mT, scaled.mT).mT if tall else _product(scaled, inner)
     else:
         root = scaled @ vectors.mT
         result = _product(a.mT, root).mT if tall else _product(root, a)

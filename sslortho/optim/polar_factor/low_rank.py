@@ -24,8 +24,9 @@ MOST = 0.6
 
 LEFT_OUT = 0.5
 """Largest sum of the eigenvalues left out, relative to the largest one, in units of `eps * rank_tol` with the
-eps of the matrix. A direction of relative size s moves by less than `LEFT_OUT * eps * rank_tol / s^2`: half of
-what rounding the matrix does at s = rank_tol, and less beyond."""
+eps of the matrix: once of the columns that are not computed, and once of those that are. A direction of
+relative size s moves by less than `2 * LEFT_OUT * eps * rank_tol / s^2`: as much as rounding the matrix does at
+s = rank_tol, and less beyond."""
 
 SHIFT = 32.0
 """Multiple of the identity that keeps a singular matrix positive definite in rounding, times eps and the
@@ -33,7 +34,8 @@ largest entry. The factorisation rounds by about eps times that entry."""
 
 
 def low_rank_factor(gram: Tensor, left_out: float) -> Tensor | None:
-    """L (n, r) with `gram - L L^T` positive semidefinite, of a trace below `left_out * (largest eigenvalue)`.
+    """L (n, r) with `gram - L L^T` positive semidefinite but for SHIFT, of a trace below `2 * left_out` times
+    the largest eigenvalue.
 
     L holds columns of the Cholesky factor C. `C C^T` is the sum of `c c^T` over the columns c, so leaving out
     one of them takes `|c|^2` from the trace.

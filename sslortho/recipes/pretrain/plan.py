@@ -107,6 +107,7 @@ def _find_doubts(recipe: PretrainRecipe, images: ImageSet) -> list[str]:
         not images.holds_small_images
         and len(images) < FEW_IMAGES
         and options.initial_weights is None
+        and recipe.given.backbone is None  # which may be trained
     ):
         doubts.append(
             f"{len(images):,} photographs are few to learn from: begin with a network that is trained already "

@@ -59,6 +59,7 @@ def test_low_rank_gives_the_partial_isometry(rank, tall, ranks):
     assert ranks == [rank]
     assert result.shape == matrix.shape
     assert result.dtype == torch.float32
+    assert result.is_contiguous()
     assert distance(result, matrix) <= 2e-5
     lengths = torch.linalg.svdvals(result.double())
     assert lengths[rank:].max() <= 1e-5  # directions that do not count go to zero
