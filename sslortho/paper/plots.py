@@ -28,6 +28,8 @@ LABELS = {
     "test_loss": "test loss",
     "train_top1": "training top-1 (%)",
     "loss": "training loss",
+    "val_knn_top1": "kNN top-1 of held-out images (%)",
+    "knn_top1": "kNN top-1 of test images (%)",
 }
 
 LAYER_LABELS = {

@@ -63,6 +63,7 @@ def test_a_running_mean_of_records_at_odd_steps():
         ("accuracy", "top1", "test top-1 (%)"),
         ("evaluation_loss", "val_loss", "validation loss"),
         ("evaluation_loss", "test_loss", "test loss"),
+        ("val_knn_top1", "val_knn_top1", "kNN top-1 of held-out images (%)"),
         ("filter_cosine/conv", "filter_cosine/conv", "mean absolute cosine of filters"),
     ],
 )

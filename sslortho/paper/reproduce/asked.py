@@ -33,7 +33,7 @@ def recall(options: ReproduceOptions, name: str, out: Path) -> ReproduceOptions:
     Raises ValueError if the folder belongs to another experiment, and for a report of no folder.
     """
     path = out / FILE
-    if options.report and options.out is not None and not out.is_dir():
+    if options.report and options.out is not None and options.kept is None and not out.is_dir():
         raise ValueError(f"out={str(out)!r} is not a folder, so there is nothing to report")
     if not path.exists():
         return options
