@@ -100,7 +100,7 @@ def run(script: str, tmp_path, **environment: str) -> None:
 
 
 def is_old() -> bool:
-    """Whether Triton is older than 3.3: its interpreter fails with NumPy 2.4, its compiler has other arguments."""
+    """Whether Triton is older than 3.3, whose interpreter fails with NumPy 2.4 and whose compiler differs."""
     found = re.match(r"(\d+)\.(\d+)", importlib.metadata.version("triton"))
     return found is not None and tuple(map(int, found.groups())) < (3, 3)
 
