@@ -151,36 +151,43 @@ def _part(what: str, prepare: Prepare, sizes: tuple[int, ...] = SIZES) -> Part:
 DATA_PARTS = {
     "folder_list": _part("list class folders", _list(_folder)),
     "folder_check": _part(
-        "check the files of a folder: each up to 100,000, then 2,000 of them", _check(_folder)
+        "check the files of a folder; of more than 100,000 files only 2,000", _check(_folder)
     ),
     "folder_start": _part(
-        "list a folder, its identity (names, sizes, ends, hashed), size of images", _start(_folder)
+        "list a folder, compute its identity from names, sizes and ends of the files, find the size of "
+        "the images",
+        _start(_folder),
     ),
     "folder_write": _part("write images.npz for a folder", _write(_folder)),
     "folder_resume": _part(
-        "read images.npz, and say what has changed in a folder", _resume(_folder)
+        "read images.npz, find what has changed in a folder", _resume(_folder)
     ),
-    "folder_order": _part(f"order of an epoch, batches of {BATCH}", _order(_folder)),
+    "folder_order": _part(f"compute the order of an epoch, batches of {BATCH}", _order(_folder)),
     "folder_order_resumed": _part(
-        "order of the second half of an epoch, as a resume has it", _order(_folder, "os", True)
+        "compute the order of the second half of an epoch, as a resume does",
+        _order(_folder, "os", True),
     ),
     "beton_list": _part("read and check a beton's metadata", _list(_beton)),
-    "beton_check": _part("check a beton's images (raw ones)", _check(_beton)),
+    "beton_check": _part("check a beton's images, stored as raw pixels", _check(_beton)),
     "beton_start": _part(
-        "read a beton's metadata, its identity, size of images", _start(_beton)
+        "read a beton's metadata, compute its identity, find the size of the images", _start(_beton)
     ),
     "beton_order_pages": _part(
-        "order of an epoch by pages (--cache process)", _order(_beton, "process")
+        "compute the order of an epoch by pages (--cache process)", _order(_beton, "process")
     ),
     "shards_list": _part(
         "index tar shards of 1,000 images for the first time", _unread_shards, SHORT
     ),
     "shards_list_again": _part("list tar shards that were indexed before", _list(_shards), SHORT),
     "shards_start": _part(
-        "list indexed shards, their identity, size of images", _start(_shards), SHORT
+        "list indexed shards, compute their identity, find the size of the images",
+        _start(_shards),
+        SHORT,
     ),
     "array_start": _part(
-        f"identity of {SIDE} x {SIDE} images in memory: their pixels, hashed", _start(_array), SHORT
+        f"compute the identity of {SIDE} x {SIDE} images in memory from their pixels",
+        _start(_array),
+        SHORT,
     ),
 }  # fmt: skip
 """Parts of image sets by name. Data in memory and the order of an epoch have the same code as a folder's

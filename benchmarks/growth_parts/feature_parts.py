@@ -60,8 +60,8 @@ def _probe(ranks: int) -> Callable[[int, Path], Work]:
     return prepare
 
 
-KNN = f"{K} nearest of a bank for {QUERIES} queries, {DIM} entries each"
-PROBE = f"linear probe, {CLASSES} classes, {DIM} entries, {ITERATIONS} iterations of L-BFGS"
+KNN = f"find the {K} nearest features for {QUERIES} queries, {DIM} entries each"
+PROBE = f"fit a linear probe, {CLASSES} classes, {DIM} entries, {ITERATIONS} iterations of L-BFGS"
 
 FEATURE_PARTS = {
     "knn": Part(

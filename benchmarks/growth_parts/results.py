@@ -14,7 +14,7 @@ Rows = dict[int, dict[str, Any]]
 """Size to the figures of `part.measure`."""
 
 HEADER = """\
-| part | sizes | exponent of time | of memory | at | seconds | MiB |
+| part | sizes | exponent of time | exponent of memory | at | seconds | MiB |
 |---|---|---|---|---|---|---|"""
 
 NOTE = """\

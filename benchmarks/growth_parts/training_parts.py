@@ -83,7 +83,7 @@ VIT_L = 304_326_632 * 8
 def training_parts() -> dict[str, Part]:
     """Parts of a training by name."""
     flops = tuple(map(count_flops, NETWORKS))
-    what = f"step of OrthLARS, {', '.join(NETWORKS)}"
+    what = f"take a step of OrthLARS: {', '.join(NETWORKS)}"
     return {
         "optimizer_step": Part(what, "products", _step(NETWORKS), flops, flops[:2], flops[-1]),
         "checkpoint_save": Part("save a checkpoint", "bytes", _save, BYTES, QUICK_BYTES, VIT_L),
