@@ -185,7 +185,7 @@ def _is_there(module: str) -> bool:
 
 
 def _works(package: str) -> bool:
-    """Whether what a package is used for can be called, where its presence does not tell."""
+    """Whether a package can be used, where its presence does not tell."""
     if package == "ffcv":
         try:
             require_ffcv()

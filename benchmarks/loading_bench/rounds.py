@@ -1,12 +1,12 @@
-"""Rounds in which pipelines take turns, and the lines on the terminal that tell how far they are."""
+"""Rounds in which pipelines take turns."""
 
-import sys
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
-from tqdm import tqdm
+
+from turns import FAR_SLOWER, TOO_SLOW, Progress
 
 from .workload import Pipeline
 
@@ -14,9 +14,6 @@ try:
     import psutil
 except ImportError:
     psutil = None
-
-TOO_SLOW = 20
-"""Times that a pipeline is slower than the fastest from which one round is enough."""
 
 
 @dataclass
@@ -69,40 +66,9 @@ def find_slow(rates: dict[str, float], bounds: Collection[str]) -> set[str]:
     return {name for name, rate in rates.items() if rate < fastest / TOO_SLOW}
 
 
-class Progress:
-    """A bar, and a line for each pipeline as it is ready and as it is finished, on stderr."""
-
-    def __init__(self, pipelines: int, epochs: int) -> None:
-        self.pipelines, self.epochs = pipelines, epochs
-        self.ready = self.finished = 0
-        total = pipelines * (epochs + 1)
-        self.bar = tqdm(total=total, unit="run", leave=False, disable=None)
-
-    def start(self, name: str) -> None:
-        """Show whose turn it is."""
-        self.bar.set_postfix_str(name)
-
-    def tell_ready(self, name: str, seconds: float) -> None:
-        """Tell that a pipeline's untimed round is over."""
-        self.ready += 1
-        self._write(f"{name}: ready, {seconds:.1f} s ({self.ready} of {self.pipelines})")
-
-    def tell_finished(self, name: str, rates: list[float], why: str = "") -> None:
-        """Tell a pipeline's rate; `why` it ends early, if it does."""
-        self.finished += 1
-        self.bar.update(self.epochs - len(rates))
-        usual = sorted(rates)[len(rates) // 2]
-        rounds = "1 round" if len(rates) == 1 else f"{len(rates)} rounds"
-        left = f"{self.finished} of {self.pipelines} finished"
-        self._write(f"{name}: {usual:.1f} pairs/s, {rounds}{why} ({left})")
-
-    def tell_round(self, round_: int) -> None:
-        """Tell that a timed round is over."""
-        self._write(f"round {round_} of {self.epochs}: done")
-
-    def _write(self, line: str) -> None:
-        tqdm.write(line, file=sys.stderr)
-        sys.stderr.flush()
+def describe_rate(rates: list[float]) -> str:
+    """The middle rate in words."""
+    return f"{sorted(rates)[len(rates) // 2]:.1f} pairs/s"
 
 
 def run_rounds(
@@ -127,14 +93,15 @@ def run_rounds(
                 timings[name] = Timing(timing.pairs, warm_up=seconds)
                 progress.tell_ready(name, seconds)
             elif round_ == epochs:
-                progress.tell_finished(name, timing.rates)
+                progress.tell_finished(name, describe_rate(timing.rates), epochs)
         if 0 < round_ < epochs:
-            progress.tell_round(round_)
+            progress.write(f"round {round_} of {epochs}: done")
         if round_ == 1 and epochs > 1:
             slow = find_slow({name: t.rates[0] for name, t in timings.items()}, bounds)
             for name in pipelines:
                 if name in slow:
-                    why = f": the fastest is more than {TOO_SLOW} times as fast"
-                    progress.tell_finished(name, timings[name].rates, why)
+                    progress.bar.update(epochs - 1)
+                    rate = describe_rate(timings[name].rates)
+                    progress.tell_finished(name, rate, 1, FAR_SLOWER)
     progress.bar.close()
     return timings

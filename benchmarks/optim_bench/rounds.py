@@ -1,8 +1,7 @@
-"""Rounds in which the methods take turns, and the lines on the terminal that tell how far they are."""
+"""Rounds in which the methods take turns."""
 
 import functools
 import statistics
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,14 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+
+from turns import FAR_SLOWER, TOO_SLOW, Progress
 
 from .measures import measure_peak_memory, measure_seconds
 from .methods import BASELINE
-
-TOO_SLOW = 20
-"""Times that a method is slower than the fastest from which one round is enough: bfloat16 on a CPU without
-AVX-512 takes minutes a round."""
 
 
 @dataclass
@@ -32,32 +28,6 @@ class Timing:
     seconds: list[float] = field(default_factory=list)
     core_seconds: list[float] = field(default_factory=list)
     peak_mib: float | None = None
-
-
-class Progress:
-    """A bar, and a line for each method as it is ready and as it is finished, on stderr."""
-
-    def __init__(self, methods: int, rounds: int) -> None:
-        self.methods, self.rounds = methods, rounds
-        self.ready = self.finished = 0
-        total = methods * (rounds + 1)
-        self.bar = tqdm(total=total, unit="run", leave=False, disable=None)
-
-    def tell_ready(self, name: str, seconds: float) -> None:
-        """Tell that a method's first round is over."""
-        self.ready += 1
-        self._write(f"{name}: ready, {seconds:.1f} s ({self.ready} of {self.methods})")
-
-    def tell_finished(self, name: str, seconds: list[float], why: str = "") -> None:
-        """Tell a method's seconds; `why` it ends early, if it does."""
-        self.finished += 1
-        rounds = "1 round" if len(seconds) == 1 else f"{len(seconds)} rounds"
-        left = f"{self.finished} of {self.methods} finished"
-        self._write(f"{name}: {statistics.median(seconds):.3f} s, {rounds}{why} ({left})")
-
-    def _write(self, line: str) -> None:
-        tqdm.write(line, file=sys.stderr)
-        sys.stderr.flush()
 
 
 def find_slow(seconds: Mapping[str, float]) -> set[str]:
@@ -84,23 +54,27 @@ def run_rounds(
     slow: set[str] = set()
     for round_ in range(rounds + 1):
         for name in [name for name in methods if name not in slow]:
-            progress.bar.set_postfix_str(name)
+            progress.start(name)
             _run_once(timings[name], methods[name], parameters, gradients, device, first=not round_)
             progress.bar.update()
             if not round_:
                 progress.tell_ready(name, timings[name].first)
                 results[name] = [p.grad for p in parameters if p.grad is not None]
             elif round_ == rounds:
-                progress.tell_finished(name, timings[name].seconds)
+                progress.tell_finished(name, _describe_seconds(timings[name].seconds), rounds)
         if not round_:
             slow = find_slow({name: timing.first for name, timing in timings.items()})
             for name in [name for name in methods if name in slow]:
                 timings[name].seconds = [timings[name].first]
-                why = f": the fastest is more than {TOO_SLOW} times as fast"
                 progress.bar.update(rounds)
-                progress.tell_finished(name, timings[name].seconds, why)
+                seconds = _describe_seconds(timings[name].seconds)
+                progress.tell_finished(name, seconds, 1, FAR_SLOWER)
     progress.bar.close()
     return _describe(timings, slow), results
+
+
+def _describe_seconds(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds):.3f} s"
 
 
 def _run_once(
