@@ -16,8 +16,19 @@ CHOSEN_AT_START = frozenset({"seed", "out", "data", "data_dir", "subset"})
 """Options that runs get when they are started; a cell must not have them."""
 
 
+BOOL = "tag:yaml.org,2002:bool"
+
+
 class _NoDuplicates(yaml.SafeLoader):
-    """YAML loader that refuses a key given twice, where PyYAML keeps the last in silence."""
+    """YAML loader that refuses a key given twice, where PyYAML keeps the last in silence.
+
+    As in YAML 1.2, and in the files of `--config`, `no` and `on` are words: `mixed_precision: no`.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in found if tag != BOOL]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         mapping: dict[Any, Any] = {}
@@ -28,6 +39,9 @@ class _NoDuplicates(yaml.SafeLoader):
                 raise ValueError(f"line {line}: {key!r} is there twice; remove one of them")
             mapping[key] = self.construct_object(value_node, deep=deep)
         return mapping
+
+
+_NoDuplicates.add_implicit_resolver(BOOL, re.compile("true|false"), list("tf"))
 
 
 def _load(path: Path) -> dict[str, Any]:

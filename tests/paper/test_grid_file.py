@@ -230,6 +230,14 @@ def test_the_command_may_be_named_as_a_script(read, line):
     assert read(SMALL.replace("title: A title", f"{line}\ntitle: A title")).command == "pretrain"
 
 
+def test_no_and_on_are_words_as_in_a_configuration(read):
+    base = "{mixed_precision: no, tracker: on, nesterov: true, linear_probe: false}"
+    cell = read(SMALL.replace("options: {b: 2}", f"options: {base}")).cells[0]
+    words = {name: cell.options[name] for name in ("mixed_precision", "tracker")}
+    assert words == {"mixed_precision": "no", "tracker": "on"}
+    assert (cell.options["nesterov"], cell.options["linear_probe"]) == (True, False)
+
+
 def test_cells_are_left_out(read):
     experiment = read(SMALL.replace("tables:", "leave_out: [one-adam]\ntables:"))
     assert [cell.name for cell in experiment.cells] == ["one-sgd", "two-sgd", "two-adam"]
