@@ -208,6 +208,11 @@ class BackboneSettings:
         )
 
 
+def is_small(name: str) -> bool:
+    """Whether a network is made for images of 32 pixels, whatever its stem."""
+    return name in OWN
+
+
 def required_size(backbone: nn.Module) -> int | None:
     """Side in pixels of the only images that a backbone takes; None if it takes several sizes.
 
@@ -246,3 +251,15 @@ def feature_dim(backbone: nn.Module, crop_size: int) -> int:
             f"the backbone gives features of shape {tuple(features.shape)}; (batch, dim) is needed"
         )
     return features.shape[1]
+
+
+def count_multiplications(backbone: nn.Module, crop_size: int) -> float:
+    """Multiplications of a forward pass of one image, those of convolutions and matrix products.
+
+    Raises ValueError as `feature_dim`.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # takes seconds
+
+    with FlopCounterMode(display=False) as counter:
+        feature_dim(backbone, crop_size)
+    return counter.get_total_flops() / 2

@@ -14,8 +14,8 @@ from sslortho.runs.status import read_status, write_status
 FOLDERS = (FOLDER, "runs")
 """Folders of an experiment that hold run folders."""
 
-LOCAL = ("command", "directory", "host", "settings", "data_dir", "out")
-"""Entries of a summary and of its options that are left out: they say where a run was."""
+LOCAL = ("command", "directory", "host", "settings", "data_dir", "out", "run folder")
+"""Entries of a summary, its plan and its options that are left out: they say where a run was."""
 
 
 def _read_run(folder: Path) -> dict[str, Any] | None:
@@ -29,6 +29,8 @@ def _read_run(folder: Path) -> dict[str, Any] | None:
         return {"diverged": status.message}
     kept = {name: value for name, value in summary.items() if name not in LOCAL}
     kept["config"] = {n: v for n, v in summary["config"].items() if n not in LOCAL}
+    if "plan" in kept:
+        kept["plan"] = {n: v for n, v in summary["plan"].items() if n not in LOCAL}
     if folder.parent.name == FOLDER:  # no report shows the records of a trial
         return {"summary": kept, "records": []}
     records = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

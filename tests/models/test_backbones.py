@@ -4,9 +4,10 @@ import torchvision
 from helpers.networks import trained
 from scipy import stats
 from torch import nn
+from torchvision.models import get_model_weights
 
 from sslortho.models import BACKBONES, create_backbone, feature_dim, initial_classifier
-from sslortho.models.backbones import TORCHVISION
+from sslortho.models.backbones import TORCHVISION, count_multiplications
 from sslortho.models.cifar_resnet import CifarResNet
 
 DIMS = {
@@ -275,3 +276,10 @@ def test_feature_maps_are_refused():
 def test_errors_name_the_nearest(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "densenet121"])
+def test_multiplications_are_those_of_torchvisions_table(name):
+    weights = get_model_weights(name).DEFAULT
+    found = count_multiplications(create_backbone(name), 224) / 1e9
+    assert found == pytest.approx(weights.meta["_ops"], rel=0.01)

@@ -18,6 +18,7 @@ def out(tmp_path):
         summary = {
             "top1": top1,
             "directory": "/home/me",
+            "plan": {"steps": "10", "run folder": "/home/me/out"},
             "config": {"lr": 1.0, "data_dir": "/home/me/D"},
         }
         (folder / "summary.json").write_text(json.dumps(summary))
@@ -35,7 +36,11 @@ def test_runs_come_back_as_they_were_but_for_where_they_ran(out, tmp_path):
     for name in ("runs/a-b-s0", "search/a-b-lr1"):
         before = json.loads((out / name / "summary.json").read_text())
         after = json.loads((other / name / "summary.json").read_text())
-        assert after == {"top1": before["top1"], "config": {"lr": 1.0}}
+        assert after == {
+            "top1": before["top1"],
+            "plan": {"steps": "10"},
+            "config": {"lr": 1.0},
+        }
     metrics = Path("runs", "a-b-s0", "metrics.jsonl")
     assert read(other / metrics) == read(out / metrics)
     assert read(other / "search" / "a-b-lr1" / "metrics.jsonl") == []

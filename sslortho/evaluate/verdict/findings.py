@@ -41,7 +41,7 @@ ADVICE: Mapping[str, tuple[str, ...]] = {
         "try another method: the losses of barlow_twins, vicreg and simclr hold images apart",
     ),
     DIMENSIONAL: (
-        "take the method's own weights of its terms, and its own temperature",
+        "if you changed the weights of the loss's terms or the temperature, take the defaults",
         "widen the projector, or strengthen the augmentations",
         "lower --lr by a factor of 3",
     ),

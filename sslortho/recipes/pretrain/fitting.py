@@ -30,6 +30,10 @@ USUAL_CROP, CROP_MULTIPLE = 32, 8
 """Side of views in pixels: as CIFAR's images; and what the side of smaller images is rounded up to, of which
 three halvings leave a pixel."""
 
+PHOTO_CROP, GPU_PHOTO_CROP = 96, 224
+"""Side of views of photographs, for networks that are not made for small images. On a CPU: it costs a ResNet-18
+less than 32 with the first layer for small images (docs/choosing.md). On a GPU: as papers."""
+
 MOST_WARMUP = 10
 """Longest warm-up in epochs: facebookresearch/barlowtwins, SimCLR, VICReg and BYOL, for 100 epochs or more."""
 
@@ -41,7 +45,11 @@ SEEN_PER_EVALUATION = 2_800
 cost less than a hundredth of it (docs/verdicts/README.md)."""
 
 SEEN_ON_CPU = 180_000
-"""Images that a run on a CPU sees: as configs/figure7_small.yaml, 17 minutes of a core (docs/paper.md)."""
+"""Most images that a run on a CPU sees: as configs/figure7_small.yaml, 17 minutes of a core (docs/paper.md)."""
+
+WORK_ON_CPU = 4e13
+"""Most multiplications of the forward passes of a run on a CPU: about half an hour of two cores for a ResNet-18
+and views of 96 pixels (docs/choosing.md)."""
 
 SEEN_ON_GPU = 10_000_000
 """Images that a run on a GPU sees: those of configs/cifar10.yaml, 200 epochs of 50,000."""
@@ -77,10 +85,26 @@ def fit_precision(options: PretrainOptions, machine: Machine) -> Choice:
     return Choice("no", "float32 on a CPU", "")
 
 
-def fit_crop(options: PretrainOptions, side: int | None) -> Choice:
-    """Side of the views: the usual one, or of small images their own."""
+def fit_crop(
+    options: PretrainOptions,
+    side: int | None,
+    machine: Machine | None = None,
+    small_network: bool = True,
+) -> Choice:
+    """Side of the views: the usual one, of small images their own, and of photographs a larger one.
+
+    Args:
+        options: of the run.
+        side: largest side of the first image in pixels; None: not known yet, or of no account.
+        machine: that trains. Default: a CPU.
+        small_network: whether the backbone is made for images of 32 pixels.
+    """
     if options.data == "digits":
         return Choice(USUAL_CROP, "the digits' own", "")
+    if side is not None and side >= PHOTO_CROP and not small_network:
+        if machine and machine.gpu and side >= GPU_PHOTO_CROP:
+            return Choice(GPU_PHOTO_CROP, "photographs on a GPU, as in papers", "")
+        return Choice(PHOTO_CROP, f"images of {side} pixels, for a first try", "")
     if side is None or side > USUAL_CROP - CROP_MULTIPLE:
         return Choice(USUAL_CROP, "as CIFAR's images", "")
     own = -(-side // CROP_MULTIPLE) * CROP_MULTIPLE
@@ -91,24 +115,24 @@ def fit_options(
     options: PretrainOptions,
     images: int,
     machine: Machine | None = None,
-    side: int | None = None,
+    work: float | None = None,
 ) -> dict[str, Choice]:
-    """Values for all options that are left out and fitted, by name.
+    """Values for all options that are left out and fitted, by name, but for the side of views.
 
     Args:
         options: of the run; what they give is kept.
         images: number of training images.
         machine: that trains. Default: a CPU.
-        side: largest side of the first image in pixels. None: not known yet, or of no account.
+        work: multiplications of the forward passes of all views of an image; None: not known yet, or of no
+            account.
     """
     machine = machine or Machine()
     fitted = {
-        "crop_size": fit_crop(options, side),
         "mixed_precision": fit_precision(options, machine),
         **(
             _digits(images)
             if options.data == "digits"
-            else _fit_length(options, images, machine.gpu)
+            else _fit_length(options, images, machine.gpu, work)
         ),
     }
     return {name: choice for name, choice in fitted.items() if getattr(options, name) is None}
@@ -119,10 +143,12 @@ def _digits(images: int) -> dict[str, Choice]:
     return {**own, "batch_size": fit_batch(USUAL_BATCH, images)}
 
 
-def _fit_length(options: PretrainOptions, images: int, gpu: bool) -> dict[str, Choice]:
+def _fit_length(
+    options: PretrainOptions, images: int, gpu: bool, work: float | None
+) -> dict[str, Choice]:
     """Batch, epochs, warm-up, evaluations and rate: each follows from those before it."""
     batch = fit_batch(USUAL_BATCH, images, STEPS_AN_EPOCH)
-    length = _fit_epochs(images, gpu)
+    length = _fit_epochs(images, gpu, work)
     epochs = length.value if options.epochs is None else options.epochs
     batch_size = batch.value if options.batch_size is None else options.batch_size
     steps = max(1, epochs * (images // batch_size))
@@ -159,9 +185,13 @@ def _fit_evaluations(epochs: int, seen: int) -> Choice:
     return Choice(usual, reason, "")
 
 
-def _fit_epochs(images: int, gpu: bool) -> Choice:
-    seen, least = (SEEN_ON_GPU, GPU_EPOCHS) if gpu else (SEEN_ON_CPU, 1)
+def _fit_epochs(images: int, gpu: bool, work: float | None) -> Choice:
+    seen, least, device = SEEN_ON_CPU, 1, "a CPU, a first try"
+    if gpu:
+        seen, least, device = SEEN_ON_GPU, GPU_EPOCHS, "a GPU"
+    elif work is not None and WORK_ON_CPU / work < SEEN_ON_CPU:
+        seen = float(f"{WORK_ON_CPU / work:.2g}")
+        device = f"a CPU, a first try with {work / 1e9:.2g} billion multiplications for the views of each"
     epochs = min(MOST_EPOCHS, max(least, round(seen / images)))
-    device = "a GPU" if gpu else "a CPU, a first try"
-    reason = f"about {seen:,} images seen on {device}, from {least} to {MOST_EPOCHS} epochs"
+    reason = f"about {seen:,.0f} images seen on {device}, from {least} to {MOST_EPOCHS} epochs"
     return Choice(epochs, reason, "")

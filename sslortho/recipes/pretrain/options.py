@@ -37,7 +37,8 @@ class PretrainOptions(InitialWeightsOptions, TrainingOptions):
     images (_small: no blur) and for handwriting (_digits). auto: the method's own; up to 64 pixels
     _digits for digits, else _small."""
     crop_size: int | None = option(None, group="data", unit="pixels", fitted=True)
-    """Side of the views; of several sizes, of the largest. Default: 32, of smaller images their own side."""
+    """Side of the views; of several sizes, of the largest. Default: 32, of smaller images their own side; of
+    photographs 96, on a GPU 224, but for backbones that are made for small images."""
     backbone: str = option("resnet20", group="model and method")
     """Backbone by name: basic_cnn, resnet20, resnet18, resnet50, ..., or timm:NAME."""
     stem: Stem = option("auto", group="model and method", rare=True)
@@ -61,8 +62,8 @@ class PretrainOptions(InitialWeightsOptions, TrainingOptions):
     """Parts that a step's samples are cut into to save memory. Each part has its own batch norm
     statistics and loss, so this is not the same as one large batch."""
     epochs: int | None = option(None, group="optimisation", fitted=True)  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Passes over the data. Default: 13 for digits; on a CPU about 180,000 images, on a GPU 100 to 200
-    epochs."""
+    """Passes over the data. Default: 13 for digits; on a CPU about 180,000 images, fewer for a large network;
+    on a GPU 100 to 200 epochs."""
     warmup_epochs: float | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
         None, group="optimisation", unit="epochs", fitted=True
     )

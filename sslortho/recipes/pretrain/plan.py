@@ -100,8 +100,8 @@ def _find_doubts(recipe: PretrainRecipe, images: ImageSet) -> list[str]:
     size = settled(options.crop_size)
     if not images.holds_small_images and size <= SMALL_CROP and min(images.first_size) >= 2 * size:
         doubts.append(
-            f"views of {size} pixels show little of photographs; --crop_size 224 is usual, with a "
-            "backbone such as resnet18 or resnet50 (--config photos)"
+            f"views of {size} pixels show little of photographs; a backbone such as resnet18 or resnet50 "
+            "has larger ones (--config photos: 224)"
         )
     if (
         not images.holds_small_images

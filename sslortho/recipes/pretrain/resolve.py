@@ -1,6 +1,7 @@
 """Options of `pretrain`, resolved: views, stem, rates and optimizer, each worked out once."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from sslortho.augment.published_views import create_views
 from sslortho.augment.views import EvaluationSpec, ViewSpec, evaluation_spec
 from sslortho.methods.registry import load_method
 from sslortho.methods.task import Method, create_method
-from sslortho.models.backbones import BackboneSettings
+from sslortho.models.backbones import BackboneSettings, count_multiplications, is_small
 from sslortho.models.own_networks import GivenBackbone
 from sslortho.optim.registry import check_options
 from sslortho.optim.settings import OptimizerSettings, settle_optimizer
@@ -20,7 +21,7 @@ from sslortho.recipes.backbone import SMALL_CROP, resolve_stem
 from sslortho.recipes.fitted import Choice, fill, settled
 from sslortho.recipes.given import NOTHING, Given, check_given
 from sslortho.recipes.initial_weights import InitialWeights, Start, read_initial_weights
-from sslortho.recipes.pretrain.fitting import DIGITS_IMAGES, Machine, fit_options
+from sslortho.recipes.pretrain.fitting import DIGITS_IMAGES, Machine, fit_crop, fit_options
 from sslortho.recipes.pretrain.options import PretrainOptions
 
 
@@ -99,9 +100,8 @@ def resolve(
     """
     check_given(options, given)
     check_options(options.optim, ())  # the name, before a rate is looked up for it
-    chosen = fit_options(options, DIGITS_IMAGES if images is None else images, machine, side)
-    options = fill(options, chosen)
-    scale = settled(options.batch_size) / 256
+    crop = _choose_crop(options, given, machine, side)
+    options = fill(options, crop)
     method = given.method or load_method(options.method)
     weights = read_initial_weights(options, options.backbone)
     views = _choose_views(options, given, method, weights)
@@ -111,10 +111,16 @@ def resolve(
             "does not take; leave it out for the method's own"
         )
     any_size = len({view.crop_size for view in views}) > 1
+    backbone = _choose_backbone(options, given, weights, any_size)
+    counts = images is not None and options.epochs is None and not (machine and machine.gpu)
+    work = _count_work(backbone, views) if counts else None
+    length = fit_options(options, DIGITS_IMAGES if images is None else images, machine, work)
+    options = fill(options, length)
+    scale = settled(options.batch_size) / 256
     recipe = PretrainRecipe(
         options=options,
-        chosen=chosen,
-        backbone=_choose_backbone(options, given, weights, any_size),
+        chosen={**crop, **length},
+        backbone=backbone,
         method=method,
         views=views,
         evaluation_views=(evaluation_spec(views[0], False), evaluation_spec(views[0], True)),
@@ -128,6 +134,27 @@ def resolve(
     if weights is not None:
         recipe.start.create()  # weights that do not fit are an error before the data are read
     return recipe
+
+
+def _choose_crop(
+    options: PretrainOptions, given: Given, machine: Machine | None, side: int | None
+) -> dict[str, Choice]:
+    """Side of the views by the name of its option; nothing if it was given."""
+    if options.crop_size is not None:
+        return {}
+    small = given.backbone is None and (
+        is_small(options.backbone) or options.stem in ("small", "solo_learn")
+    )
+    return {"crop_size": fit_crop(options, side, machine, small)}
+
+
+def _count_work(
+    backbone: BackboneSettings | GivenBackbone, views: tuple[ViewSpec, ...] | tuple[OwnView, ...]
+) -> float:
+    """Multiplications of the backbone for all views of an image."""
+    network = backbone.create()
+    counts = Counter(view.crop_size for view in views)
+    return sum(count * count_multiplications(network, size) for size, count in counts.items())
 
 
 def _choose_views(

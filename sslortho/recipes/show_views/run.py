@@ -23,7 +23,7 @@ from sslortho.data.loading import create_train_loader, load_training_set
 from sslortho.data.options import PATH
 from sslortho.recipes.fitted import settled
 from sslortho.recipes.pretrain.fitting import USUAL_BATCH
-from sslortho.recipes.pretrain.resolve import resolve
+from sslortho.recipes.pretrain.resolve import find_machine, resolve
 from sslortho.recipes.show_views.options import ShowViewsOptions
 from sslortho.train.launch import join_ranks, shard_of
 
@@ -102,7 +102,7 @@ def collect_samples(options: ShowViewsOptions) -> list[Sample]:
     resolve(options)  # mistakes are found before data that may take minutes
     accelerator = join_ranks(options, options.run_folder, options.mixed_precision or "no")
     data = load_training_set(options)
-    recipe = resolve(options, images=len(data), side=max(data.first_size))
+    recipe = resolve(options, images=len(data), machine=find_machine(), side=max(data.first_size))
     batch_size = settled(recipe.options.batch_size)
     parts = batch_size // options.accumulation_steps
     few = options.batch_size is None and len(data) < USUAL_BATCH  # then fewer views are shown

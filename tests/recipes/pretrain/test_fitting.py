@@ -11,8 +11,16 @@ import yaml
 from PIL import Image
 
 import sslortho
+from sslortho.options import GIVEN
 from sslortho.recipes.fitted import fit_batch
-from sslortho.recipes.pretrain.fitting import Machine, fit_crop, fit_options, fit_precision
+from sslortho.recipes.given import NOTHING, Given
+from sslortho.recipes.pretrain.fitting import (
+    WORK_ON_CPU,
+    Machine,
+    fit_crop,
+    fit_options,
+    fit_precision,
+)
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import resolve
 from sslortho.runs.status import RunStoppedError
@@ -32,14 +40,13 @@ def test_the_digits_have_what_they_always_had(optim, machine):
     """As the dataclass had it before options were fitted, but for fewer evaluations."""
     assert values(PretrainOptions.of(optim=optim), 1437, machine) == {
         "lr": 6.0, "batch_size": 128, "epochs": 13, "warmup_epochs": 1, "evaluate_every": 4,
-        "mixed_precision": "no", "crop_size": 32,
+        "mixed_precision": "no",
     }  # fmt: skip
 
 
 def test_nothing_of_the_digits_reaches_other_images():
     found = values(PretrainOptions.of(**FOLDER, batch_size=2048, epochs=300), 1_281_167, GPU)
     assert found == {
-        "crop_size": 32,
         "lr": 0.2,
         "warmup_epochs": 10,
         "evaluate_every": 30,
@@ -95,6 +102,21 @@ def test_the_length_fits_the_data_and_the_device(images, machine, epochs):
 
 
 @pytest.mark.parametrize(
+    ("method", "views", "epochs"), [("barlow_twins", 2, 20), ("emp_ssl", 20, 2)]
+)
+def test_a_large_network_sees_fewer_images_on_a_cpu(method, views, epochs):
+    """A ResNet-18 has 1.814 billion multiplications at 224 pixels (torchvision's table of weights)."""
+    options = PretrainOptions.of(**FOLDER, method=method, backbone="resnet18", crop_size=224)
+    found = resolve(options, images=550)
+    seen = WORK_ON_CPU / (views * 1.814e9)
+    assert found.options.epochs == round(seen / 550) == epochs
+    assert f"{views * 1.814:.2g} billion" in found.chosen["epochs"].reason
+    assert resolve(options, images=550, machine=GPU).options.epochs == 200
+    small = PretrainOptions.of(**FOLDER, backbone="resnet20")
+    assert resolve(small, images=10_000).options.epochs == 18  # as without the limit
+
+
+@pytest.mark.parametrize(
     ("machine", "precision"),
     [
         (Machine(), "no"),
@@ -143,8 +165,37 @@ def test_views_of_small_images_are_as_small(side, crop):
     own = PretrainOptions.of(**FOLDER)
     assert fit_crop(own, side).value == crop
     assert fit_crop(PretrainOptions.of(), side).value == 32  # the digits' own
-    assert resolve(own, images=100, side=side).view_sizes == {crop}
-    assert "crop_size" not in fit_options(PretrainOptions.of(crop_size=48), 100, side=side)
+    recipe = resolve(own, images=100, side=side)
+    assert (recipe.view_sizes, recipe.chosen["crop_size"].value) == ({crop}, crop)
+    given = resolve(PretrainOptions.of(**FOLDER, crop_size=48), images=100, side=side)
+    assert given.view_sizes == {48}
+    assert "crop_size" not in given.chosen
+
+
+@pytest.mark.parametrize(
+    ("machine", "side", "crop"),
+    [
+        (None, 20, 24),
+        (None, 95, 32),
+        (None, 96, 96),
+        (None, 4000, 96),
+        (GPU, 223, 96),
+        (GPU, 224, 224),
+        (GPU, None, 32),
+    ],
+)
+def test_views_of_photographs_are_larger_but_for_networks_of_small_images(machine, side, crop):
+    def sizes(images=100, given=NOTHING, **options):
+        options = PretrainOptions.of(**FOLDER, **options, epochs=1)
+        return resolve(options, given, images=images, machine=machine, side=side).view_sizes
+
+    small = min(crop, 32)
+    assert sizes(backbone="resnet18") == {crop}
+    assert sizes(backbone="resnet18", stem="small") == {small}
+    assert sizes(backbone="timm:resnet18") == {crop}
+    assert sizes(backbone=GIVEN, given=Given(backbone=torch.nn.Conv2d(3, 4, 3))) == {crop}
+    for name in ("basic_cnn", "resnet20", "vit_small_32"):
+        assert sizes(backbone=name) == {small}
 
 
 def test_a_chosen_batch_that_does_not_divide_is_an_error():
