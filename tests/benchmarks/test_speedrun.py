@@ -11,13 +11,15 @@ from PIL import Image
 
 import speedrun
 from speedrun_parts import entrants
-from speedrun_parts.records import read_records, write_table
+from speedrun_parts.records import check_same_settings, read_records, write_table
+from sslortho.runs.provenance import machine
 
 
 def record(entrant, factor, seed, seconds, accuracy, **others):
     return {
         "entrant": entrant, "factor": factor, "seed": seed, "seconds": seconds, "images": 100,
         "knn_top1": accuracy, "machine": {"cpu": "a CPU", "cores": 2},
+        "settings": {"network": "resnet20", "threads": 2},
         "finished": "2026-12-01T10:00:00+00:00", **others,
     }  # fmt: skip
 
@@ -34,15 +36,44 @@ def test_the_table_compares_the_first_lengths_that_reach_the_target():
     lines = write_table(records, 50.0).splitlines()
     assert lines[2] == "| ours | 100 | 10.0 | 51.0 +- 1.0 (50.0, 52.0) | 2 |"
     assert "| lightly, simclr | 100 | 20.0 | 50.0 +- 1.0 (49.0, 51.0) | 2 |" in lines
-    assert "- ours: 50 % in 10.0 minutes." in lines
-    assert "- lightly, simclr: 50 % in 20.0 minutes, 2.0 times ours." in lines
-    assert "- lightly, barlow_twins: 50 % was not reached." in lines
+    assert "- ours: 50 % in 10.0 minutes, 2 of 3 seeds." in lines
+    assert "- lightly, simclr: 50 % in 20.0 minutes, 1.0 to 2.0 times ours, 2 of 3 seeds." in lines
+    assert (
+        "- lightly, barlow_twins: 50 % was not reached in 1.0 times our time (1 of 3 seeds)."
+        in lines
+    )
     assert lines[-1] == "a CPU, 2 cores; 2026-12-01 to 2026-12-01."
 
 
 def test_the_mean_over_seeds_must_reach_the_target():
-    records = [record("ours", 1.0, seed, 60.0, 50.0 + seed) for seed in (0, -1)]
+    records = [record("ours", 1.0, seed, 60.0, 50.0 + seed) for seed in (0, -1, 0)]
     assert "- ours: 50 % was not reached." in write_table(records, 50.0)
+    records[1]["knn_top1"] = 50.0
+    assert "- ours: 50 % in 1.0 minutes." in write_table(records, 50.0)
+
+
+def test_records_of_other_settings_or_processors_are_refused():
+    here = machine()
+    known = record("ours", 1.0, 0, 60.0, 50.0, machine=here)
+    check_same_settings([known], known["settings"])
+    with pytest.raises(ValueError, match=r"ours has .*'threads': 2.*, not .*'threads': 1"):
+        check_same_settings([known], {"network": "resnet20", "threads": 1})
+    with pytest.raises(ValueError, match="another processor"):
+        check_same_settings([record("ours", 1.0, 0, 60.0, 50.0)], known["settings"])
+
+
+@pytest.mark.parametrize("method", ["simclr", "barlow_twins"])
+def test_views_are_those_of_lightlys_cifar_10_benchmark(method):
+    """Its colour jitter: 0.8 times a strength of 0.5 for SimCLR, BYOL's 0.4; only BYOL's second solarises."""
+    pair = entrants._create_views(method).transforms
+    brightness, solarisation = [], []
+    for view in pair:
+        parts = view.transform.transforms
+        jitter = next(p for p in parts if type(p).__name__ == "RandomApply").transforms[0]
+        brightness.append(jitter.brightness)
+        solarisation.append([p.prob for p in parts if type(p).__name__ == "RandomSolarization"])
+    assert [tuple(found) for found in brightness] == [(0.6, 1.4)] * 2
+    assert solarisation == ([[], []] if method == "simclr" else [[0.0], [0.2]])
 
 
 def write_images(folder: Path, classes: int, each: int) -> None:
@@ -76,7 +107,7 @@ def test_both_kinds_of_entrants_are_timed_and_judged(tmp_path, monkeypatch, caps
     ]  # fmt: skip
     with pytest.raises(SystemExit, match=r"run `speedrun\.py ours` first"):
         call(monkeypatch, "lightly", *common)
-    call(monkeypatch, "ours", *common, "--config", config, "--seeds", 0)
+    call(monkeypatch, "ours", *common, "--config", config, "--seeds", 0, "--network", "basic_cnn")
     monkeypatch.setattr(entrants, "TIMED", 2)
     lightly = [
         "--methods",
@@ -96,10 +127,14 @@ def test_both_kinds_of_entrants_are_timed_and_judged(tmp_path, monkeypatch, caps
     finally:
         torch.set_num_threads(threads)
     assert read_records(records) == found
-    assert [r["entrant"] for r in found] == ["ours", "lightly, simclr", "lightly, barlow_twins"]
+    assert [r["entrant"] for r in found] == [
+        "ours",
+        "lightly, simclr, batch 8",
+        "lightly, barlow_twins, batch 8",
+    ]
     assert found[0]["images"] == 80
     for entry in found:
         assert entry["seconds"] > 0
         assert 0 <= entry["knn_top1"] <= 100
     assert str(tmp_path) not in json.dumps(found)
-    assert "| lightly, simclr |" in capsys.readouterr().out
+    assert "| lightly, simclr, batch 8 |" in capsys.readouterr().out
