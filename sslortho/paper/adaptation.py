@@ -103,13 +103,22 @@ def adapt(
     data: str | None = None,
     epochs: int | None = None,
     subset: int | None = None,
+    mixed_precision: str | None = None,
 ) -> Experiment:
-    """The experiment on other data, for other epochs or with fewer images; None changes nothing.
+    """The experiment on other data, for other epochs, with fewer images or in another precision; None
+    changes nothing.
 
     Milestones and warm-up move with the epochs. Other data have views "auto", and small images no
     large crops. If an epoch of so few images would have fewer than LEAST_STEPS steps, the batch is
     lowered to a power of two.
+
+    Raises ValueError for mixed_precision="auto" of an experiment whose command does not have it.
     """
+    if mixed_precision == "auto" and experiment.command != "pretrain":
+        raise ValueError(
+            f"mixed_precision='auto' must be no, fp16 or bf16 for {experiment.name}, whose runs are of "
+            f"{experiment.command}; only pretrain knows auto"
+        )
     data = data or experiment.data
     known = [number for number in (subset, TRAINING_IMAGES.get(data)) if number is not None]
 
@@ -121,6 +130,8 @@ def adapt(
             options = _with_epochs(options, epochs)
         if known:
             options = _with_images(options, min(known))
+        if mixed_precision is not None:
+            options["mixed_precision"] = mixed_precision
         return replace(cell, options=options)
 
     return replace(experiment, data=data, cells=tuple(change(cell) for cell in experiment.cells))

@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sslortho.paper.grid import Cell, Experiment
 from sslortho.paper.run_records import Read, find_by_seed, is_number
+from sslortho.paper.tuning import FOLDER as TRIALS
 from sslortho.runs.lock import is_held
 from sslortho.runs.markdown import escape
 from sslortho.runs.several.comparison import Run, Statistic, statistic
@@ -101,6 +102,21 @@ def count_states(states: Sequence[CellRuns], seeds: int) -> str:
     text += f", {counts['under_way']} under way"
     text += f", {counts['stopped']} stopped" if counts["stopped"] else ""
     return f"{text}, {counts['failed']} failed."
+
+
+def count_precisions(experiment: Experiment, out: Path) -> Counter[str]:
+    """Number of finished runs and trials of the cells by their mixed_precision, where they tell it."""
+    names, found = {cell.name for cell in experiment.cells}, Counter[str]()
+    for folder in sorted((*(out / TRIALS).glob("*"), *(out / "runs").glob("*"))):
+        if "-".join(folder.name.split("-")[:2]) in names and (summary := _read_summary(folder)):
+            precision = summary["config"].get("mixed_precision")
+            found.update([] if precision is None else [str(precision)])
+    return found
+
+
+def show_precisions(found: Mapping[str, int]) -> str:
+    """Precisions with the number of their runs and trials, in words."""
+    return ", ".join(f"{name} ({count})" for name, count in sorted(found.items()))
 
 
 def by_row(

@@ -1,7 +1,7 @@
 """Figures of finished runs in one file, so that an experiment can be taken up on another machine."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def _read_run(folder: Path) -> dict[str, Any] | None:
         status = read_status(folder)
         if status is None or not has_diverged(folder):
             return None
-        return {"diverged": status.message}
+        return {"diverged": status.message, **_read_config(folder)}
     kept = {name: value for name, value in summary.items() if name not in LOCAL}
     kept["config"] = {n: v for n, v in summary["config"].items() if n not in LOCAL}
     if "plan" in kept:
@@ -35,6 +35,20 @@ def _read_run(folder: Path) -> dict[str, Any] | None:
         return {"summary": kept, "records": []}
     records = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return {"summary": kept, "records": [json.loads(line) for line in records]}
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Options of a run without a summary, under "config"; empty if it has no config.yaml."""
+    try:
+        stored = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return {"config": {name: value for name, value in stored.items() if name not in LOCAL}}
+
+
+def _write_config(folder: Path, config: dict[str, Any]) -> None:
+    text = yaml.safe_dump(config, sort_keys=False)
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
 
 
 def _find_runs(out: Path) -> Iterator[tuple[str, Path]]:
@@ -74,26 +88,39 @@ def restore_runs(path: Path, out: Path) -> int:
         count += 1
         if "summary" not in entry:
             write_status(folder, "failed", entry["diverged"])
+            if "config" in entry:
+                _write_config(folder, entry["config"])
             continue
         records = "".join(json.dumps(record) + "\n" for record in entry["records"])
         (folder / "metrics.jsonl").write_text(records, encoding="utf-8")
-        config = yaml.safe_dump(entry["summary"]["config"], sort_keys=False)
-        (folder / "config.yaml").write_text(config, encoding="utf-8")
+        _write_config(folder, entry["summary"]["config"])
         with atomic_file(folder / "summary.json") as file:  # last: it says that the run is finished
             file.write(json.dumps(entry["summary"], indent=2).encode())
     return count
 
 
-def keep_runs(path: Path, out: Path) -> None:
-    """Write all finished runs of `out`, and those that the file has already, a line each by name.
+def keep_runs(path: Path, out: Path, belongs: Callable[[Path], bool]) -> list[str]:
+    """Write finished runs of `out`, and those that the file has already, a line each by name.
+
+    Args:
+        path: the file. Made if need be.
+        out: folder of the experiment.
+        belongs: whether the run in a folder has the options that are asked for.
+
+    Returns: names of the finished runs that do not belong, and are not written.
 
     Raises ValueError for a damaged file.
     """
-    runs = _read(path)
+    runs, left = _read(path), []
     for name, folder in _find_runs(out):
-        if name not in runs and (entry := _read_run(folder)) is not None:
+        if name in runs or (entry := _read_run(folder)) is None:
+            continue
+        if belongs(folder):
             runs[name] = entry
+        else:
+            left.append(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         for name in sorted(runs):
             file.write((json.dumps({"name": name, **runs[name]}) + "\n").encode())
+    return left

@@ -13,7 +13,14 @@ from urllib.parse import quote
 from sslortho.atomic import atomic_file
 from sslortho.options import facts
 from sslortho.paper.differences import report_differences, show_option
-from sslortho.paper.found_runs import CellRuns, by_row, count_states, find_runs
+from sslortho.paper.found_runs import (
+    CellRuns,
+    by_row,
+    count_precisions,
+    count_states,
+    find_runs,
+    show_precisions,
+)
 from sslortho.paper.grid import Experiment
 from sslortho.paper.plots import draw_plot, plot_lines
 from sslortho.paper.reproduce.options import ReproduceOptions
@@ -134,6 +141,13 @@ def _origin(states: Sequence[CellRuns]) -> Iterator[str]:
             yield f"- {name}: {escape(text)}{some}"
 
 
+def _precisions(experiment: Experiment, out: Path) -> Iterator[str]:
+    """Remark that runs and trials are of several precisions; nothing if they are not."""
+    found = count_precisions(experiment, out)
+    if len(found) > 1:
+        yield f"- mixed_precision of the runs and trials: **{escape(show_precisions(found))}**"
+
+
 def write_report(experiment: Experiment, out: Path, asked: Mapping[str, Any]) -> Path:
     """Write out/report.md, a CSV for each table and a PNG for each plot; returns the report's path.
 
@@ -160,6 +174,7 @@ def write_report(experiment: Experiment, out: Path, asked: Mapping[str, Any]) ->
         f"- written: {datetime.now(timezone.utc).isoformat(sep=' ', timespec='minutes')}",
         *([f"- asked for: {escape(overrides)}"] if overrides else []),
         *_origin(states),
+        *_precisions(experiment, out),
         "",
         *report_tables(experiment, states, out, read),
         *report_speed_up(experiment, states, read),

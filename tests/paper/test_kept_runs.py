@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sslortho.paper.kept_runs import keep_runs, restore_runs
 from sslortho.runs.status import write_status
@@ -25,13 +26,17 @@ def out(tmp_path):
     return out
 
 
+def every(folder):
+    return True
+
+
 def read(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_runs_come_back_as_they_were_but_for_where_they_ran(out, tmp_path):
     kept, other = tmp_path / "docs" / "kept.jsonl", tmp_path / "other"
-    keep_runs(kept, out)
+    keep_runs(kept, out, every)
     assert restore_runs(kept, other) == 2
     for name in ("runs/a-b-s0", "search/a-b-lr1"):
         before = json.loads((out / name / "summary.json").read_text())
@@ -47,13 +52,13 @@ def test_runs_come_back_as_they_were_but_for_where_they_ran(out, tmp_path):
     assert restore_runs(kept, other) == 0
     text = kept.read_text()
     assert "/home/me" not in text
-    keep_runs(kept, other)
+    keep_runs(kept, other, every)
     assert kept.read_text() == text
 
 
 def test_a_run_that_is_there_is_left(out, tmp_path):
     kept = tmp_path / "kept.jsonl"
-    keep_runs(kept, out)
+    keep_runs(kept, out, every)
     path = out / "runs" / "a-b-s0" / "summary.json"
     path.unlink()
     assert restore_runs(kept, out) == 0
@@ -66,7 +71,7 @@ def test_unfinished_and_failed_runs_are_not_kept_but_divergence_is(out, tmp_path
         write_status(out / "search" / name, "failed", message)
     (out / "search" / "y-lr1").mkdir()
     kept, other = tmp_path / "kept.jsonl", tmp_path / "other"
-    keep_runs(kept, out)
+    keep_runs(kept, out, every)
     restore_runs(kept, other)
     assert {path.name for path in (other / "search").iterdir()} == {"a-b-lr1", "x-lr9"}
     assert (
@@ -74,9 +79,31 @@ def test_unfinished_and_failed_runs_are_not_kept_but_divergence_is(out, tmp_path
     )
 
 
+def test_divergence_keeps_its_options(out, tmp_path):
+    folder = out / "search" / "x-lr9"
+    folder.mkdir()
+    write_status(folder, "failed", "gradients not finite at step 3")
+    (folder / "config.yaml").write_text("lr: 9.0\ndata_dir: /home/me/D\n")
+    kept, other = tmp_path / "kept.jsonl", tmp_path / "other"
+    keep_runs(kept, out, every)
+    restore_runs(kept, other)
+    config = other / "search" / "x-lr9" / "config.yaml"
+    assert yaml.safe_load(config.read_text()) == {"lr": 9.0}
+
+
+def test_runs_that_do_not_belong_are_told_and_not_kept(out, tmp_path):
+    kept = tmp_path / "kept.jsonl"
+    left = keep_runs(kept, out, lambda folder: folder.name != "a-b-s0")
+    assert left == ["runs/a-b-s0"]
+    assert [entry["name"] for entry in read(kept)] == ["search/a-b-lr1"]
+    keep_runs(kept, out, every)
+    assert keep_runs(kept, out, lambda folder: False) == []  # what the file has stays
+    assert len(read(kept)) == 2
+
+
 def test_a_damaged_file_is_told(out, tmp_path):
     kept = tmp_path / "kept.jsonl"
-    keep_runs(kept, out)
+    keep_runs(kept, out, every)
     kept.write_text(kept.read_text() + "{}\n")
     with pytest.raises(ValueError, match="line 3 is no run"):
         restore_runs(kept, tmp_path / "other")

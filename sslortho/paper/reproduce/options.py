@@ -32,6 +32,9 @@ class ReproduceOptions(Options):
     only: str | None = option(None, group="model and method")
     """Rows and columns of the table, by their keys, with commas: basic_cnn,resnet20,orth_sgd. Default
     all; so too of rows or columns if none of them is named."""
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] | None = option(None, group="hardware")
+    """Precision of the networks of all runs that start now; auto is for pretraining. Default: the
+    experiment's. If it is given, finished runs of another precision count too, and the report says so."""
     jobs: int | None = option(None, group="hardware", may_change=True, affects_result=False)
     """Runs at a time. Default: one for each GPU; one on a CPU. More than GPUs share them."""
     gpus_per_run: int = option(1, group="hardware", may_change=True, affects_result=False)
@@ -60,6 +63,11 @@ class ReproduceOptions(Options):
     def keys(self) -> list[str]:
         """`only` as a list."""
         return [key.strip() for key in (self.only or "").split(",") if key.strip()]
+
+    @property
+    def may_differ(self) -> frozenset[str]:
+        """Options in which finished runs may differ from those that start now."""
+        return frozenset() if self.mixed_precision is None else frozenset({"mixed_precision"})
 
     @property
     def asked(self) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def plan(
     wanted = [full_options(job) for job in jobs]
     if not options.dry_run:
         for job, all_of_them in zip(jobs, wanted, strict=True):
-            check_same_options(job, all_of_them)
+            check_same_options(job, all_of_them, options.may_differ)
         if not all(job.finished for job in jobs):
             check_data_dir(ours.data, data_dir)
     return jobs

@@ -15,6 +15,7 @@ from sslortho.paper.report import write_report
 from sslortho.paper.reproduce.asked import recall, remember
 from sslortho.paper.reproduce.options import ReproduceOptions
 from sslortho.paper.reproduce.plan import full_options, plan
+from sslortho.paper.reproduce.taken_up import TakenUp
 from sslortho.paper.tuning import FOLDER as TRIALS
 from sslortho.paper.tuning import TuningJobs, has_diverged, next_trials, with_tuned
 from sslortho.runs.several.job_runner import Ending, JobRunner, Outcome
@@ -95,6 +96,8 @@ class Reproduction:
     """With the paper's settings."""
     ours: Experiment
     """The same, adapted."""
+    whole: Experiment
+    """The same with all cells, whichever are asked for."""
     out: Path
     program: str
 
@@ -113,10 +116,15 @@ class Reproduction:
         remember(self.options, self.paper.name, self.out)
         return choose_places(self.options.jobs, self.options.gpus_per_run)
 
-    def keep(self) -> None:
-        """Write the figures of finished runs to the file that keeps them."""
-        if self.options.kept is not None:
-            keep_runs(Path(self.options.kept), self.out)
+    def taken_up(self, experiment: Experiment) -> TakenUp:
+        """What finished runs of an experiment must agree with."""
+        return TakenUp(experiment, self.out, self.shared, self.options.may_differ)
+
+    def keep(self) -> list[str]:
+        """Write the figures of finished runs to the file that keeps them; names of those of other options."""
+        if self.options.kept is None:
+            return []
+        return keep_runs(Path(self.options.kept), self.out, self.taken_up(self.whole).belongs)
 
     def run(self, jobs: Iterable[Job | None], ended: Ended | None = None) -> Outcome:
         """Run jobs, and keep the figures of each that ends."""
@@ -144,9 +152,10 @@ class Reproduction:
         """The next trial of each cell whose search is not over. Raises ValueError for wrong options."""
         if self.ours.search is None:
             return []
+        self.taken_up(self.ours).check_trials()
         jobs = next_trials(self.ours, self.out, self.shared)
         for job in jobs:
-            check_same_options(job, full_options(job))
+            check_same_options(job, full_options(job), self.options.may_differ)
         return jobs
 
     def report(self) -> Path:
@@ -155,6 +164,17 @@ class Reproduction:
         if remark := describe_subset(self.options, self.ours.data):
             paper = replace(paper, notes=(*paper.notes, remark))
         return write_report(paper, self.out, self.options.asked)
+
+
+def prepare(options: ReproduceOptions, path: Path, out: Path, program: str) -> Reproduction:
+    """The experiment of a file, as the options ask for it."""
+    everything = read_experiment(path)
+    paper = select_cells(everything, options.keys)
+    ours, whole = (
+        adapt(one, options.data, options.epochs, options.subset, options.mixed_precision)
+        for one in (paper, everything)
+    )
+    return Reproduction(options, paper, ours, whole, out, program)
 
 
 def run(options: ReproduceOptions, path: Path, program: str) -> int:
@@ -169,9 +189,8 @@ def run(options: ReproduceOptions, path: Path, program: str) -> int:
     """
     out = Path(options.out or f"runs/{path.stem}")
     options = recall(options, path.stem, out)
-    paper = select_cells(read_experiment(path), options.keys)
-    ours = adapt(paper, options.data, options.epochs, options.subset)
-    work = Reproduction(options, paper, ours, out, program)
+    work = prepare(options, path, out, program)
+    paper, ours = work.paper, work.ours
     if options.kept is not None and not options.dry_run:
         print(f"{options.kept}: {restore_runs(Path(options.kept), out)} finished runs taken up")
     outcome = Outcome()
@@ -181,13 +200,16 @@ def run(options: ReproduceOptions, path: Path, program: str) -> int:
             show_commands([*trials, *jobs], options.gpus_per_run)
             return 0
         tell_plan(paper, ours, [*trials, *jobs], work.begin(), describe_subset(options, ours.data))
+        if remark := work.taken_up(ours).remark(options.mixed_precision):
+            print(remark)
         if trials:
             check_data_dir(ours.data, options.data_dir)
             outcome = work.tune()
             jobs = work.plan()
         if outcome.signal is None:
             outcome = merge(outcome, work.run(jobs))
-    work.keep()
+    if left := work.keep():
+        print(f"{options.kept}: left out, of other options than are asked for: {', '.join(left)}")
     report = work.report()
     code = tell_outcome(outcome, out)
     print(report)

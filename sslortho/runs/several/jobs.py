@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,9 @@ def free_when_finished(cls: type[Options]) -> frozenset[str]:
     return frozenset({"data_dir", *(n for n, fact in known.items() if not fact.affects_result)})
 
 
-def check_same_options(job: Job, options: Options) -> None:
+def check_same_options(
+    job: Job, options: Options, may_differ: Set[str] = frozenset(), *, ended: bool = False
+) -> None:
     """Raise ValueError if the run folder of a job holds results of other options.
 
     Options that only one side knows are not compared; nor are fitted ones that are left out, those that
@@ -98,14 +100,17 @@ def check_same_options(job: Job, options: Options) -> None:
     Args:
         job: its folder is looked at.
         options: all that the job's command would have.
+        may_differ: options that are not compared where the run is finished.
+        ended: the run is taken for finished though it has no summary, since it has diverged.
     """
     path = job.folder / "config.yaml"
-    if not path.exists() or not (job.finished or any(job.folder.glob("checkpoints/*"))):
+    finished = job.finished or ended
+    if not path.exists() or not (finished or any(job.folder.glob("checkpoints/*"))):
         return
     known = facts(type(options))
     free = {"out", *(name for name, fact in known.items() if fact.may_change or fact.by_content)}
-    if job.finished:
-        free |= free_when_finished(type(options))
+    if finished:
+        free |= free_when_finished(type(options)) | may_differ
     stored = yaml.safe_load(path.read_text())
     for name, value in plain_values(options).items():
         if name in free or name not in stored or (known[name].fitted and value is None):

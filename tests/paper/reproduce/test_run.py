@@ -78,6 +78,8 @@ def test_an_experiments_help_has_the_options(call):
         (["table3", "--data_dir", "gone"], "data_dir='gone' is not a folder"),
         (["table3", "--epochs", "0"], "epochs=0 must be 1 or more"),
         (["table3", "--report", "--dry_run"], "has no effect"),
+        (["table3", "--dry_run", "--mixed_precision", "auto"], "mixed_precision='auto' must be"),
+        (["table3", "--dry_run", "--mixed_precision", "fp8"], "mixed_precision"),
     ],
 )
 def test_a_mistake_is_one_line(call, tmp_path, arguments, message):

@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,98 @@ def test_a_trial_that_diverges_is_the_worst_and_is_told(call):
     rows = table(Path("o/report.md").read_text(), "Tuning")
     assert "126 (0.9): diverged" in rows[1][5]
     assert call("--out", "o", "--only", "lars")[0] == 0
+
+
+def leave_unfinished():
+    """Remove the runs and the last trial of LARS, so that its search goes on."""
+    for path in Path("o/runs").iterdir():
+        shutil.rmtree(path)
+    trials = sorted(Path("o/search").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    shutil.rmtree(trials[-1])
+
+
+def test_a_search_does_not_mix_trials_of_different_options(call):
+    assert call("--out", "o", "--only", "lars")[0] == 0
+    leave_unfinished()
+    count = len(configs("o/search"))
+    code, _, error = call("--out", "o", "--only", "lars", "--epochs", "8")
+    assert code == 2
+    assert "holds a run with epochs=4, but epochs=8 is asked for" in error
+    assert len(configs("o/search")) == count
+    assert call("--out", "o", "--only", "lars")[0] == 0
+
+
+def test_a_trial_that_diverged_with_other_options_is_refused_too(call):
+    text = Path("paper/small.yaml").read_text()
+    Path("paper/small.yaml").write_text(text.replace("lr: 1,", "lr: 70,"))  # the first of all
+    assert call("--out", "o", "--only", "lars", "--kept", "kept.jsonl")[0] == 0
+    assert "finite" in Path("o/search/cnn-lars-lr70-momentum0.9/status.json").read_text()
+    leave_unfinished()
+    for folder in ("o", "p"):
+        code, _, error = call(
+            "--out", folder, "--only", "lars", "--epochs", "8", "--kept", "kept.jsonl"
+        )
+        assert code == 2
+        assert "lars-lr70-momentum0.9 holds a run with epochs=4, but epochs=8 is asked" in error
+
+
+def test_what_other_options_have_left_in_the_folder_is_not_kept(call):
+    assert call("--out", "o", "--only", "lars", "--epochs", "8")[0] == 0
+    count = len(configs("o/search")) + len(configs("o/runs"))
+    code, out, error = call("--out", "o", "--only", "muon", "--kept", "kept.jsonl")
+    assert (code, error) == (0, "")
+    names = [json.loads(line)["name"] for line in Path("kept.jsonl").read_text().splitlines()]
+    assert {name.split("-")[1] for name in names} == {"muon"}
+    assert "kept.jsonl: left out, of other options than are asked for: " in out
+    assert out.count("cnn-lars") == count
+    code, out, error = call(
+        "--out", "o", "--only", "lars", "--epochs", "8", "--kept", "other.jsonl"
+    )
+    assert (code, error) == (0, "")
+    assert len(Path("other.jsonl").read_text().splitlines()) == count
+
+
+def test_another_precision_counts_only_where_it_is_asked_for(call):
+    text = Path("paper/small.yaml").read_text()
+    Path("paper/small.yaml").write_text(
+        text.replace("{backbone", "{mixed_precision: bf16, backbone")
+    )
+    assert call("--out", "o", "--only", "lars")[0] == 0
+    leave_unfinished()
+    count = len(configs("o/search"))
+    Path("paper/small.yaml").write_text(text.replace("{backbone", "{mixed_precision: no, backbone"))
+    code, _, error = call("--out", "o", "--only", "lars")
+    assert code == 2
+    assert "mixed_precision='bf16', but mixed_precision='no' is asked for" in error
+
+    Path("paper/small.yaml").write_text(
+        text.replace("{backbone", "{mixed_precision: bf16, backbone")
+    )
+    code, out, error = call(
+        "--out", "o", "--only", "lars", "--mixed_precision", "no", "--kept", "k"
+    )
+    assert (code, error) == (0, "")
+    assert (
+        "mixed_precision no for what starts now; finished runs and trials count whatever theirs: "
+        f"bf16 ({count})"
+    ) in out.splitlines()
+    found = {name: c["mixed_precision"] for name, c in configs("o/search").items()}
+    assert sorted(found.values()) == [*["bf16"] * count, "no"]
+    assert {c["mixed_precision"] for c in configs("o/runs").values()} == {"no"}
+    assert len(Path("k").read_text().splitlines()) == count + 3
+    for _ in range(2):
+        report = Path("o/report.md").read_text()
+        assert f"- mixed_precision of the runs and trials: **bf16 ({count}), no (3)**" in report
+        assert "mixed_precision: no instead of bf16" in report
+        assert call("--out", "o", "--report")[0] == 0  # remembers that it was asked for
+
+
+def test_one_precision_is_no_remark(call):
+    for _ in range(2):
+        code, out, _ = call("--out", "o", "--only", "lars", "--mixed_precision", "bf16")
+        assert code == 0
+        assert "whatever theirs" not in out
+    assert "mixed_precision of the runs" not in Path("o/report.md").read_text()
 
 
 def test_a_trial_that_fails_leaves_its_cell_alone(call, tmp_path):

@@ -112,6 +112,27 @@ def test_where_a_finished_run_ran_may_change(job, name):
     check_same_options(job, options(**{name: FED[name]}))
 
 
+def test_a_finished_run_may_be_of_another_precision_where_that_is_asked_for(job):
+    other = options(mixed_precision="bf16")
+    with pytest.raises(ValueError, match="mixed_precision='no', but mixed_precision='bf16' is"):
+        check_same_options(job, other)
+    check_same_options(job, other, {"mixed_precision"})
+    with pytest.raises(ValueError, match=r"lr=0\.2 is asked for"):
+        check_same_options(job, options(lr=0.2), {"mixed_precision"})
+
+
+def test_an_unfinished_run_goes_on_in_its_precision(unfinished):
+    with pytest.raises(ValueError, match="mixed_precision='bf16' is asked for"):
+        check_same_options(unfinished, options(mixed_precision="bf16"), {"mixed_precision"})
+
+
+def test_a_run_that_diverged_has_options_too(job):
+    (job.folder / "summary.json").unlink()
+    check_same_options(job, options(threads=2), ended=True)
+    with pytest.raises(ValueError, match=r"lr=0\.2 is asked for"):
+        check_same_options(job, options(lr=0.2), ended=True)
+
+
 def test_an_unfinished_run_resumes_on_as_many_threads(unfinished):
     with pytest.raises(ValueError, match="threads=2 is asked for"):
         check_same_options(unfinished, options(threads=2))
