@@ -11,7 +11,7 @@ RATE_STEPS = (4, 2, 1)
 """Distances between rates in eighths of a decade: factors of 3.2, 1.8 and 1.3."""
 
 MOST_EXTRA = 6
-"""Trials beyond their number that may follow a best rate which lies at the edge of those tried."""
+"""Trials beyond their number that may follow a best rate or momentum at the edge of those tried."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class Compass:
 
     First the rate, 3.2 times larger and smaller, then each momentum, its distance to 1 halved and doubled;
     when no neighbour is better, the rate in finer steps. It ends after `trials`, but not while the best
-    rate is the largest or the smallest of those tried with its momentum. While all trials diverge the rate
-    goes down. (Hooke and Jeeves, 1961, without the pattern moves.)
+    rate is the largest or the smallest of those tried with its momentum, or the best momentum the largest or
+    the smallest of all that were tried. While all trials diverge the rate goes down. (Hooke and Jeeves, 1961,
+    without the pattern moves.)
 
     Args:
         start: "lr" and, if any, momenta by name: momentum, orth_momentum, or beta1 of Adam.
@@ -81,18 +82,41 @@ class Compass:
         return max(results, key=lambda point: results[point])
 
     def missing_sides(self, results: Mapping[Point, float]) -> list[Point]:
+        """Points that would bracket the best one: its rate first, then each momentum."""
+        return [*self.missing_rates(results), *self.missing_momenta(results)]
+
+    def missing_rates(self, results: Mapping[Point, float]) -> list[Point]:
         """Points beyond the best rate, where it is an edge of the rates tried with its momenta."""
         best = self.best(results)
         rates = [point[0] for point in results if point[1:] == best[1:]]
         sides = (max(rates) == best[0], RATE_STEPS[0]), (min(rates) == best[0], -RATE_STEPS[0])
         return [(best[0] + step, *best[1:]) for missing, step in sides if missing]
 
+    def missing_momenta(self, results: Mapping[Point, float]) -> list[Point]:
+        """Points beyond each best momentum, where none beyond it was tried at any rate.
+
+        No momentum is below 0: nothing is missing there.
+        """
+        best = self.best(results)
+        return [
+            point
+            for axis in range(1, len(best))
+            for move in (1, -1)
+            if not any(move * (tried[axis] - best[axis]) > 0 for tried in results)
+            and (point := self._move(best, axis, move)) is not None
+        ]
+
+    def _move(self, point: Point, axis: int, move: int) -> Point | None:
+        """The point with one momentum moved by halvings of 1 - momentum; None if it would be below 0."""
+        moved = (*point[:axis], point[axis] + move, *point[axis + 1 :])
+        possible = (1 - self.start[self.momenta[axis - 1]]) * 2.0 ** -moved[axis] <= 1
+        return moved if possible else None
+
     def _neighbours(self, best: Point, step: int) -> list[Point]:
         found: list[Point] = [(best[0] + step, *best[1:]), (best[0] - step, *best[1:])]
         if step == RATE_STEPS[0]:
-            for axis, name in enumerate(self.momenta, start=1):
-                for move in (1, -1):
-                    point = (*best[:axis], best[axis] + move, *best[axis + 1 :])
-                    if (1 - self.start[name]) * 2.0 ** -point[axis] <= 1:
-                        found.append(point)
+            moves = [
+                self._move(best, axis, move) for axis in range(1, len(best)) for move in (1, -1)
+            ]
+            found += [point for point in moves if point is not None]
         return found

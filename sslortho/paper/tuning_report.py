@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from sslortho.paper.compass import MOST_EXTRA
 from sslortho.paper.grid import Experiment
 from sslortho.paper.tuning import CellSearch, searches
 from sslortho.runs.markdown import escape, table_lines
@@ -18,22 +19,26 @@ def _trial_text(found: CellSearch, values: dict[str, float], result: float, best
 
 
 def _line(experiment: Experiment, found: CellSearch) -> tuple[str, ...]:
-    """Texts of one cell: names, number of trials, best values, whether it is bracketed, all trials."""
+    """Texts of one cell: names, number of trials, best values, whether rate and momentum are bracketed, all
+    trials."""
     compass, results = found.compass, found.results()
     cell = found.cell
     names = (escape(experiment.rows[cell.row]), escape(experiment.columns[cell.column]))
     if not results:
-        return (*names, "0", "-", "-", "-")
+        return (*names, "0", "-", "-", "-", "-")
     best = compass.best(results)
     values = compass.values(best)
     chosen = ", ".join(f"{name} {value:g}" for name, value in values.items())
     over = compass.next_point(results) is None
-    inside = "yes" if not compass.missing_sides(results) else "no"
+    rate = "no" if compass.missing_rates(results) else "yes"
+    momentum = "no" if compass.missing_momenta(results) else "yes"
+    momentum = momentum if compass.momenta else "-"
     trials = "; ".join(
         _trial_text(found, compass.values(point), result, point == best)
         for point, result in results.items()
     )
-    return (*names, str(len(results)), chosen if over else "searching", inside, trials)
+    chosen = chosen if over else f"searching; so far {chosen}"
+    return (*names, str(len(results)), chosen, rate, momentum, trials)
 
 
 def report_tuning(experiment: Experiment, out: Path) -> Iterator[str]:
@@ -52,7 +57,8 @@ def report_tuning(experiment: Experiment, out: Path) -> Iterator[str]:
         "optimizer",
         "trials",
         "chosen",
-        "inside the grid",
+        "rate bracketed",
+        "momentum bracketed",
         f"every trial: {search.objective}",
     )
     yield from table_lines(list(zip(header, *lines, strict=True)))
@@ -61,7 +67,10 @@ def report_tuning(experiment: Experiment, out: Path) -> Iterator[str]:
         f"{search.trials} trials for each, in the order that is shown, with seed {search.seed}, which no run "
         "has; a trial is as long as a run. Each line is rate (momenta): objective. From the start the rate is "
         "tried 3.2 times larger and smaller, then each momentum with its distance to 1 halved and doubled, "
-        "and the search goes on from the best; at the end the rate in finer steps. More trials follow only "
-        "while the best rate is the largest or smallest that was tried with its momentum.",
+        "and the search goes on from the best; at the end the rate in finer steps. At most "
+        f"{MOST_EXTRA} more follow, while the best rate is the largest or smallest that was tried "
+        "with its momentum, or the best momentum the largest or smallest that was tried at all. Bracketed: "
+        "rates on both sides were tried with that momentum, and momenta on both sides at any rate; there is "
+        "none below 0.",
         "",
     )

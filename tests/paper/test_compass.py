@@ -68,6 +68,41 @@ def test_a_momentum_that_sums_leaves_the_length_of_steps():
         )
 
 
+@given(
+    st.floats(-1.2, 1.2), st.sampled_from([0.6, 0.8, 0.9, 0.95, 0.975, 0.9875]), st.integers(5, 8)
+)
+def test_the_best_momentum_has_others_on_both_sides(exponent, momentum, trials):
+    compass = Compass({"lr": 1.0, "orth_momentum": 0.9}, trials)
+    results = search(compass, peak(10**exponent, momentum))
+    best = compass.best(results)
+    momenta = {compass.values(point)["orth_momentum"] for point in results}
+    chosen = compass.values(best)["orth_momentum"]
+    assert len(results) <= trials + MOST_EXTRA
+    if len(results) < trials + MOST_EXTRA:
+        assert min(momenta) < chosen < max(momenta)
+        assert not compass.missing_sides(results)
+
+
+def test_the_rate_is_bracketed_before_the_momentum():
+    compass = Compass({"lr": 1.0, "momentum": 0.9}, 5, sums=False)
+    results = {(0, 0): 0.0, (4, 0): 1.0, (-4, 0): -1.0, (4, 1): 0.5, (4, -1): 2.0}
+    sides = compass.missing_sides(results)
+    assert sides == [(8, -1), (0, -1), (4, -2)]  # 0.6 is beyond 0.8, the smallest that was tried
+    assert compass.next_point(results) == (8, -1)
+    results |= {(8, -1): 0.1, (0, -1): 0.1}
+    assert compass.missing_rates(results) == []
+    assert compass.next_point(results) == (4, -2)
+    assert compass.values((4, -2))["momentum"] == 0.6
+    assert compass.next_point({**results, (4, -2): 0.3}) is None
+
+
+def test_below_a_momentum_of_0_nothing_is_missing():
+    compass = Compass({"lr": 1.0, "orth_momentum": 0.5}, 4)
+    results = {(0, 0): 0.0, (4, -1): 1.0, (8, -1): 0.0, (0, -1): 0.0}
+    assert compass.values((4, -1))["orth_momentum"] == 0
+    assert compass.missing_sides(results) == []
+
+
 def test_no_momentum_is_below_zero():
     compass = Compass({"lr": 1.0, "momentum": 0.5}, 40)
     results = search(compass, lambda values: -values["momentum"])

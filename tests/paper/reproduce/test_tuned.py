@@ -112,8 +112,8 @@ def test_each_optimizer_is_tuned_and_then_run(call):
     rows = {row[1]: row for row in table(report, "Tuning")[1:]}
     assert set(rows) == {"LARS", "Muon", "AdamW"}
     for row in rows.values():
-        assert row[4] == "yes"
-        assert int(row[2]) == len([text for text in row[5].split("; ") if text])
+        assert row[4:6] == ["yes", "yes"]
+        assert int(row[2]) == len([text for text in row[6].split("; ") if text])
     # AdamW starts a factor of 20 away, and still has worse rates on both sides
     assert int(rows["LARS"][2]) == int(rows["Muon"][2]) == 6
     knn = {row[0]: row[1:] for row in table(report, "kNN")}
@@ -122,6 +122,37 @@ def test_each_optimizer_is_tuned_and_then_run(call):
     assert [line[2] for line in lines[1:]] == ["Muon", "AdamW"]
     # 40 steps of 32 images at 100 a second
     assert lines[1][-1] == "13"
+
+
+def test_a_best_momentum_at_the_edge_is_told_and_the_search_goes_on(call):
+    """The finished runs of a search that goes on stay in the report."""
+    # best at steps of one length, and the smaller the momentum the better
+    text = Path("fake.py").read_text()
+    steps = "given['lr'] / (10 - 10 * given['momentum'])"
+    text = text.replace('given["lr"] / best', f"{steps} / best").replace(
+        "figures =", "accuracy -= 9 * given['momentum']\nfigures =", 1
+    )
+    Path("fake.py").write_text(text)
+    file = Path("paper/small.yaml")
+    file.write_text(file.read_text().replace("trials: 6", "trials: 9"))
+    assert call("--out", "o", "--only", "lars")[0] == 0
+    found = configs("o/search").values()
+    smallest = min(trial["momentum"] for trial in found)
+    assert smallest == 0.2  # the next would be below 0
+    row = table(Path("o/report.md").read_text(), "Tuning")
+    assert row[1][4:6] == ["yes", "yes"]
+    assert row[0][3:6] == ["chosen", "rate bracketed", "momentum bracketed"]
+    before = table(Path("o/report.md").read_text(), "kNN")
+
+    for path in Path("o/search").iterdir():
+        if json.loads((path / "config.yaml").read_text())["momentum"] == smallest:
+            shutil.rmtree(path)
+    assert call("--out", "o", "--only", "lars", "--report")[0] == 0
+    report = Path("o/report.md").read_text()
+    assert table(report, "kNN") == before
+    row = table(report, "Tuning")[1]
+    assert row[3].startswith("searching; so far lr ")
+    assert row[4:6] == ["yes", "no"]
 
 
 def test_what_is_kept_is_not_run_again(call):
@@ -144,7 +175,7 @@ def test_a_trial_that_diverges_is_the_worst_and_is_told(call):
     code, out, error = call("--out", "o", "--only", "lars")
     assert (code, error) == (0, ""), out
     rows = table(Path("o/report.md").read_text(), "Tuning")
-    assert "126 (0.9): diverged" in rows[1][5]
+    assert "126 (0.9): diverged" in rows[1][6]
     assert call("--out", "o", "--only", "lars")[0] == 0
 
 
