@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sslortho.optim.settings import has_auxiliary
+from sslortho.options import nearest
 from sslortho.paper.compass import Compass, Point
 from sslortho.paper.grid import Cell, Experiment, Search
 from sslortho.runs.several.job_runner import Ending
@@ -46,14 +47,25 @@ class CellSearch:
         return "-".join([self.cell.name, *(f"{name}{value:g}" for name, value in values.items())])
 
     def result(self, point: Point) -> float | None:
-        """Objective of a finished trial, -inf if it diverged; None if it is not finished."""
+        """Objective of a finished trial, -inf if it diverged; None if it is not finished.
+
+        Raises ValueError if the summary of a trial that did not diverge lacks the objective.
+        """
         folder = self.out / FOLDER / self.name(point)
         try:
             summary = json.loads((folder / "summary.json").read_bytes())
         except (OSError, ValueError):
             return -math.inf if has_diverged(folder) else None
-        value = summary.get(self.search.objective)
-        if summary.get("diverged") or value is None:
+        objective = self.search.objective
+        if summary.get("diverged"):
+            return -math.inf
+        if objective not in summary:
+            raise ValueError(
+                f"search: objective={objective!r} is no figure of {folder / 'summary.json'}"
+                f"{nearest(objective, summary)}; name one that the trials have"
+            )
+        value = summary[objective]
+        if value is None:  # a summary's form of a figure that is not finite
             return -math.inf
         return value if self.search.maximise else -value
 
@@ -72,11 +84,30 @@ class CellSearch:
         return self.compass.next_point(self.results())
 
     def tuned(self) -> dict[str, Any] | None:
-        """Options of the cell at its best point; None while the search is not over."""
+        """Options of the cell at its best point; None while the search is not over, and if all diverged."""
         results = self.results()
-        if self.compass.next_point(results) is not None:
+        if self.compass.next_point(results) is not None or all_diverged(results):
             return None
         return self.options(self.compass.best(results))
+
+    def run_elsewhere(self) -> dict[str, Any] | None:
+        """Rate and momenta of a finished run that are not the tuned ones; None if there is no such run.
+
+        A search that is over goes on when it is asked for more, and may then find a better point.
+        """
+        tuned = self.tuned()
+        names = ["betas" if name == "beta1" else name for name in self.search.start_of(self.cell)]
+        for path in sorted((self.out / "runs").glob(f"{self.cell.name}-s*/summary.json")):
+            config = json.loads(path.read_bytes()).get("config", {})
+            found = {name: config[name] for name in names if name in config}
+            if tuned is not None and any(value != tuned[name] for name, value in found.items()):
+                return found
+        return None
+
+
+def all_diverged(results: Mapping[Point, float]) -> bool:
+    """Whether there are trials, and each diverged."""
+    return bool(results) and all(value == -math.inf for value in results.values())
 
 
 def has_diverged(folder: Path) -> bool:
@@ -162,8 +193,14 @@ class TuningJobs:
 
 
 def with_tuned(experiment: Experiment, out: Path) -> Experiment:
-    """The experiment with each cell at its best point; cells whose search is not over are left out."""
-    tuned = {found.cell.name: found.tuned() for found in searches(experiment, out)}
+    """The experiment with each cell at its best point.
+
+    Cells are left out whose search is not over, whose trials all diverged, or that have runs elsewhere.
+    """
+    tuned = {
+        found.cell.name: found.tuned() if found.run_elsewhere() is None else None
+        for found in searches(experiment, out)
+    }
     cells = [
         replace(cell, options=options)
         for cell in experiment.cells

@@ -1,13 +1,22 @@
 """Section of a report: every trial by which the cells of an experiment were tuned."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from sslortho.paper.compass import MOST_EXTRA
 from sslortho.paper.grid import Experiment
-from sslortho.paper.tuning import CellSearch, searches
+from sslortho.paper.tuning import CellSearch, all_diverged, searches
 from sslortho.runs.markdown import escape, table_lines
+
+
+def show_values(values: Mapping[str, Any]) -> str:
+    """Rate and momenta in words."""
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, int | float) else f"{name} {value}"
+        for name, value in values.items()
+    )
 
 
 def _trial_text(found: CellSearch, values: dict[str, float], result: float, best: bool) -> str:
@@ -28,11 +37,15 @@ def _line(experiment: Experiment, found: CellSearch) -> tuple[str, ...]:
         return (*names, "0", "-", "-", "-", "-")
     best = compass.best(results)
     values = compass.values(best)
-    chosen = ", ".join(f"{name} {value:g}" for name, value in values.items())
-    over = compass.next_point(results) is None
+    chosen = show_values(values)
+    if moved := found.run_elsewhere():
+        chosen += f"; **its runs have {show_values(moved)}**"
     rate = "no" if compass.missing_rates(results) else "yes"
     momentum = "no" if compass.missing_momenta(results) else "yes"
     momentum = momentum if compass.momenta else "-"
+    if all_diverged(results):
+        best, chosen, rate, momentum = None, "all diverged", "-", "-"
+    over = compass.next_point(results) is None
     trials = "; ".join(
         _trial_text(found, compass.values(point), result, point == best)
         for point, result in results.items()

@@ -17,7 +17,15 @@ from sslortho.paper.reproduce.options import ReproduceOptions
 from sslortho.paper.reproduce.plan import full_options, plan
 from sslortho.paper.reproduce.taken_up import TakenUp
 from sslortho.paper.tuning import FOLDER as TRIALS
-from sslortho.paper.tuning import TuningJobs, has_diverged, next_trials, with_tuned
+from sslortho.paper.tuning import (
+    TuningJobs,
+    all_diverged,
+    has_diverged,
+    next_trials,
+    searches,
+    with_tuned,
+)
+from sslortho.paper.tuning_report import show_values
 from sslortho.runs.several.job_runner import Ending, JobRunner, Outcome
 from sslortho.runs.several.jobs import (
     TRAINING_IMAGES,
@@ -190,7 +198,6 @@ def run(options: ReproduceOptions, path: Path, program: str) -> int:
     out = Path(options.out or f"runs/{path.stem}")
     options = recall(options, path.stem, out)
     work = prepare(options, path, out, program)
-    paper, ours = work.paper, work.ours
     if options.kept is not None and not options.dry_run:
         print(f"{options.kept}: {restore_runs(Path(options.kept), out)} finished runs taken up")
     outcome = Outcome()
@@ -199,20 +206,45 @@ def run(options: ReproduceOptions, path: Path, program: str) -> int:
         if options.dry_run:
             show_commands([*trials, *jobs], options.gpus_per_run)
             return 0
-        tell_plan(paper, ours, [*trials, *jobs], work.begin(), describe_subset(options, ours.data))
-        if remark := work.taken_up(ours).remark(options.mixed_precision):
-            print(remark)
-        if trials:
-            check_data_dir(ours.data, options.data_dir)
-            outcome = work.tune()
-            jobs = work.plan()
-        if outcome.signal is None:
-            outcome = merge(outcome, work.run(jobs))
+        outcome = run_jobs(work, trials, jobs)
     if left := work.keep():
         print(f"{options.kept}: left out, of other options than are asked for: {', '.join(left)}")
     report = work.report()
     code = tell_outcome(outcome, out)
+    if not options.report:
+        code = code or tell_left_cells(work)
     print(report)
+    return code
+
+
+def run_jobs(work: Reproduction, trials: Sequence[Job], jobs: Sequence[Job]) -> Outcome:
+    """Run trials, if any is left, and then the runs."""
+    options, outcome = work.options, Outcome()
+    remark = describe_subset(options, work.ours.data)
+    tell_plan(work.paper, work.ours, [*trials, *jobs], work.begin(), remark)
+    if remark := work.taken_up(work.ours).remark(options.mixed_precision):
+        print(remark)
+    if trials:
+        check_data_dir(work.ours.data, options.data_dir)
+        outcome = work.tune()
+        jobs = work.plan()
+    return outcome if outcome.signal is not None else merge(outcome, work.run(jobs))
+
+
+def tell_left_cells(work: Reproduction) -> int:
+    """Print which cells are not run though their search is over, and why; the exit code."""
+    code, runs = 0, work.out / "runs"
+    for found in [] if work.ours.search is None else searches(work.ours, work.out):
+        name = found.cell.name
+        if found.next_point() is None and all_diverged(found.results()):
+            print(f"not run: {name}, whose trials all diverged; give search a smaller lr to start from",
+                  file=sys.stderr)  # fmt: skip
+            code = 1
+        elif moved := found.run_elsewhere():
+            kept = "" if work.options.kept is None else f" and from {work.options.kept}"
+            print(f"not run: {name}, which has runs with {show_values(moved)}, but its search has found a "
+                  f"better point since; remove {runs / name}-s*{kept}", file=sys.stderr)  # fmt: skip
+            code = 1
     return code
 
 

@@ -11,6 +11,7 @@ from helpers.report_runs import section, table
 from helpers.script_runs import call_command
 
 from sslortho.paper import experiments
+from sslortho.paper.compass import MOST_EXTRA
 from sslortho.runs.several import job_runner, jobs
 
 FILE = """
@@ -177,6 +178,64 @@ def test_a_trial_that_diverges_is_the_worst_and_is_told(call):
     rows = table(Path("o/report.md").read_text(), "Tuning")
     assert "126 (0.9): diverged" in rows[1][6]
     assert call("--out", "o", "--only", "lars")[0] == 0
+
+
+def test_where_every_trial_diverges_no_rate_is_chosen(call):
+    text = Path("paper/small.yaml").read_text()
+    Path("paper/small.yaml").write_text(text.replace("lr: 1,", "lr: 1.0e+12,"))
+    code, out, error = call("--out", "o", "--only", "lars,muon")
+    assert code == 1, out
+    assert "not run: cnn-lars, whose trials all diverged; give search a smaller lr" in error
+    assert set(configs("o/runs")) == {"cnn-muon-s0", "cnn-muon-s1"}
+    rows = {row[1]: row for row in table(Path("o/report.md").read_text(), "Tuning")}
+    assert rows["LARS"][2:6] == [str(6 + MOST_EXTRA), "all diverged", "-", "-"]
+    assert "**" not in rows["LARS"][6]
+    assert "At most 6 more follow" in section(Path("o/report.md").read_text(), "Tuning")
+    assert call("--out", "o", "--report")[0] == 0
+
+
+def test_an_objective_that_no_trial_has_is_no_divergence(call):
+    text = Path("paper/small.yaml").read_text()
+    Path("paper/small.yaml").write_text(text.replace("objective: val_knn_", "objective: val_kn_"))
+    code, _, error = call("--out", "o", "--only", "lars")
+    assert code == 2
+    assert "objective='val_kn_top1' is no figure of o/search/cnn-lars-lr1-momentum0.9" in error
+    assert "did you mean val_knn_top1?" in error
+    assert error.count("\n") == 1
+    assert len(configs("o/search")) == 1
+
+
+def test_a_figure_that_is_not_finite_is_divergence(call):
+    fake = Path("fake.py").read_text()
+    changed = fake.replace(
+        "figures =", "accuracy = None if given['lr'] > 3 else accuracy\nfigures ="
+    )
+    changed = changed.replace("accuracy - 1", "1").replace("accuracy * i / 4", "i")
+    Path("fake.py").write_text(changed)
+    assert call("--out", "o", "--only", "lars")[0] == 0
+    assert "3.16 (0.9): diverged" in table(Path("o/report.md").read_text(), "Tuning")[1][6]
+
+
+def test_runs_at_a_point_that_the_search_has_left_stay_and_are_told(call):
+    assert call("--out", "o", "--kept", "kept.jsonl")[0] == 0
+    before = configs("o/runs")
+    path = next(Path("o/search").glob("cnn-lars-*-momentum0.8/summary.json"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "val_knn_top1": 90.0}))
+    shutil.rmtree("o/runs/cnn-muon-s0")
+    code, out, error = call("--out", "o")
+    assert code == 1, out
+    assert "not run: cnn-lars, which has runs with lr 3.16, momentum 0.9, but" in error
+    assert "remove o/runs/cnn-lars-s*" in error
+    assert configs("o/runs") == before  # that of Muon was run again
+    report = Path("o/report.md").read_text()
+    row = table(report, "Tuning")[1]
+    assert row[3].startswith("lr ")
+    assert row[3].endswith("; **its runs have lr 3.16, momentum 0.9**")
+    assert table(report, "kNN")[1][0] == "CNN"
+    for path in Path("o/runs").glob("cnn-lars-s*"):
+        shutil.rmtree(path)
+    assert call("--out", "o")[0] == 0
+    assert "its runs have" not in Path("o/report.md").read_text()
 
 
 def leave_unfinished():
