@@ -1,14 +1,14 @@
 """Views of one's own: callables from a PIL image to a tensor, with the global generators seeded."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from sslortho.augment.draws.random_numbers import counter_seeds
 from sslortho.augment.views import Triple
@@ -18,6 +18,10 @@ Transform = Callable[[Image.Image], Tensor]
 
 TRIAL_SIDE = 512
 """Side in pixels of the image that a callable is tried on: larger than usual views, which it may cut out."""
+
+NOISE_MARGIN, LEVEL_MARGIN = 0.5, 0.01
+"""Distance from [0, 1] at which the views of noise, and of black and white images, count as normalised.
+Bicubic resizing of a float tensor exceeds [0, 1] at edges, by less than 0.45, and nowhere in a plain image."""
 
 
 def text_of(thing: Any) -> str:
@@ -45,17 +49,38 @@ class OwnView:
         return f"{self.transform.__module__}.{named}" if named else text_of(self.transform)
 
 
-def _find_normalisation(transform: Any) -> tuple[Triple, Triple]:
-    """Mean and deviation of a `Normalize` in a composition, as torchvision has them; else 0 and 1."""
-    for part in reversed(getattr(transform, "transforms", [transform])):
-        mean, std = getattr(part, "mean", None), getattr(part, "std", None)
-        if mean is None or std is None:
-            continue
-        if np.shape(mean) == np.shape(std) == (3,):
-            red, green, blue = map(float, mean)
-            std_red, std_green, std_blue = map(float, std)
-            return (red, green, blue), (std_red, std_green, std_blue)
-    return OwnView.mean, OwnView.std
+def _find_normalisation(transform: Any) -> tuple[Triple, Triple] | None:
+    """Mean and deviation of a callable, or of the last part of it that has both; None if none has.
+
+    Parts are those in `transforms`, as in torchvision's Compose, or in `transform`, as in lightly's views,
+    and those of an nn.Sequential. A single number stands for three channels in a `Normalize` alone: in
+    other classes, such as one that adds noise, it says something else.
+    """
+    mean, std = getattr(transform, "mean", None), getattr(transform, "std", None)
+    if mean is not None and std is not None:
+        sizes = {np.asarray(mean).size, np.asarray(std).size}
+        if sizes == {3} or (sizes <= {1, 3} and type(transform).__name__ == "Normalize"):
+            return _three_numbers(mean), _three_numbers(std)
+    for part in reversed(_parts_of(transform)):
+        found = _find_normalisation(part)
+        if found is not None:
+            return found
+    return None
+
+
+def _three_numbers(value: Any) -> Triple:
+    first, second, third = np.broadcast_to(np.asarray(value, float).ravel(), 3)
+    return float(first), float(second), float(third)
+
+
+def _parts_of(transform: Any) -> list[Any]:
+    if isinstance(transform, nn.Sequential):
+        return list(transform)
+    parts = getattr(transform, "transforms", None)
+    if isinstance(parts, Iterable):
+        return list(parts)
+    part = getattr(transform, "transform", None)
+    return [] if part is None else [part]
 
 
 def check_view(view: Any, name: str) -> Tensor:
@@ -73,21 +98,44 @@ def check_view(view: Any, name: str) -> Tensor:
 def read_own_view(transform: Transform) -> OwnView:
     """The view of a callable, whose size is found by a trial on one image of noise.
 
-    Raises ValueError if the trial fails, or gives no float tensor (3, size, size).
+    Raises ValueError if the trial fails, or gives no float tensor (3, size, size); and for values that are
+    normalised by a mean and a deviation that are not found, since images of evaluation need the same.
     """
     view = OwnView(transform, crop_size=1)
     noise = np.random.default_rng(0).integers(0, 256, (TRIAL_SIDE, TRIAL_SIDE, 3), np.uint8)
+    found = _try_view(view, noise)
+    normalisation = _find_normalisation(transform)
+    if normalisation is None:
+        _check_range(view.name, found, NOISE_MARGIN)
+        for level in (0, 255):
+            _check_range(view.name, _try_view(view, np.full_like(noise, level)), LEVEL_MARGIN)
+        normalisation = OwnView.mean, OwnView.std
+    return OwnView(transform, found.shape[1], *normalisation)
+
+
+def _try_view(view: OwnView, pixels: NDArray[np.uint8]) -> Tensor:
     try:
         with seeded_generators(0):
-            found = transform(Image.fromarray(noise))
+            found = view.transform(Image.fromarray(pixels))
     except Exception as error:  # a user's callable may raise anything
         words = " ".join(str(error).split())
         raise ValueError(
             f"views: {view.name} fails on a PIL image of {TRIAL_SIDE} x {TRIAL_SIDE} pixels, RGB "
             f"({type(error).__name__}: {words})"
         ) from error
-    size = check_view(found, view.name).shape[1]
-    return OwnView(transform, size, *_find_normalisation(transform))
+    return check_view(found, view.name)
+
+
+def _check_range(name: str, view: Tensor, margin: float) -> None:
+    """Raise ValueError for values that are more than `margin` outside [0, 1]."""
+    least, most = float(view.min()), float(view.max())
+    if least < -margin or most > 1 + margin:
+        raise ValueError(
+            f"views: {name} gives values from {least:.3g} to {most:.3g}, so it normalises, but its mean and "
+            "std are not found, which evaluation needs; end it with a Normalize in a Compose, or give the "
+            "callable attributes mean and std of three numbers each ((0, 0, 0) and (1, 1, 1) where "
+            "evaluation is to have images from 0 to 1)"
+        )
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,11 @@ def describe_views(views: Sequence[ViewSpec | OwnView]) -> str:
     sizes = list(dict.fromkeys(view.crop_size for view in views))
     counts = [sum(view.crop_size == size for view in views) for size in sizes]
     parts = ", ".join(f"{n} of {size} pixels" for n, size in zip(counts, sizes, strict=True))
+    mean, std = views[0].mean, views[0].std
+    if (mean, std) == (OwnView.mean, OwnView.std):
+        return f"{parts}, not normalised"
     names = {CIFAR10_MEAN: "as CIFAR-10", IMAGENET_MEAN: "as ImageNet"}
-    return f"{parts}, normalised {names.get(views[0].mean, 'by a mean of its own')}"
+    return f"{parts}, normalised {names.get(mean, 'by a mean of its own')}"
 
 
 def name_network(name: str, backbone: nn.Module) -> str:

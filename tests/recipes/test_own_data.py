@@ -180,7 +180,7 @@ def test_mistakes_are_value_errors(call, message):
 
 
 def plain_view(image):
-    return torch.from_numpy(np.array(image.resize((16, 16)))).permute(2, 0, 1) / 255 + torch.rand(1)
+    return torch.from_numpy(np.array(image.resize((16, 16)))).permute(2, 0, 1) / 255 * torch.rand(1)
 
 
 @pytest.mark.slow

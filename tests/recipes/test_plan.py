@@ -12,6 +12,8 @@ from helpers.script_runs import call_command
 from PIL import Image
 
 from sslortho.augment.numba_kernel import must_compile
+from sslortho.augment.own_views import OwnView
+from sslortho.augment.views import ViewSpec
 from sslortho.data.image_sets import ImageArray
 from sslortho.models import create_backbone
 from sslortho.recipes.fitted import Choice
@@ -21,6 +23,7 @@ from sslortho.recipes.plan import (
     describe_network,
     describe_optimizer,
     describe_steps,
+    describe_views,
     find_doubts,
     name_network,
     say_compiling,
@@ -40,6 +43,16 @@ def test_images_are_counted_with_labels_and_size():
         "3 to train on (2 classes; 32 x 24 pixels; 3 channels)"
     )
     assert "no labels" in describe_images(image_array([-1, -1]), "held out")
+
+
+def test_views_are_counted_with_their_normalisation():
+    views = [ViewSpec(crop_size=32), ViewSpec(crop_size=32), ViewSpec(crop_size=16)]
+    assert describe_views(views) == "2 of 32 pixels, 1 of 16 pixels, normalised as ImageNet"
+    assert (
+        describe_views([OwnView(len, 8, (0.5,) * 3)])
+        == "1 of 8 pixels, normalised by a mean of its own"
+    )
+    assert describe_views([OwnView(len, 8)]) == "1 of 8 pixels, not normalised"
 
 
 def test_parameters_are_those_of_the_backbone_and_of_what_trains():
