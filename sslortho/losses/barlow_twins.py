@@ -1,12 +1,11 @@
 """The Barlow Twins loss (arXiv 2103.03230, equations 1 and 2)."""
 
-import math
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from sslortho.losses.gather import gather_batch
+from sslortho.losses.inputs import check_pair, check_weight, widen
 from sslortho.options import nearest
 
 EPS = 1e-5
@@ -119,8 +118,7 @@ class BarlowTwinsLoss(nn.Module):
             raise ValueError(
                 f"form={form!r} is not one of {', '.join(FORMS)}{nearest(form, FORMS)}"
             )
-        if not 0 <= lambda_param < math.inf:
-            raise ValueError(f"lambda_param={lambda_param} must be 0 or more, and finite")
+        check_weight("lambda_param", lambda_param)
         if gather_distributed and not dist.is_available():
             raise ValueError(
                 "gather_distributed=True needs torch.distributed, which this torch is built without; "
@@ -137,24 +135,11 @@ class BarlowTwinsLoss(nn.Module):
             ValueError: other shapes, integers or complex numbers, different devices, the meta device, or
                 a batch of one.
         """
-        if z_a.ndim != 2 or z_a.shape != z_b.shape:
-            raise ValueError(
-                "z_a and z_b must both be (batch, dim), got "
-                f"{tuple(z_a.shape)} and {tuple(z_b.shape)}"
-            )
-        if not (z_a.is_floating_point() and z_b.is_floating_point()) or not z_a.shape[1]:
-            raise ValueError(
-                "z_a and z_b must be real floating point with one dimension or more, got "
-                f"{z_a.dtype} and {z_b.dtype} of shape {tuple(z_a.shape)}"
-            )
-        if z_a.device != z_b.device or z_a.is_meta:
-            raise ValueError(
-                f"z_a and z_b must be on one device that holds numbers, got {z_a.device} and "
-                f"{z_b.device}"
-            )
+        check_pair(z_a, z_b)
         with torch.autocast(z_a.device.type, enabled=False):
-            dtype = torch.promote_types(z_a.dtype, torch.float32)
-            z_a, z_b = z_a.to(dtype), z_b.to(dtype)
+            z_a = widen(z_a)
+            dtype = z_a.dtype
+            z_b = z_b.to(dtype)
             if self.gather_distributed:
                 z_a, z_b = gather_batch(z_a), gather_batch(z_b)
             batch, dim = z_a.shape

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
 from sslortho.losses.gather import gather_batch
+from sslortho.losses.inputs import check_numbers, check_positive, check_weight, widen
 
 MOST_IN_FLOAT32 = 1e4
 """dim / eps, the largest possible eigenvalue of the matrix, up to which float32 is enough: the rate of
@@ -52,7 +53,9 @@ class EMPSSLLoss(nn.Module):
         gather_distributed: whether the coding rate is that of all ranks' batches. Then gradients averaged
             over ranks are those of one rank with the whole batch; every rank must bring as many samples.
 
-    Raises ValueError for eps of 0 or less.
+    Computed in float32 (float64 for float64 input) with autocast off.
+
+    Raises ValueError for a weight that is negative or infinite, and for an eps of 0, less or infinity.
     """
 
     def __init__(
@@ -63,23 +66,26 @@ class EMPSSLLoss(nn.Module):
         gather_distributed: bool = False,
     ) -> None:
         super().__init__()
-        if not eps > 0:
-            raise ValueError(f"eps={eps} must be above 0")
+        check_weight("similarity", similarity)
+        check_weight("coding_rate", coding_rate)
+        check_positive("eps", eps)
         self.similarity, self.coding_rate, self.eps = similarity, coding_rate, eps
         self.gather_distributed = gather_distributed
 
     def terms(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The mean cosine and the mean coding rate, both to be raised.
 
-        Raises ValueError for another shape.
+        Raises ValueError for another shape, integers or complex numbers, or the meta device.
         """
         if z.ndim != 3:
             raise ValueError(f"z must be (views, batch, dim), got {tuple(z.shape)}")
-        z = normalize(z, dim=-1)
-        cosine = cosine_similarity(z, z.mean(dim=0, keepdim=True), dim=-1).mean()
-        if self.gather_distributed:
-            z = gather_batch(z.transpose(0, 1)).transpose(0, 1)
-        return cosine, coding_rate(z, self.eps).mean()
+        check_numbers(z=z)
+        with torch.autocast(z.device.type, enabled=False):
+            z = normalize(widen(z), dim=-1)
+            cosine = cosine_similarity(z, z.mean(dim=0, keepdim=True), dim=-1).mean()
+            if self.gather_distributed:
+                z = gather_batch(z.transpose(0, 1)).transpose(0, 1)
+            return cosine, coding_rate(z, self.eps).mean()
 
     def forward(self, z: Tensor) -> Tensor:
         cosine, rate = self.terms(z)

@@ -1,7 +1,9 @@
 """The LeJEPA loss."""
 
+import torch
 from torch import Tensor, nn
 
+from sslortho.losses.inputs import check_numbers, widen
 from sslortho.losses.sigreg import SIGReg
 
 
@@ -14,6 +16,8 @@ class LeJEPALoss(nn.Module):
     Args:
         lambda_param: weight of SIGReg, from 0 to 1; that of the distance between views is the rest.
         gather_distributed: see `SIGReg`.
+
+    Computed in float32 (float64 for float64 input) with autocast off.
 
     Raises ValueError for a weight beyond these bounds.
     """
@@ -33,15 +37,24 @@ class LeJEPALoss(nn.Module):
         The first is the mean square of the differences between all views' projections and the mean of the
         first `global_views`; by default of all. SIGReg looks at each view by itself, and is averaged.
 
-        Raises ValueError for another shape.
+        Raises ValueError for another shape, integers or complex numbers, different devices, the meta device,
+        or global views that are none or more than there are.
         """
-        if z.ndim != 3 or len(slices) != z.shape[2]:
+        if z.ndim != 3 or slices.ndim != 2 or len(slices) != z.shape[2]:
             raise ValueError(
                 f"z of shape {tuple(z.shape)} must be (views, batch, dim), and slices of shape "
                 f"{tuple(slices.shape)} (dim, number)"
             )
-        centre = z[:global_views].mean(dim=0)
-        return (z - centre).square().mean(), self.sigreg(z, slices)
+        check_numbers(z=z, slices=slices)
+        if global_views is not None and not 1 <= global_views <= len(z):
+            raise ValueError(
+                f"global_views={global_views} must be from 1 to the number of views, {len(z)}; leave it out "
+                "for all"
+            )
+        with torch.autocast(z.device.type, enabled=False):
+            z = widen(z)
+            centre = z[:global_views].mean(dim=0)
+            return (z - centre).square().mean(), self.sigreg(z, slices)
 
     def forward(self, z: Tensor, slices: Tensor, global_views: int | None = None) -> Tensor:
         distance, sigreg = self.terms(z, slices, global_views)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from sslortho.losses.gather import gather_parts, own_rank
+from sslortho.losses.inputs import check_pair, check_positive, widen
 from sslortho.losses.off_diagonal import off_diagonal
 
 
@@ -21,20 +22,36 @@ class NTXentLoss(nn.Module):
         temperature: divisor of the cosines.
         gather_distributed: whether the other views are those of all ranks. Then gradients averaged over
             ranks are those of one rank with the whole batch; every rank must bring as many samples.
+
+    Computed in float32 (float64 for float64 input) with autocast off.
+
+    Raises ValueError for a temperature that is not above 0 and finite; when called, for two batches that are
+    not (batch, dim) of one shape, integers or complex numbers, different devices, the meta device, or a
+    batch of one.
     """
 
     def __init__(self, temperature: float = 0.5, gather_distributed: bool = False) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature} must be above 0")
+        check_positive("temperature", temperature)
         self.temperature = temperature
         self.gather_distributed = gather_distributed
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        a, b = normalize(z_a, dim=1), normalize(z_b, dim=1)
+        """Scalar loss of two batches of projections (batch, dim); row i of both is from one image."""
+        check_pair(z_a, z_b)
+        with torch.autocast(z_a.device.type, enabled=False):
+            z_a = widen(z_a)
+            return self._compare(normalize(z_a, dim=1), normalize(z_b.to(z_a.dtype), dim=1))
+
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        """The loss of projections (batch, dim) of length 1."""
         all_a, all_b, start = a, b, 0
         if self.gather_distributed:
             all_a, all_b, start = gather_parts(a), gather_parts(b), own_rank() * len(a)
+        if len(all_a) < 2:
+            raise ValueError(
+                f"a batch of {len(all_a)} has no other image to tell from; give at least 2 samples"
+            )
 
         def similarities(one: Tensor, other: Tensor) -> Tensor:
             return torch.einsum("nc,mc->nm", one, other) / self.temperature

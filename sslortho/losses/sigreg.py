@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sslortho.losses.gather import count_ranks, mean_over_ranks
+from sslortho.losses.inputs import check_numbers, check_positive, widen
 
 POINTS, LIMIT = 17, 5.0
 """Knots of the trapezoidal rule, from -LIMIT to LIMIT (arXiv 2511.08544, algorithm 1 and section 6.1).
@@ -142,20 +143,30 @@ class SIGReg(nn.Module):
         limit: end of the integral, which is from -limit to limit.
         points: knots of the integral, an odd number, with both ends and 0.
 
-    Raises ValueError for a limit that is not above 0, or for points that are even or fewer than 3.
+    Computed in float32 (float64 for float64 input) with autocast off.
+
+    Raises ValueError for a limit that is not above 0 and finite, or for points that are even or fewer than
+    3; when called, for another shape, integers or complex numbers, different devices, or the meta device.
     """
 
     def __init__(
         self, gather_distributed: bool = False, limit: float = LIMIT, points: int = POINTS
     ) -> None:
         super().__init__()
-        if not limit > 0:
-            raise ValueError(f"limit={limit} must be above 0")
+        check_positive("limit", limit)
         if points < 3 or points % 2 == 0:
             raise ValueError(f"points={points} must be odd, and 3 or more")
         self.gather_distributed = gather_distributed
         self.limit, self.points = limit, points
 
     def forward(self, z: Tensor, slices: Tensor) -> Tensor:
-        projections = z @ slices.to(z.dtype)
-        return epps_pulley(projections, self.gather_distributed, self.limit, self.points).mean()
+        if z.ndim < 2 or slices.ndim != 2 or len(slices) != z.shape[-1]:
+            raise ValueError(
+                f"z of shape {tuple(z.shape)} must be (..., batch, dim), and slices of shape "
+                f"{tuple(slices.shape)} (dim, number)"
+            )
+        check_numbers(z=z, slices=slices)
+        with torch.autocast(z.device.type, enabled=False):
+            z = widen(z)
+            projections = z @ slices.to(z.dtype)
+            return epps_pulley(projections, self.gather_distributed, self.limit, self.points).mean()

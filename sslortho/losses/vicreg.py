@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, relu
 
 from sslortho.losses.gather import gather_parts
+from sslortho.losses.inputs import check_pair, check_weight, widen
 from sslortho.losses.off_diagonal import off_diagonal
 
 EPS = 1e-4
@@ -35,6 +36,12 @@ class VICRegLoss(nn.Module):
         gather_distributed: whether variances and covariances are those of all ranks' batches. Then
             gradients averaged over ranks are those of one rank with the whole batch; every rank must
             bring as many samples.
+
+    Computed in float32 (float64 for float64 input) with autocast off.
+
+    Raises ValueError for a weight that is negative or infinite; when called, for two batches that are not
+    (batch, dim) of one shape, integers or complex numbers, different devices, the meta device, or a batch of
+    one.
     """
 
     def __init__(
@@ -45,15 +52,29 @@ class VICRegLoss(nn.Module):
         gather_distributed: bool = False,
     ) -> None:
         super().__init__()
+        for name, weight in (
+            ("invariance", invariance),
+            ("variance", variance),
+            ("covariance", covariance),
+        ):
+            check_weight(name, weight)
         self.invariance, self.variance, self.covariance = invariance, variance, covariance
         self.gather_distributed = gather_distributed
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        if len(z_a) < 2:
-            raise ValueError(f"VICReg needs two samples or more for a variance, got {len(z_a)}")
+        """Scalar loss of two batches of projections (batch, dim); row i of both is from one image."""
+        check_pair(z_a, z_b)
+        with torch.autocast(z_a.device.type, enabled=False):
+            z_a = widen(z_a)
+            return self._weigh(z_a, z_b.to(z_a.dtype))
+
+    def _weigh(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """The sum of the three terms of projections (batch, dim)."""
         invariance = mse_loss(z_a, z_b)
         if self.gather_distributed:
             z_a, z_b = gather_parts(z_a), gather_parts(z_b)
+        if len(z_a) < 2:
+            raise ValueError(f"a batch of {len(z_a)} has no variance; give at least 2 samples")
         variance = 0.5 * (variance_loss(z_a) + variance_loss(z_b))
         covariance = covariance_loss(z_a) + covariance_loss(z_b)
         return (

@@ -7,7 +7,6 @@ from sslortho.losses import EMPSSLLoss
 from sslortho.methods.options import EMPSSLOptions, read_widths
 from sslortho.methods.task import Method, pass_views, spread
 from sslortho.models.heads import Projector
-from sslortho.optim.precision import in_float32
 
 
 class EMPSSL(Method):
@@ -41,9 +40,7 @@ class EMPSSL(Method):
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         outputs = pass_views(lambda images: self.projector(self.backbone(images)), views)
-        z = in_float32(torch.stack(outputs))
-        with torch.autocast(z.device.type, enabled=False):
-            cosine, rate = self.loss.terms(z)
+        cosine, rate = self.loss.terms(torch.stack(outputs))
         return {
             "loss": -self.loss.similarity * cosine - self.loss.coding_rate * rate,
             "cosine": cosine.detach(),

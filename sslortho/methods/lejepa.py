@@ -10,7 +10,6 @@ from sslortho.methods.options import LeJEPAOptions, read_widths
 from sslortho.methods.task import Method, pass_views, spread
 from sslortho.models.heads import Projector
 from sslortho.models.own_networks import projector_width
-from sslortho.optim.precision import in_float32
 
 
 class LeJEPA(Method):
@@ -53,13 +52,12 @@ class LeJEPA(Method):
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         outputs = pass_views(lambda images: self.projector(self.backbone(images)), views)
-        z = in_float32(torch.stack(outputs))
+        z = torch.stack(outputs)
         slices = self.slices if self.training else None
         if slices is None:
             slices = draw_slices(0, self.width, self.number, z.device)
         large = len(list(takewhile(lambda view: view.shape == views[0].shape, views)))
-        with torch.autocast(z.device.type, enabled=False):
-            distance, sigreg = self.loss.terms(z, slices, large)
+        distance, sigreg = self.loss.terms(z, slices, large)
         share = self.loss.lambda_param
         return {
             "loss": (1 - share) * distance + share * sigreg,

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from sslortho.losses import NTXentLoss
 from sslortho.methods.options import SimCLROptions, read_widths
-from sslortho.methods.task import Method, compute_in_float32, spread
+from sslortho.methods.task import Method, spread
 
 
 class SimCLR(Method):
@@ -34,4 +34,4 @@ class SimCLR(Method):
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         z_a, z_b = (self.projector(self.backbone(view)) for view in views)
-        return {"loss": compute_in_float32(self.loss, z_a, z_b), "spread": spread(z_a)}
+        return {"loss": self.loss(z_a, z_b), "spread": spread(z_a)}

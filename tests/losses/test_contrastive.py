@@ -46,10 +46,19 @@ def test_the_bits_are_those_of_lightly(name, shape):
     assert torch.equal(value_and_gradients(ours, *z), value_and_gradients(theirs, *z))
 
 
-def on_rank(rank, name, whose):
+def on_rank(rank, name, whose, size=16):
     torch.set_num_threads(1)
-    share = [z[16 * rank : 16 * (rank + 1)] for z in draw()]
+    share = [z[size * rank : size * (rank + 1)] for z in draw(2 * size)]
     return value_and_gradients(PAIRS[name][whose](), *share)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_sample_on_each_rank_is_a_batch_of_two(name, tmp_path):
+    ranks = run_on_ranks(on_rank, 2, tmp_path, name, 0, 1)
+    mean = torch.cat([rank[1:] for rank in ranks], dim=1) / 2
+    whole = value_and_gradients(PAIRS[name][0](), *draw(2))
+    torch.testing.assert_close(mean, whole[1:], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.ranks
@@ -100,5 +109,5 @@ def test_no_step_waits_for_the_host(name):
 def test_wrong_values():
     with pytest.raises(ValueError, match="temperature=0 must be above 0"):
         NTXentLoss(0)
-    with pytest.raises(ValueError, match="two samples or more"):
+    with pytest.raises(ValueError, match="batch of 1 has no variance; give at least 2 samples"):
         VICRegLoss()(*draw(batch=1))
