@@ -90,7 +90,7 @@ class DINO(Method):
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         outputs = pass_views(self.student, views)  # one pass for a size, as in the paper's code
         with torch.no_grad():
-            targets = self.projector(self.backbone(torch.cat(views[:2]))).chunk(2)
+            targets = pass_views(lambda images: self.projector(self.backbone(images)), views[:2])
         with torch.autocast(outputs[0].device.type, enabled=False):
             entropies = self._teacher_entropies(in_float32(targets[0]))
             loss = self.loss([in_float32(t) for t in targets], [in_float32(z) for z in outputs])

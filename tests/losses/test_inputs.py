@@ -45,6 +45,8 @@ def test_autocast_and_half_precision_change_nothing_but_the_rounding_of_the_grad
     assert found.dtype == theirs.dtype
     found.backward()
     expected.backward()
+    assert ours.grad is not None
+    assert theirs.grad is not None
     torch.testing.assert_close(ours.grad, theirs.grad.to(dtype), rtol=0, atol=0)
 
 

@@ -1,5 +1,5 @@
 import torch
-from helpers.methods import BATCH, create, draw_views
+from helpers.methods import BATCH, SIDE, create, draw_views
 from torch.nn.functional import log_softmax, softmax
 
 
@@ -22,6 +22,22 @@ def test_dino_sorts_every_view_as_the_teacher_sorts_the_other_global_ones():
     torch.testing.assert_close(task.loss.center[0, 0], 0.1 * torch.cat(teacher).mean(dim=0))
     loss.backward()
     assert all(p.grad is None for p in task.backbone.parameters())
+
+
+def test_global_views_of_different_sizes_pass_the_teacher_one_by_one():
+    square, other = draw_views()
+    wide = other.reshape(BATCH, 3, SIDE // 2, 2 * SIDE)
+    task = create("dino", teacher_temperature=0.05)
+    for parameter in task.backbone.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    student = [task.student(view) for view in (square, wide)]
+    teacher = [task.projector(task.backbone(view)) for view in (square, wide)]
+    terms = [
+        -(softmax(t / 0.05, dim=1) * log_softmax(s / 0.1, dim=1)).sum(dim=1).mean()
+        for t, s in zip(teacher, student[::-1], strict=True)
+    ]
+    loss = task((square, wide), torch.zeros(BATCH))["loss"]
+    torch.testing.assert_close(loss, sum(terms) / 2)
 
 
 def test_the_entropies_of_the_teacher_are_those_of_its_distributions():

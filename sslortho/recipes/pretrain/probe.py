@@ -44,7 +44,8 @@ PREFIX = "probe/"
 
 
 def count_images(options: PretrainOptions, images: int, steps: int, views: int) -> int:
-    """Number of images of which two views are looked at in each evaluation.
+    """Number of images of which two views are looked at in each evaluation: whole batches of FEWEST, or all
+    images if they are fewer.
 
     Args:
         options: of the run.
@@ -55,6 +56,8 @@ def count_images(options: PretrainOptions, images: int, steps: int, views: int) 
     every = settled(options.evaluate_every)
     if not every:
         return min(FEWEST, images)
+    if images > FEWEST:
+        images = images // FEWEST * FEWEST
     evaluations = (
         settled(options.epochs) // every + 2
     )  # before the first step, and perhaps at the end

@@ -18,7 +18,7 @@ MOST_IMAGES = 1024
 """Images whose views are compared: the figure depends on their number, so large data have one number."""
 
 BATCH = 64
-"""Images of a batch of these."""
+"""Most images of a batch of these."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,16 @@ class UnlabelledEvaluation:
         return float(mean)
 
 
+def fit_batch(images: int, most: int, ranks: int = 1) -> int:
+    """Size of as few equal batches as hold `images`, each of `most` or fewer, a multiple of `ranks`.
+
+    Loaders of training views drop what does not fill a batch: of 500 images 244 with batches of 256, and
+    none with batches of 250.
+    """
+    batches = -(-images // most)
+    return max(images // batches // ranks, 1) * ranks
+
+
 def create_unlabelled_evaluation(
     recipe: PretrainRecipe,
     accelerator: Accelerator,
@@ -81,7 +91,9 @@ def create_unlabelled_evaluation(
         recipe: of the run.
         accelerator, shard: of this rank.
         images: whose views are compared, at most MOST_IMAGES of them; the held-out ones if there are some.
-        held_out: images of the loss.
+        held_out: images of the loss, in batches of equal size, at most that of training.
+
+    Of both fewer images than there are batches (times ranks) are left out, so that batches are equal.
 
     Raises ValueError for fewer held-out images than ranks.
     """
@@ -91,16 +103,16 @@ def create_unlabelled_evaluation(
         order = torch.randperm(len(images), generator=generator)[:MOST_IMAGES]
         images = images.select(order.sort().values)
     alone = Shard(shard.device)
-    batch = min(BATCH, len(images))
-    pairs = create_train_loader(options, images, recipe.views, batch, alone)
+    batch = fit_batch(len(images), BATCH)
+    pairs = create_train_loader(options, images, recipe.views[:2], batch, alone)
     if held_out is None:
         return UnlabelledEvaluation(accelerator, pairs, None)
-    usual = settled(options.batch_size) // options.accumulation_steps
-    batch = min(usual, len(held_out)) // shard.count * shard.count
-    if batch == 0:
+    if len(held_out) < shard.count:
         raise ValueError(
             f"validation={options.validation} holds out {len(held_out)} images, fewer than the "
             f"{shard.count} ranks; raise it"
         )
+    usual = settled(options.batch_size) // options.accumulation_steps
+    batch = fit_batch(len(held_out), usual, shard.count)
     loader = create_train_loader(options, held_out, recipe.views, batch, shard)
     return UnlabelledEvaluation(accelerator, pairs, loader)

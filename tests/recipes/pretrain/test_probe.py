@@ -31,6 +31,14 @@ def test_a_few_images_are_all_looked_at():
     assert count_images(options, 20, 6, views=2) == 20
 
 
+@pytest.mark.parametrize(
+    ("images", "counted"), [(63, 63), (64, 64), (100, 64), (150, 128), (300, 256), (2000, 256)]
+)
+def test_the_images_that_are_counted_are_those_in_full_batches(images, counted):
+    options = PretrainOptions.of(batch_size=10, epochs=100, evaluate_every=100)
+    assert count_images(options, images, 100_000, views=2) == counted
+
+
 def _pass(probe, task):
     """Features of both views and projections, in the mode that the task is in."""
     batches = [batch.views for batch in probe.pairs]
