@@ -52,8 +52,8 @@ class SimCLROptions(Options):
     """Temperature of the similarities; 0.5 as in the paper for CIFAR-10, 0.1 for 100 epochs of
     ImageNet."""
     lr_biases: float = 0.3
-    """Learning rate of biases and norms; the paper's, for ImageNet (section 2.2), whose loss is twice
-    lightly's."""
+    """Learning rate of biases and norms; the paper's, for ImageNet (section 2.2). The loss of the authors'
+    code is twice that of the paper, which is ours."""
 
     def __post_init__(self) -> None:
         if self.projector != GIVEN:
