@@ -1,11 +1,12 @@
 """Section of a report: epochs in which optimizers reach the final accuracy of another one."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from sslortho.paper.found_runs import CellRuns, by_row
-from sslortho.paper.grid import Experiment, Reach
+from sslortho.paper.grid import Experiment
 from sslortho.paper.run_records import Read, is_number, recorded_name, run_points
 from sslortho.runs.markdown import escape, table_lines
 from sslortho.runs.several.comparison import statistic
@@ -30,15 +31,10 @@ def epochs_to_reach(curve: Mapping[float, float], target: float) -> float | None
     return min((epoch for epoch, value in curve.items() if value >= target), default=None)
 
 
-def _reached_text(reached: Sequence[float | None], total: float) -> tuple[str, str]:
-    """Mean number of epochs, and its share of the total, in words."""
-    epochs = [epoch for epoch in reached if epoch is not None]
-    if not epochs:
-        return "not reached", "-"
-    mean = statistic(epochs).mean
-    missing = len(reached) - len(epochs)
-    some = f", not reached by {missing} of {len(reached)}" if missing else ""
-    return f"{mean:.3g}{some}", f"{100 * mean / total:.1f} %" if total else "-"
+def mean_curve(curves: Sequence[Mapping[float, float]]) -> dict[float, float]:
+    """Epoch to the mean accuracy of all runs, at the epochs at which each was evaluated."""
+    shared = set(curves[0]).intersection(*curves[1:]) if curves else set[float]()
+    return {epoch: statistic([c[epoch] for c in curves]).mean for epoch in sorted(shared)}
 
 
 def _largest_gap(curves: Iterable[Mapping[float, float]]) -> float:
@@ -59,19 +55,40 @@ def _seconds(state: CellRuns) -> float | None:
     return statistic(seconds).mean if seconds else None
 
 
-def _compare(
-    state: CellRuns, reach: Reach, name: str, target: float, read: Read
-) -> tuple[tuple[str, ...], float] | None:
-    """Texts of a column's line, and its largest gap between evaluations; None without finished runs."""
-    other, curves = _accuracy_curves(state, reach.quantity, read)
-    if not curves or name != other:
+@dataclass(frozen=True)
+class _Mean:
+    """Mean over the seeds of a cell."""
+
+    name: str
+    """Of the accuracy, as it was recorded."""
+    curve: Mapping[float, float]
+    """Epoch to accuracy; not empty."""
+    gap: float
+    """Largest number of epochs between two evaluations."""
+    seconds: float | None
+    """Of a whole run."""
+
+    @property
+    def final(self) -> float:
+        """Accuracy at the end."""
+        return self.curve[max(self.curve)]
+
+    def texts(self, target: float) -> tuple[str, str, str]:
+        """Epochs to the target, their share of all, and seconds, in words."""
+        epochs, total = epochs_to_reach(self.curve, target), max(self.curve)
+        if epochs is None:
+            return "not reached", "-", "-"
+        seconds = f"{self.seconds * epochs / total:.0f}" if self.seconds and total else "-"
+        return f"{epochs:g}", f"{100 * epochs / total:.1f} %" if total else "-", seconds
+
+
+def _mean(state: CellRuns | None, quantity: str, read: Read) -> _Mean | None:
+    """Mean of a cell; None without finished runs that share an epoch."""
+    if state is None:
         return None
-    total = max(max(curve) for curve in curves)
-    reached = [epochs_to_reach(curve, target) for curve in curves]
-    epochs, share = _reached_text(reached, total)
-    known, whole = [e for e in reached if e is not None], _seconds(state)
-    seconds = f"{whole * statistic(known).mean / total:.0f}" if known and whole and total else "-"
-    return (epochs, share, seconds), _largest_gap(curves)
+    name, curves = _accuracy_curves(state, quantity, read)
+    curve = mean_curve(curves)
+    return _Mean(name, curve, _largest_gap(curves), _seconds(state)) if curve else None
 
 
 def report_speed_up(
@@ -84,22 +101,18 @@ def report_speed_up(
     lines, names, gap = [], set(), 0.0
     for label, found in by_row(experiment, states):
         cells = {state.cell.column: state for state in found}
-        if reach.baseline not in cells:
+        plain = _mean(cells.get(reach.baseline), reach.quantity, read)
+        if plain is None:
             continue
-        name, plain = _accuracy_curves(cells[reach.baseline], reach.quantity, read)
-        if not plain:
-            continue
-        target = statistic([curve[max(curve)] for curve in plain]).mean
-        total, whole = max(max(curve) for curve in plain), _seconds(cells[reach.baseline])
+        epochs, _, seconds = plain.texts(plain.final)
         for column in reach.columns:
-            compared = column in cells and _compare(cells[column], reach, name, target, read)
-            if compared:
-                texts, largest = compared
-                gap = max(gap, largest)
-                names.add(name)
-                seconds = f"{whole:.0f}" if whole else "-"
-                optimizer = escape(experiment.columns[column])
-                lines.append((label, f"{target:.2f}", optimizer, *texts, f"{total:g}", seconds))
+            other = _mean(cells.get(column), reach.quantity, read)
+            if other is None or other.name != plain.name:
+                continue
+            gap = max(gap, plain.gap, other.gap)
+            names.add(plain.name)
+            texts = (*other.texts(plain.final), epochs, seconds)
+            lines.append((label, f"{plain.final:.2f}", escape(experiment.columns[column]), *texts))
     if not lines:
         return
     baseline = escape(experiment.columns[reach.baseline])
@@ -110,7 +123,8 @@ def report_speed_up(
     yield from (f"## Epochs to the final accuracy of {baseline}", "")
     yield from table_lines(list(zip(header, *lines, strict=True)))
     text = (
-        f"Mean over the seeds, from the evaluations{images} on the way{every}. Seconds are those of training "
-        f"alone, on the machine of the runs. {reach.remark}"
+        f"Epochs: the first at which the mean over the seeds is at least the accuracy that {baseline} has at "
+        f"the end, by the same rule for {baseline} itself; from the evaluations{images} on the way{every}. "
+        f"Seconds are those of training up to there, on the machine of the runs. {reach.remark}"
     )
     yield from ("", text.rstrip(), "")
