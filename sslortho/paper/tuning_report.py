@@ -28,8 +28,7 @@ def _trial_text(found: CellSearch, values: dict[str, float], result: float, best
 
 
 def _line(experiment: Experiment, found: CellSearch) -> tuple[str, ...]:
-    """Texts of one cell: names, number of trials, best values, whether rate and momentum are bracketed, all
-    trials."""
+    """Texts of one cell: names, number of trials, best values, whether these are bracketed, all trials."""
     compass, results = found.compass, found.results()
     cell = found.cell
     names = (escape(experiment.rows[cell.row]), escape(experiment.columns[cell.column]))

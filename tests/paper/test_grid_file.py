@@ -3,7 +3,8 @@ from dataclasses import fields
 import pytest
 import yaml
 
-from sslortho.models.backbones import BACKBONES
+from sslortho.models.backbones import BACKBONES, create_backbone
+from sslortho.optim import param_groups
 from sslortho.optim.registry import accepted_options
 from sslortho.paper.grid_file import parse_figure, read_experiment
 from sslortho.recipes.configs import configs_folder
@@ -13,7 +14,7 @@ from sslortho.recipes.supervised.options import SupervisedOptions
 PAPER = configs_folder() / "paper"
 CELLS = {
     "table1": 4, "table2": 60, "table3": 20, "table4": 20, "table5": 9, "figure1": 2, "figure7": 2,
-    "figure8": 2, "figure9": 2, "figure10": 4, "imagenet": 2, "attention": 6, "order": 33,
+    "figure8": 2, "figure9": 2, "figure10": 4, "imagenet": 2, "attention": 6, "order": 36,
     "order_supervised": 8, "cifar10_resnet18": 6,
 }  # fmt: skip
 SEEDS = {
@@ -53,6 +54,27 @@ def test_each_has_its_cells_and_options_that_its_command_takes(name):
         assert {"momentum", "betas"} & set(cell.options) <= taken
         if {"orth_layers", "attention"} & set(cell.options):
             assert "orth" in taken
+
+
+ORDER_ROWS = {"resnet20": 16, "batch_64": 6, "batch_1024": 6, "vit": 5, "long": 3}
+
+
+@pytest.mark.parametrize("row", ORDER_ROWS)
+def test_orthogonal_optimizers_of_the_order_orthonormalise_most_of_each_backbone(row):
+    cells = [cell for cell in paper("order").cells if cell.row == row]
+    assert len(cells) == ORDER_ROWS[row]
+    backbone = create_backbone(cells[0].options["backbone"])
+    total = sum(parameter.numel() for parameter in backbone.parameters())
+    for cell in cells:
+        if cell.options["optim"].startswith("orth_"):
+            groups = param_groups(backbone, cell.options.get("orth_layers", "conv"))
+            taken = sum(p.numel() for group in groups if group["orth"] for p in group["params"])
+            assert taken > 0.9 * total, cell.name
+
+
+def test_the_long_order_is_of_four_times_as_many_epochs():
+    short, long = (options("order", f"{row}-orth_lars") for row in ("resnet20", "long"))
+    assert long == {**short, "epochs": 4 * short["epochs"]}
 
 
 @pytest.mark.parametrize("name", CELLS)
