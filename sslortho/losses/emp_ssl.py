@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
 from sslortho.losses.gather import gather_batch
-from sslortho.losses.inputs import check_numbers, check_positive, check_weight, widen
+from sslortho.losses.inputs import check_positive, check_stack, check_weight, widen
 
 MOST_IN_FLOAT32 = 1e4
 """dim / eps, the largest possible eigenvalue of the matrix, up to which float32 is enough: the rate of
@@ -79,7 +79,7 @@ class EMPSSLLoss(nn.Module):
         """
         if z.ndim != 3:
             raise ValueError(f"z must be (views, batch, dim), got {tuple(z.shape)}")
-        check_numbers(z=z)
+        check_stack(z)
         with torch.autocast(z.device.type, enabled=False):
             z = normalize(widen(z), dim=-1)
             cosine = cosine_similarity(z, z.mean(dim=0, keepdim=True), dim=-1).mean()

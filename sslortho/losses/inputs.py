@@ -19,20 +19,21 @@ def check_positive(name: str, value: float) -> None:
 
 
 def check_numbers(**tensors: Tensor) -> None:
-    """Raise ValueError for tensors without numbers to differentiate, or on different devices.
+    """Raise ValueError for tensors that are no real floating point, have no dimension, or lie elsewhere.
 
     Args:
         tensors: by the names that the caller knows them by.
     """
     names, given = " and ".join(tensors), tensors.values()
     must = "must both" if len(tensors) > 1 else "must"
-    if not all(z.is_floating_point() and z.numel() for z in given):
-        found = " and ".join(f"{z.dtype} of shape {tuple(z.shape)}" for z in given)
+    if not all(z.is_floating_point() and z.shape[-1] for z in given):
+        dtypes = " and ".join(str(z.dtype) for z in given)
+        shapes = " and ".join(dict.fromkeys(str(tuple(z.shape)) for z in given))
         raise ValueError(
-            f"{names} {must} be real floating point with one sample and one dimension or more, got {found}"
+            f"{names} {must} be real floating point with one dimension or more, got {dtypes} of shape {shapes}"
         )
     devices = [z.device for z in given]
-    if len(set(devices)) > 1 or devices[0].type == "meta":
+    if devices[0].type == "meta" or any(device != devices[0] for device in devices):
         raise ValueError(
             f"{names} {must} be on one device that holds numbers, got "
             f"{' and '.join(map(str, devices))}"
@@ -46,6 +47,13 @@ def check_pair(z_a: Tensor, z_b: Tensor) -> None:
             f"z_a and z_b must both be (batch, dim), got {tuple(z_a.shape)} and {tuple(z_b.shape)}"
         )
     check_numbers(z_a=z_a, z_b=z_b)
+
+
+def check_stack(z: Tensor, **others: Tensor) -> None:
+    """Raise ValueError for projections (..., batch, dim) that have no samples, or fail `check_numbers`."""
+    check_numbers(z=z, **others)
+    if not z.numel():
+        raise ValueError(f"z of shape {tuple(z.shape)} has no samples; give one or more")
 
 
 def widen(z: Tensor) -> Tensor:

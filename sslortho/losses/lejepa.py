@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sslortho.losses.inputs import check_numbers, widen
+from sslortho.losses.inputs import check_stack, widen
 from sslortho.losses.sigreg import SIGReg
 
 
@@ -45,7 +45,7 @@ class LeJEPALoss(nn.Module):
                 f"z of shape {tuple(z.shape)} must be (views, batch, dim), and slices of shape "
                 f"{tuple(slices.shape)} (dim, number)"
             )
-        check_numbers(z=z, slices=slices)
+        check_stack(z, slices=slices)
         if global_views is not None and not 1 <= global_views <= len(z):
             raise ValueError(
                 f"global_views={global_views} must be from 1 to the number of views, {len(z)}; leave it out "

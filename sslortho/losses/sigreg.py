@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sslortho.losses.gather import count_ranks, mean_over_ranks
-from sslortho.losses.inputs import check_numbers, check_positive, widen
+from sslortho.losses.inputs import check_positive, check_stack, widen
 
 POINTS, LIMIT = 17, 5.0
 """Knots of the trapezoidal rule, from -LIMIT to LIMIT (arXiv 2511.08544, algorithm 1 and section 6.1).
@@ -165,7 +165,7 @@ class SIGReg(nn.Module):
                 f"z of shape {tuple(z.shape)} must be (..., batch, dim), and slices of shape "
                 f"{tuple(slices.shape)} (dim, number)"
             )
-        check_numbers(z=z, slices=slices)
+        check_stack(z, slices=slices)
         with torch.autocast(z.device.type, enabled=False):
             z = widen(z)
             projections = z @ slices.to(z.dtype)
