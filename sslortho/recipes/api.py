@@ -95,7 +95,9 @@ def pretrain(
         options: others of the command, by name; `sslortho pretrain --help` lists them. `projector` may be
             a module, or a function from the number of features to one; `views` a list of
             `sslortho.augment.ViewSpec`, or of callables from a PIL image to a float tensor (3, size, size),
-            for which Python's, NumPy's and torch's generators are seeded.
+            for which Python's, NumPy's and torch's generators are seeded. Evaluation normalises as the last
+            `Normalize` of a callable, also in a composition; a function that normalises by itself needs
+            attributes `mean` and `std`.
 
     Raises:
         ValueError: an unknown option or wrong value, a folder of another run, data or a machine that
