@@ -2,14 +2,22 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sslortho.options import nearest
-from sslortho.paper.grid import Cell, Experiment, PaperFigure, Plot, Reach, Search, Table
+from sslortho.paper.grid import Cell, Experiment
+from sslortho.paper.grid_parts import (
+    check_keys,
+    check_names,
+    read_plot,
+    read_reach,
+    read_search,
+    read_table,
+)
 from sslortho.recipes.run_options import RUN_OPTIONS
 
 CHOSEN_AT_START = frozenset({"seed", "out", "data", "data_dir", "subset"})
@@ -52,18 +60,6 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a mapping of names to values")
     return content
-
-
-def _check_keys(where: str, given: Mapping[str, Any], known: Iterable[str], needed: str) -> None:
-    known = list(known)
-    for key in given:
-        if key not in known:
-            raise ValueError(
-                f"{where}: unknown key {key!r}{nearest(str(key), known)}; known are {', '.join(known)}"
-            )
-    for key in needed.split():
-        if key not in given:
-            raise ValueError(f"{where}: {key} is missing")
 
 
 def _read_axis(
@@ -114,147 +110,16 @@ def _read_cells(path: Path, content: Mapping[str, Any]) -> tuple[Cell, ...]:
     cells = []
     for row, options in rows.items():
         chosen = options.pop("columns", list(columns))
-        _check_names(f"{path}: rows, {row}: columns", chosen, columns, "column")
+        check_names(f"{path}: rows, {row}: columns", chosen, columns, "column")
         for column in chosen:
             merged = _merge(f"{path}: {row}-{column}", base, options, columns[column])
             cells.append(Cell(row, column, merged))
     left_out = content.get("leave_out", [])
-    _check_names(f"{path}: leave_out", left_out, [cell.name for cell in cells], "cell")
+    check_names(f"{path}: leave_out", left_out, [cell.name for cell in cells], "cell")
     for cell in cells:
         for name in CHOSEN_AT_START & set(cell.options):
             raise ValueError(f"{path}: {name} is not an option of a cell; runs get it when started")
     return tuple(cell for cell in cells if cell.name not in left_out)
-
-
-def _check_names(where: str, given: Iterable[str], known: Iterable[str], kind: str) -> None:
-    known = list(known)
-    for name in given:
-        if name not in known:
-            raise ValueError(f"{where}: {name!r} is not a {kind}{nearest(name, known)}")
-
-
-NUMBER = r"(\d+(?:\.\d+)?)"
-
-
-def parse_figure(text: Any) -> PaperFigure:
-    """Mean and error from the text of a file: "73.60 ± 0.19", 61.9 or diverged.
-
-    Raises ValueError for anything else.
-    """
-    if text == "diverged":
-        return None, None
-    found = re.fullmatch(rf"{NUMBER}(?: ± {NUMBER})?", str(text))
-    if found is None:
-        raise ValueError(f"{text!r} must be MEAN ± ERROR, a number, diverged, or null for none")
-    return float(found[1]), float(found[2]) if found[2] else None
-
-
-def _read_table(
-    path: Path, entry: Mapping[str, Any], columns: Sequence[str], cells: Sequence[Cell]
-) -> Table:
-    _check_keys(f"{path}: tables", entry, ("title", "figure", "paper"), "title figure")
-    where = f"{path}: {entry['title']}"
-    names = {cell.name for cell in cells}
-    paper: dict[str, PaperFigure] = {}
-    for row, figures in (entry.get("paper") or {}).items():
-        _check_names(where, [row], {cell.row: None for cell in cells}, "row")
-        if not isinstance(figures, list) or len(figures) != len(columns):
-            raise ValueError(
-                f"{where}, {row}: needs a list of {len(columns)} figures, one for each of "
-                f"{', '.join(columns)}"
-            )
-        for column, figure in zip(columns, figures, strict=True):
-            if figure is None:
-                continue
-            if f"{row}-{column}" not in names:
-                raise ValueError(f"{where}: {row}-{column} is left out, yet has a figure")
-            try:
-                paper[f"{row}-{column}"] = parse_figure(figure)
-            except ValueError as error:
-                raise ValueError(f"{where}, {row}-{column}: {error}") from error
-    return Table(entry["title"], entry["figure"], paper)
-
-
-def _read_plot(path: Path, entry: Mapping[str, Any], cells: Sequence[Cell]) -> Plot:
-    known = ("name", "title", "quantity", "x", "rows", "columns")
-    _check_keys(f"{path}: plots", entry, known, "name title quantity")
-    where = f"{path}: plot {entry['name']}"
-    x = entry.get("x", "epoch")
-    if x not in ("epoch", "step"):
-        raise ValueError(f"{where}: x={x!r} must be epoch or step")
-    rows = entry.get("rows") or list(dict.fromkeys(cell.row for cell in cells))
-    columns = entry.get("columns") or list(dict.fromkeys(cell.column for cell in cells))
-    _check_names(where, rows, {cell.row: None for cell in cells}, "row")
-    _check_names(where, columns, {cell.column: None for cell in cells}, "column")
-    chosen = [cell.name for cell in cells if cell.row in rows and cell.column in columns]
-    return Plot(entry["name"], entry["title"], entry["quantity"], tuple(chosen), x)
-
-
-SEARCHED = ("lr", "momentum", "orth_momentum", "beta1")
-"""Hyperparameters that a search may have."""
-
-
-def _read_search(path: Path, content: Mapping[str, Any], cells: Sequence[Cell]) -> Search | None:
-    entry = content.get("search")
-    if entry is None:
-        return None
-    where = f"{path}: search"
-    known = ("trials", "objective", "maximise", "seed", "options", "start")
-    _check_keys(where, entry, known, "trials objective seed start")
-    trials, seed = entry["trials"], entry["seed"]
-    if not isinstance(trials, int) or trials < 3:
-        raise ValueError(f"{where}: trials={trials!r} must be a whole number from 3")
-    if not isinstance(seed, int) or seed < content.get("seeds", 1):
-        raise ValueError(
-            f"{where}: seed={seed!r} must be none of the runs' seeds; give a larger one"
-        )
-    start = entry["start"]
-    _check_names(
-        f"{where}: start",
-        start,
-        [*(c.column for c in cells), *(c.name for c in cells)],
-        "column or cell",
-    )
-    for key, values in start.items():
-        _check_keys(f"{where}: start, {key}", values, SEARCHED, "lr")
-        for name, value in values.items():
-            right = isinstance(value, int | float) and (
-                value > 0 if name == "lr" else 0 < value < 1
-            )
-            if not right:
-                least = "above 0" if name == "lr" else "above 0 and below 1"
-                raise ValueError(f"{where}: start, {key}: {name}={value!r} must be {least}")
-    for cell in cells:
-        if cell.name not in start and cell.column not in start:
-            raise ValueError(f"{where}: start has neither {cell.column} nor {cell.name}")
-    return Search(
-        trials=trials,
-        objective=entry["objective"],
-        maximise=entry.get("maximise", True),
-        seed=seed,
-        options=entry.get("options", {}),
-        start=start,
-    )
-
-
-PAPER_REACH = Reach(
-    "sgd",
-    "accuracy",
-    ("orth_sgd",),
-    'The paper: it "can take less than 5% of the number of epochs" (section 4.4).',
-)
-
-
-def _read_reach(
-    path: Path, entry: Mapping[str, Any] | None, columns: Sequence[str]
-) -> Reach | None:
-    if entry is None:
-        return PAPER_REACH if {"sgd", "orth_sgd"} <= set(columns) else None
-    where = f"{path}: reach"
-    _check_keys(where, entry, ("baseline", "quantity"), "baseline quantity")
-    _check_names(where, [entry["baseline"]], columns, "column")
-    others = tuple(column for column in columns if column != entry["baseline"])
-    return Reach(entry["baseline"], entry["quantity"], others)
 
 
 def _check_distinct(where: str, key: str, values: Iterable[str]) -> None:
@@ -295,15 +160,15 @@ def read_experiment(path: Path) -> Experiment:
     Raises ValueError that names the file, the place in it and the mistake.
     """
     content = _load(path)
-    _check_keys(str(path), content, KEYS, "title rows columns")
+    check_keys(str(path), content, KEYS, "title rows columns")
     seeds = content.get("seeds", 1)
     if not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"{path}: seeds={seeds!r} must be a whole number from 1")
     cells = _read_cells(path, content)
     rows, _ = _read_axis(f"{path}: rows", content["rows"])
     columns, _ = _read_axis(f"{path}: columns", content["columns"])
-    tables = [_read_table(path, table, list(columns), cells) for table in content.get("tables", [])]
-    plots = [_read_plot(path, plot, cells) for plot in content.get("plots", [])]
+    tables = [read_table(path, table, list(columns), cells) for table in content.get("tables", [])]
+    plots = [read_plot(path, plot, cells) for plot in content.get("plots", [])]
     _check_distinct(f"{path}: tables", "figure", (table.figure for table in tables))
     _check_distinct(f"{path}: plots", "name", (plot.name for plot in plots))
     return Experiment(
@@ -318,6 +183,6 @@ def read_experiment(path: Path) -> Experiment:
         plots=tuple(plots),
         notes=tuple(content.get("notes", [])),
         data=content.get("data", "cifar10"),
-        search=_read_search(path, content, cells),
-        reach=_read_reach(path, content.get("reach"), list(columns)),
+        search=read_search(path, content, cells),
+        reach=read_reach(path, content.get("reach"), list(columns)),
     )

@@ -5,7 +5,7 @@ import fcntl
 import json
 
 from sslortho.paper.grid import Cell, Experiment, Table
-from sslortho.paper.grid_file import PAPER_REACH
+from sslortho.paper.grid_parts import PAPER_REACH
 from sslortho.paper.report import write_report
 from sslortho.runs.status import write_status
 

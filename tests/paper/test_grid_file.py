@@ -6,7 +6,8 @@ import yaml
 from sslortho.models.backbones import BACKBONES, create_backbone
 from sslortho.optim import param_groups
 from sslortho.optim.registry import accepted_options
-from sslortho.paper.grid_file import parse_figure, read_experiment
+from sslortho.paper.grid_file import read_experiment
+from sslortho.paper.grid_parts import parse_figure
 from sslortho.recipes.configs import configs_folder
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.supervised.options import SupervisedOptions
