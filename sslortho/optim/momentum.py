@@ -12,10 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslortho.optim.precision import HALF_PRECISION
+from sslortho.optim.precision import HALF_PRECISION, all_in_float32, in_float32, round_into
 
 BUFFER = "orth_momentum_buffer"
-"""Name of the buffer in a parameter's state: one more tensor of its shape and type."""
+"""Name of the buffer in a parameter's state: one more tensor of its shape. Its type is the gradient's, and
+float32 for half-precision gradients."""
+
+FLOAT16_SCALE = 2.0**15
+"""Largest entry of a momentum that is written to a float16 gradient, of the 65,504 that there may be."""
 
 
 def check_orth_momentum(group: dict[str, Any]) -> None:
@@ -37,12 +41,12 @@ def apply_momentum_(
         buffer   = momentum * buffer + gradient
         gradient = buffer                                   (nesterov: gradient + momentum * buffer)
 
-    The buffer is the sum that torch.optim.SGD keeps, so that small gradients of half precision stay in range.
-    torch.optim.Muon keeps 1 - momentum times as much, a mean. The polar factor is the same; gradients of
-    float32 and float64 become that mean, so that methods of low precision round as they do there.
+    The buffer is the sum that torch.optim.SGD keeps. torch.optim.Muon keeps 1 - momentum times as much, a
+    mean. The polar factor is the same. The gradients become that mean, so that methods of low precision round
+    as they do there.
 
     Args:
-        gradients: of any shapes and types.
+        gradients: float32 or float64, of any shapes.
         buffers: alike; updated in place.
         momentum: coefficient, from 0 to below 1.
         nesterov: whether to look ahead by one gradient.
@@ -56,8 +60,25 @@ def apply_momentum_(
         torch._foreach_add_(gradients, buffers, alpha=momentum)
     else:
         torch._foreach_copy_(gradients, buffers)
-    if exact := [gradient for gradient in gradients if gradient.dtype not in HALF_PRECISION]:
-        torch._foreach_mul_(exact, 1 - momentum)
+    torch._foreach_mul_(gradients, 1 - momentum)
+
+
+def write_in_range(gradients: Sequence[Tensor], momenta: Sequence[Tensor]) -> None:
+    """Write momenta of float32 to half-precision gradients, for an orthonormalisation; no effect on others.
+
+    float16 has no numbers below 6e-8, and a mean of small gradients is smaller than they are. So each float16
+    gradient gets FLOAT16_SCALE as its largest finite entry. Its polar factor does not depend on that.
+
+    Args:
+        gradients: of one type.
+        momenta: of the same shapes, the gradients themselves unless they are of half precision.
+    """
+    momenta = list(momenta)
+    if gradients and gradients[0].dtype == torch.float16:
+        for i, momentum in enumerate(momenta):
+            largest = torch.where(momentum.isfinite(), momentum.abs(), 0).amax()
+            momenta[i] = momentum / torch.where(largest > 0, largest, 1) * FLOAT16_SCALE
+    round_into(list(gradients), momenta)
 
 
 def means_orth_nesterov(options: Mapping[str, Any]) -> bool:
@@ -73,6 +94,9 @@ def replace_by_momentum(
 ) -> None:
     """Replace the gradients of parameters by their momentum, in place, those alike in one call.
 
+    Half-precision gradients have their buffer in float32: a sum of float16 gradients may exceed 65,504, and
+    bfloat16 has 8 bits. They become the momentum times a number (`write_in_range`).
+
     Args:
         parameters: those without a gradient are left alone, and so are their buffers.
         states: state of the optimizer by parameter; a buffer is zero at first.
@@ -85,12 +109,17 @@ def replace_by_momentum(
             continue
         state = states[parameter]
         if BUFFER not in state:
-            state[BUFFER] = torch.zeros_like(gradient)
+            wide = torch.promote_types(gradient.dtype, torch.float32)
+            state[BUFFER] = torch.zeros_like(gradient, dtype=wide)
+        elif state[BUFFER].dtype in HALF_PRECISION:  # saved before it was float32
+            state[BUFFER] = in_float32(state[BUFFER])
         gradients, buffers = alike[gradient.device, gradient.dtype, type(gradient)]
         gradients.append(gradient)
         buffers.append(state[BUFFER])
     for gradients, buffers in alike.values():
-        apply_momentum_(gradients, buffers, momentum, nesterov)
+        wide = all_in_float32(gradients)
+        apply_momentum_(wide, buffers, momentum, nesterov)
+        write_in_range(gradients, wide)
 
 
 @contextlib.contextmanager

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from sslortho.optim.auxiliary_adamw import MOMENTS
 from sslortho.optim.components import is_matrix
 from sslortho.optim.gradients import Gradient, split_written
 from sslortho.optim.group_options import is_finite_and_not_negative
-from sslortho.optim.momentum import replace_by_momentum
+from sslortho.optim.momentum import BUFFER, replace_by_momentum
 from sslortho.optim.precision import in_float32
 from sslortho.optim.scaled_step import ROW_MOMENT, ScaledStep
 from sslortho.optim.update_scale import SCALES, normalise_rows_
@@ -57,13 +58,15 @@ class Muon(Orthogonal, ScaledStep):
             `scale` says, in every layer, and directions of rounding noise have none. The original's
             "muon_bf16" makes lengths of 0.7 to 1.2 of that.
 
-    Memory: one buffer of the weights' size for matrices, two for the rest.
+    Memory: one buffer of the weights' size for matrices, two for the rest; of float32 for parameters of half
+    precision too.
 
     Raises:
         ValueError: an option out of its range; in a step, a sparse gradient.
     """
 
     group_defaults: dict[str, Any] = MATRIX_OPTIONS
+    kept_in_float32 = (BUFFER, *MOMENTS, ROW_MOMENT)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; one that holds matrices and others becomes two groups. Options are checked."""

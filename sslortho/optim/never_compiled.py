@@ -51,3 +51,9 @@ class PlainOptimizer(Optimizer):
     zero_grad = never_compiled(inspect.unwrap(Optimizer.zero_grad))
     state_dict = never_compiled(inspect.unwrap(Optimizer.state_dict))
     load_state_dict = never_compiled(inspect.unwrap(Optimizer.load_state_dict))
+    register_load_state_dict_pre_hook = never_compiled(
+        inspect.unwrap(Optimizer.register_load_state_dict_pre_hook)
+    )
+    register_load_state_dict_post_hook = never_compiled(
+        inspect.unwrap(Optimizer.register_load_state_dict_post_hook)
+    )

@@ -10,18 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslortho.optim.auxiliary_adamw import MOMENTS, step_by_adamw
+from sslortho.optim.auxiliary_adamw import step_by_adamw
 from sslortho.optim.components import is_matrix, matrix_shape
 from sslortho.optim.never_compiled import PlainOptimizer
-from sslortho.optim.precision import HALF_PRECISION, all_in_float32, as_scalar, round_into
+from sslortho.optim.precision import all_in_float32, as_scalar, round_into
 from sslortho.optim.update_scale import Scale, update_scale
 
 ROW_MOMENT = "row_moment"
 """Name of the running second moment of rows in a parameter's state."""
-
-IN_FLOAT32 = (*MOMENTS, ROW_MOMENT)
-"""Parts of the state that are float32 for half-precision parameters."""
-
 
 GROUP_OPTIONS = (
     "lr", "momentum", "nesterov", "weight_decay", "decoupled_weight_decay", "scale", "normalise_rows",
@@ -91,23 +87,6 @@ class ScaledStep(PlainOptimizer):
             _step_along(matrices, group)
             step_by_adamw(others, self.state, group)
         return loss
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state as torch does, and keep in float32 what half-precision parameters have there.
-
-        torch rounds every part of a state to the precision of its parameter.
-        """
-        super().load_state_dict(state_dict)
-        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        for key, parameter in zip(keys, parameters, strict=True):
-            if parameter.dtype not in HALF_PRECISION:
-                continue
-            saved = state_dict["state"].get(key, {})
-            for name in IN_FLOAT32:
-                if name in saved:
-                    moved = saved[name].to(parameter.device, torch.float32, copy=True)
-                    self.state[parameter][name] = moved
 
 
 def _step_along(parameters: Iterable[Tensor], group: dict[str, Any]) -> None:

@@ -14,10 +14,11 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from sslortho.optim.components import check_components, is_matrix
 from sslortho.optim.gradients import Gradient, collect, normalise_, replace, split_written
 from sslortho.optim.lars import LARS
-from sslortho.optim.momentum import check_orth_momentum, replace_by_momentum
+from sslortho.optim.momentum import BUFFER, check_orth_momentum, replace_by_momentum
 from sslortho.optim.polar_factor import Matrices, check_method, check_rank_tol
 from sslortho.optim.replaced_gradients import ReplacedGradients
 from sslortho.optim.sharing import Share, Sharing, check_share
+from sslortho.optim.wide_state import load_wide
 
 REFUSED = {
     "LBFGS": "it evaluates the loss several times a step and needs the raw gradients",
@@ -50,10 +51,11 @@ class Orthogonal(ReplacedGradients):
             the table.
         rank_tol: see `sslortho.optim.polar`; None for its default.
         orth_momentum: coefficient of a momentum that is taken before the orthonormalisation, as Muon
-            does; 0 for none. It costs one more buffer of the parameter's size. The base class keeps its
-            own momentum after it: OrthSGD(momentum=0, orth_momentum=0.95) has Muon's order,
-            momentum=0.9 and orth_momentum=0 the paper's; both may be set, or none. Gradients that stay
-            raw have the base class's momentum alone, so give their groups one.
+            does; 0 for none. It costs one more buffer of the parameter's size, of float32 for
+            half-precision gradients. The base class keeps its own momentum after it:
+            OrthSGD(momentum=0, orth_momentum=0.95) has Muon's order, momentum=0.9 and orth_momentum=0 the
+            paper's; both may be set, or none. Gradients that stay raw have the base class's momentum
+            alone, so give their groups one.
         orth_nesterov: whether that momentum looks ahead by one gradient. An optimizer with
             `nesterov=True`, orth_momentum and no momentum of its own means this.
 
@@ -74,6 +76,8 @@ class Orthogonal(ReplacedGradients):
         "orth_momentum": 0.0,
         "orth_nesterov": False,
     }
+    kept_in_float32: tuple[str, ...] = (BUFFER,)
+    """Parts of the state that are float32 for half-precision parameters."""
     share: Share = "auto"
     process_group: Any = None
 
@@ -105,6 +109,10 @@ class Orthogonal(ReplacedGradients):
         super().__setstate__(state)
         if "_sharing" not in self.__dict__:  # a copy
             self._sharing = Sharing()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state as torch does, and keep in float32 what half-precision parameters have there."""
+        load_wide(self, super().load_state_dict, state_dict, self.kept_in_float32)
 
     def check_group(self, group: dict[str, Any]) -> None:
         super().check_group(group)

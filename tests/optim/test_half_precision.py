@@ -3,11 +3,13 @@
 import pytest
 import torch
 from helpers.matrices import nearest_orthonormal
+from helpers.torch_muon import skip_without_muon
 from torch import nn
 
-from sslortho.optim import LARS, OrthLARS, OrthSGD
+from sslortho.optim import LARS, Muon, OrthLARS, OrthSGD
 from sslortho.optim.gradients import normalise_, orthonormalise_
 from sslortho.optim.lars import lars_direction, lars_directions
+from sslortho.optim.momentum import BUFFER, replace_by_momentum
 from sslortho.optim.monitor import count_disabled, filter_cosine, measure_gradient
 from sslortho.optim.wrapped import ComponentNormSGD, NormSGD
 
@@ -164,3 +166,136 @@ def test_buffers_and_parameters_keep_their_precision():
     optimizer.step()
     assert half.dtype == torch.float16
     assert optimizer.state[half]["momentum_buffer"].dtype == torch.float16
+
+
+# --- Momentum before the orthonormalisation ---------------------------------------------------------
+
+BEFORE = {
+    "Muon": lambda params: Muon(params, lr=0.02),
+    "OrthSGD": lambda params: OrthSGD(
+        params, lr=0.02, momentum=0, orth_momentum=0.95, nesterov=True, polar="svd"
+    ),
+}
+
+
+@pytest.mark.parametrize("make", BEFORE.values(), ids=BEFORE)
+def test_sums_of_large_gradients_stay_in_range(make):
+    """60 gradients of 5,000, whose sum is 20 times as large: above 65,504."""
+    skip_without_muon()
+    # a few directions, on which Muon's five steps and the exact factor agree but for the length
+    gradient = torch.linalg.qr(draw((16, 8), 1.0, torch.float32))[0].half() * 5000
+    ours, theirs = (nn.Parameter(torch.zeros(16, 8).half()) for _ in range(2))
+    optimizer = make([ours])
+    other = torch.optim.Muon([theirs], lr=0.02, weight_decay=0)
+    for _ in range(60):
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        optimizer.step()
+        other.step()
+    assert theirs.isfinite().all()
+    assert ours.isfinite().all()
+    cosine = torch.nn.functional.cosine_similarity(
+        ours.flatten().float(), theirs.flatten().float(), 0
+    )
+    assert cosine > 0.999
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 5000.0])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_momentum_is_summed_in_float32(nesterov, scale, dtype):
+    """Against the sum in float64, of gradients that would overflow it in float16 or vanish in a mean."""
+    parameter = nn.Parameter(torch.zeros(8, 8, dtype=dtype))
+    total = torch.zeros(8, 8).double()
+    states = {parameter: {}}
+    for step in range(60):
+        parameter.grad = gradient = draw((8, 8), scale, dtype, seed=step).abs()
+        total = 0.95 * total + gradient.double()
+        expected = gradient.double() + 0.95 * total if nesterov else total
+        parameter.grad = gradient.clone()
+        replace_by_momentum([parameter], states, 0.95, nesterov)
+        assert parameter.grad.dtype == dtype
+        found = parameter.grad.double()
+        torch.testing.assert_close(  # the scale is free
+            found / found.norm(), expected / expected.norm(), rtol=torch.finfo(dtype).eps, atol=0
+        )
+    assert states[parameter][BUFFER].dtype == torch.float32
+    torch.testing.assert_close(states[parameter][BUFFER].double(), total, rtol=1e-5, atol=0)
+
+
+def test_a_broken_matrix_leaves_the_others_of_its_gradient_alone():
+    parameter = nn.Parameter(torch.zeros(4, 3).half())
+    parameter.grad = draw((4, 3), 1.0, torch.float16)
+    parameter.grad[0, 0] = torch.inf
+    parameter.grad[1, 1] = torch.nan
+    expected = nearest_orthonormal(parameter.grad[2:])
+    optimizer = OrthSGD([parameter], lr=1.0, orth_momentum=0.5, orth_components=2)
+    optimizer.step()
+    assert parameter[:2].isnan().all()
+    torch.testing.assert_close(-parameter[2:].detach().double(), expected, rtol=1e-3, atol=1e-3)
+    parameter.data.zero_()
+    parameter.grad = torch.zeros(4, 3).half()
+    OrthSGD([parameter], lr=1.0, orth_momentum=0.5).step()
+    assert not parameter.any()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("make", BEFORE.values(), ids=BEFORE)
+def test_a_loaded_momentum_keeps_its_precision(make, dtype):
+    params = [nn.Parameter(draw((6, 4), 1.0, dtype)), nn.Parameter(draw((5,), 1.0, dtype))]
+    twins = [nn.Parameter(p.detach().clone()) for p in params]
+    optimizer, twin = make(params), make(twins)
+
+    def step(optimizer, params, number):
+        for p in params:
+            p.grad = draw(p.shape, 5000.0, dtype, seed=number)
+        optimizer.step()
+
+    for number in range(30):
+        step(optimizer, params, number)
+    for p, q in zip(params, twins, strict=True):
+        q.data.copy_(p)
+    twin.load_state_dict(optimizer.state_dict())
+    saved, loaded = optimizer.state[params[0]][BUFFER], twin.state[twins[0]][BUFFER]
+    assert torch.equal(saved, loaded)
+    assert saved.data_ptr() != loaded.data_ptr()
+    step(optimizer, params, 30)
+    step(twin, twins, 30)
+    assert all(torch.equal(p, q) for p, q in zip(params, twins, strict=True))
+
+
+def test_a_half_precision_buffer_of_before_is_widened():
+    parameter = nn.Parameter(torch.zeros(3, 4).half())
+    parameter.grad = torch.ones(3, 4).half()
+    states = {parameter: {BUFFER: torch.full((3, 4), 2.0).half()}}
+    replace_by_momentum([parameter], states, 0.5, nesterov=False)
+    assert torch.equal(states[parameter][BUFFER], torch.full((3, 4), 2.0))
+
+
+@pytest.mark.parametrize("returned", [True, False])
+def test_hooks_of_a_loaded_state_change_what_is_kept_in_float32(returned):
+    """And the hooks after it see float32, as they would a state that was never saved."""
+    parameter = nn.Parameter(draw((6, 4), 1.0, torch.float16))
+    optimizer = Muon([parameter])
+    parameter.grad = draw((6, 4), 1.0, torch.float16)
+    optimizer.step()
+    state = optimizer.state_dict()
+    third = torch.full((6, 4), 1 / 3)  # not a number of float16
+    seen = []
+
+    def change(_, loaded):
+        changed = {0: {**loaded["state"][0], BUFFER: third}}
+        if returned:
+            return {**loaded, "state": changed}
+        loaded["state"] = changed
+        return None
+
+    optimizer.register_load_state_dict_pre_hook(change)
+    optimizer.register_load_state_dict_post_hook(
+        lambda o: seen.append(o.state[parameter][BUFFER].dtype)
+    )
+    optimizer.load_state_dict(state)
+    assert torch.equal(optimizer.state[parameter][BUFFER], third)
+    assert seen == [torch.float32]
+    optimizer.load_state_dict(state)  # no hook of ours is left behind
+    assert len(optimizer._optimizer_load_state_dict_pre_hooks) == 1
+    assert len(optimizer._optimizer_load_state_dict_post_hooks) == 1
