@@ -33,6 +33,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from sslortho.optim.components import View, matrix_shape
+from sslortho.optim.flattened import check_not_flattened
 from sslortho.optim.layers import HeadsByTensor, find_heads
 from sslortho.optim.roles import Role, choose_role, describe_origin
 from sslortho.optim.uses import NamedUse, list_uses
@@ -115,6 +116,7 @@ def _check(model: nn.Module, orth: OrthChoice, attention: Attention) -> None:
             f"model={type(model).__name__} must be a torch.nn.Module: the modules tell which parameters "
             "are norms"
         )
+    check_not_flattened(model)
     lazy = [n for n, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
     if lazy:
         names = ", ".join(lazy[:3]) + (", ..." if len(lazy) > 3 else "")
@@ -254,7 +256,7 @@ def param_groups(
 
     Raises:
         ValueError: `orth` or `attention` has another value, there is no attention to split, or the
-            model is not a module, has lazy parameters, or has nothing to train.
+            model is not a module, has lazy parameters or flattened ones (FSDP1), or has nothing to train.
     """
     assigned: dict[GroupKey, dict[str, Tensor]] = {}
     for name, (parameter, decision) in decide_all(model, orth, attention).items():

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from sslortho.optim.aliasing import separate_gradients
 from sslortho.optim.components import is_matrix
+from sslortho.optim.flattened import check_still_matrices, find_matrices
 from sslortho.optim.gradients import check_real, split_written
 from sslortho.optim.group_options import check_numbers
 from sslortho.optim.momentum import means_orth_nesterov, set_aside
@@ -48,6 +49,7 @@ class ReplacedGradients(Optimizer):
         if "foreach" in signature.parameters and "foreach" not in given and not others:
             self._foreach_by_default = True
             kwargs.update(foreach=None if _has_tensor_option(given) else True)
+        self._were_matrices: dict[int, list[bool]] = {}
         self._options = {key: kwargs.pop(key, value) for key, value in self.group_defaults.items()}
         super().__init__(params, *args, **kwargs)
         self.defaults.update(self._options)
@@ -60,11 +62,14 @@ class ReplacedGradients(Optimizer):
             if self._foreach_by_default and _has_tensor_option(param_group):
                 param_group.setdefault("foreach", None)
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
         try:
-            self.check_group(self.param_groups[-1])
+            self.check_group(group)
+            matrices = find_matrices(group["params"]) if group["orth"] else []
         except ValueError:
             self.param_groups.pop()
             raise
+        self._were_matrices[len(self.param_groups) - 1] = matrices
 
     def check_group(self, group: dict[str, Any]) -> None:
         """Raise ValueError for an option of a group that cannot be honoured."""
@@ -96,6 +101,9 @@ class ReplacedGradients(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._were_matrices:
+            check_still_matrices(self.param_groups, self._were_matrices)
+            self._were_matrices = {}
         self._separate_gradients()
         with torch.no_grad():
             self.replace_gradients([group for group in self.param_groups if group["orth"]])
@@ -121,6 +129,8 @@ class ReplacedGradients(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         before = getattr(self, "param_groups", [])
         super().__setstate__(state)
+        if "_were_matrices" not in self.__dict__:  # a copy
+            self._were_matrices = {}
         self._options = {
             key: self.defaults.get(key, value) for key, value in self.group_defaults.items()
         }
