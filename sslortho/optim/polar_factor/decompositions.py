@@ -47,7 +47,7 @@ def polar_svd(matrices: Tensor, rank_tol: float) -> Tensor:
     return (u * keep.unsqueeze(-2)) @ vh
 
 
-def _is_recorded(*tensors: Tensor) -> bool:
+def is_recorded(*tensors: Tensor) -> bool:
     """Whether autograd records what happens to the tensors."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
@@ -55,7 +55,7 @@ def _is_recorded(*tensors: Tensor) -> bool:
 def _is_one_on_cpu(matrices: Tensor) -> bool:
     """Whether (..., rows, columns) is one matrix on a CPU, and neither autograd nor a compiler looks on."""
     one = matrices.is_cpu and matrices[..., 0, 0].numel() == 1
-    return one and not _is_recorded(matrices) and not torch.compiler.is_compiling()
+    return one and not is_recorded(matrices) and not torch.compiler.is_compiling()
 
 
 def _lower_gram(matrices: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     """`a @ b`; a large one in float32 by oneDNN where that is faster (1.5 times on an AMD EPYC)."""
     one = a.is_cpu and a.dtype == torch.float32 and a[..., 0, 0].numel() == 1
     small = min(*a.shape[-2:], *b.shape[-2:]) < 128
-    if not one or small or _is_recorded(a, b) or not _mkl_leaves_avx512_idle():
+    if not one or small or is_recorded(a, b) or not _mkl_leaves_avx512_idle():
         return a @ b
     rows, columns = (x.reshape(x.shape[-2:]) for x in (a, b.mT))
     packed = (x.contiguous().to_mkldnn() for x in (rows, columns))

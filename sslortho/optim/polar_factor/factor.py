@@ -51,7 +51,12 @@ import torch
 from torch import Tensor
 
 from sslortho.float32_products import ieee_float32
-from sslortho.optim.polar_factor.decompositions import default_rank_tol, polar_gram_eigh, polar_svd
+from sslortho.optim.polar_factor.decompositions import (
+    default_rank_tol,
+    is_recorded,
+    polar_gram_eigh,
+    polar_svd,
+)
 from sslortho.optim.polar_factor.fast_path import FP16X3, choose_iteration, polar_express_fp16x3
 from sslortho.optim.polar_factor.iterative import MUON, muon, newton_schulz, polar_express
 from sslortho.optim.polar_factor.parallel import run_on_threads
@@ -230,7 +235,8 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
     Returns:
         The same shape, dtype and device. Rows are orthonormal where rows <= columns, columns where
         rows >= columns, except for directions that count as zero. A matrix that holds a NaN or an
-        infinity becomes all NaN and leaves the others of the batch alone.
+        infinity becomes all NaN and leaves the others of the batch alone. Differentiable where autograd is
+        on and `matrices` asks for a gradient; on a CPU a batch is then solved on the calling thread.
 
     Raises:
         ValueError: an unknown method, fewer than two dimensions, a dtype that is not real floating
@@ -255,8 +261,9 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
     if torch.compiler.is_compiling():  # ieee_float32 cannot be entered in compiled code
         return polar_stack(matrices, method, rank_tol)
     with ieee_float32([matrices.device.type]):
-        if matrices.ndim == 2 or not matrices.is_cpu:
+        if matrices.ndim == 2 or not matrices.is_cpu or is_recorded(matrices):
             return polar_stack(matrices, method, rank_tol)
+        # the threads below work without autograd
         stack = matrices.flatten(end_dim=-3)
         result = torch.empty_like(stack)
         step = stack_limit(stack)
