@@ -81,9 +81,38 @@ def write_in_range(gradients: Sequence[Tensor], momenta: Sequence[Tensor]) -> No
     round_into(list(gradients), momenta)
 
 
-def means_orth_nesterov(options: Mapping[str, Any]) -> bool:
-    """Whether `nesterov=True` can only mean the momentum before the orthonormalisation."""
-    return bool(options.get("orth_momentum")) and options.get("momentum") == 0
+def means_orth_nesterov(options: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """Whether `nesterov=True` is given, and can only mean the momentum before the orthonormalisation.
+
+    Args:
+        options: all options of an optimizer or of a group, with their defaults.
+        given: those that were given.
+
+    Raises ValueError where `orth_nesterov=False` is given too.
+    """
+    only = bool(options.get("orth_momentum")) and options.get("momentum") == 0
+    if not given.get("nesterov") or not only:
+        return False
+    if given.get("orth_nesterov") is False:
+        raise ValueError(
+            "nesterov=True with momentum=0 means orth_nesterov=True, but orth_nesterov=False is given; "
+            "leave one of them out"
+        )
+    return True
+
+
+def settle_nesterov(group: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Fill in what a group's own options mean for its two forms of Nesterov's momentum, in place.
+
+    `nesterov=True` may mean `orth_nesterov`, as for an optimizer; and a group with orth_momentum=0 has none
+    to look ahead along, whatever the optimizer's default is.
+    """
+    if "orth_momentum" not in defaults:
+        return
+    if means_orth_nesterov({**defaults, **group}, group):
+        group.update(nesterov=False, orth_nesterov=True)
+    elif group.get("orth_momentum") == 0:
+        group.setdefault("orth_nesterov", False)
 
 
 def replace_by_momentum(

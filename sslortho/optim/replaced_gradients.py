@@ -13,7 +13,7 @@ from sslortho.optim.components import is_matrix
 from sslortho.optim.flattened import check_still_matrices, find_matrices
 from sslortho.optim.gradients import check_real, split_written
 from sslortho.optim.group_options import check_numbers
-from sslortho.optim.momentum import means_orth_nesterov, set_aside
+from sslortho.optim.momentum import means_orth_nesterov, set_aside, settle_nesterov
 
 
 def _has_tensor_option(options: Mapping[str, Any]) -> bool:
@@ -42,7 +42,7 @@ class ReplacedGradients(Optimizer):
         given = {**signature.bind_partial(params, *args, **theirs).arguments, **kwargs}
         check_numbers(given)
         defaults = {name: p.default for name, p in signature.parameters.items()}
-        if kwargs.get("nesterov") and means_orth_nesterov({**defaults, **given}):
+        if means_orth_nesterov({**defaults, **given}, kwargs):
             kwargs.update(nesterov=False, orth_nesterov=True)
         # torch's own default is foreach on CUDA alone
         others = given.get("fused") or given.get("differentiable")
@@ -57,6 +57,7 @@ class ReplacedGradients(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group as torch does, with this class's options filled in and checked."""
         if isinstance(param_group, dict):
+            settle_nesterov(param_group, {**self.defaults, **self._options})
             for key, value in self._options.items():
                 param_group.setdefault(key, value)
             if self._foreach_by_default and _has_tensor_option(param_group):

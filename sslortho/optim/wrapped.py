@@ -56,7 +56,7 @@ class Orthogonal(ReplacedGradients):
             OrthSGD(momentum=0, orth_momentum=0.95) has Muon's order, momentum=0.9 and orth_momentum=0 the
             paper's; both may be set, or none. Gradients that stay raw have the base class's momentum
             alone, so give their groups one.
-        orth_nesterov: whether that momentum looks ahead by one gradient. An optimizer with
+        orth_nesterov: whether that momentum looks ahead by one gradient. An optimizer, or a group, with
             `nesterov=True`, orth_momentum and no momentum of its own means this.
 
     Options of the optimizer, not of a group:

@@ -282,6 +282,47 @@ def test_nesterov_is_meant_for_the_momentum_that_there_is():
     assert isinstance(before, SGD)
 
 
+@pytest.mark.parametrize("cls", [OrthSGD, OrthLARS])
+def test_nesterov_of_a_group_is_meant_for_the_momentum_that_it_has(cls):
+    first, second, third = parameters()
+    groups = [
+        {"params": [first], "orth_momentum": 0.9, "nesterov": True},
+        {"params": [second], "momentum": 0.9, "nesterov": True},
+        {"params": [third]},
+    ]
+    optimizer = cls(groups, lr=0.1, momentum=0)
+    names = ("nesterov", "orth_nesterov")
+    found = [tuple(group[name] for name in names) for group in optimizer.param_groups]
+    assert found == [(False, True), (True, False), (False, False)]
+
+
+def test_a_group_without_that_momentum_needs_no_nesterov_for_it():
+    first, second, third = parameters()
+    optimizer = OrthSGD(
+        [{"params": [first]}, {"params": [second], "orth_momentum": 0.0}],
+        lr=0.1, momentum=0, orth_momentum=0.95, nesterov=True,
+    )  # fmt: skip
+    assert [group["orth_nesterov"] for group in optimizer.param_groups] == [True, False]
+    with pytest.raises(ValueError, match="orth_nesterov=True has no effect on orth_momentum=0"):
+        optimizer.add_param_group({"params": [third], "orth_momentum": 0, "orth_nesterov": True})
+
+
+def test_nesterov_that_contradicts_itself_is_refused():
+    no = {"nesterov": True, "orth_nesterov": False}
+    with pytest.raises(ValueError, match="orth_nesterov=False is given; leave one of them out"):
+        OrthSGD(parameters(), lr=0.1, momentum=0, orth_momentum=0.9, **no)
+    optimizer = OrthSGD(parameters()[:2], lr=0.1, momentum=0, orth_momentum=0.9)
+    with pytest.raises(ValueError, match="orth_nesterov=False is given; leave one of them out"):
+        optimizer.add_param_group({"params": parameters()[2:], **no})
+    assert len(optimizer.param_groups) == 1
+    yes = OrthSGD(
+        parameters(), lr=0.1, momentum=0, orth_momentum=0.9, nesterov=True, orth_nesterov=True
+    )
+    assert yes.param_groups[0]["orth_nesterov"]
+    both = OrthSGD(parameters(), lr=0.1, momentum=0.9, orth_momentum=0.9, **no)
+    assert (both.defaults["nesterov"], both.defaults["orth_nesterov"]) == (True, False)
+
+
 @pytest.mark.slow
 def test_a_compiled_step_is_the_same_step():
     params, others = parameters(), parameters()
