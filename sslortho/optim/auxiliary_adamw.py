@@ -41,7 +41,7 @@ def step_by_adamw(
         states: state of the optimizer by parameter.
         group: its lr (absolute), betas, eps, weight_decay, decoupled_weight_decay and foreach.
 
-    Raises ValueError for a sparse gradient.
+    Raises ValueError for a sparse gradient, and RuntimeError while a CUDA graph is captured.
     """
     alike: dict[tuple, list[Tensor]] = defaultdict(list)
     for p in parameters:
@@ -55,7 +55,19 @@ def step_by_adamw(
         _begin(states[p], p)
         alike[p.device, p.dtype, type(p.grad)].append(p)
     for params in alike.values():
+        _check_not_captured(params[0])
+    for params in alike.values():
         _step_alike(params, [states[p] for p in params], group)
+
+
+def _check_not_captured(parameter: Tensor) -> None:
+    """Raise RuntimeError while a CUDA graph is captured: step counts are on the host, as in torch's default."""
+    if parameter.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "Muon's AdamW cannot be captured in a CUDA graph: each replay would repeat the bias correction "
+            "of one step. Take the step outside of the graph, or give these parameters to "
+            "torch.optim.AdamW(capturable=True)"
+        )
 
 
 def _step_alike(params: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> None:

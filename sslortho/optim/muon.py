@@ -63,6 +63,7 @@ class Muon(Orthogonal, ScaledStep):
 
     Raises:
         ValueError: an option out of its range; in a step, a sparse gradient.
+        RuntimeError: a step that AdamW has a part in, while a CUDA graph is captured.
     """
 
     group_defaults: dict[str, Any] = MATRIX_OPTIONS

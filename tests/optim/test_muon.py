@@ -357,6 +357,32 @@ def test_sparse_gradients_are_refused():
             Muon([{"params": table.parameters(), "orth": orth}]).step()
 
 
+class OnGpu(nn.Parameter):
+    """A parameter that says that it is on a GPU."""
+
+    is_cuda = True
+
+
+@pytest.mark.parametrize("cls", [OnGpu, nn.Parameter])
+def test_a_step_of_adamw_is_not_captured(cls, monkeypatch):
+    """A CUDA graph would hold the bias correction of one step; torch refuses its own AdamW so."""
+    matrix, vector = (cls(draw(shape)) for shape in ((2, 3), (3,)))
+    matrix.grad, vector.grad = draw((2, 3)), draw((3,))
+    capturing = []
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: bool(capturing))
+    optimizer = Muon([vector])
+    optimizer.step()
+    capturing.append(True)
+    before = vector.detach().clone()
+    if cls is nn.Parameter:
+        optimizer.step()
+        return
+    with pytest.raises(RuntimeError, match="cannot be captured in a CUDA graph"):
+        optimizer.step()
+    assert torch.equal(vector, before)
+    Muon([matrix]).step()
+
+
 # --- Everything else that an optimizer does ---------------------------------------------------------
 
 SHAPES = [(4, 6), (3, 2, 3, 3), (5,)]
