@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sslortho.optim.gradients import is_sharded
 from sslortho.optim.precision import HALF_PRECISION, all_in_float32, in_float32, round_into
 
 BUFFER = "orth_momentum_buffer"
@@ -58,6 +59,9 @@ def apply_momentum_(
     torch._foreach_add_(buffers, gradients)
     if nesterov:
         torch._foreach_add_(gradients, buffers, alpha=momentum)
+    elif is_sharded(gradients[0]):  # DTensors have no such foreach function
+        for gradient, buffer in zip(gradients, buffers, strict=True):
+            gradient.copy_(buffer)
     else:
         torch._foreach_copy_(gradients, buffers)
     torch._foreach_mul_(gradients, 1 - momentum)

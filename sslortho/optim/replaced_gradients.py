@@ -13,7 +13,9 @@ from sslortho.optim.components import is_matrix
 from sslortho.optim.flattened import check_still_matrices, find_matrices
 from sslortho.optim.gradients import check_real, split_written
 from sslortho.optim.group_options import check_numbers
+from sslortho.optim.mixed_gradients import one_by_one_where_mixed
 from sslortho.optim.momentum import means_orth_nesterov, set_aside, settle_nesterov
+from sslortho.optim.never_compiled import PlainOptimizer
 
 
 def _has_tensor_option(options: Mapping[str, Any]) -> bool:
@@ -113,7 +115,9 @@ class ReplacedGradients(Optimizer):
         step = super().step.__func__  # pyright: ignore[reportFunctionMemberAccess]
         if getattr(step, "hooked", False):
             step = step.__wrapped__
-        with set_aside(self.state):
+        # ours sort gradients by their type
+        by_torch = self._foreach_by_default and not isinstance(self, PlainOptimizer)
+        with set_aside(self.state), one_by_one_where_mixed(self.param_groups if by_torch else []):
             step(self)
         return loss
 
@@ -126,6 +130,9 @@ class ReplacedGradients(Optimizer):
             (written if group["orth"] else kept).extend(matrices)
             kept.extend(others)
         separate_gradients(written, kept)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_foreach_by_default": self._foreach_by_default}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         before = getattr(self, "param_groups", [])

@@ -5,7 +5,7 @@ import torch
 from helpers.ranks import run_on_ranks
 from torch import nn
 
-from sslortho.optim import Muon, OrthLARS, OrthSGD
+from sslortho.optim import Muon, OrthAdamW, OrthLARS, OrthSGD
 from sslortho.optim.monitor import measure_gradients
 
 fsdp_on_cpu = pytest.mark.skipif(
@@ -106,6 +106,40 @@ def test_training_on_ranks_equals_training_on_one(tmp_path, kind, ranks, name):
     results = run_on_ranks(trained_by, ranks, tmp_path, ranks, kind, name)
     alone = small_model()
     train(alone, OPTIMIZERS[name](alone.parameters()), images_for(ranks))
+    for parameters in results:
+        for p, expected in zip(parameters, alone.parameters(), strict=True):
+            torch.testing.assert_close(p, expected.data, rtol=1e-6, atol=1e-9)
+
+
+PARTLY = {
+    **OPTIMIZERS,
+    "adamw": lambda p: OrthAdamW(p, lr=0.01, orth_momentum=0.5),
+    "one by one": lambda p: OrthSGD(p, lr=0.05, momentum=0.9, foreach=False),
+}
+
+
+def trained_in_part_by(rank: int, name: str) -> list[torch.Tensor]:
+    """The same images on both ranks, since no one averages the gradients of ignored parameters."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = small_model()
+    ignored = {model.hidden.weight, model.out.bias}
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)), ignored_params=ignored)
+    optimizer = PARTLY[name](model.parameters())
+    before = [group["foreach"] for group in optimizer.param_groups]
+    train(model, optimizer, images_for(1))
+    assert [group["foreach"] for group in optimizer.param_groups] == before
+    return [p.full_tensor() if hasattr(p, "full_tensor") else p.data for p in model.parameters()]
+
+
+@pytest.mark.ranks
+@fsdp_on_cpu
+@pytest.mark.parametrize("name", PARTLY)
+def test_groups_may_hold_sharded_and_whole_parameters(tmp_path, name):
+    results = run_on_ranks(trained_in_part_by, 2, tmp_path, name)
+    alone = small_model()
+    train(alone, PARTLY[name](alone.parameters()), images_for(1))
     for parameters in results:
         for p, expected in zip(parameters, alone.parameters(), strict=True):
             torch.testing.assert_close(p, expected.data, rtol=1e-6, atol=1e-9)

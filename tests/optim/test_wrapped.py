@@ -643,3 +643,15 @@ def test_ten_steps_of_a_resnet_are_those_of_the_svd(monkeypatch):
     assert 0 < distance(fast, exact) < max(4 * distance(single, exact), 0.04)
     assert distance(fast, exact) < 0.1
     assert fast[1] == pytest.approx(exact[1], rel=0.03)
+
+
+@pytest.mark.parametrize("cls", [OrthAdam, OrthAdamW])
+@pytest.mark.parametrize("take", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_a_copy_still_chooses_foreach_itself(take, cls):
+    """A rate that is a tensor, with which torch's foreach form fails, may come in a later group."""
+    for options, expected in (({}, None), ({"foreach": True}, True)):
+        optimizer = take(cls([nn.Parameter(torch.ones(2, 3))], lr=0.1, **options))
+        optimizer.add_param_group(
+            {"params": [nn.Parameter(torch.ones(2, 3))], "lr": torch.tensor(0.1)}
+        )
+        assert [group["foreach"] for group in optimizer.param_groups] == [True, expected]
