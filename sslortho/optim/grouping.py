@@ -228,9 +228,10 @@ def param_groups(
     |              | filters, each normalised by itself        |                                        |
     | ViT          | the patch embedding (B/16: 1 %)           | qkv (one matrix), outputs, MLPs, head  |
 
-    A function that leaves out a head and depthwise filters:
+    A function that leaves out a head and depthwise filters, and class tokens and positions, of which it is
+    asked too:
 
-        lambda module, name, parameter: not (
+        lambda module, name, parameter: parameter.shape[0] > 1 and not (
             name.startswith("head.") or getattr(module, "groups", 1) > 1
         )
 

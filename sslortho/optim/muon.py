@@ -29,8 +29,9 @@ class Muon(Orthogonal, ScaledStep):
     KellerJordan/Muon's MuonWithAuxAdam. `Muon(model.parameters())` knows shapes alone: what has two
     dimensions or more is one matrix, flattened from the second on, embeddings too; the rest is AdamW's.
 
-    A group that holds both kinds is made into two, the second for AdamW with a rate of its own, so that
-    schedules scale both.
+    A group that holds both kinds is made into two, the second for AdamW with a rate of its own. Schedules that
+    multiply scale both rates. OneCycleLR and CyclicLR set rates and momentum: give max_lr as a list, one a
+    group, and cycle_momentum=False.
 
     With polar="muon_bf16" the steps on parameters of two dimensions are those of torch.optim.Muon, with
     polar="muon" the same in float32. A difference by intent: gradients of norm below 1e-7 count here.
@@ -46,8 +47,8 @@ class Muon(Orthogonal, ScaledStep):
             with weight_decouple=False. For AdamW's groups the same.
         scale: factor of the update by the sides of its matrix: "muon", sqrt(max(1, rows / columns));
             "moonlight", 0.2 sqrt(max(rows, columns)) (arXiv 2502.16982), with which rates of AdamW serve;
-            "spectral", sqrt(rows / columns) (Scion, arXiv 2502.07529); "none". Columns of a convolution are
-            in * kh * kw / groups.
+            "spectral", sqrt(rows / columns) (Scion, arXiv 2502.07529, on dense layers; its convolutions of
+            k x k step k times less); "none". Columns of a convolution are in * kh * kw / groups.
         normalise_rows: NorMuon (arXiv 2510.05491): coefficient of a running second moment of each row, by
             whose root the row is divided; the paper's is 0.95. None for none. One number a row of state.
         adamw_lr: absolute learning rate of groups for AdamW that have no `lr` of their own.

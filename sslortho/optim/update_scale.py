@@ -29,6 +29,10 @@ def update_scale(rows: int, columns: int, scale: Scale) -> float:
     | spectral  | sqrt(rows / columns)        | Scion, arXiv 2502.07529: a spectral norm of maps whose |
     |           |                             | inputs and outputs have root mean square one           |
 
+    "spectral" takes a convolution for the dense layer of its matrix: of in inputs and a k x k filter it makes
+    sqrt(out / in) / k. Scion's own convolutions have sqrt(out / in) / k**2 (SpectralConv in LIONS-EPFL/scion,
+    scion.py, commit a86f93e), a smaller step by the factor k. Dense layers are the same.
+
     Args:
         rows, columns: of one matrix, at least 1: outputs, and inputs times the filter's entries, of one
             group of a convolution; see `sslortho.optim.components`.

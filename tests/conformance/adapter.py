@@ -47,6 +47,7 @@ class Adapter:
         transfer: key of the option that promises the same best rate for every width; None if none does.
         layerwise: whether the raw update of a layer has a size of its own too, as LARS's; then an update
             does not tell a raw vector from an orthonormalised one.
+        takes_convolutions: False where its documentation says that it leaves them to another optimizer.
         ours: whether failures are ours.
         note: a remark under the table.
     """
@@ -64,6 +65,7 @@ class Adapter:
     split_qkv: tuple[Build, int] | None = None
     transfer: str | None = None
     layerwise: bool = False
+    takes_convolutions: bool = True
     ours: bool = False
     note: str = ""
     first: Option = field(init=False)

@@ -131,6 +131,7 @@ OTHERS = {
             ),
         },
         transfer="spectral_unclamped",
+        takes_convolutions=False,  # "an optimizer for 2D parameters of neural network hidden layers"
     ),
     "timm": Adapter(
         title="timm Muon",

@@ -182,7 +182,9 @@ def test_function_leaves_out_heads_and_depthwise_filters():
     """As the docstring of param_groups does."""
 
     def choose(module, name, parameter):
-        return not (name.startswith("head.") or getattr(module, "groups", 1) > 1)
+        return parameter.shape[0] > 1 and not (
+            name.startswith("head.") or getattr(module, "groups", 1) > 1
+        )
 
     model = MODELS["convnext_atto"]()
     kinds = names_by_kind(param_groups(model, choose))
@@ -191,6 +193,11 @@ def test_function_leaves_out_heads_and_depthwise_filters():
     assert len(kinds["weights"]) == 13
     everything = names_by_kind(param_groups(model, "all"))["orthonormalised weights"]
     assert kinds["orthonormalised weights"] == everything - kinds["weights"]
+    vit = MODELS["vit_tiny_patch16_224"]()
+    kinds = names_by_kind(param_groups(vit, choose))
+    assert kinds["weights"] == {"cls_token", "pos_embed", "head.weight"}
+    everything = names_by_kind(param_groups(vit, "all"))["orthonormalised weights"]
+    assert kinds["orthonormalised weights"] == everything - {"head.weight"}
 
 
 @pytest.mark.parametrize(
