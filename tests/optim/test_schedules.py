@@ -3,7 +3,9 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
+from sslortho.optim import Muon
 from sslortho.optim.schedules import multi_step, warmup_cosine
 
 
@@ -60,3 +62,27 @@ def test_multi_step_is_torchs():
 def test_multi_step_takes_milestones_in_any_order_and_none():
     assert multi_step(5, []) == 1
     assert multi_step(5, [9, 5, 2]) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("name", ["OneCycleLR", "CyclicLR"])
+def test_schedules_that_set_rates_can_leave_momentum_alone(name):
+    """As Muon's docstring says: a rate for each group, and cycle_momentum=False."""
+    matrix, vector = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3))
+    optimizer = Muon([matrix, vector])
+    rates = [0.02, 3e-4]
+    options = {
+        "OneCycleLR": {"total_steps": 11},
+        "CyclicLR": {"base_lr": [1e-3, 1e-5], "step_size_up": 5},
+    }[name]
+    schedule = getattr(torch.optim.lr_scheduler, name)(
+        optimizer, max_lr=rates, cycle_momentum=False, **options
+    )
+    seen = []
+    for _ in range(10):
+        matrix.grad, vector.grad = torch.ones(2, 3), torch.ones(3)
+        optimizer.step()
+        schedule.step()
+        seen.append([group["lr"] for group in optimizer.param_groups])
+    assert [max(column) for column in zip(*seen, strict=True)] == pytest.approx(rates, rel=0.1)
+    for group in optimizer.param_groups:
+        assert (group["momentum"], group["betas"]) == (0.95, (0.9, 0.95))
