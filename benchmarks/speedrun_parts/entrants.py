@@ -117,8 +117,8 @@ HEADS: dict[str, Callable[[int], tuple[nn.Module, nn.Module]]] = {
 """Projector and loss of lightly's CIFAR-10 benchmark, for features of a width."""
 
 
-def _create_views(method: str) -> Callable[[Any], list[Tensor]]:
-    """The two views of lightly's CIFAR-10 benchmark for a method."""
+def _create_views(method: str) -> Any:
+    """A callable from an image to the two views of lightly's CIFAR-10 benchmark for a method."""
     from lightly.transforms.byol_transform import (
         BYOLTransform,
         BYOLView1Transform,
