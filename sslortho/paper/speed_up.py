@@ -60,13 +60,13 @@ class _Mean:
     """Mean over the seeds of a cell."""
 
     name: str
-    """Of the accuracy, as it was recorded."""
+    """Name of the accuracy, as it was recorded."""
     curve: Mapping[float, float]
     """Epoch to accuracy; not empty."""
     gap: float
     """Largest number of epochs between two evaluations."""
     seconds: float | None
-    """Of a whole run."""
+    """Seconds of a whole run; None if a run does not tell."""
 
     @property
     def final(self) -> float:

@@ -52,7 +52,7 @@ def wide(image):
 
 
 def standardised(image):
-    """Of each image by itself."""
+    """Each image is normalised by itself."""
     view = CROP(image)
     return (view - view.mean()) / (view.std() + 1e-6)
 

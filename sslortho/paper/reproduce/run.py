@@ -125,7 +125,7 @@ class Reproduction:
         return choose_places(self.options.jobs, self.options.gpus_per_run)
 
     def taken_up(self, experiment: Experiment) -> TakenUp:
-        """What finished runs of an experiment must agree with."""
+        """Options that finished runs of an experiment must agree with."""
         return TakenUp(experiment, self.out, self.shared, self.options.may_differ)
 
     def keep(self) -> list[str]:

@@ -16,7 +16,7 @@ from sslortho.runs.several.jobs import Job, check_same_options
 
 @dataclass(frozen=True)
 class TakenUp:
-    """What a finished run must agree with to count.
+    """Options that a finished run must agree with to count.
 
     Args:
         experiment: its cells, adapted.

@@ -417,7 +417,7 @@ def test_a_decomposition_that_always_fails_gives_nan(dtype, monkeypatch):
 @pytest.mark.parametrize("shape", [(3, 4, 5), (2, 2, 5, 3), (4, 5)])
 @pytest.mark.parametrize("method", ["svd", "gram_eigh", "newton_schulz"])
 def test_gradients_are_those_of_finite_differences(method, shape):
-    """Of a batch too, although the threads that solve one for an optimizer work without autograd."""
+    """A batch has one too, although the threads that solve one for an optimizer work without autograd."""
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     matrices.requires_grad_()
     assert torch.autograd.gradcheck(lambda x: polar(x, method), matrices, atol=1e-5)
