@@ -12,8 +12,16 @@ import numpy as np
 from sslortho.evaluate.figures import new_figure, save_figure
 
 DOCS = Path(__file__).parent.parent / "docs"
-NAMES = {"lars": ("LARS", "#332288"), "orth_lars": ("Orthogonal-LARS", "#CC6677")}
+NAMES = {
+    "lars": ("LARS", "#332288"),
+    "muon": ("Muon", "#999933"),
+    "orth_lars": ("Orthogonal-LARS", "#CC6677"),
+    "orth_sgd": ("Orthogonal-SGD", "#117733"),
+}
 """Optimizer in the name of a run to its name in the picture and its colour."""
+
+LINE = 0.9
+"""Least distance between two names in points of kNN accuracy, so that they can be read."""
 
 
 def read_curves(field: str) -> dict[str, tuple[list[float], np.ndarray]]:
@@ -33,16 +41,26 @@ def read_curves(field: str) -> dict[str, tuple[list[float], np.ndarray]]:
     return curves
 
 
+def place_names(ends: dict[str, float]) -> dict[str, float]:
+    """Heights of the names of curves that end at these values: those, or LINE above the name below."""
+    heights: dict[str, float] = {}
+    for optimizer, end in sorted(ends.items(), key=lambda item: item[1]):
+        heights[optimizer] = max([end, *(height + LINE for height in heights.values())])
+    return heights
+
+
 def main() -> None:
     figure = new_figure(7.5, 3.3)
     axis = figure.subplots()
+    curves = read_curves("val_knn_top1")
+    heights = place_names({name: curves[name][1].mean(axis=0)[-1] for name in NAMES})
     for optimizer, (name, colour) in NAMES.items():
-        epochs, values = read_curves("val_knn_top1")[optimizer]
+        epochs, values = curves[optimizer]
         mean = values.mean(axis=0)
         error = values.std(axis=0, ddof=1) / len(values) ** 0.5
         axis.plot(epochs, mean, color=colour, linewidth=2, marker="o")
         axis.fill_between(epochs, mean - error, mean + error, color=colour, alpha=0.18, lw=0)
-        axis.annotate(name, (epochs[-1], mean[-1]), (8, 0), textcoords="offset points",
+        axis.annotate(name, (epochs[-1], heights[optimizer]), (8, 0), textcoords="offset points",
                       va="center", color=colour, fontsize=11)  # fmt: skip
     axis.set_xlabel("epoch of 10,000 images")
     axis.set_ylabel("kNN accuracy (%)")
