@@ -48,7 +48,7 @@ SEEN_ON_CPU = 180_000
 """Most images that a run on a CPU sees: as configs/figure7_small.yaml, 17 minutes of a core (docs/paper.md)."""
 
 WORK_ON_CPU = 4e13
-"""Most multiplications of the forward passes of a run on a CPU: about half an hour of two cores for a ResNet-18
+"""Most multiplications of the forward passes of a run on a CPU: about 45 minutes of two cores for a ResNet-18
 and views of 96 pixels (docs/choosing.md)."""
 
 SEEN_ON_GPU = 10_000_000
