@@ -112,8 +112,9 @@ def resolve(
         )
     any_size = len({view.crop_size for view in views}) > 1
     backbone = _choose_backbone(options, given, weights, any_size)
-    counts = images is not None and options.epochs is None and not (machine and machine.gpu)
-    work = _count_work(backbone, views) if counts else None
+    on_cpu = machine is None or not machine.gpu
+    fitted = images is not None and options.epochs is None and options.data != "digits"
+    work = _count_work(backbone, views) if fitted and on_cpu else None  # takes seconds
     length = fit_options(options, DIGITS_IMAGES if images is None else images, machine, work)
     options = fill(options, length)
     scale = settled(options.batch_size) / 256

@@ -68,7 +68,7 @@ class UnlabelledEvaluation:
         return float(mean)
 
 
-def fit_batch(images: int, most: int, ranks: int = 1) -> int:
+def even_batch(images: int, most: int, ranks: int = 1) -> int:
     """Size of as few equal batches as hold `images`, each of `most` or fewer, a multiple of `ranks`.
 
     Loaders of training views drop what does not fill a batch: of 500 images 244 with batches of 256, and
@@ -103,7 +103,7 @@ def create_unlabelled_evaluation(
         order = torch.randperm(len(images), generator=generator)[:MOST_IMAGES]
         images = images.select(order.sort().values)
     alone = Shard(shard.device)
-    batch = fit_batch(len(images), BATCH)
+    batch = even_batch(len(images), BATCH)
     pairs = create_train_loader(options, images, recipe.views[:2], batch, alone)
     if held_out is None:
         return UnlabelledEvaluation(accelerator, pairs, None)
@@ -113,6 +113,6 @@ def create_unlabelled_evaluation(
             f"{shard.count} ranks; raise it"
         )
     usual = settled(options.batch_size) // options.accumulation_steps
-    batch = fit_batch(len(held_out), usual, shard.count)
+    batch = even_batch(len(held_out), usual, shard.count)
     loader = create_train_loader(options, held_out, recipe.views, batch, shard)
     return UnlabelledEvaluation(accelerator, pairs, loader)

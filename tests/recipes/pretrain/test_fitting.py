@@ -116,6 +116,17 @@ def test_a_large_network_sees_fewer_images_on_a_cpu(method, views, epochs):
     assert resolve(small, images=10_000).options.epochs == 18  # as without the limit
 
 
+@pytest.mark.parametrize("given", [{}, {**FOLDER, "epochs": 3}])
+def test_nothing_is_counted_where_the_length_is_known(monkeypatch, given):
+    def count(backbone, crop_size):
+        raise AssertionError("counted in vain")
+
+    monkeypatch.setattr("sslortho.recipes.pretrain.resolve.count_multiplications", count)
+    resolve(PretrainOptions.of(**given), images=1437)
+    with pytest.raises(AssertionError, match="in vain"):
+        resolve(PretrainOptions.of(**FOLDER), images=1437)
+
+
 @pytest.mark.parametrize(
     ("machine", "precision"),
     [

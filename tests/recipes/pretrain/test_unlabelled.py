@@ -10,7 +10,7 @@ from sslortho.data.image_sets import ImageArray
 from sslortho.data.loading import Shard
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import resolve
-from sslortho.recipes.pretrain.unlabelled import create_unlabelled_evaluation, fit_batch
+from sslortho.recipes.pretrain.unlabelled import create_unlabelled_evaluation, even_batch
 
 
 @pytest.mark.parametrize(
@@ -27,14 +27,14 @@ from sslortho.recipes.pretrain.unlabelled import create_unlabelled_evaluation, f
     ],
 )
 def test_batches_are_the_fewest_that_hold_all_images(images, most, ranks, batch):
-    assert fit_batch(images, most, ranks) == batch
+    assert even_batch(images, most, ranks) == batch
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 8])
 @pytest.mark.parametrize("most", [8, 64, 256])
 def test_fewer_images_are_left_out_than_there_are_batches_times_ranks(most, ranks):
     for images in range(ranks, 700):
-        batch = fit_batch(images, most, ranks)
+        batch = even_batch(images, most, ranks)
         assert batch <= most
         assert batch % ranks == 0
         assert images % batch < max(1, -(-images // most)) * ranks
