@@ -36,7 +36,7 @@ SMALL = {
     "feature_map": "",
     "feature_strip": "--threads 1",
     "export": "",
-    "write_beton": "--workers 1",
+    "write_beton": "--workers 1 --overwrite",  # several pages write the same file
     "compare": "",
     "plot_runs": "",
     "reproduce": "--data digits --epochs 1 --seeds 1 --subset 64 --only basic_cnn,sgd --threads 1",
