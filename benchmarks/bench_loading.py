@@ -42,7 +42,8 @@ from sslortho.atomic import atomic_file
 from sslortho.augment import create_views
 from sslortho.data import ImageFiles, available_cores
 from sslortho.data.beton.writer import write_beton
-from sslortho.data.image_folder import IMAGE_SUFFIXES, read_into_memory
+from sslortho.data.folder_walk import IMAGE_SUFFIXES
+from sslortho.data.image_folder import read_into_memory
 from sslortho.recipes.command_line import parse_options, user_errors
 
 

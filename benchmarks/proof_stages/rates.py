@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 import sslortho
-from sslortho.data.image_folder import IMAGE_SUFFIXES
+from sslortho.data.folder_walk import IMAGE_SUFFIXES
 from sslortho.train.records import read_metrics
 
 from .context import Context

@@ -4,6 +4,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
+
+MOST_LOOKED_AT = 10_000
+"""Entries of a folder and those in it that `holds_images` looks at: a folder may hold millions of labels."""
+
 SYSTEM_NAMES = {
     # Windows
     "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler", "system volume information",
@@ -63,6 +68,35 @@ def list_folders(folder: Path) -> list[str]:
 def list_files(folder: Path) -> list[str]:
     """Names of the files in a folder, and of links to files, sorted; without hidden ones and a system's."""
     return [entry.name for entry in _visible(folder) if entry.is_file()]
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name, or path, has the suffix of an image."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def list_loose_images(folder: Path) -> list[str]:
+    """Names of the images in a folder itself, not of those in folders in it."""
+    return [name for name in list_files(folder) if is_image_name(name)]
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether an image lies in a folder or below it, as far as its first MOST_LOOKED_AT entries show.
+
+    Run folders are passed over: their pictures are no data. Links in it are not followed.
+    """
+    looked_at = 0
+    for _, folders, files in os.walk(folder):
+        if "config.yaml" in files:  # of a run
+            folders.clear()
+            continue
+        if any(is_image_name(name) and not is_system_name(name) for name in files):
+            return True
+        folders[:] = [name for name in folders if not is_system_name(name)]
+        looked_at += len(folders) + len(files)
+        if looked_at > MOST_LOOKED_AT:
+            return False
+    return False
 
 
 def walk_files(folder: Path, links: Links) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """Folders of image files: found and checked, so that what is wrong is named before training."""
 
-import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,20 +11,24 @@ from torch import Tensor
 
 from sslortho.data.broken_images import describe_broken, handle_broken
 from sslortho.data.decoding import BrokenImageError
-from sslortho.data.folder_walk import Links, list_files, list_folders, walk_files
+from sslortho.data.folder_walk import (
+    IMAGE_SUFFIXES,
+    Links,
+    is_image_name,
+    list_folders,
+    list_loose_images,
+    walk_files,
+)
 from sslortho.data.image_sets import SMALL_SIDE, ImageArray, ImageFiles, ImageSet, Split
 from sslortho.data.names import compose, to_line
 from sslortho.data.split_folders import find_test_folder, find_train_folder
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
 
 
 def list_images(folder: Path, links: Links) -> list[str]:
     """Paths of all images below a folder, sorted; without hidden files and a system's own."""
     found, other = [], []
     for path in walk_files(folder, links):
-        is_image = os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
-        (found if is_image else other).append(path)
+        (found if is_image_name(path) else other).append(path)
     if other:
         warnings.warn(
             f"{len(other)} files in {folder} have no image suffix and are left out, {to_line(other[0])} "
@@ -133,11 +136,6 @@ def check_same_classes(
             f"{test} and {train} do not have the same classes ({to_line(different[0])} is in one alone); "
             "labels would not match"
         )
-
-
-def list_loose_images(folder: Path) -> list[str]:
-    """Names of the images in a folder itself, not of those in folders in it."""
-    return [n for n in list_files(folder) if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
 
 
 def _warn_of_loose_images(folder: Path) -> None:

@@ -12,13 +12,13 @@ from sslortho.data.beton.images import load_beton, open_beton
 from sslortho.data.broken_images import handle_broken
 from sslortho.data.datasets import check_beton
 from sslortho.data.file_list import read_list
-from sslortho.data.folder_walk import list_files, list_folders
-from sslortho.data.image_folder import (
+from sslortho.data.folder_walk import (
     IMAGE_SUFFIXES,
+    list_files,
+    list_folders,
     list_loose_images,
-    read_into_memory,
-    settle_files,
 )
+from sslortho.data.image_folder import read_into_memory, settle_files
 from sslortho.data.image_sets import ImageFiles, ImageSet, Split
 from sslortho.data.labels import Labelling
 from sslortho.data.options import PATTERN, DataOptions

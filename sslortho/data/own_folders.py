@@ -4,12 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from sslortho.data.first_rank import say
-from sslortho.data.folder_walk import Links, list_folders
+from sslortho.data.folder_walk import Links, list_folders, list_loose_images
 from sslortho.data.image_folder import (
     check_same_classes,
     list_class_folders,
     list_classes,
-    list_loose_images,
     list_unlabelled,
 )
 from sslortho.data.image_sets import ImageFiles, Split
@@ -27,6 +26,8 @@ def scan_own_folder(
 ) -> ImageFiles | None:
     """Find the images of a folder: those in train/, or in test/ or val/, if it has train/; else all.
 
+    A train/ may be one album among others: see `find_split_folders`.
+
     Args:
         folder: of the user.
         split: "train" or "test".
@@ -43,7 +44,7 @@ def scan_own_folder(
             images beside folders that are classes, and as `scan_folder`.
     """
     links = Links(folder, follow_links)
-    has_split = find_split_folders(folder, labels != "auto")
+    has_split = find_split_folders(folder, labels != "auto", split == "train")
     if split == "test" and not has_split:
         return None
     train = folder / "train" if has_split else folder

@@ -4,8 +4,14 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from sslortho.data.folder_walk import list_files, list_folders
-from sslortho.data.names import to_line
+from sslortho.data.first_rank import say
+from sslortho.data.folder_walk import (
+    holds_images,
+    list_files,
+    list_folders,
+    list_loose_images,
+)
+from sslortho.data.names import join_first, to_line
 
 SHOWN = 5
 """Names that a message gives of a folder's content."""
@@ -48,21 +54,30 @@ def find_train_folder(data_dir: Path) -> Path:
     )
 
 
-def find_split_folders(folder: Path, as_it_is: bool = False) -> bool:
+def find_split_folders(folder: Path, as_it_is: bool = False, speaks: bool = True) -> bool:
     """Whether a folder of the user's own has train/, and perhaps test/ or val/ beside it.
+
+    A train/ is one album among others if `as_it_is`, other folders with images lie beside it, none of them by
+    the name of a split, and no folders are in it. Otherwise images beside it are not used, with a warning.
 
     Args:
         folder: of the user.
         as_it_is: other names mean nothing: any folder in it is one of images.
+        speaks: say what is taken or not used.
 
     Raises ValueError if there is no such folder, and for names that look like a split and are none.
     """
     if not folder.is_dir():
         raise ValueError(f"data={str(folder)!r} is no folder; give one that holds images")
     names = list_folders(folder)
-    if "train" in names:
-        return True
     similar = [name for name in names if _plain(name) in TRAIN_NAMES | TEST_NAMES]
+    if "train" in names:
+        albums = [name for name in names if name not in similar and holds_images(folder / name)]
+        alone = len(similar) == 1 and not list_folders(folder / "train")
+        is_album = bool(albums) and alone
+        if speaks:
+            _tell_of_others(folder, albums, is_album, as_it_is)
+        return not (is_album and as_it_is)
     if similar and not as_it_is:
         raise ValueError(
             f"{folder} holds {to_line(similar[0])}/, which looks like a part of a data set, and no folder "
@@ -70,6 +85,25 @@ def find_split_folders(folder: Path, as_it_is: bool = False) -> bool:
             "folders) that all images are to be trained on"
         )
     return False
+
+
+def _tell_of_others(folder: Path, albums: Sequence[str], is_album: bool, as_it_is: bool) -> None:
+    """Say what lies beside train/: folders with images, and images. `is_album`: train/ may be one of them."""
+    others = [f"{to_line(name)}/" for name in albums]
+    if is_album and as_it_is:
+        say(
+            f"{folder}: train/ is taken as one folder among others ({join_first(others)}); to train on it "
+            f"alone, give {folder / 'train'}"
+        )
+        return
+    others += map(to_line, list_loose_images(folder))
+    if others:
+        remedy = "to train on all folders, give --labels none (or folders)"
+        warnings.warn(
+            f"{folder} holds images beside train/, which are not used: {join_first(others)}; "
+            f"{remedy if is_album else 'to train on them too, move them into train/'}",
+            stacklevel=4,
+        )
 
 
 def _advise(data_dir: Path, folders: Sequence[str], files: Sequence[str]) -> str:

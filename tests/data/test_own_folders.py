@@ -63,6 +63,46 @@ def test_a_name_that_looks_like_a_part_is_asked_about(tmp_path, name):
     assert len(scan_own_folder(tmp_path, "train", "none")) == 2
 
 
+ALBUMS = ("train/a.png", "car/a.png", "boat/a.png")
+
+
+def test_an_album_called_train_is_one_among_others_where_it_is_said(tmp_path, capsys):
+    make(tmp_path, *ALBUMS)
+    files = scan_own_folder(tmp_path, "train", "none")
+    assert names(files) == ["boat/a.png", "car/a.png", "train/a.png"]
+    assert "boat/, car/); to train on it alone, give" in capsys.readouterr().err
+    assert scan_own_folder(tmp_path, "test", "none") is None
+    files = scan_own_folder(tmp_path, "train", "folders")
+    assert (files.classes, files.labels.tolist()) == (("boat", "car", "train"), [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("beside", "labels", "named", "remedy"),
+    [
+        (ALBUMS, "auto", "boat/, car/", "--labels none"),
+        (("train/a.png", "more/deep/1.png", "0.png"), "auto", "more/, 0.png", "--labels none"),
+        (("train/a.png", "0.png"), "none", "0.png", "move them into train/"),
+        ((*ALBUMS, "val/1.png"), "none", "boat/, car/", "move them into train/"),
+        (("train/a/1.png", "more/1.png"), "folders", "more/", "move them into train/"),
+        (("train/a/1.png", "more/1.png"), "none", "more/", "move them into train/"),
+    ],
+)
+def test_images_beside_train_that_are_not_used_are_named(tmp_path, beside, labels, named, remedy):
+    make(tmp_path, *beside)
+    with pytest.warns(UserWarning, match=f"not used: {named}; .*{remedy}") as caught:
+        files = scan_own_folder(tmp_path, "train", labels)
+    assert len(caught) == 1
+    assert files.root.endswith("train")
+    scan_own_folder(tmp_path, "test", labels)  # says nothing again
+
+
+def test_the_pictures_of_runs_beside_train_are_no_albums(tmp_path):
+    make(tmp_path, "train/a.png", "runs/first/views.png", ".cache/1.png", "notes/._1.png")
+    (tmp_path / "runs" / "first" / "config.yaml").touch()
+    for labels in ("none", "auto"):
+        assert names(scan_own_folder(tmp_path, "train", labels)) == ["a.png"]
+
+
 @pytest.mark.parametrize(
     ("made", "labels", "message"),
     [
