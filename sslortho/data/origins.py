@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from sslortho.data.array_images import take_array
 from sslortho.data.beton.images import load_beton, open_beton
@@ -149,11 +148,10 @@ def _find_shards(folder: Path) -> dict[Split, list[str]]:
 def _load_shards(
     places: list[str], options: DataOptions, split: Split, check: bool = True
 ) -> ImageSet:
-    shards = load_shards(places, options.turns_upright, options.image_column)
-    if options.labels == "none":
-        shards = replace(shards, labels=torch.full_like(shards.labels, -1))
-    elif options.labels == "folders":
+    if options.labels == "folders":
         raise ValueError("labels='folders' has no effect on shards, whose labels are .cls or .json")
+    labelled = options.labels != "none"
+    shards = load_shards(places, options.turns_upright, options.image_column, labelled)
     if check:
         shards, _ = handle_broken(shards, split, options.skip_broken, options.skip_list)
     return read_into_memory(shards) if options.loader == "tensor" else shards

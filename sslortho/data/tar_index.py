@@ -24,11 +24,14 @@ from sslortho.data.names import to_line
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "pgm", "tif", "tiff", "gif")
 """Ends of the names of images in shards."""
 
-VERSION = 1
+VERSION = 2
 """Version of the files in the cache folder."""
 
 MOST_LABEL_BYTES = 1 << 20
 """Bytes of a .cls or .json up to which it is read."""
+
+LARGEST = np.iinfo(np.int64).max
+"""Label that stands for all that are larger."""
 
 Open = Callable[[], AbstractContextManager[IO[bytes]]]
 """Opens a shard, from its beginning."""
@@ -79,7 +82,8 @@ def _cache_folder() -> Path:
 def _read_cached(path: Path) -> ShardIndex | None:
     try:
         with np.load(path, allow_pickle=False) as file:
-            names = file["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
+            text = file["names"].tobytes().decode("utf-8", "surrogateescape")
+            names = text.split("\0") if text else []
             return ShardIndex(names, file["offsets"], file["sizes"], file["labels"])
     except Exception:  # absent or damaged: the shard is read again
         return None
@@ -164,4 +168,6 @@ def _read_label(end: str, content: bytes) -> int | None:
         if not isinstance(value, Mapping):
             return None
         value = next((value[key] for key in LABEL_KEYS if key in value), None)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        return None
+    return min(value, LARGEST)  # which `load_shards` refuses

@@ -18,6 +18,8 @@ from torch import Tensor
 from sslortho.data.decoding import check_content, decode_pixels, size_of
 from sslortho.data.identity import END, ENDS_READ, ImageTable, hash_array
 from sslortho.data.image_sets import ImageSet
+from sslortho.data.labels import MOST_CLASSES
+from sslortho.data.names import to_line
 from sslortho.data.shard_files import ShardPart, Shards
 from sslortho.data.tar_index import ShardIndex, read_index
 from sslortho.data.view_loader import Indices
@@ -110,7 +112,10 @@ class ShardImages(ImageSet):
 
 
 def load_shards(
-    places: Sequence[str], upright: bool = True, suffix: str | None = None
+    places: Sequence[str],
+    upright: bool = True,
+    suffix: str | None = None,
+    labelled: bool = True,
 ) -> ShardImages:
     """Images of shards, which are indexed once.
 
@@ -118,8 +123,10 @@ def load_shards(
         places: paths, or addresses.
         upright: turn images as their EXIF data say.
         suffix: see `read_index`, also for what raises.
+        labelled: take their labels; without them all are -1.
 
-    Raises ValueError for shards that are missing or hold no images.
+    Raises ValueError for shards that are missing or hold no images, and for a label that is no number of a
+    class.
     """
     shards = Shards(places)
 
@@ -141,12 +148,21 @@ def load_shards(
     if not names:
         raise ValueError(f"{len(places)} shards hold no images, {places[0]!r} first")
     counts = [len(part.names) for part in found]
+    labels = np.concatenate([part.labels for part in found])
+    if not labelled:
+        labels = np.full_like(labels, -1)
+    if labels.max() >= MOST_CLASSES:
+        place = int(labels.argmax())
+        raise ValueError(
+            f"label {labels[place]} of {to_line(names[place])} is no number of a class, which are below "
+            f"{MOST_CLASSES:,}; number the classes from 0, or take no labels by --labels none"
+        )
     return ShardImages(
         shards=shards,
         shard=np.repeat(np.arange(len(places)), counts),
         offsets=np.concatenate([part.offsets for part in found]),
         lengths=np.concatenate([part.sizes for part in found]),
         names=tuple(names),
-        labels=torch.from_numpy(np.concatenate([part.labels for part in found])),
+        labels=torch.from_numpy(labels),
         upright=upright,
     )

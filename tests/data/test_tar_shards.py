@@ -100,6 +100,25 @@ def test_a_shard_is_indexed_once_and_again_when_it_changes(tmp_path, monkeypatch
     assert len(scanned) == 1
 
 
+def test_a_shard_without_images_keeps_its_place_in_the_index(tmp_path):
+    write(tmp_path / "a-0.tar", [("notes.txt", b"x")])
+    write(tmp_path / "a-1.tar", samples(0, 2))
+    for _ in range(2):  # the second time from the cache
+        images = load_shards(expand_shards(str(tmp_path / "a-{0..1}.tar")))
+        assert images.names == ("a-1.tar/0000.png", "a-1.tar/0001.png")
+        for i in range(2):
+            np.testing.assert_array_equal(images.open(i), picture(i)[0])
+
+
+@pytest.mark.parametrize("label", [17_000_000_000, 10**30])
+def test_a_number_that_is_no_class_is_refused_unless_labels_are_left_out(tmp_path, label):
+    content = json.dumps({"label": label}).encode()
+    path = write(tmp_path / "a.tar", samples(0, 2) + samples(2, 1, lambda _: ("json", content)))
+    with pytest.raises(ValueError, match=r"label \d+ of a\.tar/0002\.png is no .*--labels none"):
+        load_training_set(DataOptions(data=path))
+    assert load_training_set(DataOptions(data=path, labels="none")).labels.tolist() == [-1] * 3
+
+
 def test_shards_of_one_relative_path_are_told_apart(tmp_path, monkeypatch):
     """Archives that are built to be alike to the byte have one time of change, and padding hides sizes."""
     for label in (0, 1):
