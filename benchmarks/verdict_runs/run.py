@@ -86,7 +86,7 @@ def options_of(plan: Plan, broken: Break) -> dict[str, Any]:
     """Options of `sslortho.pretrain` but for images and folder."""
     from sslortho.methods.options import options_of_method
 
-    biases = getattr(options_of_method(plan.method), "lr_biases", 0.0048)
+    biases = getattr(options_of_method(plan.method), "usual_lr_biases", 0.0048)
     return {
         "method": broken.method or plan.method,
         "projector": PROJECTORS.get(plan.method, "128-128-128"),

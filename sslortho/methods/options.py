@@ -1,10 +1,12 @@
 """Options of every method, beside those of any pretraining. Imports neither torch nor lightly.
 
-A field that any pretraining has gives this method's own default.
+A field that any pretraining has gives this method's own default. `usual_lr_biases` is the rate of biases and
+norms, per 256 samples, where the optimizer is none of Adam's kind.
 """
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sslortho.options import GIVEN, Options, nearest
 
@@ -51,9 +53,11 @@ class SimCLROptions(Options):
     temperature: float = 0.5
     """Temperature of the similarities; 0.5 as in the paper for CIFAR-10, 0.1 for 100 epochs of
     ImageNet."""
-    lr_biases: float = 0.3
-    """Learning rate of biases and norms; the paper's, for ImageNet (section 2.2). The loss of the authors'
-    code is twice that of the paper, which is ours."""
+    usual_lr_biases: ClassVar[float] = 0.3
+    lr_biases: float | None = None
+    """Learning rate of biases and norms. Default: 0.3, the paper's, for ImageNet (section 2.2); of Adam by
+    method and number of steps, as lr. The loss of the authors' code is twice that of the paper, which is
+    ours."""
 
     def __post_init__(self) -> None:
         if self.projector != GIVEN:
@@ -75,8 +79,10 @@ class VICRegOptions(Options):
     """Weight of the hinge loss that keeps the deviation of each dimension at 1."""
     covariance: float = 1.0
     """Weight of the covariances between dimensions."""
-    lr_biases: float = 0.2
-    """Learning rate of biases and norms; the paper's, for ImageNet."""
+    usual_lr_biases: ClassVar[float] = 0.2
+    lr_biases: float | None = None
+    """Learning rate of biases and norms. Default: 0.2, the paper's, for ImageNet; of Adam by method and number
+    of steps, as lr."""
 
     def __post_init__(self) -> None:
         for name in ("invariance", "variance", "covariance"):
@@ -98,8 +104,10 @@ class BYOLOptions(Options):
     teacher_momentum: float = 0.996
     """Momentum of the teacher's moving average at the start; it rises to 1 by a cosine (section 3.3).
     0.996 is for 1,000 epochs of ImageNet; the paper takes 0.99 for 300."""
-    lr_biases: float = 0.2
-    """Learning rate of biases and norms; the paper's, for ImageNet, whose loss is four times ours."""
+    usual_lr_biases: ClassVar[float] = 0.2
+    lr_biases: float | None = None
+    """Learning rate of biases and norms. Default: 0.2, the paper's, for ImageNet, whose loss is four times
+    ours; of Adam by method and number of steps, as lr."""
     weight_decay: float = 1.5e-6
     """Decay of the weights; biases and norms have none. The paper's."""
 
@@ -117,8 +125,10 @@ class SimSiamOptions(Options):
     projector: str = "512-512-512"
     """Widths of the projector's three layers, all the same. The paper's, for ResNet-50: 2048-2048-2048;
     the predictor's hidden layer has a quarter of it."""
-    lr_biases: float = 0.05
-    """Learning rate of biases and norms; the paper's, of SGD."""
+    usual_lr_biases: ClassVar[float] = 0.05
+    lr_biases: float | None = None
+    """Learning rate of biases and norms. Default: 0.05, the paper's, of SGD; of Adam by method and number of
+    steps, as lr."""
 
     def __post_init__(self) -> None:
         if self.projector != GIVEN:
@@ -141,8 +151,10 @@ class MoCoV2Options(Options):
     ImageNet."""
     queue: int = 1024
     """Number of keys from earlier batches that serve as negatives. The paper's: 65536."""
-    lr_biases: float = 0.03
-    """Learning rate of biases and norms; the paper's, of SGD."""
+    usual_lr_biases: ClassVar[float] = 0.03
+    lr_biases: float | None = None
+    """Learning rate of biases and norms. Default: 0.03, the paper's, of SGD; of Adam by method and number of
+    steps, as lr."""
 
     def __post_init__(self) -> None:
         self._check("teacher_momentum", 0 <= self.teacher_momentum <= 1, "from 0 to 1")
@@ -166,8 +178,9 @@ class DINOOptions(Options):
     """Temperature of the teacher's outputs; the paper lets it rise to 0.07 in longer trainings."""
     freeze_output_epochs: int = 1
     """Epochs at the start in which the output layer does not learn."""
-    lr_biases: float = 0.05
-    """Learning rate of biases and norms."""
+    usual_lr_biases: ClassVar[float] = 0.05
+    lr_biases: float | None = None
+    """Learning rate of biases and norms. Default: 0.05; of Adam by method and number of steps, as lr."""
 
     def __post_init__(self) -> None:
         self._check("teacher_momentum", 0 <= self.teacher_momentum <= 1, "from 0 to 1")
@@ -194,8 +207,9 @@ class LeJEPAOptions(Options):
     slices: int = 256
     """Random directions of a step in which projections are compared with a Gaussian. The paper's, for
     ImageNet: 1024."""
-    lr_biases: float = 0.5
-    """Learning rate of biases and norms."""
+    usual_lr_biases: ClassVar[float] = 0.5
+    lr_biases: float | None = None
+    """Learning rate of biases and norms. Default: 0.5; of Adam by method and number of steps, as lr."""
 
     def __post_init__(self) -> None:
         self._check("lambda_param", 0 <= self.lambda_param <= 1, "from 0 to 1")
@@ -218,8 +232,9 @@ class EMPSSLOptions(Options):
     """Weight of the total coding rate, which spreads the images of a batch."""
     eps: float = 0.2
     """Squared distortion up to which the coding rate codes samples."""
-    lr_biases: float = 0.05
-    """Learning rate of biases and norms."""
+    usual_lr_biases: ClassVar[float] = 0.05
+    lr_biases: float | None = None
+    """Learning rate of biases and norms. Default: 0.05; of Adam by method and number of steps, as lr."""
 
     def __post_init__(self) -> None:
         for name in ("similarity", "coding_rate"):

@@ -127,12 +127,15 @@ def describe_steps(options: TrainingOptions, steps_per_epoch: int) -> str:
     return "; ".join(parts)
 
 
-def describe_optimizer(options: TrainingOptions, lr: float, per_256: bool) -> str:
-    """Name and final rate of an optimizer, with its unit."""
+def describe_optimizer(
+    options: TrainingOptions, lr: float, per_256: bool, lr_biases: float | None = None
+) -> str:
+    """Name and final rate of an optimizer, with its unit; that of biases and norms if they have their own."""
     if not per_256:
         return f"{options.optim}, rate {lr:.4g} (absolute)"
     batch = settled(options.batch_size)
-    return f"{options.optim}, rate {lr:.4g} = lr {options.lr:.4g} x batch {batch} / 256"
+    rates = f"{options.optim}, rate {lr:.4g} = lr {options.lr:.4g} x batch {batch} / 256"
+    return rates if lr_biases is None else f"{rates}; biases and norms {lr_biases:.4g}"
 
 
 def describe_choices(chosen: Mapping[str, Choice]) -> dict[str, str]:

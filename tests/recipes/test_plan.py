@@ -82,6 +82,7 @@ def test_steps_and_rates_are_those_of_the_schedule():
         "22 an epoch, 66 in 3 epochs; batches of 64; warm-up of 11"
     )
     assert describe_optimizer(options, 1.5, True) == "orth_lars, rate 1.5 = lr 6 x batch 64 / 256"
+    assert describe_optimizer(options, 1.5, True, 0.0012).endswith("; biases and norms 0.0012")
     assert describe_optimizer(options, 0.01, False) == "orth_lars, rate 0.01 (absolute)"
 
 

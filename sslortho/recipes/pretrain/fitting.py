@@ -3,7 +3,7 @@
 The digits have values of their own, which never reach other images. Imports no torch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sslortho.recipes.fitted import STEPS_AN_EPOCH, Choice, fit_batch
@@ -135,7 +135,31 @@ def fit_options(
             else _fit_length(options, images, machine.gpu, work)
         ),
     }
+    if options.optim != "muon":  # whose AdamW has a rate of its own
+        fitted["lr_biases"] = _fit_biases(options, images, fitted)
     return {name: choice for name, choice in fitted.items() if getattr(options, name) is None}
+
+
+def _fit_biases(options: PretrainOptions, images: int, fitted: dict[str, Choice]) -> Choice:
+    """Rate of biases and norms: for Adam, which divides by the gradient's size, as of plain Adam's weights.
+
+    Args:
+        options: of the run.
+        images: number of training images.
+        fitted: choices for batch and epochs where the options have none.
+    """
+    if "adam" not in options.optim:
+        return Choice(options.usual_lr_biases, "the method's own, whatever the length", "")
+    plain = options.optim.removeprefix("orth_")
+    if options.lr is not None and plain == options.optim:
+        return Choice(options.lr, "as lr", "")
+    epochs = options.epochs or fitted["epochs"].value
+    batch_size = options.batch_size or fitted["batch_size"].value
+    steps = max(1, epochs * (images // batch_size))
+    choice = choose_rate(options.method, plain, "after", steps, images)
+    return (
+        choice if plain == options.optim else replace(choice, reason=f"of {plain}, {choice.reason}")
+    )
 
 
 def _digits(images: int) -> dict[str, Choice]:

@@ -49,8 +49,14 @@ class PretrainOptions(InitialWeightsOptions, TrainingOptions):
     )
     """Learning rate of the weights; multiplied by batch_size / 256. Default: 6 for digits; for other images
     by method, optimizer and number of steps, and said before the first step with its source."""
-    lr_biases: float = option(0.0048, group="optimisation", unit="per 256 samples")
-    """Learning rate of biases and norms. No effect on muon, which has adamw_lr."""
+    usual_lr_biases: ClassVar[float] = 0.0048
+    """Rate of biases and norms for LARS and SGD, per 256 samples, whatever the length; as
+    facebookresearch/barlowtwins. Methods with another one have it in their own options."""
+    lr_biases: float | None = option(
+        None, group="optimisation", unit="per 256 samples", fitted=True
+    )
+    """Learning rate of biases and norms. Default: 0.0048; of Adam by method and number of steps, as lr. No
+    effect on muon, which has adamw_lr."""
     orth_layers: Literal["conv", "all"] | None = None
     """Layers whose gradients orth_* and muon orthonormalise. Default conv, as the paper for Barlow Twins; of
     muon all."""
@@ -101,7 +107,11 @@ class PretrainOptions(InitialWeightsOptions, TrainingOptions):
             object.__setattr__(self, "mixed_precision", None)
         self._check_least(1, "crop_size", "knn_k")
         self._check_least(0, "lr_biases")
-        if self.optim == "muon" and self.lr_biases != type(self).lr_biases:
+        # versions before wrote the usual rate into every config.yaml, of Muon too
+        if self.optim == "muon" and self.lr_biases not in (
+            type(self).lr_biases,
+            self.usual_lr_biases,
+        ):
             raise ValueError(
                 f"lr_biases={self.lr_biases} has no effect on optim='muon', whose AdamW steps biases and "
                 "norms; give adamw_lr"

@@ -47,7 +47,7 @@ def plan_pretraining(
         images,
         name_network(recipe.backbone.name, task.backbone),
         task,
-        describe_optimizer(options, recipe.optimizer.lr, per_256=True),
+        describe_optimizer(options, recipe.optimizer.lr, True, recipe.lr_biases),
         steps_per_epoch,
         recipe.chosen,
         {

@@ -40,8 +40,8 @@ class PretrainRecipe:
     evaluation_views: tuple[EvaluationSpec, EvaluationSpec]
     """Evaluation view of photographs, and of small images."""
     optimizer: OptimizerSettings
-    lr_biases: float
-    """Learning rate of biases and norms, absolute."""
+    lr_biases: float | None
+    """Learning rate of biases and norms, absolute; None of Muon, whose AdamW has its own."""
     given: Given = NOTHING
     """Objects that a Python caller has handed over."""
     weights: InitialWeights | None = None
@@ -128,7 +128,7 @@ def resolve(
         optimizer=settle_optimizer(
             lr=settled(options.lr) * scale, default_layers="conv", **options.optimizer_settings
         ),
-        lr_biases=options.lr_biases * scale,
+        lr_biases=None if options.lr_biases is None else options.lr_biases * scale,
         given=given,
         weights=weights,
     )

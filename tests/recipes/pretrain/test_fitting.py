@@ -11,7 +11,10 @@ import yaml
 from PIL import Image
 
 import sslortho
+from sslortho.methods.options import METHOD_OPTIONS
+from sslortho.optim import OPTIMIZERS
 from sslortho.options import GIVEN
+from sslortho.recipes.configs import configs_folder
 from sslortho.recipes.fitted import fit_batch
 from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.pretrain.fitting import (
@@ -23,6 +26,7 @@ from sslortho.recipes.pretrain.fitting import (
 )
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import resolve
+from sslortho.runs.config_file import check_same_run, keep_fitted
 from sslortho.runs.status import RunStoppedError
 from sslortho.train.trainer import Trainer
 
@@ -40,7 +44,7 @@ def test_the_digits_have_what_they_always_had(optim, machine):
     """As the dataclass had it before options were fitted, but for fewer evaluations."""
     assert values(PretrainOptions.of(optim=optim), 1437, machine) == {
         "lr": 6.0, "batch_size": 128, "epochs": 13, "warmup_epochs": 1, "evaluate_every": 4,
-        "mixed_precision": "no",
+        "mixed_precision": "no", "lr_biases": 0.003 if optim == "adamw" else 0.0048,
     }  # fmt: skip
 
 
@@ -48,6 +52,7 @@ def test_nothing_of_the_digits_reaches_other_images():
     found = values(PretrainOptions.of(**FOLDER, batch_size=2048, epochs=300), 1_281_167, GPU)
     assert found == {
         "lr": 0.2,
+        "lr_biases": 0.0048,
         "warmup_epochs": 10,
         "evaluate_every": 30,
         "mixed_precision": "bf16",
@@ -209,6 +214,67 @@ def test_views_of_photographs_are_larger_but_for_networks_of_small_images(machin
         assert sizes(backbone=name) == {small}
 
 
+BIASES = {
+    # arXiv 2002.05709, section 2.2: 0.3; facebookresearch/vicreg, deepmind's BYOL and barlowtwins; of SGD the
+    # papers' rates of all parameters
+    "barlow_twins": 0.0048, "simclr": 0.3, "vicreg": 0.2, "byol": 0.2, "simsiam": 0.05, "moco_v2": 0.03,
+    "dino": 0.05, "lejepa": 0.5, "emp_ssl": 0.05,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHOD_OPTIONS)
+@pytest.mark.parametrize("optim", sorted(OPTIMIZERS))
+def test_biases_have_a_rate_that_their_optimizer_bears(method, optim):
+    options = PretrainOptions.of(**FOLDER, method=method, optim=optim, epochs=9)
+    recipe = resolve(options, images=10_000)
+    rate = recipe.options.lr_biases
+    if optim == "muon":  # AdamW's own, adamw_lr
+        assert (rate, recipe.lr_biases) == (None, None)
+        assert "lr_biases" not in recipe.chosen
+    elif "adam" in optim:  # torch's default, to its triple: docs/rates.md, configs/paper/order.yaml
+        assert 0.001 <= rate <= 0.003
+        if optim in ("adam", "adamw"):
+            assert recipe.chosen["lr_biases"] == recipe.chosen["lr"]
+    else:
+        assert rate == BIASES[method]
+        assert recipe.lr_biases == rate * 128 / 256
+
+
+@pytest.mark.parametrize("config", ["imagenet_lejepa", "cifar10_lejepa"])
+def test_biases_of_adam_are_stepped_as_the_authors_of_lejepa_do(config):
+    """They have one rate for all parameters, which the configurations state twice."""
+    given = yaml.safe_load((configs_folder() / f"{config}.yaml").read_text())
+    stated = given.pop("lr_biases")
+    options = PretrainOptions.of(**{**given, "data": "folder", "data_dir": "d"})
+    assert resolve(options, images=50_000).options.lr_biases == stated
+    del given["lr"]
+    longer = PretrainOptions.of(**{**given, "data": "folder", "data_dir": "d"})
+    recipe = resolve(longer, images=1_281_167 if config.startswith("imagenet") else 50_000)
+    assert recipe.options.lr_biases == recipe.options.lr
+    if config.startswith("imagenet"):
+        assert recipe.options.lr_biases == stated
+
+
+def test_a_rate_of_biases_that_is_given_is_kept():
+    for optim in ("adamw", "orth_adamw", "orth_lars"):
+        recipe = resolve(
+            PretrainOptions.of(**FOLDER, optim=optim, lr_biases=0.07, epochs=9), images=99
+        )
+        assert recipe.options.lr_biases == 0.07
+        assert "lr_biases" not in recipe.chosen
+
+
+@pytest.mark.parametrize(("optim", "stored"), [("adamw", 0.3), ("muon", 0.3), ("orth_lars", 0.3)])
+def test_a_folder_of_an_older_version_keeps_its_rate_of_biases(tmp_path, optim, stored):
+    """They wrote the method's own into config.yaml, whatever the optimizer."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/step-1.pt").touch()
+    (tmp_path / "config.yaml").write_text(f"method: simclr\noptim: {optim}\nlr_biases: {stored}\n")
+    options = keep_fitted(PretrainOptions.of(method="simclr", optim=optim), tmp_path)
+    assert options.lr_biases == options.fixed()["lr_biases"] == stored
+    check_same_run(options, tmp_path)
+
+
 def test_a_chosen_batch_that_does_not_divide_is_an_error():
     with pytest.raises(
         ValueError, match="batch_size=128 does not divide into accumulation_steps=3"
@@ -220,7 +286,9 @@ def test_what_is_given_is_kept_and_not_listed():
     options = PretrainOptions.of(**FOLDER, lr=3.0, epochs=7, warmup_epochs=2.0, batch_size=64)
     recipe = resolve(options, images=10_000)
     assert (recipe.options.lr, recipe.options.epochs) == (3.0, 7)
-    assert set(recipe.chosen) == {"crop_size", "evaluate_every", "mixed_precision"}
+    assert set(recipe.chosen) == {
+        "crop_size", "evaluate_every", "mixed_precision", "lr_biases",
+    }  # fmt: skip
     assert recipe.optimizer.lr == pytest.approx(3.0 * 64 / 256)
 
 

@@ -116,7 +116,7 @@ def test_a_methods_options_and_defaults_are_pretrainings(tmp_path):
     path.write_text("method: simclr\ntemperature: 0.2\nlr: 3.0\n")
     config = parse_options(PretrainOptions, ["--config", str(path), "--projector", "32-16"])
     assert (config.method, config.temperature, config.projector) == ("simclr", 0.2, "32-16")
-    assert (config.lr, config.lr_biases) == (3.0, 0.3)
+    assert (config.lr, config.usual_lr_biases) == (3.0, 0.3)
     assert str(config.run_folder) == "runs/simclr-digits-orth_lars-s0"
     over = parse_options(PretrainOptions, ["--config", str(path), "--method=moco_v2", "--queue=64"])
     assert (over.method, over.queue, over.temperature) == ("moco_v2", 64, 0.2)
