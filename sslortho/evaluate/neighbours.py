@@ -89,8 +89,13 @@ class NeighbourSearch:
 
     @torch.no_grad()
     def add(self, features: Tensor) -> None:
-        """Add this rank's next rows of the bank, (batch, dim). Raises ValueError for another shape."""
+        """Add this rank's next rows of the bank, (batch, dim). No rows, of whatever length, add nothing.
+
+        Raises ValueError for another shape.
+        """
         check_features(features)
+        if not len(features):  # `local_features` of a rank without images: (0, 0)
+            return
         if features.shape[1] != self.queries.shape[1]:
             raise ValueError(
                 f"features of shape {tuple(features.shape)} cannot be neighbours of queries of shape "
@@ -98,7 +103,7 @@ class NeighbourSearch:
             )
         features = unit_rows(features)
         self.bad += (~torch.isfinite(features)).any(dim=1).sum()
-        rows = max(1, BLOCK // max(1, len(features)))
+        rows = max(1, BLOCK // len(features))
         with torch.autocast(features.device.type, enabled=False):
             for queries, keys in zip(self.queries.split(rows), self.keys.split(rows), strict=True):
                 self._merge(keys, queries @ features.mT)

@@ -17,6 +17,7 @@ from sslortho.evaluate import (
     evaluate_classifier,
     extract_features,
     feature_batches,
+    inspect_features,
     local_features,
     select_l2,
 )
@@ -69,10 +70,12 @@ def results_with(rank, world_size, batch_size):
     linear_probe_module.BLOCKS = {"cpu": 1000}  # 31 rows
     backbone, head = network(), nn.Linear(32, CLASSES)
     train, test = (loader_of(seed, batch_size, rank, world_size) for seed in (1, 2))
-    search = NeighbourSearch(extract_features(backbone, test)[0], K)
+    queries, truth = extract_features(backbone, test)
+    search = NeighbourSearch(queries, K)
     for features, _ in feature_batches(backbone, train):
         search.add(features)
     features, labels = local_features(backbone, train)
+    inspection = inspect_features(queries, truth, truth, features.split(31), 0)
     probe = LogisticRegression(features, labels, 1e-2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the edge, on rank 0 alone
@@ -84,6 +87,7 @@ def results_with(rank, world_size, batch_size):
 
     return {
         "neighbours": search.result(),
+        "inspected": [inspection.queries, inspection.similarities, inspection.neighbours],
         "classifier": evaluate_classifier(classify, test),
         "final": frozen.final(backbone),
         "online": frozen.online(backbone),
@@ -120,10 +124,11 @@ def test_shares_are_unequal_or_empty(results):
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_neighbours_are_the_same_to_the_last_bit(results, world_size):
+@pytest.mark.parametrize("what", ["neighbours", "inspected"])
+def test_neighbours_are_the_same_to_the_last_bit(results, what, world_size):
     (expected,) = results[1]
     for result in results[world_size]:
-        for ours, theirs in zip(result["neighbours"], expected["neighbours"], strict=True):
+        for ours, theirs in zip(result[what], expected[what], strict=True):
             assert torch.equal(ours, theirs)
 
 
