@@ -15,7 +15,13 @@ from sslortho.evaluate.verdict.findings import (
     Finding,
     Verdict,
 )
-from sslortho.evaluate.verdict.rules import FEWEST_STEPS, LEAST_GAIN, RULES, judge_point
+from sslortho.evaluate.verdict.rules import (
+    FEWEST_STEPS,
+    RULES,
+    judge_point,
+    needed_ranking,
+    rankings,
+)
 
 
 def diagnose(
@@ -35,11 +41,12 @@ def diagnose(
         running: the run is not finished; only findings are told that more steps will not mend.
     """
     evidence = collect(records, summary or {}, failure)
-    found = [finding for rule in RULES if (finding := rule(evidence)) is not None]
-    if running:
-        found = [finding for finding in found if _is_clear(finding, evidence)]
+    seen = [finding for rule in RULES if (finding := rule(evidence)) is not None]
+    found = [f for f in seen if _is_clear(f, evidence)] if running else seen
     accusing = [finding for finding in found if finding.name != HEALTHY]
-    chosen = accusing or found or [_say_what_is_missing(evidence)]
+    chosen = accusing or found
+    if not chosen:
+        chosen = [_unknown("figures of the finished run") if seen else _find_missing(evidence)]
     chosen.sort(key=lambda finding: NAMES.index(finding.name))
     return Verdict(chosen[0].name, tuple(chosen))
 
@@ -55,12 +62,24 @@ def _is_clear(finding: Finding, e: Evidence) -> bool:
     return before is not None and before.figure == finding.figure
 
 
-def _say_what_is_missing(e: Evidence) -> Finding:
-    """The finding of a run about which nothing is certain."""
+def _unknown(figure: str) -> Finding:
+    return Finding(UNDECIDED, figure, math.nan, "not known", math.nan)
+
+
+def _find_missing(e: Evidence) -> Finding:
+    """The finding of a run about which no rule says anything: what is missing."""
     if e.steps < FEWEST_STEPS:
         return Finding(UNDECIDED, "optimizer steps", e.steps, "below", FEWEST_STEPS)
-    if not e.before or not e.now:
-        return Finding(UNDECIDED, "evaluations on the way", len(e.probes), "below", 2)
-    before, now = e.before.get("ranking", math.nan), e.now.get("ranking", math.nan)
-    figure = "gain in telling the own view from others"
-    return Finding(UNDECIDED, figure, now - before, "below", LEAST_GAIN, " points")
+    taken = bool(e.before) + bool(e.now)
+    if taken < 2:
+        return Finding(UNDECIDED, "evaluations at the start and later", taken, "below", 2)
+    known = rankings(e)
+    if known is not None and known[1] < needed_ranking(known[0]):
+        before, now = known
+        figure = "gain in telling the own view from others"
+        least = needed_ranking(before) - before
+        return Finding(UNDECIDED, figure, now - before, "below", least, " points")
+    if e.accuracy is not None and math.isfinite(e.accuracy.noise):
+        figure, gain = "difference in kNN top-1", abs(e.accuracy.gain)
+        return Finding(UNDECIDED, figure, gain, "at most", 2 * e.accuracy.noise, " points")
+    return _unknown("accuracy of kNN, before and now, and the number of its images")

@@ -69,8 +69,8 @@ class Finding:
     figure: str
     """Figure that it rests on, in words."""
     value: float
-    """Value of the figure; nan where it is not finite."""
-    relation: Literal["below", "above", "not finite", "at least", "at most"]
+    """Value of the figure; nan where it is not finite or not known."""
+    relation: Literal["below", "above", "not finite", "not known", "at least", "at most"]
     """Relation of the value to the threshold."""
     threshold: float
     """Value that decides."""
@@ -78,8 +78,8 @@ class Finding:
 
     def describe(self) -> str:
         """The figure with its value and threshold: "RankMe of the features: 1.2, below 4.5"."""
-        if self.relation == "not finite":
-            return f"{self.figure}: not finite"
+        if self.relation in ("not finite", "not known"):
+            return f"{self.figure}: {self.relation}"
         short = " %" if self.unit.startswith(" %") else ""
         return (
             f"{self.figure}: {_number(self.value)}{short}, {self.relation} "

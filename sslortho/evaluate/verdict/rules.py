@@ -230,9 +230,10 @@ def judge_gain(e: Evidence) -> Finding | None:
     """Features that are no better than those of the network before its first step, or clearly better.
 
     By labels if the accuracies differ by more than twice their noise, else by the ranking of an image's own
-    view among others. None if neither is known or clear, or if they contradict each other: an untrained
-    network without statistics in its batch norm has a lower accuracy than with them. For the same reason
-    nothing is said after a few steps.
+    view among others. None if neither is known or clear. None too if the accuracy is clearly higher and the
+    ranking clearly no better: an untrained network without statistics in its batch norm has a lower accuracy
+    than with them. For the same reason nothing is said after a few steps. An accuracy that is clearly lower
+    decides alone, whatever the ranking.
     """
     if e.steps < FEWEST_STEPS:
         return None
@@ -257,16 +258,28 @@ def _compare_accuracies(e: Evidence) -> Finding | None:
     return Finding(NOT_BETTER, figure, accuracy.now, "below", limit, " %")
 
 
-def _compare_rankings(e: Evidence) -> Finding | None:
-    """By the ranking of the own view among others; None if it is not known or not clear.
+def needed_ranking(before: float) -> float:
+    """Ranking in percent that counts as better than that of the untrained network, `before`."""
+    return before + min(LEAST_GAIN, (100 - before) / 4)
 
-    A run that begins with weights of another is compared with those, so a small loss says nothing.
+
+def rankings(e: Evidence) -> tuple[float, float] | None:
+    """Ranking of the own view among others, in percent, before the training and now.
+
+    None if one is not known. None too if the run began with weights of another: it is compared with those, so
+    a small loss says nothing.
     """
     before, now = e.before.get("ranking", math.nan), e.now.get("ranking", math.nan)
-    if math.isnan(now - before) or e.config.get("initial_weights"):
+    return None if math.isnan(now - before) or e.config.get("initial_weights") else (before, now)
+
+
+def _compare_rankings(e: Evidence) -> Finding | None:
+    """By the ranking of the own view among others; None if it is not known or not clear."""
+    known = rankings(e)
+    if known is None:
         return None
-    room = 100 - before
-    needed, none = before + min(LEAST_GAIN, room / 4), before + min(NO_GAIN, room / 16)
+    before, now = known
+    needed, none = needed_ranking(before), before + min(NO_GAIN, (100 - before) / 16)
     figure = f"own view told from others (untrained {before:.4g} %)"
     if now >= needed:
         return Finding(HEALTHY, figure, now, "at least", needed, " %")

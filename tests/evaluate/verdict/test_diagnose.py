@@ -194,6 +194,50 @@ def test_too_little_is_undecided_and_says_what_is_missing():
     assert between.findings[0].value == pytest.approx(1.5)
 
 
+def text_of(verdict):
+    """What an undecided verdict says is missing."""
+    assert verdict.name == UNDECIDED
+    (finding,) = verdict.findings
+    return finding.describe()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "text"),
+    [
+        (65.0, 66.5, "1.5, below 2 points"),
+        (96.0, 96.5, "0.5, below 1 points"),  # a quarter of the room, which is 4 points
+    ],
+)
+def test_undecided_says_the_gain_that_is_needed(before, now, text):
+    given = records(first={"ranking": before}, last={"ranking": now})
+    assert text_of(told(given)) == f"gain in telling the own view from others: {text}"
+    enough = records(first={"ranking": before}, last={"ranking": now + 2})
+    assert told(enough).name == "healthy"
+
+
+def test_undecided_says_what_else_is_missing():
+    """No sentence is false: where the gain is large enough or not known, it is not what is missing."""
+    gained = records(last={"ranking": 88.0})
+    assert text_of(told(gained, running=True)) == "figures of the finished run: not known"
+    begun = {"config": {"method": "simclr", "initial_weights": "x.pt"}}
+    labels = "accuracy of kNN, before and now, and the number of its images: not known"
+    assert text_of(diagnose(gained, begun)) == labels
+    unranked = [{n: v for n, v in r.items() if n != "probe/ranking"} for r in gained]
+    assert text_of(told(unranked)) == labels
+    noisy = {"untrained_knn_top1": 50.0, "knn_top1": 56.0, "inputs": {"test": {"count": 100}}}
+    error = 100 * math.sqrt((0.5 * 0.5 + 0.56 * 0.44) / 100)
+    said = f"difference in kNN top-1: 6, at most {2 * error:.3g} points"
+    assert text_of(diagnose(gained, {**begun, **noisy})) == said
+    late = [r for r in gained if "loss" in r or r["step"] > 0]
+    assert text_of(told(late)) == "evaluations at the start and later: 1, below 2"
+
+
+def test_a_clearly_lower_accuracy_decides_alone():
+    summary = {"untrained_knn_top1": 80.0, "knn_top1": 60.0, "inputs": {"test": {"count": 1000}}}
+    verdict = told(records(last={"ranking": 85.0}), summary=summary)
+    assert verdict.name == "not better than the untrained network"
+
+
 def test_labels_count_only_beyond_their_noise():
     """With n images the error of a difference of two halves is sqrt(2 / 4 n)."""
     dull = records(last={"ranking": 66.5})
@@ -211,7 +255,8 @@ def test_labels_count_only_beyond_their_noise():
 def test_statistics_of_batch_norm_alone_are_no_success():
     """An untrained network without them has a lower accuracy; the ranking, taken with them, knows."""
     summary = {"untrained_knn_top1": 80.0, "knn_top1": 87.0, "inputs": {"test": {"count": 1000}}}
-    assert told(records(last={"ranking": 65.0}), summary=summary).name == UNDECIDED
+    verdict = told(records(last={"ranking": 65.0}), summary=summary)
+    assert text_of(verdict) == "gain in telling the own view from others: 0, below 2 points"
 
 
 def test_held_out_images_count_before_test_images():
