@@ -2,12 +2,13 @@
 
 import json
 import shlex
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.script_runs import call_command
+from helpers.script_runs import ENVIRONMENT, TORCHRUN, call_command
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -145,6 +146,50 @@ def test_ranks_of_a_launcher_have_one_run_each(pretrained, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="this process has had its run"):
         sslortho.extract_features(pretrained.folder, threads=1)
+
+
+TWO_RANKS = """
+import json, os, sys
+from pathlib import Path
+import sslortho
+from sslortho.recipes.pretrain import run
+
+def fail(folder, summary):
+    raise OSError("no room")
+
+rank, out, fails = os.environ["RANK"], Path(sys.argv[1]), sys.argv[2] == "fails"
+if fails:
+    run.judge = fail
+try:
+    result = sslortho.pretrain("digits", "basic_cnn", out=out / "run", **json.loads(sys.argv[3]))
+    (out / rank).write_text(json.dumps(result.summary["verdict"]))
+except (OSError, RuntimeError) as error:
+    (out / rank).write_text(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+@pytest.mark.parametrize("fails", [False, True])
+def test_every_rank_has_the_verdict_or_the_error(tmp_path, fails):
+    script = tmp_path / "program.py"
+    script.write_text(TWO_RANKS)
+    words = [str(tmp_path), "fails" if fails else "", json.dumps(PRETRAIN)]
+    done = subprocess.run(
+        [*TORCHRUN, str(script), *words], env=ENVIRONMENT, timeout=200, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = [(tmp_path / rank).read_text() for rank in "01"]
+    summary = tmp_path / "run/summary.json"
+    if fails:
+        assert told[0] == "OSError: no room"
+        assert told[1].startswith("RuntimeError: rank 0 could not write the summary")
+        assert "OSError: no room" in told[1]
+        assert not summary.exists()
+    else:
+        assert told[0] == told[1]
+        assert json.loads(told[0]) == json.loads(summary.read_text())["verdict"]
 
 
 # Features and weights

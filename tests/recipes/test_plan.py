@@ -145,8 +145,36 @@ def test_labels_that_no_evaluation_uses_are_remarked_on(labels, others, remarks)
     doubts = find_unused_labels(recipe, images)
     assert len(doubts) == remarks
     assert all("--test_data" in doubt and "--validation" in doubt for doubt in doubts)
-    own = SimpleNamespace(options=SimpleNamespace(method="given"))  # its loss may use them
+    own = SimpleNamespace(
+        options=SimpleNamespace(method="given", test=True)
+    )  # its loss may use them
     assert find_unused_labels(own, images) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "tested", "held_out", "remark"),
+    [
+        ([0, 1], [0, 1], None, None),
+        ([-1, -1], [0, 1], None, "not all training images have labels; --validation 0.1 holds out"),
+        ([0, -1], [0, 1], None, "not all training images have labels; --validation 0.1 holds out"),
+        ([-1, -1], [-1, -1], [-1], "not all training images have labels"),
+        ([0, 1], [-1, -1], None, "they have no labels; --validation 0.1 holds out"),
+        ([0, 1], [-1, -1], [0], "they have no labels"),
+    ],
+)
+def test_images_to_test_on_that_nothing_uses_are_remarked_on(labels, tested, held_out, remark):
+    images = {
+        "to train on": image_array(labels),
+        "to test on": image_array(tested),
+        "held out": image_array(held_out) if held_out else None,
+    }
+    doubts = find_unused_labels(SimpleNamespace(options=PretrainOptions.of()), images)
+    assert len(doubts) == (remark is not None)
+    for doubt in doubts:
+        assert doubt.startswith(f"the images to test on are not used, since {remark}")
+        assert ("--validation" in doubt) is (held_out is None)
+    unused = SimpleNamespace(options=PretrainOptions.of(validation=0.1, test=False))
+    assert find_unused_labels(unused, {**images, "held out": images["to train on"]}) == []
 
 
 def test_a_kernel_is_compiled_until_the_disk_has_it(tmp_path):

@@ -57,6 +57,21 @@ def _of_held_out(figures: dict[str, float]) -> dict[str, float]:
     return {f"val_{n}" if n.endswith("_top1") else n: value for n, value in figures.items()}
 
 
+def has_all_labels(images: ImageSet) -> bool:
+    """Whether each image has a label: its figures are those of labels then."""
+    return bool((images.labels >= 0).all())
+
+
+def _has_labels_to_test(test: ImageSet) -> bool:
+    missing = int((test.labels < 0).sum())
+    if 0 < missing < len(test):
+        raise ValueError(
+            f"test_data: {missing} of the {len(test)} images to test on have no label (-1), the others have "
+            "one; give labels to all of them, or to none"
+        )
+    return not missing
+
+
 def create_evaluations(
     recipe: PretrainRecipe,
     accelerator: Accelerator,
@@ -72,11 +87,11 @@ def create_evaluations(
         accelerator, shard: of this rank.
         train, test, held_out: images.
 
-    Raises ValueError for a linear probe of images of one class.
+    Raises ValueError for a linear probe of images of one class, and for labels of some test images alone.
     """
     options = recipe.options
-    known = bool((train.labels >= 0).all())
-    labelled = known and options.test and test is not None
+    known = has_all_labels(train)
+    labelled = known and options.test and test is not None and _has_labels_to_test(test)
     has_labels = labelled or (known and held_out is not None)
     if has_labels and options.linear_probe and len(train.labels.unique()) < 2:
         raise ValueError(

@@ -14,6 +14,7 @@ from sslortho.recipes.plan import (
     name_network,
     plan_training,
 )
+from sslortho.recipes.pretrain.evaluations import has_all_labels
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import PretrainRecipe
 from sslortho.runs.start_line import Plan
@@ -78,15 +79,33 @@ def describe_start(options: PretrainOptions) -> str:
 
 
 def find_unused_labels(recipe: PretrainRecipe, images: dict[str, ImageSet | None]) -> list[str]:
-    """A remark about labels of the first images where no others are to be evaluated."""
-    training, *others = images.values()
+    """A remark about labels, or about images to test on, that no evaluation uses.
+
+    Args:
+        recipe: of the run.
+        images: those to train on, to test on and held out, in this order; None where there are none.
+    """
+    training, test, held_out = images.values()
     assert training is not None
-    known = bool((training.labels >= 0).all())
-    if not known or recipe.options.method == GIVEN or any(found is not None for found in others):
+    known = has_all_labels(training)
+    if test is not None and recipe.options.test:
+        return _find_unused_test_images(known, test, held_out)
+    if not known or recipe.options.method == GIVEN or held_out is not None:
         return []
     return [
         "labels serve evaluations alone, and these have no images: name some with --test_data, or hold out "
         "a share with --validation 0.1"
+    ]
+
+
+def _find_unused_test_images(known: bool, test: ImageSet, held_out: ImageSet | None) -> list[str]:
+    """A remark about images to test on that are not used. known: all training images have labels."""
+    if known and has_all_labels(test):
+        return []
+    lacking = "they" if known else "not all training images"
+    remedy = "" if held_out else "; --validation 0.1 holds out images to judge by"
+    return [
+        f"the images to test on are not used, since {lacking} have {'no ' if known else ''}labels{remedy}"
     ]
 
 

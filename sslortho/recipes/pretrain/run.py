@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from sslortho.data import ImageSet, hold_out
 from sslortho.data.loading import create_train_loader, load_test_set, load_training_set
@@ -204,9 +205,29 @@ def _finish(
         **held.about,
         "config": options.values(),
     }
-    if run.accelerator.is_main_process:
-        summary = _conclude(run, folder, summary)
-    return summary
+    return _conclude_on_main(run, folder, summary)
+
+
+def _conclude_on_main(
+    run: Pretraining, folder: RunFolder, summary: dict[str, Any]
+) -> dict[str, Any]:
+    """The summary with the verdict, which the main process writes, on every rank. Every rank must call.
+
+    Raises RuntimeError on the others if the main process fails, so that none of them waits.
+    """
+    answer: list[Any] = [None, None]
+    try:
+        if run.accelerator.is_main_process:
+            answer = [_conclude(run, folder, summary), None]
+    except BaseException as error:
+        answer = [None, f"{type(error).__name__}: {error}"]
+        raise
+    finally:
+        broadcast_object_list(answer)
+    concluded, failure = answer
+    if failure is not None:
+        raise RuntimeError(f"rank 0 could not write the summary of the run ({failure})")
+    return concluded
 
 
 def _conclude(run: Pretraining, folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,32 @@ def test_the_test_images_are_judged_at_the_end_alone(tmp_path):
     assert '"knn_top1"' not in text
 
 
+def digits_of(labels):
+    """Digits with these labels; -1: unknown."""
+    split = load_split("digits", None, "train")
+    assert split is not None
+    return np.stack([split.open(i) for i in range(len(labels))]), np.array(labels)
+
+
+def test_some_labels_of_test_images_are_a_mistake_that_is_found_before_training():
+    train, test = digits_of([i % 3 for i in range(60)]), digits_of([0, 1, -1, -1, 2])
+    given = {**FEW, "subset": None, "evaluate_every": 0}
+    with pytest.raises(ValueError, match=r"test_data: 2 of the 5 images .* have no label"):
+        sslortho.pretrain(train, test_data=test, **given)
+
+
+@pytest.mark.slow
+def test_test_images_without_labels_are_left_out_and_it_is_said(tmp_path, capsys):
+    train, test = digits_of([i % 3 for i in range(60)]), digits_of([-1] * 5)
+    given = {**FEW, "subset": None, "evaluate_every": 0, "out": tmp_path / "run"}
+    summary = sslortho.pretrain(train, test_data=test, **given).summary
+    assert not any("top1" in name for name in summary)
+    assert "pair_ranking" in summary
+    assert (
+        "the images to test on are not used, since they have no labels" in capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
