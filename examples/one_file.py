@@ -101,13 +101,14 @@ def train(backbone: nn.Module, images: Tensor, epochs: int, batch: int = 128) ->
 
     `param_groups` sorts the parameters by the layer that uses them: gradients of convolutions and dense
     layers are replaced by the nearest orthonormal matrix, U V^T of their singular value decomposition
-    (arXiv 2202.07052), those of norms and biases stay as they are. LARS then scales the step of each
-    layer to the size of its weights.
+    (arXiv 2202.07052). LARS then scales the step of each layer to the size of its weights. Norms and
+    biases keep their gradients as they are, so they have a rate of their own.
     """
     projector = create_projector()
     model = nn.Sequential(backbone, projector)
-    peak = 3.0
-    optimizer = OrthLARS(param_groups(model), lr=peak, momentum=0.9, weight_decay=1e-6)
+    groups = param_groups(model, lr_biases=0.005)
+    optimizer = OrthLARS(groups, lr=3.0, momentum=0.9, weight_decay=1e-6)
+    peaks = [group["lr"] for group in optimizer.param_groups]
     steps = len(images) // batch
     total, losses = epochs * steps, []
     model.train()
@@ -116,9 +117,9 @@ def train(backbone: nn.Module, images: Tensor, epochs: int, batch: int = 128) ->
         for step, chosen in enumerate(torch.randperm(len(images)).split(batch)[:steps]):
             done = epoch * steps + step
             warm_up = min(1.0, (done + 1) / steps)  # over the first epoch
-            rate = peak * warm_up * 0.5 * (1 + math.cos(math.pi * done / total))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            share = warm_up * 0.5 * (1 + math.cos(math.pi * done / total))
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = share * peak
             z_a, z_b = (model(draw_view(images[chosen])) for _ in range(2))
             loss = barlow_twins(z_a, z_b)
             optimizer.zero_grad()

@@ -34,6 +34,9 @@ PHOTO_CROP, GPU_PHOTO_CROP = 96, 224
 """Side of views of photographs, for networks that are not made for small images. On a CPU: it costs a ResNet-18
 less than 32 with the first layer for small images (docs/choosing.md). On a GPU: as papers."""
 
+GPU_SMALL_CROP = 64
+"""Side of views of images of 64 to 95 pixels on a GPU, for networks that are not made for 32 pixels."""
+
 MOST_WARMUP = 10
 """Longest warm-up in epochs: facebookresearch/barlowtwins, SimCLR, VICReg and BYOL, for 100 epochs or more."""
 
@@ -105,6 +108,17 @@ def fit_crop(
         if machine and machine.gpu and side >= GPU_PHOTO_CROP:
             return Choice(GPU_PHOTO_CROP, "photographs on a GPU, as in papers", "")
         return Choice(PHOTO_CROP, f"images of {side} pixels, for a first try", "")
+    if (
+        side is not None
+        and side >= GPU_SMALL_CROP
+        and not small_network
+        and machine
+        and machine.gpu
+    ):
+        return Choice(GPU_SMALL_CROP, f"images of {side} pixels, as those of Tiny ImageNet", "")
+    if side is not None and side >= GPU_SMALL_CROP:
+        reason = f"a quarter of the work that --crop_size 64 is; the images have {side} pixels"
+        return Choice(USUAL_CROP, reason, "")
     if side is None or side > USUAL_CROP - CROP_MULTIPLE:
         return Choice(USUAL_CROP, "as CIFAR's images", "")
     own = -(-side // CROP_MULTIPLE) * CROP_MULTIPLE
