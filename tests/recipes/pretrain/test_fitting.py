@@ -362,6 +362,7 @@ def test_a_run_of_an_older_version_resumes_with_the_digits_rate_that_it_began_wi
     """Version 0.1 gave any images the digits' defaults, and wrote them into config.yaml."""
     old = {
         "lr": 6.0,
+        "lr_biases": 0.05,
         "warmup_epochs": 1,
         "evaluate_every": 2,
         "batch_size": 8,
