@@ -16,35 +16,46 @@ class LabelledData:
     """Labelled images to train and to test on."""
 
     train: ImageSet
-    test: ImageSet
+    tested: ImageSet | None
+    """Images to test on; None where there are none, and none are needed."""
     classes: tuple[str, ...]
     """Names of the classes, or their numbers where they have no names."""
 
+    @property
+    def test(self) -> ImageSet:
+        """Images to test on, where they are needed."""
+        assert self.tested is not None
+        return self.tested
+
 
 def load_labelled_data(
-    options: DataOptions, given: tuple[ImageSet | None, ImageSet | None] = (None, None)
+    options: DataOptions,
+    given: tuple[ImageSet | None, ImageSet | None] = (None, None),
+    *,
+    needs_test: bool = True,
 ) -> LabelledData:
     """Load and check labelled training and test images.
 
     Args:
         options: which, and how they are read.
         given: the images themselves, where a Python caller has handed them over.
+        needs_test: False where data without test images will do.
 
-    Raises ValueError if labels or test images are missing, or if they do not go together.
+    Raises ValueError if labels, or test images that are needed, are missing, or if they do not go together.
     """
     train = load_training_set(options, given[0])
     test = load_test_set(options, given[1], train)
-    if test is None:
+    if test is None and needs_test:
         raise ValueError(
             f"{name_data(options)} has no test images; {_NEEDS_TEST.get(options.data, 'add test/ or val/')}"
         )
     for name, data in (("training", train), ("test", test)):
-        if int(data.labels.min()) < 0:
+        if data is not None and int(data.labels.min()) < 0:
             raise ValueError(
                 f"{name_data(options)}: the {name} images have no labels; {_name_remedy(options)}"
             )
     names = train.classes or tuple(str(i) for i in range(int(train.labels.max()) + 1))
-    found = int(test.labels.max()) + 1
+    found = 0 if test is None else int(test.labels.max()) + 1
     if found > len(names):
         raise ValueError(
             f"the test images are of {found} classes, the training images of {len(names)}; they must "

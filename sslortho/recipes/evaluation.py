@@ -42,7 +42,7 @@ class Evaluation:
     subject: Subject
     spec: EvaluationSpec
     test: EvaluationLoader
-    """Evaluation views of the test images."""
+    """Evaluation views of the test images; of the held-out ones where there are none to test on."""
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context that the backbone runs in: mixed precision."""
@@ -123,7 +123,7 @@ def identify(
     weights = None
     if subject is not None and subject.restored:
         weights = hash_tensors(subject.backbone.state_dict())
-    return Inputs(collect_tables(data.train, data.test, held_out), weights, classifies)
+    return Inputs(collect_tables(data.train, data.tested, held_out), weights, classifies)
 
 
 def _load(options: BackboneOptions, given: Given) -> LabelledData:

@@ -177,7 +177,7 @@ def write_results(
         **results.details,
         "classes": len(run.data.classes),
         "train_images": len(run.data.train),
-        "test_images": len(run.data.test),
+        "test_images": 0 if run.data.tested is None else len(run.data.tested),
         **asdict(run.subject.info),
     }
     origin = provenance(run.accelerator, session)

@@ -58,7 +58,7 @@ def load_images(options: EmbedOptions, given: Given = NOTHING) -> ImageSet:
         return load_training_set(options, given.train)
     return choose_training_images(
         options,
-        load_labelled_data(options, given.images),
+        load_labelled_data(options, given.images, needs_test=False),
         options.train_percent,
         options.train_list,
     ).train

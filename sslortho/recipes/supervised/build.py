@@ -1,7 +1,7 @@
 """Everything that a supervised training is made of."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from accelerate import Accelerator
 
@@ -51,12 +51,12 @@ class Supervised(ClassifierTraining):
 
 
 def _load(options: SupervisedOptions, given: Given) -> tuple[LabelledData, ImageSet | None]:
-    """Images to train and to test on, and those held out."""
-    data = load_labelled_data(options, given.images)
+    """Images to train and to test on, and those held out. Test images may be missing if none are used."""
+    data = load_labelled_data(options, given.images, needs_test=options.test)
     if options.validation is None:
         return check_classes(options, data), None
     train, held_out = hold_out(data.train, options.validation, options.seed)
-    return check_classes(options, LabelledData(train, data.test, data.classes)), held_out
+    return check_classes(options, replace(data, train=train)), held_out
 
 
 def read_inputs(options: SupervisedOptions, given: Given) -> Inputs:
@@ -78,7 +78,7 @@ def _build_training(
     accelerator: Accelerator,
     task: Classification,
     images: ImageSet,
-    test: ImageSet,
+    test: ImageSet | None,
     inputs: Inputs,
     chosen: Mapping[str, Choice],
 ) -> Training:
@@ -154,9 +154,11 @@ def build(options: SupervisedOptions, given: Given = NOTHING) -> Supervised:
         data=data,
         subject=Subject(task.backbone, recipe.info, task.classifier.in_features, origin),
         spec=spec,
-        test=evaluation_loader(data.test),
+        test=evaluation_loader(settled(held_out if data.tested is None else data.tested)),
         task=task,
-        training=_build_training(recipe, accelerator, task, data.train, data.test, inputs, chosen),
+        training=_build_training(
+            recipe, accelerator, task, data.train, data.tested, inputs, chosen
+        ),
         recipe=recipe,
         held_out=None if held_out is None else evaluation_loader(held_out),
     )

@@ -13,7 +13,13 @@ from sslortho.optim.settings import settle_optimizer
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.recipes.tune.options import TuneOptions
 from sslortho.recipes.tune.search import Range, Search, draw_search, hold_search
-from sslortho.recipes.tune.trials import SearchFailedError, Trials, plan, trial_options
+from sslortho.recipes.tune.trials import (
+    SearchFailedError,
+    Trials,
+    plan,
+    trial_folder,
+    trial_options,
+)
 from sslortho.runs.several.job_runner import JobRunner
 from sslortho.runs.several.jobs import (
     TRAINING_IMAGES,
@@ -77,16 +83,27 @@ def tell(options: TuneOptions, search: Search, folder: Path, program: str) -> in
         )
         return 1
     best = ranking[0]
-    found = {**trial_options(options, best.params), "test": True, "pictures": True}
+    tested = _has_test_images(trial_folder(folder, best.number))
+    found = {**trial_options(options, best.params), "test": tested, "pictures": True}
     with atomic_file(folder / "best.yaml") as file:
         file.write(yaml.safe_dump(json.loads(json.dumps(found)), sort_keys=False).encode())
     values = ", ".join(f"{name} {value:.4g}" for name, value in best.params.items())
     print(
         f"best of {len(ranking)}: trial {best.number}, {options.objective} {best.value:.5g}: {values}"
     )
-    print(f"  {folder / 'report.md'}, search.png; with the test images:")
+    then = (
+        "with the test images" if tested else "the same training again (there are no test images)"
+    )
+    print(f"  {folder / 'report.md'}, search.png; {then}:")
     print(f"  sslortho supervised --config {folder / 'best.yaml'} --out {folder / 'best'}")
     return 0
+
+
+def _has_test_images(trial: Path) -> bool:
+    """Whether the data of a finished trial has images to test on, which it did not look at."""
+    path = trial / "summary.json"
+    inputs = json.loads(path.read_text()).get("inputs") if path.exists() else None
+    return inputs is None or "test" in inputs
 
 
 def search_in(folder: Path, options: TuneOptions, program: str) -> int:

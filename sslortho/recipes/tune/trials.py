@@ -35,15 +35,20 @@ def trial_options(options: TuneOptions, values: dict[str, float]) -> dict[str, A
     return chosen
 
 
+def trial_folder(folder: Path, number: int) -> Path:
+    """Run folder of a trial, in that of the search."""
+    return folder / "trials" / f"trial-{number:04}"
+
+
 def plan(options: TuneOptions, trial: Trial, folder: Path) -> Job:
     """The job of a trial."""
-    name = f"trial-{trial.number:04}"
+    own = trial_folder(folder, trial.number)
     return Job(
-        name=name,
+        name=own.name,
         command="supervised",
         options=trial_options(options, dict(trial.values)),
-        folder=folder / "trials" / name,
-        log=folder / "logs" / f"{name}.log",
+        folder=own,
+        log=folder / "logs" / f"{own.name}.log",
     )
 
 

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 
+import numpy as np
 import pytest
 import torch
 from helpers.script_runs import (
@@ -19,6 +20,7 @@ from helpers.script_runs import (
 from PIL import Image
 from safetensors.torch import load_file
 
+import sslortho
 from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD
 from sslortho.data import load_split
 from sslortho.models import create_backbone, read_weights
@@ -113,6 +115,23 @@ def test_test_images_need_not_be_looked_at(tmp_path, monkeypatch):
     summary = train(tmp_path, "--validation", "0.25", "--test", "false")
     assert "top1" not in summary
     assert summary["val_loss"] > 0
+
+
+def test_images_of_ones_own_need_no_test_images_where_none_are_used(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (40, 12, 12, 3), dtype=np.uint8)
+    given = {
+        "epochs": 1,
+        "threads": 1,
+        "trackers": "none",
+        "evaluate_every": 0,
+        "out": tmp_path / "r",
+    }
+    data = images, np.arange(40) % 2
+    with pytest.raises(ValueError, match="has no test images; give test_data"):
+        sslortho.supervised(data, "basic_cnn", **given)
+    summary = sslortho.supervised(data, "basic_cnn", validation=0.25, test=False, **given).summary
+    assert summary["val_top1"] in range(0, 101, 10)
+    assert set(summary["inputs"]) == {"training", "held-out"}
 
 
 def test_a_run_that_diverges_says_so_and_is_finished(tmp_path):

@@ -5,9 +5,11 @@ import json
 import math
 import signal
 
+import numpy as np
 import pytest
 import yaml
 from helpers.script_runs import call_command
+from PIL import Image
 
 from sslortho.recipes.command_line import parse_options
 from sslortho.recipes.configs import configs_folder
@@ -112,6 +114,35 @@ def test_trials_never_look_at_test_images(search, tmp_path):
     for summary in search(tmp_path / "search", "--trials", "2").values():
         assert summary["given"]["test"] == "false"
         assert summary["given"]["validation"] == "0.1"
+
+
+@pytest.mark.slow
+def test_photographs_without_test_images_are_searched_and_trained_on(tmp_path):
+    """Folders for classes, and nothing set aside: what tune and --test false need is held out."""
+    numbers = np.random.default_rng(0)
+    for i in range(40):
+        place = tmp_path / "photos" / ("dark", "light")[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = numbers.integers(0, 128, (16, 16, 3), dtype=np.uint8) + 127 * (i % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i:02}.png")
+    data = ["--data", str(tmp_path / "photos"), "--labels", "folders", "--threads", "1"]
+    small = [*data, "--backbone", "basic_cnn", "--epochs", "1", "--trackers", "none"]
+    out = tmp_path / "search"
+    searched = ["--trials", "1", "--search", "lr", "--validation", "0.25", "--out", str(out)]
+    done = call_command("tune", *small, *searched)
+    assert done.returncode == 0, done.stderr
+    (trial,) = summaries(out).values()
+    assert {role: found["count"] for role, found in trial["inputs"].items()} == {
+        "training": 30, "held-out": 10,
+    }  # fmt: skip
+    assert trial["val_top1"] in range(0, 101, 10)
+    assert trial["details"]["test_images"] == 0
+    assert "there are no test images" in done.stdout
+    again = call_command("supervised", "--config", str(out / "best.yaml"), "--out", str(out / "b"))
+    assert again.returncode == 0, again.stderr
+    assert "held out" in again.stdout
+    needed = call_command("supervised", *small, "--out", str(tmp_path / "c"))
+    assert "has no test images; add test/ or val/, or give test_data" in needed.stderr
 
 
 @pytest.fixture
