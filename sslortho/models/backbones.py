@@ -123,15 +123,31 @@ def _residual_network(name: str, stem: Stem, zero_init_residual: bool) -> nn.Mod
 def _timm_backbone(name: str, any_size: bool) -> nn.Module:
     import timm
 
-    if not timm.is_model(name):
-        hint = nearest(name, timm.list_models()) or "; timm.list_models() has the names"
-        raise ValueError(f"backbone='timm:{name}' is not a timm model{hint}")
     if any_size:
         try:  # only vision transformers and the like have this option
             return timm.create_model(name, num_classes=0, dynamic_img_size=True)
         except TypeError:
             pass
     return timm.create_model(name, num_classes=0)
+
+
+def check_backbone(name: str) -> None:
+    """Raise ValueError for an unknown name, without making the network."""
+    if name in OWN or name in STEMMED or name in WIDE_RESNETS:
+        return
+    if isinstance(name, str) and name.startswith("timm:"):
+        import timm
+
+        plain = name.removeprefix("timm:")
+        if not timm.is_model(plain):
+            hint = nearest(plain, timm.list_models()) or "; timm.list_models() has the names"
+            raise ValueError(f"backbone={name!r} is not a timm model{hint}")
+    elif name not in torchvision_names():
+        known, names = ", ".join(BACKBONES), (*BACKBONES, *WIDE_RESNETS, *torchvision_names())
+        raise ValueError(
+            f"backbone={name!r} is not one of {known}, another of torchvision's or timm:NAME"
+            f"{nearest(name, names)}"
+        )
 
 
 def create_backbone(
@@ -172,6 +188,7 @@ def create_backbone(
         torch.manual_seed(seed)
     if image_size is not None:
         check_image_size(str(name), image_size)
+    check_backbone(name)
     if name in OWN:
         return OWN[name]()
     if name in STEMMED:
@@ -180,15 +197,9 @@ def create_backbone(
         return _residual_network(name, stem, zero_init_residual)
     if name in WIDE_RESNETS:
         return create_wide_resnet(name, zero_init_residual)
-    if isinstance(name, str) and name.startswith("timm:"):
+    if name.startswith("timm:"):
         return _timm_backbone(name.removeprefix("timm:"), any_size)
-    if name in torchvision_names():
-        return create_torchvision(name, image_size)
-    known, names = ", ".join(BACKBONES), (*BACKBONES, *WIDE_RESNETS, *torchvision_names())
-    raise ValueError(
-        f"backbone={name!r} is not one of {known}, another of torchvision's or timm:NAME"
-        f"{nearest(name, names)}"
-    )
+    return create_torchvision(name, image_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,12 @@ from sslortho.augment.published_views import create_views
 from sslortho.augment.views import EvaluationSpec, ViewSpec, evaluation_spec
 from sslortho.methods.registry import load_method
 from sslortho.methods.task import Method, create_method
-from sslortho.models.backbones import BackboneSettings, count_multiplications, is_small
+from sslortho.models.backbones import (
+    BackboneSettings,
+    check_backbone,
+    count_multiplications,
+    is_small,
+)
 from sslortho.models.own_networks import GivenBackbone
 from sslortho.optim.registry import check_options
 from sslortho.optim.settings import OptimizerSettings, settle_optimizer
@@ -95,11 +100,13 @@ def resolve(
         machine: that trains. Default: a CPU.
         side: largest side of the first image in pixels; None before they are read.
 
-    Raises ValueError for a stem without effect, views that the method does not take, an option that the
-    optimizer does not take, and an object that is missing or does not fit.
+    Raises ValueError for an unknown backbone, a stem without effect, views that the method does not take, an
+    option that the optimizer does not take, and an object that is missing or does not fit.
     """
     check_given(options, given)
     check_options(options.optim, ())  # the name, before a rate is looked up for it
+    if given.backbone is None:
+        check_backbone(options.backbone)
     crop = _choose_crop(options, given, machine, side)
     options = fill(options, crop)
     method = given.method or load_method(options.method)

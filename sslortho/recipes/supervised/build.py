@@ -21,6 +21,7 @@ from sslortho.recipes.plan import describe_optimizer, describe_views, name_netwo
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.recipes.supervised.resolve import (
     SupervisedRecipe,
+    check_beginning,
     create_schedule,
     resolve,
     resolve_supervised_optimizer,
@@ -129,6 +130,7 @@ def build(options: SupervisedOptions, given: Given = NOTHING) -> Supervised:
     """
     # mistakes are found before data that may take minutes
     optimizer = resolve_supervised_optimizer(options)
+    check_beginning(options, given)
     fill(options, choose_batch(options, USUAL_BATCH, USUAL_BATCH))
     folder = options.run_folder
     accelerator = join_ranks(options, folder, options.mixed_precision, options.trackers)

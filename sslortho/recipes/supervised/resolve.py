@@ -8,9 +8,10 @@ from sslortho.augment import SUPERVISED_VIEWS, ViewSpec
 from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD, IMAGENET_MEAN, IMAGENET_STD
 from sslortho.data import ImageSet
 from sslortho.data.labelled import LabelledData
+from sslortho.generators import kept_generators
 from sslortho.methods import Classification
 from sslortho.models import BackboneInfo, feature_dim, initial_classifier
-from sslortho.models.backbones import BackboneSettings, Stem
+from sslortho.models.backbones import BackboneSettings, Stem, check_backbone
 from sslortho.models.own_networks import GivenBackbone
 from sslortho.optim import param_groups
 from sslortho.optim.layer_rates import split_by_factor
@@ -38,6 +39,25 @@ def resolve_supervised_optimizer(options: SupervisedOptions) -> OptimizerSetting
     Raises ValueError for an option that the optimizer does not take.
     """
     return settle_optimizer(lr=options.lr, default_layers="all", **options.optimizer_settings)
+
+
+def check_beginning(options: SupervisedOptions, given: Given = NOTHING) -> None:
+    """Look at backbone, stem and initial weights before the images are read.
+
+    Raises ValueError for what is unknown, missing or unreadable, a stem without effect, and weights that do
+    not fit a backbone by name.
+    """
+    check_given(options, given)
+    named = given.backbone is None
+    if named:
+        check_backbone(options.backbone)
+    weights = read_initial_weights(options, options.backbone)
+    if weights is None:
+        resolve_stem(options.backbone, options.stem, 0)
+    elif named:
+        stem = weights.choose_stem(options.backbone, options.stem)
+        with kept_generators():
+            weights.load_into(BackboneSettings(name=options.backbone, stem=stem).create())
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import yaml
 from sslortho.atomic import atomic_file
 from sslortho.optim.settings import settle_optimizer
 from sslortho.recipes.supervised.options import SupervisedOptions
+from sslortho.recipes.supervised.resolve import check_beginning
 from sslortho.recipes.tune.options import TuneOptions
 from sslortho.recipes.tune.search import Range, Search, draw_search, hold_search
 from sslortho.recipes.tune.trials import (
@@ -46,6 +47,7 @@ def check_trials(options: TuneOptions) -> None:
     weight = torch.zeros(1, requires_grad=True)
     settings = settle_optimizer(lr=trial.lr, default_layers="all", **trial.optimizer_settings)
     settings.create([{"params": [weight]}])
+    check_beginning(trial)
     check_data_dir(trial.data, trial.data_dir)
     if fit_subset(trial.data, trial.subset) != trial.subset:
         images = TRAINING_IMAGES[trial.data]

@@ -16,6 +16,8 @@ from sslortho.recipes.configs import configs_folder
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import resolve
 from sslortho.recipes.pretrain.run import build
+from sslortho.recipes.supervised.build import build as build_supervised
+from sslortho.recipes.supervised.options import SupervisedOptions
 
 
 @pytest.fixture(autouse=True)
@@ -135,19 +137,43 @@ def test_small_views_have_no_blur_and_large_ones_the_papers():
     [
         ({"batch_size": 4000}, "batch_size=4000 is larger than the data"),
         ({"batch_size": 100, "accumulation_steps": 3}, "does not divide into accumulation_steps=3"),
-        ({"mixed_precision": "fp16"}, "needs a GPU"),
         ({"data": "folder"}, "needs data_dir"),
         ({"data": "folder", "data_dir": "/no/such/folder"}, "/no/such/folder.* is no folder"),
         ({"subset": 5000}, "subset=5000 must be from 1 to the 1437 images"),
         ({"batch_size": 4000, "accumulation_steps": 4}, "batch_size=4000 is larger than the data"),
-        ({"backbone": "resnet19"}, "did you mean resnet18"),
-        ({"stem": "stock"}, "stem='stock' has no effect on backbone='resnet20'"),
     ],
 )
-def test_mistakes_are_found_before_training(options, message, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_mistakes_about_images_are_found_before_training(options, message):
     with pytest.raises(ValueError, match=message):
         build(PretrainOptions.of(trackers="none", **options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mixed_precision": "fp16"}, "needs a GPU"),
+        ({"backbone": "resnet19"}, "did you mean resnet18"),
+        ({"backbone": "timm:resnet19"}, "backbone='timm:resnet19' is not a timm model"),
+        ({"stem": "stock"}, "stem='stock' has no effect on backbone='resnet20'"),
+        ({"initial_weights": "/no/such/run"}, "/no/such/run"),
+        ({"optim": "lars", "polar": "svd"}, "polar='svd' is not an option"),
+    ],
+)
+@pytest.mark.parametrize("command", ["pretrain", "supervised"])
+def test_mistakes_are_found_before_images_are_read(command, options, message, monkeypatch):
+    def refuse(*given):
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("sslortho.recipes.pretrain.run.load_training_set", refuse)
+    monkeypatch.setattr("sslortho.data.labelled.load_training_set", refuse)
+    chosen = {"trackers": "none", **options}
+    create = {
+        "pretrain": lambda: build(PretrainOptions.of(**chosen)),
+        "supervised": lambda: build_supervised(SupervisedOptions(**chosen)),
+    }[command]
+    with pytest.raises(ValueError, match=message):
+        create()
 
 
 def test_small_folders_are_read_into_memory_and_large_images_by_file(tmp_path):
