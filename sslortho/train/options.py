@@ -94,7 +94,8 @@ class TrainResult:
     step: int
     """Optimizer steps taken in all."""
     stopped_by: int | None
-    """Number of the signal that asked for a stop; None if training is complete."""
+    """Number of the signal that asked for a stop, perhaps after the last step; None if training is complete
+    and none came."""
     loss: float
     """Loss of the last record."""
     images_per_second: float

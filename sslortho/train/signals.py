@@ -44,11 +44,16 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signal = number
 
-    def agreed(self, step: int) -> int | None:
-        """Number of the signal that requested a stop, the same on every rank at the same step; or None."""
+    def agreed(self, step: int, always: bool = False) -> int | None:
+        """Number of the signal that requested a stop, the same on every rank at the same step; or None.
+
+        Args:
+            step: several ranks agree at every AGREE_EVERY-th, and say None at the others.
+            always: they agree at this step too.
+        """
         if self.accelerator.num_processes == 1:
             return self.signal
-        if step % AGREE_EVERY:
+        if step % AGREE_EVERY and not always:
             return None
         ours = torch.tensor(float(self.signal or 0), device=self.accelerator.device)
         numbers = self.accelerator.gather(ours.view(1))

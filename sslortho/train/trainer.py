@@ -193,14 +193,16 @@ class Trainer:
             self._evaluate()
         while self.progress.epoch < self.options.epochs:
             for _ in self._epoch_steps():
-                signal = stop.agreed(self.progress.step)
+                signal = stop.agreed(self.progress.step, always=self._epoch_ends())
                 if signal is not None:
                     self._await_writer()  # there may be room now, though there was none for the last
                     self._save()
                     return self._result(signal)
                 self.writer.check()
             self._finish_epoch()
-        return self._result(None)
+        self.writer.wait()
+        # a signal may have come in the last evaluation or save: what follows training would not hear it
+        return self._result(stop.agreed(self.progress.step, always=True))
 
     def _result(self, signal: int | None) -> TrainResult:
         self._update_plain_task()
@@ -240,6 +242,10 @@ class Trainer:
         self.window.add(metrics, images)
         self.clock.add(images)
 
+    def _epoch_ends(self) -> bool:
+        """Whether every step of the epoch is taken."""
+        return self.progress.step_in_epoch == self.steps_per_epoch
+
     def _record_follows(self) -> bool:
         """Whether a record is written after the next step."""
         last = self.progress.step_in_epoch + 1 == self.steps_per_epoch
@@ -266,14 +272,23 @@ class Trainer:
         self.window = Window()
 
     def _finish_epoch(self) -> None:
+        """Evaluate and save, where it is time for them.
+
+        An evaluation may outlast what a scheduler leaves between its signal and SIGKILL, so a checkpoint
+        comes before it. Training that resumes from that one evaluates.
+        """
         progress, options = self.progress, self.options
-        progress.epoch += 1
-        progress.step_in_epoch = 0
-        last = progress.epoch == options.epochs
+        epoch = progress.epoch + 1
+        last = epoch == options.epochs
         every = options.evaluate_every
-        if every and (last or progress.epoch % every == 0):
+        evaluates = bool(self.evaluate and every) and (last or epoch % every == 0)
+        saves = last or epoch % options.checkpoint_every == 0
+        if evaluates and saves:
+            self._save()
+        progress.epoch, progress.step_in_epoch = epoch, 0
+        if evaluates:
             self._evaluate()
-        if last or progress.epoch % options.checkpoint_every == 0:
+        if last or (saves and not evaluates):  # the last one says that its evaluation is done
             self._save()
 
     def _update_plain_task(self) -> None:
@@ -282,16 +297,17 @@ class Trainer:
             gather_into(self.plain_task, self.trained, self.accelerator.device)
 
     def _evaluate(self) -> None:
-        if self.evaluate:
-            self._update_plain_task()
-            try:
-                figures = self.evaluate(self.plain_task)
-            except torch.OutOfMemoryError as error:
-                advice = describe_shortage(self.options.values(), trains=False)
-                raise DeviceMemoryError(advice) from error
-            if self.options.shard:
-                self.plain_task.to("cpu")  # it is not needed where memory is short
-            self.reporter.log(self.progress.step, self.progress.epoch, figures)
+        if not self.evaluate:
+            return
+        self._update_plain_task()
+        try:
+            figures = self.evaluate(self.plain_task)
+        except torch.OutOfMemoryError as error:
+            advice = describe_shortage(self.options.values(), trains=False)
+            raise DeviceMemoryError(advice) from error
+        if self.options.shard:
+            self.plain_task.to("cpu")  # it is not needed where memory is short
+        self.reporter.log(self.progress.step, self.progress.epoch, figures)
 
     def _save(self) -> None:
         """Begin to write a checkpoint, once the one before it is on the disk. Every rank must call."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from helpers.linear_training import IMAGES, Loader, Regression, train, weights
+from helpers.ranks import run_on_ranks
 from torch import nn
 
 from sslortho.train import state
@@ -139,6 +140,81 @@ def test_a_signal_stops_after_the_step_and_resuming_ends_bitwise_the_same(tmp_pa
     ]
     assert losses[0] == losses[1]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def figures_by_step(folder):
+    """Records in their order, without their times."""
+    kept = ("step", "epoch", "loss", "knn_top1")
+    records = read_metrics(folder / "metrics.jsonl")
+    return [{name: record[name] for name in kept if name in record} for record in records]
+
+
+def evaluate_weights(task):
+    """A figure of the weights alone."""
+    return {"knn_top1": float(weights(task).sum())}
+
+
+@pytest.mark.parametrize("epoch", [1, 2])  # the first evaluation after steps, and the last
+def test_an_evaluation_that_is_killed_costs_no_step(tmp_path, capsys, epoch):
+    """As by SIGKILL, when an evaluation outlasts what a scheduler leaves after its signal."""
+    whole, _ = train(tmp_path / "whole", dropout=0.5, evaluate=evaluate_weights)
+    evaluated = []
+
+    def killed(task):
+        evaluated.append(task)
+        if len(evaluated) == 1 + epoch:  # there is one before the first step
+            raise MemoryError("killed")
+        return evaluate_weights(task)
+
+    with pytest.raises(MemoryError):
+        train(tmp_path / "broken", dropout=0.5, evaluate=killed)
+    capsys.readouterr()
+    resumed, _ = train(tmp_path / "broken", dropout=0.5, evaluate=evaluate_weights)
+    assert f"resuming at step {6 * epoch}\n" in capsys.readouterr().out
+    assert torch.equal(weights(resumed), weights(whole))
+    assert figures_by_step(tmp_path / "broken") == figures_by_step(tmp_path / "whole")
+
+
+def test_a_signal_in_the_last_evaluation_is_not_lost(tmp_path):
+    evaluated = []
+
+    def evaluate(task):
+        evaluated.append(task)
+        if len(evaluated) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate_weights(task)
+
+    stopped, result = train(tmp_path, evaluate=evaluate)
+    assert (result.step, result.stopped_by) == (12, signal.SIGTERM)
+    again, result = train(tmp_path, evaluate=evaluate)
+    assert (result.step, result.stopped_by) == (12, None)
+    assert len(evaluated) == 3  # nothing is repeated
+    assert torch.equal(weights(again), weights(stopped))
+
+
+def _stop_one_rank_in_the_last_step_of_an_epoch(rank, folder):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    evaluated = []
+    ask = {(0, 5): lambda: os.kill(os.getpid(), signal.SIGUSR1)} if rank == 1 else {}
+
+    def evaluate(task):
+        evaluated.append(0)
+        return {}
+
+    _, stopped = train(folder, Loader(at_batch=ask), evaluate=evaluate)
+    before = len(evaluated)
+    _, resumed = train(folder, evaluate=evaluate)
+    results = [[result.step, result.stopped_by] for result in (stopped, resumed)]
+    return [*results, before, len(evaluated)]
+
+
+@pytest.mark.ranks
+def test_ranks_hear_a_signal_before_they_evaluate(tmp_path):
+    """An epoch has 6 steps, fewer than the 10 between their other agreements."""
+    found = run_on_ranks(_stop_one_rank_in_the_last_step_of_an_epoch, 2, tmp_path, tmp_path / "run")
+    # the evaluation before the first step, then those of the two epochs
+    assert found == [[[6, signal.SIGUSR1], [12, None], 1, 3]] * 2
 
 
 @pytest.mark.parametrize("batch", [(1, 2), (1, 5)])  # 9 steps of 12; the last of an epoch
