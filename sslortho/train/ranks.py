@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +26,11 @@ class Rank:
     number: int
     host: str
     pid: int
+    pid_space: str
+    """Processes whose numbers ours can be compared with; see `name_pid_space`."""
 
     def has_ended(self) -> bool:
-        """Whether the process, on this machine, has exited or is a zombie."""
+        """Whether the process, whose number is of this one's space, has exited or is a zombie."""
         try:
             state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
         except FileNotFoundError:
@@ -39,6 +41,19 @@ class Rank:
 
     def __str__(self) -> str:
         return f"rank {self.number} (process {self.pid} on {self.host})"
+
+
+def name_pid_space() -> str:
+    """Name of the space of process numbers that this process lives in: one for processes that see each other.
+
+    Containers and machines may share a host name, and have spaces of their own. Made of the host name and,
+    where the system tells them, of the kernel's boot and the PID namespace.
+    """
+    parts = [socket.gethostname()]
+    with suppress(OSError):  # not Linux, or hidden
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        parts += [boot, os.readlink("/proc/self/ns/pid")]  # noqa: PTH115 - it leads to no file
+    return " ".join(parts)
 
 
 GUARD_INTERVAL, GUARD_PATIENCE = 2.0, 20.0
@@ -56,7 +71,7 @@ class RankWatch:
 
     Under gloo a lost rank is an exception. Under NCCL the others wait in the GPU's queue until its
     watchdog ends them without a name, after 10 minutes; so there a thread looks after the ranks of this
-    machine.
+    machine (in a container, of this container).
 
     Args:
         accelerator: of this rank.
@@ -68,8 +83,8 @@ class RankWatch:
         self, accelerator: Accelerator, patience: float = 5.0, guarded: bool | None = None
     ) -> None:
         self.guarded = accelerator.device.type != "cpu" if guarded is None else guarded
-        ours = Rank(accelerator.process_index, socket.gethostname(), os.getpid())
-        self.ours = ours
+        number = accelerator.process_index
+        self.ours = ours = Rank(number, socket.gethostname(), os.getpid(), name_pid_space())
         self.alone = accelerator.num_processes == 1
         self.ranks: list[Rank] = [ours] if self.alone else gather_object([ours])
         self.patience = patience
@@ -84,7 +99,7 @@ class RankWatch:
             time.sleep(0.05)
 
     def _find_ended(self) -> list[Rank]:
-        beside = [r for r in self.ranks if r.host == self.ours.host and r != self.ours]
+        beside = [r for r in self.ranks if r.pid_space == self.ours.pid_space and r != self.ours]
         return [rank for rank in beside if rank.has_ended()]
 
     @contextmanager

@@ -1,17 +1,21 @@
 """The watch over ranks, with processes that really end."""
 
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 from accelerate import Accelerator
 from helpers.ranks import run_on_ranks
 
-from sslortho.train.ranks import Rank, RankLostError, RankWatch
+from sslortho.train.ranks import Rank, RankLostError, RankWatch, name_pid_space
 
 
 @pytest.fixture
@@ -20,7 +24,7 @@ def rank_watch():
     found = RankWatch(Accelerator(cpu=True), patience=0.2)
     found.alone = False
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        found.ranks.append(Rank(1, found.ours.host, other.pid))
+        found.ranks.append(replace(found.ours, number=1, pid=other.pid))
         yield found, other
         other.kill()
 
@@ -52,7 +56,7 @@ def test_other_errors_pass(rank_watch):
 
 def test_a_rank_of_another_machine_is_lost_without_a_name(rank_watch):
     found, other = rank_watch
-    found.ranks[1] = Rank(1, "elsewhere", other.pid)
+    found.ranks[1] = replace(found.ranks[1], host="elsewhere", pid_space="elsewhere")
     other.kill()
     with pytest.raises(RankLostError, match="another machine or one that hangs"), found.watch():
         raise dist.DistBackendError("watchdog")
@@ -65,7 +69,41 @@ def test_alone_nothing_is_asked():
 
 
 def test_this_process_has_not_ended():
-    assert not Rank(0, "", os.getpid()).has_ended()
+    assert not Rank(0, "", os.getpid(), "").has_ended()
+
+
+def test_a_container_of_the_same_host_name_is_not_looked_for(rank_watch):
+    """Its processes have numbers of their own, which here belong to nobody or to others."""
+    found, other = rank_watch
+    found.ranks[1] = replace(found.ranks[1], pid_space="of a container")
+    other.kill()
+    other.wait()
+    assert found.ended() == []
+
+
+def test_processes_share_a_space_of_numbers_unless_one_is_made():
+    code = "from sslortho.train.ranks import name_pid_space; print(name_pid_space())"
+
+    def name_in(*launcher):
+        command = [*launcher, sys.executable, "-c", code]
+        return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+    assert name_in().stdout.strip() == name_pid_space()
+    if not shutil.which("unshare"):
+        pytest.skip("no program makes namespaces here")
+    apart = name_in("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc")
+    if apart.returncode:
+        pytest.skip(f"no namespaces here: {apart.stderr.strip()[:100]}")
+    assert apart.stdout.strip() != name_pid_space()
+    assert apart.stdout.split()[0] == name_pid_space().split()[0]  # the host name
+
+
+def test_where_the_system_does_not_tell_the_host_name_decides(monkeypatch):
+    def refuse(path):
+        raise PermissionError(path)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert name_pid_space() == socket.gethostname()
 
 
 def test_a_rank_lost_while_the_gpu_waits_ends_the_others(rank_watch):
