@@ -1,9 +1,11 @@
 """Progress of a training, and sums since its last record."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -84,26 +86,32 @@ class Window:
     """Sums over the steps since the last record; tensors, so that adding does not synchronise."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
-    images: int = 0
     steps: int = 0
 
-    def add(self, metrics: dict[str, Tensor], images: int) -> None:
-        """Add the metrics of one step, and its number of images over all ranks.
+    def add(self, metrics: Mapping[str, Tensor], skipped: bool = False) -> None:
+        """Add the metrics of one step.
 
-        No metrics: the step counts by its images alone.
+        skipped: the step was not taken, and only the names of its metrics count.
         """
-        if not metrics:
-            self.images += images
-            return
         for name, value in metrics.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.images += images
-        self.steps += 1
+            if skipped:
+                self.sums.setdefault(name, torch.zeros_like(value))
+            else:
+                self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.steps += not skipped
 
     def state(self) -> dict[str, Any]:
-        """Values for a checkpoint; `Window(**state)` is the inverse."""
+        """Values for a checkpoint; `restored` is the inverse."""
         return dict(vars(self))
 
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> "Window":
+        """Window of a checkpoint; empty where an older one holds none."""
+        return cls(dict(state.get("sums", {})), state.get("steps", 0))  # versions of 0.1 add images
+
     def means(self) -> dict[str, Tensor]:
-        """Means of the metrics over the steps that had some; empty if none had."""
+        """Means of the metrics over the steps that were not skipped: nan if all were.
+
+        Empty if no step had metrics.
+        """
         return {name: value / self.steps for name, value in self.sums.items()}

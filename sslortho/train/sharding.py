@@ -212,14 +212,6 @@ def total_norm(tensors: Iterable[Tensor]) -> Tensor:
     return whole(torch.nn.utils.get_total_norm(norms))
 
 
-def gather_state(state: Any) -> Any:
-    """Gather every tensor of a state dict: the state dict of the same module or optimizer unsharded.
-
-    Every rank must call, and each receives all of it.
-    """
-    return tree_map(lambda value: whole(value) if isinstance(value, Tensor) else value, state)
-
-
 def gather_to_main(
     state: Any, accelerator: Accelerator, copy: Callable[[Tensor], Tensor] = torch.clone
 ) -> Any:

@@ -96,6 +96,6 @@ def restore(
     optimizer.load_state_dict(slots)
     if accelerator.scaler and state["scaler"]:
         accelerator.scaler.load_state_dict(state["scaler"])
-    window = Window(**state.get("window", {}))  # older checkpoints have none
+    window = Window.restored(state.get("window", {}))
     window.sums = {name: value.to(accelerator.device) for name, value in window.sums.items()}
     return Progress(**state["progress"]), window

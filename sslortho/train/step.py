@@ -63,7 +63,7 @@ class OptimizerStep:
 
     def take(
         self, batches: BatchesAhead, progress: Progress, place: int, total: int, recorded: bool
-    ) -> tuple[dict[str, Tensor], int]:
+    ) -> tuple[dict[str, Tensor], int, bool]:
         """Take the step at a place of the schedule.
 
         Args:
@@ -73,8 +73,9 @@ class OptimizerStep:
             total: steps of the whole schedule.
             recorded: whether a record follows, for which the step is measured.
 
-        Returns the mean metrics, and the number of this rank's images. The metrics are empty if the
-        gradients of fp16 overflowed without fault. Raises NonFiniteError as `skipping.count_bad_step`.
+        Returns the mean metrics, the number of this rank's images, and whether the step was skipped. The
+        metrics are empty if the gradients of fp16 overflowed without fault. Raises NonFiniteError as
+        `skipping.count_bad_step`.
         """
         self._seed(progress.step)
         multiplier = self.schedule(place)
@@ -93,7 +94,7 @@ class OptimizerStep:
             self.instruments.measure()
         self.times.switch("optimizer")
         overflow = self._update(finite, metrics, progress)
-        return ({} if overflow else metrics), images
+        return ({} if overflow else metrics), images, not finite
 
     def _seed(self, step: int) -> None:
         """Let what the network draws be a function of seed, step and rank."""

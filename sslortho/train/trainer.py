@@ -235,12 +235,11 @@ class Trainer:
 
     def _step(self, batches: BatchesAhead, recorded: bool) -> None:
         """One optimizer step, measured if a record follows."""
-        metrics, images = self.optimizer_step.take(
+        metrics, images, skipped = self.optimizer_step.take(
             batches, self.progress, self.place, self.total_steps, recorded
         )
-        images *= self.accelerator.num_processes
-        self.window.add(metrics, images)
-        self.clock.add(images)
+        self.window.add(metrics, skipped)
+        self.clock.add(images * self.accelerator.num_processes)
 
     def _epoch_ends(self) -> bool:
         """Whether every step of the epoch is taken."""
@@ -252,7 +251,7 @@ class Trainer:
         return last or (self.progress.step + 1) % self.options.log_every == 0
 
     def _log(self) -> None:
-        """Write a record of means over the steps since the last one."""
+        """Write a record of means over the steps since the last one that were not skipped."""
         reduced = self.accelerator.reduce(self.window.means(), reduction="mean")
         assert isinstance(reduced, dict)
         values = {name: float(value) for name, value in reduced.items()}

@@ -6,6 +6,7 @@ import types
 import pytest
 import torch
 from helpers.ranks import run_on_ranks
+from helpers.sharded import gather_state
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_flatten
@@ -21,7 +22,6 @@ from sslortho.train.sharding import (
     check_sharding,
     find_blocks,
     gather_into,
-    gather_state,
     gather_to_main,
     hold_gradients,
     scatter_state,

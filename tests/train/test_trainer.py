@@ -15,6 +15,7 @@ from sslortho.train import state
 from sslortho.train.backward import NonFiniteError
 from sslortho.train.checkpoint import CheckpointFolder
 from sslortho.train.options import LoopOptions
+from sslortho.train.progress import Window
 from sslortho.train.records import Reporter, read_metrics
 from sslortho.train.trainer import Trainer
 
@@ -259,6 +260,33 @@ def test_steps_with_non_finite_gradients_are_skipped(tmp_path):
     np.testing.assert_allclose(weights(task).numpy(), parameters, rtol=1e-5, atol=1e-6)
     assert task.steps_followed == 9
     assert read_metrics(tmp_path / "metrics.jsonl")[1]["loss"] is None
+
+
+@pytest.mark.parametrize("stop", [{}, {(0, 2): lambda: os.kill(os.getpid(), signal.SIGTERM)}])
+def test_a_skipped_step_does_not_take_the_others_out_of_a_record(tmp_path, stop):
+    """Also where training stops between the skipped step and the record, and where a record begins with one."""
+    poison, skip = [(0, 1), (0, 4), (1, 2), (1, 3)], {1, 4, 8, 9}
+    task, result = train(tmp_path, Loader(poison=poison, at_batch=stop), log_every=4)
+    if stop:
+        assert result.step == 3
+        task, result = train(tmp_path, Loader(poison=poison), log_every=4)
+    parameters, losses = literal_training(skip=skip)
+    np.testing.assert_allclose(weights(task).numpy(), parameters, rtol=1e-5, atol=1e-6)
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert [r["step"] for r in records] == [4, 6, 8, 12]
+    windows = [(0, 2, 3), (5,), (6, 7), (10, 11)]
+    expected = [np.mean([losses[step] for step in steps]) for steps in windows]
+    np.testing.assert_allclose([r["loss"] for r in records], expected, rtol=1e-4)
+    assert all(np.isfinite(r["grad_norm"]) for r in records)
+    assert result.loss == pytest.approx(expected[-1], rel=1e-4)
+
+
+def test_the_window_of_an_older_checkpoint_is_read():
+    sums = {"loss": torch.tensor(6.0)}
+    window = Window.restored({"sums": sums, "images": 12, "steps": 3})
+    assert float(window.means()["loss"]) == 2
+    assert Window.restored({}) == Window()
+    assert Window.restored(window.state()) == window
 
 
 def test_a_skipped_step_leaves_no_trace_in_batch_norm(tmp_path):
