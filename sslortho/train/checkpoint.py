@@ -1,5 +1,6 @@
 """Checkpoints that are either whole or absent, verified by a checksum in their name."""
 
+import errno
 import hashlib
 import os
 import re
@@ -69,6 +70,14 @@ def _same_value(stored: Any, value: Any) -> bool:
     return stored == value
 
 
+def _may_pass(error: Exception) -> bool:
+    """Whether an error in reading a file is of the moment (memory, rights, a server), not of the file."""
+    if isinstance(error, OSError):
+        return error.errno not in (errno.EIO, None)
+    # torch raises RuntimeError where it finds no memory
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
 class RefusedError(Exception):
     """A checkpoint is not used, for the reason given."""
 
@@ -95,7 +104,8 @@ class CheckpointFolder:
         self.keep_last = keep_last
         self.expected = expected or {}
         self._foreign: set[Path] = set()
-        self._peeked: dict[str, Any] | None = None
+        self._refused: set[Path] = set()
+        self._peeked: tuple[list[Path], dict[str, Any] | None] | None = None
 
     def list(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
@@ -133,9 +143,11 @@ class CheckpointFolder:
         for other in others:
             if other in self._foreign:  # perhaps the only copy of somebody's run
                 other.rename(other.with_name(f"foreign-{other.name}"))
-            elif _step(other) >= step:  # could not be read, then
+            elif _step(other) == step or (_step(other) > step and other in self._refused):
                 other.unlink()
-        for old in [o for o in self.list() if o != path][: 1 - self.keep_last or None]:
+        # a newer one that was not refused is another process's, which went on meanwhile
+        older = [other for other in self.list() if _step(other) < step]
+        for old in older[: 1 - self.keep_last or None]:
             old.unlink()
         for partial in self.path.glob(".step-*.partial"):  # of processes that were killed
             partial.unlink()
@@ -148,23 +160,29 @@ class CheckpointFolder:
         return f"the same command resumes from {paths[-1]}"
 
     def peek(self) -> dict[str, Any] | None:
-        """`load_latest`, whose next call returns the same without reading it again."""
-        self._peeked = self.load_latest()
-        return self._peeked
+        """`load_latest`, whose next call returns the same without reading it again.
+
+        Unless the checkpoints are others by then: another process may have worked here meanwhile.
+        """
+        listed = self.list()
+        self._peeked = listed, self.load_latest()
+        return self._peeked[1]
 
     def load_latest(self) -> dict[str, Any] | None:
         """The newest checkpoint that is whole and of this run, on the CPU; None where there is none.
 
-        Warns of each that is not. Raises ValueError if there are some but none is.
+        Warns of each that is not. Raises ValueError if there are some but none is, and OSError if one
+        cannot be read at the moment: going on from an older one would lose steps.
         """
-        if self._peeked is not None:
-            state, self._peeked = self._peeked, None
-            return state
-        paths = self.list()
+        paths, peeked = self.list(), self._peeked
+        self._peeked = None
+        if peeked is not None and peeked[0] == paths:
+            return peeked[1]
         for path in reversed(paths):
             try:
                 return self._read(path)
             except RefusedError as error:
+                self._refused.add(path)
                 warnings.warn(
                     f"checkpoint {path} is not used: {error}; trying the one before it",
                     stacklevel=2,
@@ -187,7 +205,11 @@ class CheckpointFolder:
         except RefusedError:
             raise
         except Exception as error:  # torch raises half a dozen kinds for a damaged file
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+            if _may_pass(error):
+                raise OSError(
+                    f"checkpoint {path} cannot be read now ({reason}); once it can, the same command resumes"
+                ) from error
             raise RefusedError(f"it cannot be read ({reason})") from error
         if not isinstance(state, dict) or "format" not in state:
             raise RefusedError("torch.save wrote it, but not as a checkpoint")

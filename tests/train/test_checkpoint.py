@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import subprocess
@@ -101,10 +102,89 @@ def test_a_checkpoint_of_another_run_is_not_taken_and_not_lost(tmp_path):
 
 
 def test_a_damaged_newer_checkpoint_does_not_push_out_a_good_one(tmp_path):
-    folder = CheckpointFolder(tmp_path, keep_last=1)
+    folder = CheckpointFolder(tmp_path, keep_last=2)
+    folder.save({"value": 10}, 10)
     folder.save({"value": 20}, 20).write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="is not used"):
+        assert folder.load_latest()["value"] == 10
     folder.save({"value": 13}, 13)
+    assert steps(folder) == [10, 13]
     assert folder.load_latest()["value"] == 13
+
+
+@pytest.mark.parametrize("keep_last", [1, 2])
+def test_a_newer_checkpoint_of_another_process_is_left_alone(tmp_path, keep_last):
+    """As on a file system without locks, where two processes went on from step 10."""
+    ours = CheckpointFolder(tmp_path, keep_last)
+    ours.save({"value": 10}, 10)
+    assert ours.load_latest()["value"] == 10
+    CheckpointFolder(tmp_path).save({"value": 20}, 20)
+    ours.save({"value": 13}, 13)
+    assert steps(ours) == ([13, 20] if keep_last == 1 else [10, 13, 20])
+    assert ours.load_latest()["value"] == 20
+
+
+NO_MEMORY = RuntimeError(  # as torch raises it
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
+    "to allocate 800000000 bytes. Error code 12 (Cannot allocate memory)"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
+        (MemoryError(), r"\(MemoryError\)"),
+        (NO_MEMORY, "can't allocate memory"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_damaged(
+    tmp_path, monkeypatch, error, reason
+):
+    folder = CheckpointFolder(tmp_path)
+    folder.save({"value": 1}, 1)
+    newest = folder.save({"value": 2}, 2)
+
+    def refuse(*arguments, **options):
+        raise error
+
+    place = (Path, "open") if isinstance(error, OSError) else (torch, "load")
+    with monkeypatch.context() as patched:
+        patched.setattr(*place, refuse)
+        with pytest.raises(
+            OSError, match=f"checkpoint .*{newest.name} cannot be read now .*{reason}"
+        ):
+            folder.load_latest()
+    assert folder.load_latest()["value"] == 2
+
+
+def test_a_file_that_the_disk_cannot_read_is_damaged(tmp_path, monkeypatch):
+    folder = CheckpointFolder(tmp_path)
+    folder.save({"value": 1}, 1)
+    newest = folder.save({"value": 2}, 2)
+    opened = Path.open
+
+    def fail(path, *arguments, **options):
+        if path == newest:
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.warns(UserWarning, match=r"is not used: it cannot be read \(OSError"):
+        assert folder.load_latest()["value"] == 1
+
+
+def test_what_was_looked_at_is_read_again_only_if_another_process_saved(tmp_path, monkeypatch):
+    folder, reads = CheckpointFolder(tmp_path), []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: reads.append(a) or load(*a, **k))
+    folder.save({"value": 1}, 1)
+    assert folder.peek()["value"] == folder.load_latest()["value"] == 1
+    assert len(reads) == 1
+    assert folder.peek()["value"] == 1
+    CheckpointFolder(tmp_path).save({"value": 2}, 2)
+    assert folder.load_latest()["value"] == 2
 
 
 def test_a_damaged_one_of_the_same_step_is_replaced(tmp_path):
