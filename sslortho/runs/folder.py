@@ -95,8 +95,8 @@ class RunFolder:
         return json.loads(self.summary.read_text())
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write summary.json; numbers that are not finite become null."""
-        text = json.dumps({name: jsonable(value) for name, value in summary.items()}, indent=2)
+        """Write summary.json; numbers that are not finite become null, at any depth."""
+        text = json.dumps(jsonable(summary), indent=2)
         with atomic_file(self.summary) as file:
             file.write((text + "\n").encode())
 

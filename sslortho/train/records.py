@@ -16,7 +16,14 @@ Record = dict[str, float | int | None]
 
 
 def jsonable(value: Any) -> Any:
-    """A value as JSON has it: null for a number that is not finite, since JSON has no NaN."""
+    """A value as JSON has it: null for a number that is not finite, since JSON has no NaN.
+
+    Also inside mappings, lists and tuples.
+    """
+    if isinstance(value, Mapping):
+        return {name: jsonable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

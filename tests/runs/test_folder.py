@@ -1,4 +1,5 @@
 import json
+import math
 import os
 
 import pytest
@@ -13,13 +14,19 @@ from sslortho.runs.status import read_status
 
 
 def test_a_summary_is_strict_json(tmp_path):
-    RunFolder(tmp_path).write_summary({"loss": float("inf"), "top1": 90.0})
+    nan, inf = math.nan, math.inf
+    findings = [{"name": "diverging", "value": nan, "threshold": inf, "limits": (-inf, 1.0)}]
+    summary = {"loss": inf, "top1": 90.0, "verdict": {"name": "diverging", "findings": findings}}
+    RunFolder(tmp_path).write_summary(summary)
 
     def refuse(constant):
         raise AssertionError(constant)
 
     text = (tmp_path / "summary.json").read_text()
-    assert json.loads(text, parse_constant=refuse) == {"loss": None, "top1": 90.0}
+    found = [{"name": "diverging", "value": None, "threshold": None, "limits": [None, 1.0]}]
+    assert json.loads(text, parse_constant=refuse) == {
+        "loss": None, "top1": 90.0, "verdict": {"name": "diverging", "findings": found},
+    }  # fmt: skip
 
 
 def test_a_finished_run_says_so(tmp_path, capsys):
