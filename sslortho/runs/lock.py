@@ -4,7 +4,9 @@ import contextlib
 import fcntl
 import os
 import time
+import warnings
 from pathlib import Path
+from typing import IO
 
 PATIENCE = 1.0
 """Seconds to try for a lock: `is_held` of another process has it for an instant."""
@@ -15,6 +17,7 @@ _HELD: dict[Path, int] = {}
 def hold_folder(folder: Path) -> None:
     """Lock a run folder, made if need be, until `release_folder`, or until this process ends.
 
+    Warns where the file system has no locks, so that a second process would not be noticed.
     Raises ValueError if another process, or another run of this one, has it, or it cannot be written to.
     """
     path = folder.resolve() / ".lock"
@@ -31,15 +34,25 @@ def hold_folder(folder: Path) -> None:
         raise ValueError(
             f"out={str(folder)!r} cannot be written to ({error.strerror}); give another folder"
         ) from error
-    if not _lock(file):
+    locked = lock_file(file)
+    if locked is False:
         os.close(file)
         raise busy
+    if locked is None:
+        warnings.warn(
+            f"the file system of {folder} has no locks: nothing prevents a second process from writing "
+            "there, so start each run once",
+            stacklevel=2,
+        )
     _HELD[path] = file
 
 
-def _lock(file: int) -> bool:
-    """Lock a file; False if another process still has it after PATIENCE."""
-    last = time.monotonic() + PATIENCE
+def lock_file(file: int | IO[bytes], patience: float = PATIENCE) -> bool | None:
+    """Lock an open file.
+
+    False if another process still has it after `patience` seconds; None if its file system has no locks.
+    """
+    last = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -47,8 +60,8 @@ def _lock(file: int) -> bool:
             if time.monotonic() > last:
                 return False
             time.sleep(0.05)
-        except OSError:  # a file system without locks
-            return True
+        except OSError:
+            return None
         else:
             return True
 
@@ -63,13 +76,18 @@ def release_folder(folder: Path) -> None:
     os.close(file)
 
 
-def is_held(path: Path) -> bool:
-    """Whether a process has this file locked: the lock of a run folder, or the log of a run."""
+def is_held(path: Path) -> bool | None:
+    """Whether a process has this file locked: the lock of a run folder, or the log of a run.
+
+    None if that cannot be known: the file system has no locks, or this user may not read the file.
+    """
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError:
+        return None
     return False

@@ -16,7 +16,8 @@ from sslortho.runs.lock import is_held, release_folder
 
 State = Literal["running", "finished", "stopped", "failed", "killed"]
 """stopped: asked to stop by a signal, saved, and can resume. failed: ended by an error. killed: ended
-without a word, by SIGKILL or a power cut; no file says so, it is read from the folder's lock."""
+without a word, by SIGKILL or a power cut; no file says so, it is read from the folder's lock, and where
+there are no locks from the process's number."""
 
 FILE = "status.json"
 
@@ -61,7 +62,7 @@ def read_status(folder: Path) -> Status | None:
     """State of the run in a folder; None where no file says it.
 
     A run with a summary.json is "finished". One that is "running" by its status.json and has no process
-    is "killed".
+    is "killed". Where the file system has no locks, a run of another machine stays "running".
     """
     if (folder / "summary.json").exists():
         return Status("finished", None)
@@ -70,9 +71,26 @@ def read_status(folder: Path) -> Status | None:
         state, message = content["state"], content["message"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    if state == "running" and not is_held(folder / ".lock"):
+    if state == "running" and not _is_alive(folder, content):
         return Status("killed", None)
     return Status(state, message)
+
+
+def _is_alive(folder: Path, content: dict[str, Any]) -> bool:
+    """Whether the process of a run exists: by its lock, or else by what status.json holds; True if in doubt."""
+    held = is_held(folder / ".lock")
+    if held is not None:
+        return held
+    number = content.get("pid")
+    if content.get("host") != socket.gethostname() or not isinstance(number, int):
+        return True
+    try:
+        os.kill(number, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
+import errno
 import fcntl
+import os
 import subprocess
 import sys
 
 import pytest
 
-from sslortho.runs.lock import hold_folder, is_held
+from sslortho.runs.lock import hold_folder, is_held, release_folder
 
 
 def test_a_folder_is_held_until_the_process_ends(tmp_path):
@@ -48,3 +50,18 @@ def test_a_file_is_held_while_it_is_locked(tmp_path):
         assert not is_held(tmp_path / "log")
         fcntl.flock(log, fcntl.LOCK_EX)
         assert is_held(tmp_path / "log")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told_and_not_guessed_at(tmp_path, monkeypatch, number):
+    def refuse(file, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.warns(UserWarning, match="has no locks: nothing prevents a second process"):
+        hold_folder(tmp_path)
+    assert is_held(tmp_path / ".lock") is None
+    assert is_held(tmp_path / "absent") is False
+    with pytest.raises(ValueError, match="another process is at work there"):
+        hold_folder(tmp_path)  # by this process, which knows it
+    release_folder(tmp_path)

@@ -1,7 +1,10 @@
 import contextlib
+import errno
 import fcntl
 import json
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -48,6 +51,32 @@ def test_the_folder_is_free_for_others_afterwards(tmp_path, error):
 def test_a_run_whose_process_is_gone_was_killed(tmp_path):
     write_status(tmp_path, "running")
     assert read_status(tmp_path) == Status("killed", None)
+
+
+@pytest.fixture
+def without_locks(monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_without_locks_the_process_of_this_machine_is_looked_for(tmp_path):
+    write_status(tmp_path, "running")
+    (tmp_path / ".lock").touch()
+    assert read_status(tmp_path) == Status("running", None)
+    content = json.loads((tmp_path / "status.json").read_text())
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    for values, state in [
+        ({"pid": ended.pid}, "killed"),
+        ({"pid": 10**30}, "killed"),
+        ({"pid": ended.pid, "host": "elsewhere"}, "running"),
+        ({"pid": None}, "running"),
+    ]:
+        (tmp_path / "status.json").write_text(json.dumps({**content, **values}))
+        assert read_status(tmp_path) == Status(state, None)
 
 
 def test_only_the_main_process_writes(tmp_path):

@@ -184,7 +184,7 @@ def _prepare(run: Embedding, about: dict[str, Any], out: Path) -> NDArray[np.boo
                 f"out={str(out)!r} is there already, of something else: {'; '.join(changes)}; give another "
                 "--out, or --overwrite"
             )
-        if not is_held(options.work_folder / ".lock"):  # by one that overwrites the file
+        if is_held(options.work_folder / ".lock") is False:  # by one that overwrites the file
             shutil.rmtree(options.work_folder, ignore_errors=True)
         print(f"{out}: the features are there already; --overwrite computes them again")
         return None

@@ -87,8 +87,10 @@ class Trials:
         return self._give(trial, plan(self.options, trial, self.folder))
 
     def _is_busy(self, job: Job) -> bool:
-        if job.name in self.busy and (job.finished or not is_held(job.log)):
-            self.busy.remove(job.name)
+        if job.name in self.busy:
+            held = is_held(job.log) or is_held(job.folder / ".lock")
+            if job.finished or not held:
+                self.busy.remove(job.name)
         return job.name in self.busy
 
     def _give(self, trial: Trial, job: Job) -> Job:

@@ -1,7 +1,6 @@
 """Jobs run as processes of their own, several at a time."""
 
 import contextlib
-import fcntl
 import json
 import os
 import shlex
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import IO, Any, Literal
 
+from sslortho.runs.lock import is_held, lock_file
 from sslortho.runs.several.jobs import Job
 from sslortho.runs.several.places import job_environment
 from sslortho.runs.status import read_status
@@ -32,20 +32,6 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 Ending = Literal["finished", "failed", "stopped", "busy"]
 """How a job ended. finished: it has a summary, even if it diverged. stopped: it has none, since we were
 asked to stop. busy: another process runs it. failed: anything else."""
-
-
-def _lock(log: IO[bytes]) -> bool:
-    """Lock a log; False if another process keeps it locked for LOCK_WAIT."""
-    last = time.monotonic() + LOCK_WAIT
-    while True:
-        try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= last:
-                return False
-            time.sleep(POLL)
-        else:
-            return True
 
 
 @dataclass
@@ -196,11 +182,13 @@ class JobRunner:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         log = job.log.open("ab")
         # the run inherits the lock and holds it even if we end: no two runs write one folder
-        held = _lock(log)
-        if held and not job.finished:
+        free = lock_file(log, LOCK_WAIT) is not False
+        if (
+            free and not job.finished and not is_held(job.folder / ".lock")
+        ):  # by a run started by hand
             return log
         log.close()
-        if held:  # the process that held the log until now has finished it
+        if free and job.finished:  # the process that held the log until now has finished it
             self._count_down(f"finished: {job.name}, by another process")
             self.ended(job, "finished")
         else:

@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import json
 import os
@@ -7,10 +8,11 @@ import time
 
 import pytest
 
+from sslortho.runs.lock import hold_folder, release_folder
 from sslortho.runs.several import job_runner, jobs
 from sslortho.runs.several.job_runner import JobRunner, Outcome
 from sslortho.runs.several.jobs import Job
-from sslortho.runs.status import write_status
+from sslortho.runs.status import Status, read_status, write_status
 
 FAKE = """\
 import json, os, signal, sys, time
@@ -330,6 +332,32 @@ def test_a_run_that_another_process_has_in_hand_is_left_alone(plan, said, monkey
         assert JobRunner([None], said.append).run(planned) == Outcome(busy=("c0-x-s0",))
     assert journal(planned) == ["c1-x-s0"]
     assert said[0] == "busy: c0-x-s0 is being run by another process; 1 left"
+
+
+def test_a_run_that_somebody_started_by_hand_is_left_alone(plan, said):
+    """It holds its folder, and not the log."""
+    by_hand, other = planned = plan("ok", "ok")
+    hold_folder(by_hand.folder)
+    try:
+        write_status(by_hand.folder, "running")
+        assert JobRunner([None], said.append).run(planned) == Outcome(busy=(by_hand.name,))
+        assert read_status(by_hand.folder) == Status("running", None)
+    finally:
+        release_folder(by_hand.folder)
+    assert journal(planned) == [other.name]
+    assert said[0] == f"busy: {by_hand.name} is being run by another process; 1 left"
+    assert JobRunner([None], said.append).run(planned) == Outcome()
+    assert journal(planned) == [other.name, by_hand.name]
+
+
+def test_where_there_are_no_locks_runs_are_started(plan, said, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (job,) = plan("ok")
+    assert JobRunner([None], said.append).run([job]) == Outcome()
+    assert job.finished
 
 
 def test_a_run_holds_its_log_even_without_its_runner(plan, said, monkeypatch):
