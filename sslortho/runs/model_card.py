@@ -22,8 +22,11 @@ FIGURES = {
 
 OPTIONS = (
     "method",
+    "weights",
+    "backbone_from",
     "optim",
     "lr",
+    "lr_backbone",
     "batch_size",
     "epochs",
     "crop_size",
@@ -42,18 +45,14 @@ def write_card(
         name: of the backbone.
         crop_size: side of the views in pixels.
         normalisation: of the images, in words.
-        summary: content of summary.json of the pretraining; None if there is none.
+        summary: content of summary.json of the training; None if there is none.
     """
     method = _part(summary or {}, "config").get("method", "")
     title = f"{name}, pretrained by {method}" if method else name
-    head = [
-        "---",
-        "library_name: timm",
-        "tags:",
-        "- image-feature-extraction",
-        "- self-supervised-learning",
-    ]
-    lines = [*head, "- sslortho", "---", "", f"# {escape(title, begins_line=True)}", ""]
+    learned = ["self-supervised-learning"] if method else []
+    tags = ["image-feature-extraction", *learned, "sslortho"]
+    head = ["---", "library_name: timm", "tags:", *(f"- {tag}" for tag in tags), "---"]
+    lines = [*head, "", f"# {escape(title, begins_line=True)}", ""]
     lines += [
         "A network from images to features, without a classifier.",
         "",
@@ -102,10 +101,14 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
 def _training(summary: Mapping[str, Any]) -> list[str]:
     config = _part(summary, "config")
     plan = _part(summary, "plan")
-    rate = "lr, per 256 images" if "method" in config else "lr"  # absolute in supervised training
     chosen = {name: config[name] for name in OPTIONS if config.get(name) is not None}
+    if "backbone_from" in chosen:  # a run and its file, not where they lie
+        chosen["backbone_from"] = "/".join(PurePath(str(chosen["backbone_from"])).parts[-2:])
+    if "method" in config or "protocol" in config:  # absolute in supervised training
+        per_256 = {name: f"{name}, per 256 images" for name in ("lr", "lr_backbone")}
+        chosen = {per_256.get(name, name): value for name, value in chosen.items()}
     facts = {
-        **{rate if name == "lr" else name: value for name, value in chosen.items()},
+        **chosen,
         "data": PurePath(config.get("data_dir") or "").name or config.get("data", ""),
         "images": plan.get("images", ""),
         "steps": summary.get("steps", ""),
