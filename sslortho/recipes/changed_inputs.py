@@ -1,6 +1,5 @@
 """A run that resumes on images or weights other than those that it began with."""
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -108,14 +107,19 @@ def find_finished(
 
     Raises ValueError for a broken file, and if other images or weights are asked for.
     """
-    if folder.summary.exists():
-        _check_same(options, folder, read_inputs)
+    summary = folder.load_summary()
+    if summary is not None:
+        _check_same(options, folder, summary, read_inputs)
     return folder.finished_summary()
 
 
-def _check_same(options: Options, folder: RunFolder, read_inputs: Callable[[], Inputs]) -> None:
-    """Raise ValueError for a broken file, and if a finished run is of other images or weights."""
-    summary = json.loads(folder.summary.read_text())
+def _check_same(
+    options: Options,
+    folder: RunFolder,
+    summary: Mapping[str, Any],
+    read_inputs: Callable[[], Inputs],
+) -> None:
+    """Raise ValueError if a finished run is of other images or weights."""
     stored = summary.get("config", {})
     known = facts(type(options))
     paths = [name for name, fact in known.items() if fact.by_content and name in stored]

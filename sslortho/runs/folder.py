@@ -76,23 +76,38 @@ class RunFolder:
         """Picture of loss and accuracy against steps."""
         return self.path / "curves.png"
 
+    def load_summary(self) -> dict[str, Any] | None:
+        """Content of summary.json; None if the run is not finished. Raises ValueError for a broken file."""
+        if not self.summary.exists():
+            return None
+        try:
+            summary = json.loads(self.summary.read_text())
+        except ValueError as error:
+            reason = str(error)
+        else:
+            if isinstance(summary, dict):
+                return summary
+            reason = f"it holds {summary!r:.40}"
+        raise ValueError(
+            f"{self.summary} is broken ({reason}); delete it, and the run's command writes it again"
+        )
+
     def read_summary(self) -> dict[str, Any] | None:
         """Content of summary.json; None if the run is not finished, or the file is broken."""
         try:
-            summary = json.loads(self.summary.read_text())
+            return self.load_summary()
         except (OSError, ValueError):
             return None
-        return summary if isinstance(summary, dict) else None
 
     def finished_summary(self) -> dict[str, Any] | None:
         """Content of summary.json, after a line that says that the run is finished; None if it is not.
 
         Raises ValueError for a broken file.
         """
-        if not self.summary.exists():
-            return None
-        print("this run is finished already; another --out starts a new one")
-        return json.loads(self.summary.read_text())
+        summary = self.load_summary()
+        if summary is not None:
+            print("this run is finished already; another --out starts a new one")
+        return summary
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json; numbers that are not finite become null, at any depth."""

@@ -16,7 +16,7 @@ from PIL import Image
 
 import sslortho
 from sslortho.data.identity import ImageTable
-from sslortho.recipes.changed_inputs import accept_changes
+from sslortho.recipes.changed_inputs import accept_changes, find_finished
 from sslortho.recipes.command_line import parse_options
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.run import run
@@ -356,6 +356,13 @@ def test_two_ranks_compare_and_go_on_as_one(begun, folder):
         start_script("pretrain.py", *arguments, "--accept_changed_data", "true", launcher=TORCHRUN)
     )
     assert RunFolder(begun).read_summary()["steps"] == 27
+
+
+def test_a_finished_run_whose_summary_is_broken_is_named(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.summary.write_text('{"steps": 2')
+    with pytest.raises(ValueError, match=r"summary\.json is broken \(.+\); delete it, and"):
+        find_finished(options(), folder, lambda: pytest.fail("the images do not matter"))
 
 
 def options(**values) -> PretrainOptions:

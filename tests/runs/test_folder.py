@@ -37,11 +37,14 @@ def test_a_finished_run_says_so(tmp_path, capsys):
     assert "finished already" in capsys.readouterr().out
 
 
-def test_a_broken_summary_is_not_taken_for_a_result(tmp_path):
+@pytest.mark.parametrize("content", [b'{"top1": 9', b"", b"[90.0]", b"\xff\xfe"])
+def test_a_broken_summary_is_not_taken_for_a_result(tmp_path, content):
     folder = RunFolder(tmp_path)
-    folder.summary.write_text('{"top1": 9')
+    folder.summary.write_bytes(content)
     assert folder.read_summary() is None
-    with pytest.raises(ValueError, match="delimiter"):
+    with pytest.raises(
+        ValueError, match=r"summary\.json is broken \(.+\); delete it, and the run's command"
+    ):
         folder.finished_summary()
 
 

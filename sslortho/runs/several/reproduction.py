@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sslortho.runs.config_file import read_command
+from sslortho.runs.folder import RunFolder
 from sslortho.runs.several.jobs import PROGRAM, TORCHRUN
 
 WEIGHTS = ("backbone.safetensors", "classifier.safetensors")
@@ -53,15 +54,13 @@ def read_finished(folder: Path, commands: Collection[str]) -> FinishedRun:
         folder: of the run.
         commands: those whose runs can be repeated.
 
-    Raises ValueError for a folder without such a run, and for a run of an older version.
+    Raises ValueError for a folder without such a run, a broken summary.json, and a run of an older version.
     """
-    config, summary = folder / "config.yaml", folder / "summary.json"
+    config = folder / "config.yaml"
     if not folder.is_dir():
         raise ValueError(f"run={str(folder)!r} is not a folder; give the folder of a finished run")
     if not config.is_file():
         raise ValueError(f"run={str(folder)!r} holds no config.yaml; give the folder of a run")
-    if not summary.is_file():
-        raise ValueError(f"run={str(folder)!r} is not finished; resume it by its own command first")
     text = config.read_text()
     command = read_command(text)
     if command is None or command not in commands:
@@ -70,12 +69,9 @@ def read_finished(folder: Path, commands: Collection[str]) -> FinishedRun:
             f"run={str(folder)!r} is of an unknown kind ({kind[:40]!r}); known are those of "
             + ", ".join(commands)
         )
-    try:
-        content = json.loads(summary.read_text())
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise ValueError(f"{summary} is broken; delete it, and resume the run by its own command")
+    content = RunFolder(folder).load_summary()
+    if content is None:
+        raise ValueError(f"run={str(folder)!r} is not finished; resume it by its own command first")
     if "settings" not in content:
         raise ValueError(
             f"run={str(folder)!r} was made by an older version, which did not write down how many "

@@ -169,6 +169,10 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path):
         read_finished(unfinished)
     with pytest.raises(ValueError, match=r"is of an unknown kind .'tune'"):
         read_finished(make_run(tmp_path / "2", "sslortho tune"))
+    broken = make_run(tmp_path / "4")
+    (broken / "summary.json").write_text('{"command": "pre')
+    with pytest.raises(ValueError, match=r"summary\.json is broken \(.+\); delete it"):
+        read_finished(broken)
     old = make_run(tmp_path / "3")
     (old / "summary.json").write_text('{"command": "python scripts/pretrain.py"}')
     with pytest.raises(ValueError, match=r"older version.*by hand: python scripts/pretrain\.py"):
