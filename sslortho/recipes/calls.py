@@ -78,8 +78,12 @@ def add_images(given: Given, images: Images | None, options: RunOptions) -> Give
 
 @contextlib.contextmanager
 def torch_as_before() -> Iterator[None]:
-    """Restore torch's threads, deterministic mode and random state at the end: a call leaves none."""
+    """Restore torch's threads, deterministic mode and random state at the end: a call leaves none.
+
+    The random state is that of the CPU and, where CUDA is in use already, of every GPU.
+    """
     threads, generator = torch.get_num_threads(), torch.get_rng_state()
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     deterministic = torch.are_deterministic_algorithms_enabled()
     benchmark, products = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
     settings: Any = torch.utils.deterministic
@@ -89,6 +93,8 @@ def torch_as_before() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.set_rng_state(generator)
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)
         torch.use_deterministic_algorithms(deterministic)
         torch.backends.cudnn.benchmark = benchmark
         if torch.get_float32_matmul_precision() != products:

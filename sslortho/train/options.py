@@ -1,5 +1,6 @@
 """Options of a process and of the training loop, and the result of a training."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -108,8 +109,9 @@ class TrainResult:
     @property
     def costs(self) -> dict[str, Any]:
         """Rate, shares and memory for summary.json; what is not known is left out."""
+        rate = self.images_per_second
         known = {
-            "images_per_second": self.images_per_second,
+            "images_per_second": rate if math.isfinite(rate) else None,
             "time_shares": self.time_shares or None,
             "peak_memory_gib": self.peak_memory_gib,
         }

@@ -16,6 +16,7 @@ import sslortho
 from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD
 from sslortho.data import load_split
 from sslortho.recipes.api import TrainingResult
+from sslortho.recipes.calls import torch_as_before
 from sslortho.recipes.command_line import create_options
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.recipes.pretrain.options import PretrainOptions
@@ -337,3 +338,25 @@ def test_a_call_leaves_torch_as_it_was(tmp_path):
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.get_float32_matmul_precision() == "highest"
     assert torch.utils.deterministic.fill_uninitialized_memory  # torch's default
+
+
+def test_the_random_state_of_gpus_in_use_is_restored(monkeypatch):
+    states = [torch.arange(16), torch.arange(16, 32)]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: list(states))
+    restored = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", restored.append)
+    with pytest.raises(KeyError, match="x"), torch_as_before():
+        raise KeyError("x")
+    assert restored == [states]
+
+
+@pytest.mark.gpu
+def test_a_call_leaves_the_random_numbers_of_a_gpu():
+    torch.cuda.manual_seed_all(3)
+    expected = torch.rand(8, device="cuda")
+    torch.cuda.manual_seed_all(3)
+    with torch_as_before():
+        torch.manual_seed(7)
+        torch.rand(8, device="cuda")
+    assert torch.equal(torch.rand(8, device="cuda"), expected)

@@ -252,6 +252,7 @@ def test_a_finished_run_takes_no_more_steps(tmp_path):
     assert torch.equal(weights(first), weights(again))
     assert result.step == 12
     assert np.isnan(result.images_per_second)
+    assert result.costs == {}  # nothing is known
 
 
 def test_steps_with_non_finite_gradients_are_skipped(tmp_path):
