@@ -193,7 +193,8 @@ class Trainer:
             self._evaluate()
         while self.progress.epoch < self.options.epochs:
             for _ in self._epoch_steps():
-                signal = stop.agreed(self.progress.step, always=self._epoch_ends())
+                ends = self.progress.step_in_epoch == self.steps_per_epoch
+                signal = stop.agreed(self.progress.step, always=ends)
                 if signal is not None:
                     self._await_writer()  # there may be room now, though there was none for the last
                     self._save()
@@ -240,10 +241,6 @@ class Trainer:
         )
         self.window.add(metrics, skipped)
         self.clock.add(images * self.accelerator.num_processes)
-
-    def _epoch_ends(self) -> bool:
-        """Whether every step of the epoch is taken."""
-        return self.progress.step_in_epoch == self.steps_per_epoch
 
     def _record_follows(self) -> bool:
         """Whether a record is written after the next step."""
