@@ -144,7 +144,7 @@ def evaluation_spec(view: View, in_memory: bool) -> EvaluationSpec:
 
     Args:
         view: its crop size, mean and standard deviation are taken over.
-        in_memory: True if all images are small and of one size; then the whole image is used. False
+        in_memory: True if the images are small, such as CIFAR's; then the whole image is used. False
             for photographs: the shorter side becomes 256 pixels for a crop of 224, in that ratio for
             other sizes.
     """

@@ -85,11 +85,11 @@ class ImageSet(ABC):
 
     @property
     def holds_small_images(self) -> bool:
-        """Whether images are as small as CIFAR's, or in memory.
+        """Whether images are as small as CIFAR's, wherever they lie.
 
         Then their evaluation view is the whole image. The first image decides for all.
         """
-        return self.in_memory or max(self.first_size) <= SMALL_SIDE
+        return max(self.first_size) <= SMALL_SIDE
 
     def file_of(self, index: int) -> str | None:
         """Path of the image file of one sample; None if it has no file of its own."""
