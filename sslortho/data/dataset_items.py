@@ -37,9 +37,6 @@ class BrokenItemError(BrokenImageError):
     fault = "cannot be read ({})"
     remedy = "mend its __getitem__"
 
-    def __reduce__(self) -> tuple[type["BrokenItemError"], tuple[str, str]]:
-        return type(self), (self.path, self.reason)  # on its way from another process
-
 
 @dataclass(frozen=True)
 class Items:

@@ -9,12 +9,13 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from simplejpeg import decode_jpeg, decode_jpeg_header
 
 from sslortho.data.file_ends import seems_cut_short
 from sslortho.data.names import to_line
+from sslortho.data.orientation import may_lie_turned, read_orientation, turn, upright_size
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 """Formats that are read, whatever a file's suffix. PIL has 40 more, and starts Ghostscript for EPS."""
@@ -32,24 +33,6 @@ SIGNED = (2,)
 
 TIFF_STARTS = (b"II*\0", b"MM\0*")
 """First bytes of a TIFF, of either byte order."""
-
-
-EXIF_START = b"Exif\0\0"
-"""First bytes of EXIF data in a JPEG (CIPA DC-008, 4.7.2)."""
-
-PNG_EXIF = {"exif", "Raw profile type exif"}
-"""Entries of PIL's `info` that hold the EXIF data of a PNG."""
-
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF's Orientation to what undoes it (CIPA DC-008, 4.6.5); from 5 on it exchanges width and height."""
 
 File = str | IO[bytes]
 """A file, by its path or opened."""
@@ -72,6 +55,9 @@ class BrokenImageError(ValueError):
             f"{to_line(path)} {self.fault.format(reason)}; {self.remedy}, or leave it out with "
             "--skip_broken"
         )
+
+    def __reduce__(self) -> tuple[type["BrokenImageError"], tuple[Any, ...]]:
+        return type(self), (self.path, self.reason)  # on its way from another process
 
 
 class UnknownRangeError(BrokenImageError):
@@ -131,6 +117,11 @@ def read_image(path: str, upright: bool = False) -> Image.Image:
     return _read(path, path, upright)
 
 
+def decode_image(data: bytes, name: str, upright: bool = False) -> Image.Image:
+    """`read_image` of the bytes of a file; `name` is of the image, for messages."""
+    return _read(io.BytesIO(data), name, upright)
+
+
 def _read(file: File, name: str, upright: bool) -> Image.Image:
     with _opened(file, name) as image:
         return convert_image(image, name, upright)
@@ -151,9 +142,9 @@ def convert_image(image: Image.Image, name: str, upright: bool = False) -> Image
     16 bits.
     """
     orientation = (
-        _read_orientation(image) if upright else 1
+        read_orientation(image) if upright else 1
     )  # before pixels are loaded, as for sizes
-    return _turn(_convert_mode(image, name), orientation)
+    return turn(_convert_mode(image, name), orientation)
 
 
 def _convert_mode(image: Image.Image, name: str) -> Image.Image:
@@ -166,25 +157,6 @@ def _convert_mode(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
-
-
-def _turn(converted: Image.Image, orientation: int) -> Image.Image:
-    return converted.transpose(TURNS[orientation]) if orientation in TURNS else converted
-
-
-def lies_turned(image: Image.Image) -> bool:
-    """Whether EXIF data say that an image must be turned to be seen as it was taken."""
-    return _read_orientation(image) in TURNS
-
-
-def _read_orientation(image: Image.Image) -> int:
-    """EXIF's Orientation; 1, upright, where there is none, and for a TIFF, which PIL turns itself."""
-    late = image.format == "PNG" and not PNG_EXIF & image.info.keys()
-    if image.format == "TIFF" or late:  # a PNG would be decoded to look for data behind its pixels
-        return 1
-    with contextlib.suppress(Exception):  # damaged EXIF data do not spoil the pixels
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return 1
 
 
 def _read_tag(image: Image.Image, tag: int) -> Any:
@@ -250,18 +222,18 @@ def decode_pixels(data: bytes, name: str, upright: bool = False) -> NDArray[np.u
     with contextlib.suppress(OSError, ValueError):
         if _holds_plain_jpeg(data):
             pixels = decode_jpeg(data, "RGB")
-            turned = upright and EXIF_START in data
+            turned = upright and may_lie_turned(data)
             return _turn_pixels(pixels, data) if turned else pixels
-    return np.array(_read(io.BytesIO(data), name, upright))
+    return np.array(decode_image(data, name, upright))
 
 
 def _turn_pixels(pixels: NDArray[np.uint8], data: bytes) -> NDArray[np.uint8]:
     """Pixels (height, width, 3) of a JPEG as its EXIF data say."""
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        orientation = _read_orientation(image)
-    if orientation not in TURNS:
+        orientation = read_orientation(image)
+    if orientation == 1:
         return pixels
-    return np.array(_turn(Image.fromarray(pixels), orientation))
+    return np.array(turn(Image.fromarray(pixels), orientation))
 
 
 def read_size(path: str, upright: bool = False) -> tuple[int, int]:
@@ -275,12 +247,7 @@ def size_of(file: File, name: str, upright: bool = False) -> tuple[int, int]:
     Raises BrokenImageError as `read_image`.
     """
     with _opened(file, name) as image:
-        return _upright_size(image) if upright else image.size
-
-
-def _upright_size(image: ImageFile) -> tuple[int, int]:
-    width, height = image.size
-    return (height, width) if _read_orientation(image) >= 5 else (width, height)
+        return upright_size(image) if upright else image.size
 
 
 def check_image(path: str, upright: bool = False) -> tuple[int, int]:
@@ -296,7 +263,7 @@ def check_image(path: str, upright: bool = False) -> tuple[int, int]:
 def check_content(file: File, name: str, upright: bool = False) -> tuple[int, int]:
     """`check_image` on a file of this name."""
     with _opened(file, name) as image:
-        size = _upright_size(image) if upright else image.size
+        size = upright_size(image) if upright else image.size
         signed = _read_tag(image, TIFF_SAMPLE_FORMAT) == SIGNED
         doubtful = image.mode in ("F", "I") or signed or seems_cut_short(image)
     if doubtful:

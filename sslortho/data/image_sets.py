@@ -19,7 +19,7 @@ from torch import Tensor
 from sslortho.augment import EvaluationRenderer, ViewRenderer
 from sslortho.augment.renderer import Renderer
 from sslortho.data.batches import EpochOrder, EvaluationLoader
-from sslortho.data.decoding import check_image, read_pixels, read_size
+from sslortho.data.decoding import check_image, naming_broken, read_pixels, read_size
 from sslortho.data.identity import ImageTable, hash_arrays, read_ends, read_sizes
 from sslortho.data.pixel_source import PixelSource
 from sslortho.data.tensor_loader import TensorEvaluationLoader, TensorLoader
@@ -50,6 +50,10 @@ class ImageSet(ABC):
     """int64 (n,); -1 for an image without a label."""
     classes: tuple[str, ...]
     """Names of the classes, by label; empty if they have none."""
+    upright: bool = False
+    """Whether images are turned as their EXIF data say."""
+    tells_sizes: bool = True
+    """Whether `sizes` decodes and fetches no images."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -93,6 +97,13 @@ class ImageSet(ABC):
 
     def file_of(self, index: int) -> str | None:
         """Path of the image file of one sample; None if it has no file of its own."""
+        return None
+
+    def content_of(self, index: int) -> bytes | None:
+        """Bytes of the image file of one sample, as they are; None where it lies in no file.
+
+        Raises BrokenImageError, naming the image, if they cannot be read.
+        """
         return None
 
     def file_names(self) -> list[str] | None:
@@ -297,6 +308,10 @@ class ImageFiles(ImageSet):
 
     def file_of(self, index: int) -> str:
         return self.paths[index]
+
+    def content_of(self, index: int) -> bytes:
+        with naming_broken(self.paths[index]):
+            return Path(self.paths[index]).read_bytes()
 
     def check(self, index: int, thorough: bool = False) -> tuple[int, int]:
         if thorough:

@@ -24,13 +24,24 @@ class _Views(Dataset[list[Tensor]]):
     def __init__(self, images: DecodedImages, renderer: OwnViewRenderer) -> None:
         self.images, self.renderer = images, renderer
 
-    def __getitem__(self, key: Key) -> list[Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __getitem__(self, key: Key) -> list[Tensor] | str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The views; the fault, as text, of an image that cannot be read.
+
+        As an error it would come out of torch's worker with a traceback in its message.
+        """
         epoch, index = key
-        return self.renderer.render(self.images.open(index), index, epoch)
+        try:
+            pixels = self.images.open(index)
+        except ValueError as error:
+            return str(error)
+        return self.renderer.render(pixels, index, epoch)
 
 
-def _stack(samples: list[list[Tensor]]) -> list[Tensor]:
-    """Samples of views to views of samples, each (batch, 3, size, size)."""
+def _stack(samples: list[list[Tensor] | str]) -> list[Tensor] | str:
+    """Samples of views to views of samples, each (batch, 3, size, size); or the first fault."""
+    for sample in samples:
+        if isinstance(sample, str):
+            return sample
     return [torch.stack(views) for views in zip(*samples, strict=True)]
 
 
@@ -72,6 +83,7 @@ class OwnViewLoader:
         self.epoch, self.start_step = epoch, start_step
 
     def __iter__(self) -> Iterator[Batch]:
+        """Batches. Raises ValueError, naming the image, for one that cannot be read."""
         epoch = self.epoch  # read once: set_epoch is about the next iteration
         steps = list(self.order.steps(epoch, self.start_step))
         keys = [[(epoch, int(index)) for index in indices] for indices in steps]
@@ -84,6 +96,8 @@ class OwnViewLoader:
             generator=torch.Generator(),  # else it draws its seed from the global one
         )
         for indices, views in zip(steps, loader, strict=True):
+            if isinstance(views, str):
+                raise ValueError(views)
             yield self._finish(indices, views)
 
     def _finish(self, indices: np.ndarray, views: list[Tensor]) -> Batch:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslortho.data.decoding import check_content, decode_pixels, size_of
+from sslortho.data.decoding import check_content, decode_pixels, naming_broken, size_of
 from sslortho.data.identity import END, ENDS_READ, ImageTable, hash_array
 from sslortho.data.image_sets import ImageSet
 from sslortho.data.labels import MOST_CLASSES
@@ -63,6 +63,11 @@ class ShardImages(ImageSet):
             labels=self.labels[indices],
         )
 
+    @property
+    def tells_sizes(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """See `ImageSet.tells_sizes`."""
+        return not self.shards.is_remote
+
     def _read(self, index: int, last: int | None = None) -> bytes:
         """Bytes of an image, or so many of them at its end."""
         length = int(self.lengths[index])
@@ -73,6 +78,10 @@ class ShardImages(ImageSet):
     def _file(self, index: int) -> IO[bytes]:
         place = int(self.shard[index]), int(self.offsets[index]), int(self.lengths[index])
         return io.BufferedReader(ShardPart(self.shards, *place))
+
+    def content_of(self, index: int) -> bytes:
+        with naming_broken(self.names[index]):
+            return self._read(index)
 
     def open(self, index: int) -> NDArray[np.uint8]:
         return decode_pixels(self._read(index), self.names[index], self.upright)

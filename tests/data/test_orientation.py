@@ -26,7 +26,7 @@ def save(path, orientation, seed=0):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", range(11))
 def test_pixels_and_sizes_are_those_of_pillow_turned(tmp_path, kind, orientation):
     path = save(tmp_path / f"x.{kind}", orientation)
     with Image.open(path) as image:
@@ -34,6 +34,23 @@ def test_pixels_and_sizes_are_those_of_pillow_turned(tmp_path, kind, orientation
     np.testing.assert_array_equal(read_pixels(path, upright=True), expected)
     assert read_size(path, upright=True) == expected.shape[1::-1]
     assert check_image(path, upright=True) == expected.shape[1::-1]
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("orientation", [3, 6, 9])
+@pytest.mark.parametrize("form", ['<x tiff:Orientation="{}"/>', "<tiff:Orientation>{}</x>"])
+def test_an_orientation_in_xmp_data_alone_counts_for_pixels_as_for_sizes(
+    tmp_path, kind, orientation, form
+):
+    path = str(tmp_path / f"x.{kind}")
+    with Image.open(save(tmp_path / f"plain.{kind}", 1)) as image:
+        image.info.clear()
+        image.save(path, xmp=form.format(orientation).encode(), lossless=True)
+    with Image.open(path) as image:
+        turned = ImageOps.exif_transpose(image)
+        expected = np.array((image if kind == "png" else turned).convert("RGB"))
+    np.testing.assert_array_equal(read_pixels(path, upright=True), expected)
+    assert read_size(path, upright=True) == expected.shape[1::-1]
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp"])

@@ -1,15 +1,21 @@
 """Loader of views by callables: the same on any number of workers and ranks, and in any order."""
 
 import functools
+import pickle
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sslortho.augment.own_views import OwnView, OwnViewRenderer, read_own_view
 from sslortho.data.batches import EpochOrder
-from sslortho.data.image_sets import ImageArray
+from sslortho.data.beton.stored_jpeg import BrokenSampleError
+from sslortho.data.dataset_items import BrokenItemError
+from sslortho.data.decoding import BrokenImageError, UnknownRangeError
+from sslortho.data.image_sets import ImageArray, ImageFiles
 from sslortho.data.own_view_loader import OwnViewLoader
 
 COUNT = 12
@@ -134,3 +140,32 @@ def test_the_name_of_a_callable_has_no_place_in_memory(make):
     assert read_own_view(one).name == read_own_view(other).name
     assert "0x" not in read_own_view(one).name
     assert read_own_view(one).mean == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_named_without_a_traceback_from_a_worker(tmp_path, workers):
+    paths = [str(tmp_path / f"{i}.png") for i in range(2)]
+    Image.new("RGB", (8, 8)).save(paths[0])
+    Path(paths[1]).write_bytes(b"no image")
+    loader = OwnViewLoader(
+        ImageFiles(tuple(paths), torch.zeros(2, dtype=torch.int64), ()),
+        OwnViewRenderer((OwnView(draws, 4),), 0), EpochOrder(2, 2, 0), torch.device("cpu"), workers,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"1\.png cannot be read .*--skip_broken$") as told:
+        list(loader)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokenImageError("a.png", "cut"),
+        UnknownRangeError("a.png", "floats"),
+        BrokenItemError("item 3", "cut"),
+        BrokenSampleError(Path("x.beton"), 3, "cut"),
+    ],
+)
+def test_errors_about_images_come_out_of_another_process_as_they_are(error):
+    found = pickle.loads(pickle.dumps(error))
+    assert (type(found), str(found)) == (type(error), str(error))
+    assert (found.path, found.reason) == (error.path, error.reason)

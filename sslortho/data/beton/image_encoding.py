@@ -12,7 +12,8 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from sslortho.data.beton.file_format import JPG, RAW
-from sslortho.data.decoding import FORMATS, lies_turned, naming_broken, read_image
+from sslortho.data.decoding import FORMATS, decode_image, naming_broken
+from sslortho.data.orientation import lies_turned
 
 QUALITY = 90
 """Default quality of JPEGs that are encoded here; that of FFCV's RGBImageField."""
@@ -104,17 +105,26 @@ class EncodedImage:
 
 
 def encode_file(path: str, encoding: ImageEncoding, upright: bool = False) -> EncodedImage:
-    """Read, check and encode an image file.
+    """Read, check and encode an image file; see `encode_content`, also for what raises."""
+    with naming_broken(path):
+        source = Path(path).read_bytes()
+    return encode_content(source, path, encoding, upright)
+
+
+def encode_content(
+    source: bytes, name: str, encoding: ImageEncoding, upright: bool = False
+) -> EncodedImage:
+    """Check and encode the bytes of an image file.
 
     Args:
-        path: of the file.
+        source: content of the file.
+        name: of the image, for messages.
         encoding: how it is stored.
         upright: turn it as its EXIF data say; a JPEG that lies turned does not keep its bytes.
 
     Raises BrokenImageError if it cannot be decoded, ValueError if it is too large; both name it.
     """
-    with naming_broken(path):
-        source = Path(path).read_bytes()
+    with naming_broken(name):
         image = Image.open(io.BytesIO(source), formats=FORMATS)
         width, height = image.size
         digest = hashlib.sha256(source).digest()
@@ -127,10 +137,10 @@ def encode_file(path: str, encoding: ImageEncoding, upright: bool = False) -> En
             image.load()
             return EncodedImage(JPG, width, height, source, True, digest)
         if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB") and not turned:
-            image = image.convert("RGB")  # what read_image does, without reading again
+            image = image.convert("RGB")  # what decode_image does, without decoding again
         else:
-            image = read_image(path, upright)
-    return _encode(image, ImageEncoding("raw") if may_keep else encoding, path, digest)
+            image = decode_image(source, name, upright)
+    return _encode(image, ImageEncoding("raw") if may_keep else encoding, name, digest)
 
 
 def encode_pixels(pixels: NDArray[np.uint8], name: str, encoding: ImageEncoding) -> EncodedImage:

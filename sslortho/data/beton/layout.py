@@ -43,6 +43,8 @@ class BetonLayout:
         """Images so far."""
         self.skipped: list[str] = []
         """Paths of the images that were left out."""
+        self.left_out: set[int] = set()
+        """Their places in the data."""
         self.stored = Counter(raw=0, jpg=0, kept=0)
         """Images so far by form: pixels, JPEGs encoded here, JPEGs with their file's own bytes."""
         self.hash = hashlib.sha256()
@@ -60,6 +62,7 @@ class BetonLayout:
         Raises ValueError, naming the image, if it is larger than a page.
         """
         if image is None:
+            self.left_out.add(index)
             self.skipped.append(self.data.file_of(index) or self.data.name_of(index))
             return
         size = len(image.content)

@@ -86,7 +86,8 @@ def read_names(path: Path, count: int) -> list[str]:
     """
     remedy = "write both again from the folder with sslortho write_beton"
     try:
-        names = names_path(path).read_text("utf-8", "surrogateescape").split("\n")[:-1]
+        # not read_text, which ends lines at \r too
+        names = names_path(path).read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
     except OSError as error:
         raise ValueError(
             f"the names of the images in {path} are not known: there is no {names_path(path).name} "

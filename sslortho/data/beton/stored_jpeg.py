@@ -20,6 +20,10 @@ class BrokenSampleError(BrokenImageError):
 
     def __init__(self, path: Path, place: int, reason: str) -> None:
         super().__init__(f"image {place} of {path}", reason)
+        self.given = path, place, reason
+
+    def __reduce__(self) -> tuple[type["BrokenSampleError"], tuple[Any, ...]]:
+        return type(self), self.given
 
 
 def decode_stored(

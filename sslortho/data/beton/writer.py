@@ -20,14 +20,14 @@ from sslortho.data.beton.image_encoding import (
     EncodedImage,
     ImageEncoding,
     Mode,
-    encode_file,
+    encode_content,
     encode_pixels,
 )
 from sslortho.data.beton.images import BetonImages
 from sslortho.data.beton.layout import BetonLayout
 from sslortho.data.beton.manifest import manifest_path, names_path, write_manifest, write_names
 from sslortho.data.decoding import BrokenImageError
-from sslortho.data.image_sets import ImageFiles, ImageSet
+from sslortho.data.image_sets import ImageSet
 from sslortho.data.prefetch import available_cores
 
 PAGE_SIZE = 1 << 23
@@ -55,7 +55,8 @@ def write_beton(
     progress: bool = False,
     before_each: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """Write images and labels; beside them a manifest and, for image files, a list of their names.
+    """Write images and labels; beside them a manifest and, for image files (in shards too), a list of their
+    names.
 
     For `train.beton` these are `train.beton.json` and `train.beton.names`. Each file appears whole or
     not at all. FFCV itself reads the beton too: its fields are "image" and "label".
@@ -106,10 +107,9 @@ def write_beton(
         "smart_threshold": smart_threshold,
         "page_size": page_size,
     }
-    files, skipped = [data.file_of(i) for i in range(len(data))], set(layout.skipped)
-    names = [file for file in files if file is not None and file not in skipped]
-    if names:
-        write_names(path, names)
+    names = data.file_names()
+    if names is not None:
+        write_names(path, [name for i, name in enumerate(names) if i not in layout.left_out])
     return write_manifest(path, _describe(data, layout, settings))
 
 
@@ -167,13 +167,12 @@ def _warn_of_leftovers(path: Path) -> None:
 
 
 def _encoder(data: ImageSet, encoding: ImageEncoding) -> Encode:
-    upright = isinstance(data, ImageFiles) and data.upright
-
     def encode(index: int) -> EncodedImage:
-        path = data.file_of(index)
-        if path is None:
+        content = data.content_of(index)
+        if content is None:
             return encode_pixels(data.open(index), f"image {index}", encoding)
-        return encode_file(path, encoding, upright)
+        name = data.file_of(index) or data.name_of(index)
+        return encode_content(content, name, encoding, data.upright)
 
     return encode
 

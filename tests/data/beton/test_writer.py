@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,8 +23,9 @@ from sslortho.data import BetonImages, ImageArray, ImageFiles
 from sslortho.data.beton import writer
 from sslortho.data.beton.file_format import JPG, RAW, read_beton
 from sslortho.data.beton.image_encoding import ImageEncoding, encode_file, is_plain_jpeg
-from sslortho.data.beton.manifest import manifest_path
+from sslortho.data.beton.manifest import manifest_path, read_names, write_names
 from sslortho.data.beton.writer import write_beton
+from sslortho.data.tar_shards import load_shards
 from sslortho.version import __version__
 
 MIB = 1 << 20
@@ -679,3 +682,34 @@ def test_a_beton_is_no_source_of_another(out):
 def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(ValueError, match="there is no folder"):
         write_beton(in_memory(2, 8, 8), tmp_path / "none" / "train.beton")
+
+
+def test_jpegs_in_shards_keep_their_bytes_and_names_as_those_in_files(tmp_path, out, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images = [Image.fromarray(picture(i, 20, 30)) for i in range(4)]
+    turned = Image.Exif()
+    turned[0x112] = 6
+    paths = [save(tmp_path, "0.jpg", images[0], quality=70), save(tmp_path, "1.png", images[1]),
+             save(tmp_path, "2.jpg", images[2], exif=turned), save(tmp_path, "3.jpg", images[3])]  # fmt: skip
+    Path(paths[3]).write_bytes(Path(paths[3]).read_bytes()[:-100])
+    shard = tmp_path / "a.tar"
+    with tarfile.open(shard, "w") as tar:
+        for path in paths:
+            tar.add(path, Path(path).name)
+    data = load_shards([str(shard)])
+    with pytest.raises(ValueError, match=r"a\.tar/3\.jpg cannot be read"):
+        write_beton(data, out)
+    manifest = write_beton(data, out, skip_broken=True)
+    assert (manifest["kept"], manifest["jpg"], manifest["skipped"]) == (1, 2, ["a.tar/3.jpg"])
+    same = tmp_path / "same.beton"
+    told = write_beton(replace(files(*paths), upright=True), same, skip_broken=True)
+    assert stored(out) == stored(same)
+    assert stored(out)[0] == Path(paths[0]).read_bytes()
+    assert manifest["source_sha256"] == told["source_sha256"]
+    assert read_names(out, 3) == read_names(same, 3) == ["0.jpg", "1.png", "2.jpg"]
+
+
+def test_a_carriage_return_in_a_name_is_no_end_of_a_line(tmp_path):
+    names = ["a\rb.png", "c\r\nd.png", "e\x85f.png", "g\udcff.png"]
+    write_names(tmp_path / "x.beton", names)
+    assert read_names(tmp_path / "x.beton", 4) == ["a\rb.png", "c\r d.png", *names[2:]]
