@@ -38,6 +38,7 @@ SAMPLED = 32
 class DatasetImages(ImageSet):
     """Items of a Dataset, read when they are needed; labels int64 (n,) or -1."""
 
+    tells_sizes = False  # without a type, so that it is no field
     reader: ItemReader
     places: NDArray[np.int64]
     """(n,): places of the samples in the Dataset."""

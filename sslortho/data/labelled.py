@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sslortho.data.image_sets import ImageSet
-from sslortho.data.loading import load_test_set, load_training_set, name_data
+from sslortho.data.loading import check_workers, load_test_set, load_training_set, name_data
 from sslortho.data.options import PATH, DataOptions
 from sslortho.data.subsets import balanced_subset, named_subset
 from sslortho.options import GIVEN
@@ -41,7 +41,8 @@ def load_labelled_data(
         given: the images themselves, where a Python caller has handed them over.
         needs_test: False where data without test images will do.
 
-    Raises ValueError if labels, or test images that are needed, are missing, or if they do not go together.
+    Raises ValueError if labels, or test images that are needed, are missing, or if they do not go together, and
+    as `check_workers`.
     """
     train = load_training_set(options, given[0])
     test = load_test_set(options, given[1], train)
@@ -49,6 +50,7 @@ def load_labelled_data(
         raise ValueError(
             f"{name_data(options)} has no test images; {_NEEDS_TEST.get(options.data, 'add test/ or val/')}"
         )
+    check_workers(options, train, test)
     for name, data in (("training", train), ("test", test)):
         if data is not None and int(data.labels.min()) < 0:
             raise ValueError(

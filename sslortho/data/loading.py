@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from sslortho.augment.own_views import OwnView, OwnViewRenderer
 from sslortho.data.batches import EvaluationLoader
 from sslortho.data.datasets import load_split
 from sslortho.data.image_sets import ImageSet, Split
+from sslortho.data.names import to_line
 from sslortho.data.options import PATH, DataOptions
 from sslortho.data.origins import load_place, load_test_place
 from sslortho.data.own_view_loader import OwnViewLoader
@@ -96,20 +98,20 @@ def name_data(options: DataOptions) -> str:
     return f"data={options.data!r}, data_dir={options.data_dir!r}"
 
 
-def _count_workers(options: DataOptions, images: ImageSet) -> int:
-    """Threads of this rank that decode and render.
-
-    Raises ValueError for `workers` where the images lie in memory.
-    """
-    if options.workers is None:
-        return share_of_cores()
+def check_workers(options: DataOptions, *images: ImageSet | None) -> None:
+    """Raise ValueError for `workers` where all of these image sets lie in memory. None: no images."""
     own_views = getattr(options, "views", None) == GIVEN  # which processes make
-    if images.in_memory and not own_views:
+    in_memory = all(part is None or part.in_memory for part in images)
+    if options.workers is not None and in_memory and not own_views:
         raise ValueError(
             f"workers={options.workers} has no effect on {name_data(options)}, whose images lie in "
             "memory; leave it out: --threads says how many render them on a CPU"
         )
-    return options.workers
+
+
+def _count_workers(options: DataOptions) -> int:
+    """Threads of this rank that decode and render; image sets in memory do without."""
+    return share_of_cores() if options.workers is None else options.workers
 
 
 def _count_images(images: ImageSet) -> str:
@@ -134,7 +136,8 @@ def create_train_loader(
         shard: this rank's.
         accumulation_steps: parts of a step, each a batch.
 
-    Raises ValueError for a batch that is larger than the data, or does not divide among the ranks.
+    Raises ValueError for a batch that is larger than the data, or does not divide among the ranks, and for an
+    image that is too small for a padded crop.
     """
     if batch_size > len(images):
         raise ValueError(
@@ -150,11 +153,12 @@ def create_train_loader(
             OwnViewRenderer(tuple(own), options.seed),
             order,
             shard.device,
-            share_of_cores() if options.workers is None else options.workers,
+            _count_workers(options),
             options.channels_last,
         )
     specs = tuple(view for view in views if isinstance(view, ViewSpec))
-    workers = _count_workers(options, images)
+    _check_sizes(images, specs)
+    workers = _count_workers(options)
     return images.create_train_loader(
         ViewRenderer(specs, options.seed, options.channels_last),
         batch_size=batch_size // accumulation_steps,
@@ -165,6 +169,21 @@ def create_train_loader(
         world_size=shard.count,
         cache=options.cache or "os",
     )
+
+
+def _check_sizes(images: ImageSet, specs: Sequence[ViewSpec]) -> None:
+    """Raise ValueError, naming it, for an image that is too small for a padded crop, if sizes are known."""
+    if images.in_memory or not images.tells_sizes:
+        return  # the loader of the first checks them; images that only decoding tells are named when read
+    if all(spec.crop_padding is None for spec in specs):
+        return
+    heights, widths = images.sizes(np.arange(len(images)))
+    smallest = int(np.minimum(heights, widths).argmin())
+    try:
+        ViewRenderer(tuple(specs)).check_size(int(heights[smallest]), int(widths[smallest]))
+    except ValueError as error:
+        name = images.file_of(smallest) or images.name_of(smallest)
+        raise ValueError(f"{to_line(name)} is too small: {error}") from error
 
 
 def evaluation_batch(crop_size: int, device: torch.device) -> int:
@@ -198,7 +217,7 @@ def create_evaluation_loader(
         EvaluationRenderer(spec, options.channels_last),
         batch_size=evaluation_batch(spec.crop_size, shard.device),
         device=shard.device,
-        workers=_count_workers(options, images),
+        workers=_count_workers(options),
         rank=shard.index,
         world_size=shard.count,
         cache=options.cache or "os",
@@ -221,7 +240,7 @@ def create_crop_loader(
         ViewRenderer((view,) * crops, options.seed, options.channels_last),
         batch_size=max(1, evaluation_batch(view.crop_size, shard.device) // crops),
         device=shard.device,
-        workers=_count_workers(options, images),
+        workers=_count_workers(options),
         rank=shard.index,
         world_size=shard.count,
         cache=options.cache or "os",

@@ -11,6 +11,7 @@ from torch import Tensor
 from sslortho.augment.cpu.view_kernel import crop_views, render_views
 from sslortho.augment.renderer import Draws, Renderer
 from sslortho.data.batches import Batch
+from sslortho.data.names import to_line
 from sslortho.data.prefetch import Job
 from sslortho.data.view_loader import Indices
 
@@ -25,6 +26,14 @@ class DecodedImages(Protocol):
 
     def open(self, index: int) -> NDArray[np.uint8]:
         """Pixels (height, width, 3), contiguous; called by several threads at a time."""
+        ...
+
+    def file_of(self, index: int) -> str | None:
+        """Path of the image; None if it has none."""
+        ...
+
+    def name_of(self, index: int) -> str:
+        """Name of the image for messages."""
         ...
 
 
@@ -44,7 +53,8 @@ class _PixelReading:
     ) -> None:
         for i in range(first, last):
             pixels = self.data.open(int(indices[i]))
-            crop_views(pixels, draws.uniforms[i], self.settings, out[i].reshape(1, 1, -1))
+            with self._naming(int(indices[i])):
+                crop_views(pixels, draws.uniforms[i], self.settings, out[i].reshape(1, 1, -1))
 
     def render(
         self, indices: Indices, draws: Draws, out: NDArray[np.float32], first: int, last: int
@@ -52,7 +62,19 @@ class _PixelReading:
         for i in range(first, last):
             pixels = self.data.open(int(indices[i]))
             uniforms, parameters = draws.uniforms[i], draws.parameters[i]
-            render_views(pixels, uniforms, parameters, self.settings, self.channels_last, out, i)
+            with self._naming(int(indices[i])):
+                render_views(
+                    pixels, uniforms, parameters, self.settings, self.channels_last, out, i
+                )
+
+    @contextlib.contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
+        """Name the image in a ValueError of the kernels: it is too small for a view."""
+        try:
+            yield
+        except ValueError as error:
+            name = self.data.file_of(index) or self.data.name_of(index)
+            raise ValueError(f"{to_line(name)}: {error}") from error
 
 
 class PixelSource:

@@ -22,6 +22,7 @@ from sslortho.recipes.options import BackboneOptions, RunOptions
 from sslortho.recipes.training import Training
 from sslortho.runs.inputs import Inputs, collect_tables, hash_tensors
 from sslortho.train.launch import shard_of
+from sslortho.train.loading_turns import load_in_turn
 
 LARGE_CROP = 224
 """Side of the views in pixels where neither the weights nor the images give another."""
@@ -141,7 +142,7 @@ def build_evaluation(
     options: BackboneOptions, accelerator: Accelerator, given: Given = NOTHING
 ) -> Evaluation:
     """Load the data and the backbone, on every rank. Raises ValueError for a user's mistake."""
-    with accelerator.local_main_process_first():  # the others find what it downloaded
+    with load_in_turn(accelerator):
         data = _load(options, given)
     subject, spec = place_subject(options, data.train, accelerator, given)
     return Evaluation(

@@ -17,7 +17,8 @@ class ProcessOptions(Options):
     rank_timeout: float = option(
         600, group="hardware", unit="seconds", rare=True, may_change=True, affects_result=False
     )
-    """Time that a rank waits for the others before it gives up and the job ends."""
+    """Time that a rank waits for the others before it gives up and the job ends. While the first one loads
+    its images, which --skip_broken decodes all, the others wait for up to a day."""
     deterministic: bool = option(False, group="hardware", rare=True)
     """Use only operations whose bits are the same each time; on a CPU they are anyway, for one number
     of threads and ranks. An operation that has no such form is an error that names it."""

@@ -20,6 +20,7 @@ from sslortho.data.batches import evaluation_batches
 from sslortho.data.first_rank import say
 from sslortho.data.labelled import choose_training_images, load_labelled_data
 from sslortho.data.loading import (
+    check_workers,
     create_evaluation_loader,
     evaluation_batch,
     load_test_set,
@@ -36,6 +37,7 @@ from sslortho.recipes.given import NOTHING, Given
 from sslortho.runs.inputs import Inputs, hash_tensors
 from sslortho.runs.lock import is_held, release_folder
 from sslortho.train.launch import join_ranks, shard_of
+from sslortho.train.loading_turns import load_in_turn
 
 BAR_AFTER = 2.0
 """Seconds after which a bar is shown."""
@@ -96,8 +98,9 @@ def build(options: EmbedOptions, given: Given = NOTHING) -> Embedding:
     if options.out is not None:
         check_format(Path(options.out))
     accelerator = join_ranks(options, options.run_folder, options.mixed_precision)
-    with accelerator.local_main_process_first():  # the others find what it downloaded
+    with load_in_turn(accelerator):
         images = load_images(options, given)
+    check_workers(options, images)
     subject, spec = place_subject(options, images, accelerator, given)
     accelerator.print(subject.origin)
     return Embedding(options, accelerator, images, subject, spec)

@@ -7,7 +7,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from sslortho.data import ImageSet, hold_out
-from sslortho.data.loading import create_train_loader, load_test_set, load_training_set
+from sslortho.data.loading import (
+    check_workers,
+    create_train_loader,
+    load_test_set,
+    load_training_set,
+)
 from sslortho.methods.task import Task
 from sslortho.models import BackboneInfo, write_backbone
 from sslortho.models.own_networks import plain_network
@@ -35,6 +40,7 @@ from sslortho.runs.inputs import Inputs, collect_tables
 from sslortho.runs.provenance import Session, provenance
 from sslortho.train.backward import NonFiniteError
 from sslortho.train.launch import join_ranks, shard_of
+from sslortho.train.loading_turns import load_in_turn
 from sslortho.train.options import TrainResult
 from sslortho.train.records import read_metrics
 from sslortho.train.sharding import check_sharding
@@ -58,6 +64,7 @@ def _load(
     """Images to train on, to test on, and those held out. Raises ValueError as the options do."""
     train = load_training_set(options, given.train)
     test = load_test_set(options, given.test, train)
+    check_workers(options, train, test)
     if options.validation is None:
         return train, test, None
     train, held_out = hold_out(train, options.validation, options.seed)
@@ -85,7 +92,7 @@ def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
     if options.shard:
         check_sharding(accelerator)
     shard = shard_of(accelerator)
-    with accelerator.local_main_process_first():  # the others find what it downloaded
+    with load_in_turn(accelerator):
         train, test, held_out = _load(options, given)
     recipe = resolve(options, given, len(train), machine, max(train.first_size))
     options = recipe.options

@@ -19,7 +19,7 @@ from sslortho.augment import ViewRenderer, ViewSpec
 from sslortho.augment.draws.crops import CropDraw
 from sslortho.augment.draws.photometric import PhotometricDraw
 from sslortho.data import ImageSet
-from sslortho.data.loading import create_train_loader, load_training_set
+from sslortho.data.loading import check_workers, create_train_loader, load_training_set
 from sslortho.data.options import PATH
 from sslortho.recipes.fitted import settled
 from sslortho.recipes.pretrain.fitting import USUAL_BATCH
@@ -102,6 +102,7 @@ def collect_samples(options: ShowViewsOptions) -> list[Sample]:
     resolve(options)  # mistakes are found before data that may take minutes
     accelerator = join_ranks(options, options.run_folder, options.mixed_precision or "no")
     data = load_training_set(options)
+    check_workers(options, data)
     recipe = resolve(options, images=len(data), machine=find_machine(), side=max(data.first_size))
     batch_size = settled(recipe.options.batch_size)
     parts = batch_size // options.accumulation_steps

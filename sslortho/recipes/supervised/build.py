@@ -29,6 +29,7 @@ from sslortho.recipes.supervised.resolve import (
 from sslortho.recipes.training import Training, compile_task
 from sslortho.runs.inputs import Inputs
 from sslortho.train.launch import join_ranks, shard_of
+from sslortho.train.loading_turns import load_in_turn
 from sslortho.train.sharding import check_sharding
 
 USUAL_BATCH = 128
@@ -136,7 +137,7 @@ def build(options: SupervisedOptions, given: Given = NOTHING) -> Supervised:
     accelerator = join_ranks(options, folder, options.mixed_precision, options.trackers)
     if options.shard:
         check_sharding(accelerator)
-    with accelerator.local_main_process_first():  # the others find what it downloaded
+    with load_in_turn(accelerator):
         data, held_out = _load(options, given)
     chosen = choose_batch(options, USUAL_BATCH, len(data.train))
     options = fill(options, chosen)
