@@ -13,7 +13,7 @@ from sslortho.data.first_rank import say
 from sslortho.data.identity import ENDS_READ, ImageTable, hash_array
 from sslortho.data.image_sets import SMALL_SIDE, ImageArray, ImageSet
 from sslortho.data.labels import Labelling
-from sslortho.data.pixel_values import PixelRule, describe_rule, find_channels, find_white
+from sslortho.data.pixel_values import CHANNELS, PixelRule, describe_rule, find_channels, find_white
 from sslortho.data.view_loader import Indices
 
 if TYPE_CHECKING:
@@ -93,9 +93,11 @@ def take_array(
             f"{shown} must be (n, height, width), (n, height, width, channels) or (n, channels, height, "
             "width), and hold images"
         )
-    if array.ndim == 3 and array.shape[-1] in (1, 3):
+    one = array.shape[-1] in CHANNELS or (channels_first and array.shape[0] in CHANNELS)
+    if array.ndim == 3 and one:
         raise ValueError(
-            f"{shown} seems to be one image; several are needed, (n, height, width, 3)"
+            f"{shown} seems to be one image; several are needed, (n, height, width, 3) or (n, 3, height, "
+            "width), of grey ones (n, 1, height, width)"
         )
     own = find_white(array, shown)
     rule = PixelRule(

@@ -3,8 +3,10 @@
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sslortho.data.array_images import take_array
 from sslortho.data.beton.images import load_beton, open_beton
@@ -22,6 +24,7 @@ from sslortho.data.image_sets import ImageFiles, ImageSet, Split
 from sslortho.data.labels import Labelling
 from sslortho.data.options import PATTERN, DataOptions
 from sslortho.data.own_folders import scan_own_folder
+from sslortho.data.pixel_values import find_white
 from sslortho.data.shard_files import expand_shards, is_address
 from sslortho.data.tar_shards import load_shards
 
@@ -70,7 +73,7 @@ def load_test_place(path: str, options: DataOptions, train: ImageSet) -> ImageSe
         options = replace(options, labels="folders" if labelled else "none")
         test = _load_folder(place, options, "train", "test")
     else:
-        test = load_file(path, options, "test")
+        test = load_file(path, options, "test", white=_white_of_training(options, place))
     assert test is not None
     if train.classes and test.classes and train.classes != test.classes:
         different = sorted(set(train.classes).symmetric_difference(test.classes))
@@ -100,8 +103,19 @@ def _settle(files: ImageFiles, split: Split, options: DataOptions, check: bool) 
     return settle_files(files, split, options.loader, options.skip_broken, options.skip_list)
 
 
-def load_file(path: str, options: DataOptions, split: Split, check: bool = True) -> ImageSet:
+def load_file(
+    path: str,
+    options: DataOptions,
+    split: Split,
+    check: bool = True,
+    white: float | None = None,
+) -> ImageSet:
     """Images of a file: .beton, .npy, .npz or a list of image files.
+
+    Args:
+        path: of the file.
+        options, split, check: as for `load_place`.
+        white: of an array; see `take_array`.
 
     Raises ValueError for another kind of file, and as the kinds do.
     """
@@ -120,7 +134,7 @@ def load_file(path: str, options: DataOptions, split: Split, check: bool = True)
         assert found is not None
         return found
     if suffix in ARRAY_SUFFIXES:
-        return _load_array(place, options)
+        return _load_array(place, options, white)
     if suffix in LIST_SUFFIXES:
         files = read_list(place, options.labels == "folders", options.turns_upright)
         return _settle(files, split, options, check)
@@ -157,8 +171,25 @@ def _load_shards(
     return read_into_memory(shards) if options.loader == "tensor" else shards
 
 
-def _load_array(path: Path, options: DataOptions) -> ImageSet:
-    """Images of a file of NumPy's: an array, or an archive with "images" and perhaps "labels".
+def _load_array(path: Path, options: DataOptions, white: float | None = None) -> ImageSet:
+    """Images of a file of NumPy's. Raises ValueError as `_read_arrays` and `take_array`."""
+    arrays = _read_arrays(path)
+    labels = None if options.labels == "none" else arrays.get("labels")
+    return take_array(arrays["images"], Labelling(labels), options.loader, str(path), white)
+
+
+def _white_of_training(options: DataOptions, test: Path) -> float | None:
+    """White of the training images for a file of test images, if both are arrays of one type."""
+    train = Path(options.data_dir or "")
+    if {train.suffix.lower(), test.suffix.lower()} - set(ARRAY_SUFFIXES):
+        return None
+    values = _read_arrays(train)["images"]
+    same = values.dtype == _read_arrays(test)["images"].dtype
+    return find_white(values, str(train)) if same else None
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Arrays of a file of NumPy's: "images" and perhaps "labels"; a .npy is the images.
 
     Raises ValueError for a file that is damaged, holds Python objects, or lacks "images".
     """
@@ -171,5 +202,4 @@ def _load_array(path: Path, options: DataOptions) -> ImageSet:
         raise ValueError(
             f"data={str(path)!r} holds {', '.join(arrays) or 'nothing'}; it must have an array 'images'"
         )
-    labels = None if options.labels == "none" else arrays.get("labels")
-    return take_array(arrays["images"], Labelling(labels), options.loader, str(path))
+    return arrays

@@ -117,8 +117,8 @@ def _find_range(values: NDArray[Any]) -> tuple[float, float]:
     rows = max(1, BLOCK // max(1, values[0].size))
     parts = [values[start : start + rows] for start in range(0, len(values), rows)]
     return (
-        float(min(np.min(part) for part in parts)),
-        float(max(np.max(part) for part in parts)),
+        float(np.min([np.min(part) for part in parts])),  # which Python's min would lose a NaN in
+        float(np.max([np.max(part) for part in parts])),
     )
 
 
