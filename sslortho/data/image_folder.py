@@ -75,7 +75,7 @@ def scan_folder(
         names = training  # whose order the labels follow
     if classes:
         files = list_class_folders(folder, {name: classes[name] for name in names}, links)
-        _warn_of_loose_images(folder)
+        warn_of_loose_images(folder)
         return replace(files, classes=tuple(map(to_line, names.values())))
     return list_unlabelled(folder, links)
 
@@ -138,7 +138,8 @@ def check_same_classes(
         )
 
 
-def _warn_of_loose_images(folder: Path) -> None:
+def warn_of_loose_images(folder: Path) -> None:
+    """Warn of images that lie beside class folders, and are left out."""
     loose = list_loose_images(folder)
     if loose:
         warnings.warn(

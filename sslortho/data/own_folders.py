@@ -10,6 +10,7 @@ from sslortho.data.image_folder import (
     list_class_folders,
     list_classes,
     list_unlabelled,
+    warn_of_loose_images,
 )
 from sslortho.data.image_sets import ImageFiles, Split
 from sslortho.data.names import to_line
@@ -64,6 +65,7 @@ def _list(place: Path, train: Path, classes: dict[str, str], links: Links) -> Im
         return list_class_folders(place, classes, links)
     found = list_classes(place)
     check_same_classes(classes, found, train, place)
+    warn_of_loose_images(place)
     files = list_class_folders(place, {name: found[name] for name in classes}, links)
     return replace(files, classes=tuple(map(to_line, classes.values())))
 

@@ -55,6 +55,14 @@ def test_loose_images_beside_folders_in_train_are_not_lost(tmp_path, capsys):
         scan_own_folder(tmp_path, "train", "folders")
 
 
+@pytest.mark.parametrize("place", ["test", "val"])
+def test_loose_images_beside_the_classes_of_test_images_are_named(tmp_path, place):
+    make(tmp_path, "train/cat/1.png", f"{place}/cat/2.png", f"{place}/3.png", f"{place}/4.png")
+    with pytest.warns(UserWarning, match=rf"2 images in .*{place} lie beside .*3\.png first"):
+        files = scan_own_folder(tmp_path, "test")
+    assert names(files) == ["cat/2.png"]
+
+
 @pytest.mark.parametrize("name", ["Train", "training_set", "val", "hold-out"])
 def test_a_name_that_looks_like_a_part_is_asked_about(tmp_path, name):
     make(tmp_path, f"{name}/1.png", "more/2.png")
