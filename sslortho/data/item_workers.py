@@ -102,13 +102,16 @@ class ItemReader:
         return self._wait(self._submit(_read_label, place))
 
     def _submit(self, function: Any, place: int) -> "Future[Any]":
-        with self._lock, warnings.catch_warnings():
-            # that other threads run: torch's loaders fork so too
-            warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
-            if self._pool is None:
-                self._pool = self._start()
+        with self._lock:
             try:
-                return self._pool.submit(function, place)
+                if self._pool is not None:
+                    return self._pool.submit(function, place)
+                self._pool = self._start()
+                # the first one starts the processes; what is caught is the whole process's, and so not for each
+                with warnings.catch_warnings():
+                    # that other threads run: torch's loaders fork so too
+                    warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
+                    return self._pool.submit(function, place)
             except BrokenProcessPool as error:
                 raise self._describe_death() from error
 

@@ -27,12 +27,13 @@ FORMS = (
 class Preprocessing:
     """Preprocessing of an image for a backbone: a path, a PIL image or pixels to a tensor.
 
-    The pixels, exactly: the image is decoded to RGB and turned as its EXIF data say; grey is repeated, alpha
+    The pixels: the image is decoded to RGB and turned as its EXIF data say; grey is repeated, alpha
     dropped, 16 bits become 8. Its shorter side is resized to `resize` pixels by bicubic interpolation with
     antialiasing, the central square of `crop_size` pixels is cut out and rounded to whole levels from 0 to
     255. Levels are divided by 255, minus `mean`, over `std`, for red, green and blue. That is torchvision's
     `Resize(resize, BICUBIC)`, `CenterCrop(crop_size)`, `ToTensor()`, `Normalize(mean, std)`, and what
-    `embed`, `knn_eval` and `linear_eval` give a backbone.
+    `embed`, `knn_eval` and `linear_eval` give a backbone: the same numbers for image files, and the same but
+    for rounding for images in memory, which torch resizes.
     """
 
     crop_size: int
@@ -101,7 +102,8 @@ def read_raw(image: Any) -> NDArray[np.uint8]:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
         raise ValueError(f"image of shape {tuple(image.shape)} must be {FORMS}")
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    # a copy: kernels are compiled anew for an array that is read-only
+    return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), order="C")
 
 
 def list_images(images: Any) -> list[Any]:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -228,6 +229,22 @@ def test_another_process_reads_items_itself():
     sent = pickle.loads(pickle.dumps(reader))
     np.testing.assert_array_equal(sent.read(3)[..., 0], GREY[3])
     assert sent.processes == 0
+
+
+def test_warnings_are_caught_where_processes_start_and_not_for_each_item(monkeypatch):
+    """What is caught is the whole process's, and other threads read at the same time."""
+    caught = []
+
+    class Counted(warnings.catch_warnings):
+        def __enter__(self):
+            caught.append(self)
+            return super().__enter__()
+
+    monkeypatch.setattr(warnings, "catch_warnings", Counted)
+    reader = ItemReader(DatasetItems(list(GREY)), 1)
+    for place in range(3):
+        reader.read(place)
+    assert len(caught) == 1
 
 
 def test_broken_items_are_left_out_where_it_is_asked(tmp_path):

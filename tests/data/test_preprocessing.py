@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from sslortho.augment.views import IMAGENET_MEAN, IMAGENET_STD
-from sslortho.data.preprocessing import Preprocessing, list_images
+from sslortho.data.preprocessing import Preprocessing, list_images, read_raw
 
 MEAN, STD = (0.3, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -117,3 +117,18 @@ def test_lists_of_images():
     assert len(list_images(np.zeros((5, 8, 8, 3), np.uint8))) == 5
     assert len(list_images([image, image])) == 2
     assert len(list_images(image)) == len(list_images("x.png")) == 1
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (5, 6, 1), (5, 6, 3)])
+@pytest.mark.parametrize("kind", [np.array, torch.from_numpy])
+def test_pixels_are_a_copy_that_can_be_written(shape, kind):
+    """numba compiles its kernels once more for arrays that cannot be."""
+    values = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    channels = values.reshape(5, 6, -1)
+    given = values if kind is np.array or values.ndim == 2 else channels.transpose(2, 0, 1)
+    pixels = read_raw(kind(given))
+    assert pixels.flags.writeable
+    assert pixels.flags.c_contiguous
+    np.testing.assert_array_equal(pixels, np.broadcast_to(channels, (5, 6, 3)))
+    pixels[:] = 0
+    assert values.any()
