@@ -96,12 +96,12 @@ def test_a_selection_is_a_set_of_the_same_kind(data, kind):
 
 
 @pytest.mark.parametrize(("side", "small"), [(96, True), (97, False)])
-def test_images_up_to_96_pixels_or_in_memory_are_small(tmp_path, side, small):
+def test_images_up_to_96_pixels_are_small_in_files_and_in_memory(tmp_path, side, small):
     Image.new("RGB", (60, side)).save(tmp_path / "x.png")
     files = ImageFiles((str(tmp_path / "x.png"),), torch.zeros(1).long(), ())
     assert files.holds_small_images is small
     array = ImageArray(torch.zeros(1, 3, side, 60, dtype=torch.uint8), torch.zeros(1).long(), ())
-    assert array.holds_small_images
+    assert array.holds_small_images is small
 
 
 def test_names_of_files(data, kind):

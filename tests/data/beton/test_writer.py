@@ -702,7 +702,8 @@ def test_jpegs_in_shards_keep_their_bytes_and_names_as_those_in_files(tmp_path, 
     manifest = write_beton(data, out, skip_broken=True)
     assert (manifest["kept"], manifest["jpg"], manifest["skipped"]) == (1, 2, ["a.tar/3.jpg"])
     same = tmp_path / "same.beton"
-    told = write_beton(replace(files(*paths), upright=True), same, skip_broken=True)
+    from_files = replace(files(*paths), upright=True, labels=data.labels)
+    told = write_beton(from_files, same, skip_broken=True)
     assert stored(out) == stored(same)
     assert stored(out)[0] == Path(paths[0]).read_bytes()
     assert manifest["source_sha256"] == told["source_sha256"]
