@@ -4,6 +4,7 @@ import fcntl
 import json
 import math
 import signal
+import types
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ import yaml
 from helpers.script_runs import call_command
 from PIL import Image
 
-from sslortho.recipes.command_line import parse_options
+from sslortho.recipes.command_line import create_options, parse_options
 from sslortho.recipes.configs import configs_folder
 from sslortho.recipes.supervised.options import SupervisedOptions
 from sslortho.recipes.tune import run as tune
 from sslortho.recipes.tune import trials
 from sslortho.recipes.tune.options import TuneOptions
+from sslortho.recipes.tune.search import Trial
+from sslortho.runs.lock import hold_folder, release_folder
 from sslortho.runs.several import job_runner, jobs
 
 FAKE = """
@@ -220,6 +223,28 @@ def test_a_trial_that_an_orphan_still_runs_is_waited_for(call, begin, tmp_path, 
     assert output.count(f"busy: {job.name}") == 1
     assert output.index("finished: trial-0002") < output.index("best of 3: trial 0, val_top1 95")
     assert "; 0 failed" in (out / "report.md").read_text()
+
+
+@pytest.mark.parametrize("held", ["log", "folder"])
+def test_a_busy_trial_is_offered_again_once_its_run_is_over(tmp_path, held):
+    """A run started by hand holds its folder, and not the log."""
+    options = create_options(TuneOptions, {"out": str(tmp_path), "trials": 1})
+    trial = Trial(0, {"lr": 0.1})
+    job = trials.plan(options, trial, tmp_path)
+    search = types.SimpleNamespace(completed=0, open_trials=lambda: [trial])
+    offered = trials.Trials(options, search, tmp_path)
+    assert offered._next().name == job.name
+    job.log.parent.mkdir(parents=True)
+    with job.log.open("ab") as log:
+        if held == "log":
+            fcntl.flock(log, fcntl.LOCK_EX)
+        else:
+            hold_folder(job.folder)
+        offered.end(job, "busy")
+        assert offered._next() is None
+        assert offered._next() is None
+    release_folder(job.folder)
+    assert offered._next().name == job.name
 
 
 @pytest.mark.slow
