@@ -104,6 +104,8 @@ RATES: tuple[Rate, ...] = (
     Rate(None, "adamw", "after", 0.003, (76, 702), _SMALL, "start", _ORDER),
     Rate(None, "adamw", "after", 0.0005, (250_200, 375_300), _IMAGENET, "start", f"that of DINO: {_DINO}"),
     Rate(None, "orth_adam", "after", 0.01, (76, 702), _SMALL, "start", f"Orthogonal-AdamW's: {_ORDER}"),
+    Rate(None, "orth_adam", "before", 0.01, (76, 702), _SMALL, "start", f"Orthogonal-AdamW's: {_ORDER}"),
+    Rate(None, "orth_adam", "none", 0.01, (76, 702), _SMALL, "start", f"Orthogonal-AdamW's: {_ORDER}"),
     Rate(None, "orth_adamw", "after", 0.01, (76, 702), _SMALL, "start", _ORDER),
     Rate(None, "orth_adamw", "before", 0.01, (76, 702), _SMALL, "start", _ORDER),
     Rate(None, "orth_adamw", "none", 0.01, (76, 702), _SMALL, "start", _ORDER),
@@ -136,7 +138,8 @@ RATES: tuple[Rate, ...] = (
 """Known rates; the first that fits counts."""
 
 WITHOUT_MOMENTUM = 10
-"""Factor of a rate whose momentum no longer stands at the end: steps are 1 / (1 - 0.9) times shorter."""
+"""Factor of a rate whose momentum no longer stands at the end: steps are 1 / (1 - 0.9) times shorter. Not of
+Adam's kind, whose momentum is a mean, not a sum."""
 
 
 def momentum_order(optim: str, settings: dict[str, float | None]) -> Order:
@@ -211,7 +214,8 @@ def choose_rate(method: str, optim: str, order: Order, steps: int, images: int) 
 
     Between the lengths of two known rates it lies on a straight line in the logarithms of steps and rate;
     beyond them it is the nearest one's. An order of momentum without a rate of its own has that of
-    momentum after the orthonormalisation, times WITHOUT_MOMENTUM unless momentum stands at the end too.
+    momentum after the orthonormalisation, times WITHOUT_MOMENTUM unless momentum stands at the end too, or is
+    Adam's.
 
     Args:
         method, optim: names of method and optimizer.
@@ -222,7 +226,8 @@ def choose_rate(method: str, optim: str, order: Order, steps: int, images: int) 
     if known := _find_known(method, optim, order):
         return _interpolate(known, steps, images)
     base = _interpolate(_find_known(method, optim, _usual_order(optim)), steps, images)
-    factor = 1 if order == "both" or optim == "muon" else WITHOUT_MOMENTUM
+    as_long = order == "both" or optim == "muon" or "adam" in optim
+    factor = 1 if as_long else WITHOUT_MOMENTUM
     reason = base.reason
     if factor > 1:
         reason = (

@@ -166,6 +166,19 @@ def test_a_plain_optimizer_without_momentum_steps_ten_times_as_far():
     assert "never tested" in none.tested
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("steps", [50, 300, 5_000, 300_000])
+@pytest.mark.parametrize("kind", ["", "orth_"])
+def test_the_two_adams_have_one_rate_whatever_their_first_beta(kind, steps, order):
+    """Their momentum is a mean of gradients: without it steps are as long (arXiv 1412.6980, algorithm 1)."""
+    found = {
+        choose_rate("barlow_twins", f"{kind}{optim}", each, steps, 10_000).value
+        for optim in ("adam", "adamw")
+        for each in ("after", order)
+    }
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize(
     ("optim", "settings", "order"),
     [
