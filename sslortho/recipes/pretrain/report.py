@@ -7,6 +7,7 @@ from typing import Any
 
 from sslortho.evaluate import Picture, Verdict
 from sslortho.evaluate.verdict import verdict_lines
+from sslortho.options import GIVEN
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.run_report import ReportFigure, write_report
 
@@ -32,13 +33,18 @@ MEANINGS = {
 STATES = {"initial": "with the initial weights", "untrained": "of the untrained network"}
 """Prefix of figures from before the training to its meaning."""
 
+AS_GIVEN = "of the network as given"
+"""Meaning of "untrained" for a module that was handed over: it may be trained."""
+
 
 def _list_figures(summary: Mapping[str, Any]) -> list[ReportFigure]:
-    figures = []
+    figures, states = [], dict(STATES)
+    if summary["config"]["backbone"] == GIVEN:
+        states["untrained"] = AS_GIVEN
     for name, (unit, meaning) in MEANINGS.items():
         if name in summary:
             figures.append(ReportFigure(name, summary[name], unit, meaning))
-        for state, words in STATES.items():
+        for state, words in states.items():
             if (before := summary.get(f"{state}_{name}")) is not None:
                 figures.append(ReportFigure(f"{state}_{name}", before, unit, f"the same {words}"))
     return figures
