@@ -101,7 +101,8 @@ def check_same_run(options: Options, folder: Path) -> None:
 def keep_fitted(options: Some, folder: Path) -> Some:
     """Options whose fitted ones, where left out, are those of the run that a folder holds.
 
-    So a run goes on as it began, also where a later version, or other data, would choose otherwise.
+    So a run goes on as it began, also where a later version, or other data, would choose otherwise. What is
+    given must be the same: see `check_same_run`, which comes before.
     """
     path = folder / "config.yaml"
     if not path.exists() or not _has_results(folder):

@@ -35,8 +35,8 @@ def run(options: LinearEvalOptions, session: Session, given: Given = NOTHING) ->
         NonFiniteError, RankLostError, OSError: as `Trainer.run`.
     """
     folder = RunFolder(options.run_folder)
-    options = keep_fitted(options, folder.path)
     folder.check_same(options)
+    options = keep_fitted(options, folder.path)
     finished = find_finished(options, folder, lambda: read_inputs(options, given))
     if finished is not None:
         tell(finished, folder.path)

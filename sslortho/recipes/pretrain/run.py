@@ -156,8 +156,8 @@ def run(options: PretrainOptions, session: Session, given: Given = NOTHING) -> d
         NonFiniteError, RankLostError, OSError: as `Trainer.run`.
     """
     folder = RunFolder(options.run_folder)
-    options = keep_fitted(options, folder.path)
     folder.check_same(options)
+    options = keep_fitted(options, folder.path)
     finished = find_finished(options, folder, lambda: _read_inputs(options, given))
     if finished is not None:
         tell(finished, folder.path)
