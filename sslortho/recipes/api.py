@@ -112,7 +112,7 @@ def pretrain(
 
 def supervised(
     data: Any = "digits",
-    model: str | None = None,
+    model: str | nn.Module | None = None,
     *,
     test_data: Any = None,
     out: PathLike | None = None,

@@ -47,7 +47,15 @@ def check_place(name: str, value: Any) -> None:
 
 
 def options_class(cls: type[RunOptions], given: Given) -> type[RunOptions]:
-    """The options class of a command, with the options of a method that is handed over."""
+    """The options class of a command, with the options of a method that is handed over.
+
+    Raises ValueError for views that are handed over to a command that takes names alone.
+    """
+    if given.views is not None and not issubclass(cls, PretrainOptions):
+        raise ValueError(
+            f"views: {cls.command} takes the name of a view, not views of one's own, which are for pretrain; "
+            "leave it out for its own"
+        )
     if given.method is None or not issubclass(cls, PretrainOptions):
         return cls
     return cls.for_own_method(given.method.Options)

@@ -47,9 +47,10 @@ class SupervisedOptions(InitialWeightsOptions, TrainingOptions):
     """Share of the target that training spreads evenly over all classes."""
 
     optim: str = "orth_sgd"
-    """sgd, adam, adamw, lars, each also with orth_ in front, norm_sgd or component_norm_sgd."""
+    """sgd, adam, adamw, lars, each also with orth_ in front, muon, norm_sgd or component_norm_sgd."""
     lr: float = option(0.01, group="optimisation", unit="absolute")
-    """Learning rate of all parameters; not scaled by the batch size."""
+    """Learning rate of all parameters, of muon of what it orthonormalises: the rest has adamw_lr. Not scaled
+    by the batch size."""
     weight_decay: float = 5e-4
     """Decay of the weights."""
     weight_decay_biases: float = option(0.0, group="optimisation", rare=True)
