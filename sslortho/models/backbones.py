@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from sslortho.generators import kept_generators
 from sslortho.models.cifar_resnet import BasicCNN, CifarResNet
 from sslortho.models.torchvision_networks import (
     check_image_size,
@@ -236,6 +237,18 @@ def required_size(backbone: nn.Module) -> int | None:
     if getattr(patches, "strict_img_size", False) and isinstance(size, tuple):
         return size[0] if len(set(size)) == 1 else None
     return None
+
+
+def required_size_of(name: str) -> int | None:
+    """`required_size` of a backbone by name, which is made without memory where its code allows that."""
+    if name in STEMMED or name in CIFAR_RESNETS:
+        return None
+    with kept_generators():
+        try:
+            with torch.device("meta"):
+                return required_size(create_backbone(name))
+        except (RuntimeError, NotImplementedError):  # it computes with numbers while it is made
+            return required_size(create_backbone(name))
 
 
 @torch.no_grad()

@@ -227,7 +227,7 @@ def _fit_epochs(images: int, gpu: bool, work: float | None) -> Choice:
     seen, least, device = SEEN_ON_CPU, 1, "a CPU, a first try"
     if gpu:
         seen, least, device = SEEN_ON_GPU, GPU_EPOCHS, "a GPU"
-    elif work is not None and WORK_ON_CPU / work < SEEN_ON_CPU:
+    elif work and WORK_ON_CPU / work < SEEN_ON_CPU:  # 0: torch counts none of its operations
         seen = float(f"{WORK_ON_CPU / work:.2g}")
         device = f"a CPU, a first try with {work / 1e9:.2g} billion multiplications for the views of each"
     epochs = min(MOST_EPOCHS, max(least, round(seen / images)))

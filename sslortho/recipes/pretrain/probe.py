@@ -200,7 +200,7 @@ def create_probe(
     chosen = images.select(order.sort().values)
     alone = Shard(device)
     return Probe(
-        pairs=create_train_loader(options, chosen, recipe.views[:2], min(FEWEST, count), alone),
+        pairs=create_train_loader(options, chosen, recipe.pair, min(FEWEST, count), alone),
         plain=create_evaluation_loader(options, chosen, recipe.evaluation_views, alone),
         initial={
             name: parameter.detach().cpu().clone()

@@ -17,6 +17,8 @@ from sslortho.models.backbones import (
     check_backbone,
     count_multiplications,
     is_small,
+    required_size,
+    required_size_of,
 )
 from sslortho.models.own_networks import GivenBackbone
 from sslortho.optim.registry import check_options
@@ -56,6 +58,11 @@ class PretrainRecipe:
     def start(self) -> Start:
         """The backbone as training begins."""
         return Start(self.backbone, self.weights)
+
+    @property
+    def pair(self) -> tuple[ViewSpec, ...] | tuple[OwnView, ...]:
+        """Two views of each image, to be compared: the first two, or the only one drawn twice."""
+        return (self.views * 2)[:2]
 
     @property
     def view_sizes(self) -> set[int]:
@@ -107,11 +114,14 @@ def resolve(
     check_options(options.optim, ())  # the name, before a rate is looked up for it
     if given.backbone is None:
         check_backbone(options.backbone)
-    crop = _choose_crop(options, given, machine, side)
-    options = fill(options, crop)
     method = given.method or load_method(options.method)
     weights = read_initial_weights(options, options.backbone)
-    views = _choose_views(options, given, method, weights)
+    crop = _choose_crop(options, given, weights, machine, side)
+    views = _choose_views(fill(options, crop), given, method, weights)
+    if crop and len({view.crop_size for view in views}) == 1:
+        crop = _fit_network(options, given, crop)
+        views = _choose_views(fill(options, crop), given, method, weights)
+    options = fill(options, crop)
     if not method.takes(len(views)):
         raise ValueError(
             f"views={options.views!r} are {len(views)} of each image, which method={options.method!r} "
@@ -145,15 +155,34 @@ def resolve(
 
 
 def _choose_crop(
-    options: PretrainOptions, given: Given, machine: Machine | None, side: int | None
+    options: PretrainOptions,
+    given: Given,
+    weights: InitialWeights | None,
+    machine: Machine | None,
+    side: int | None,
 ) -> dict[str, Choice]:
     """Side of the views by the name of its option; nothing if it was given."""
     if options.crop_size is not None:
         return {}
-    small = given.backbone is None and (
-        is_small(options.backbone) or options.stem in ("small", "solo_learn")
-    )
+    small = False
+    if given.backbone is None:
+        stem: str = options.stem
+        if weights is not None and stem == "auto":
+            stem = weights.choose_stem(options.backbone, stem)
+        small = is_small(options.backbone) or stem in ("small", "solo_learn")
     return {"crop_size": fit_crop(options, side, machine, small)}
+
+
+def _fit_network(
+    options: PretrainOptions, given: Given, crop: dict[str, Choice]
+) -> dict[str, Choice]:
+    """The same, or the only size that the network takes."""
+    module = given.backbone
+    size = required_size_of(options.backbone) if module is None else required_size(module)
+    if size in (None, crop["crop_size"].value):
+        return crop
+    name = options.backbone if module is None else type(module).__name__
+    return {"crop_size": Choice(size, f"the only size that {name} takes", "")}
 
 
 def _count_work(

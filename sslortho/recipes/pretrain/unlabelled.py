@@ -104,7 +104,7 @@ def create_unlabelled_evaluation(
         images = images.select(order.sort().values)
     alone = Shard(shard.device)
     batch = even_batch(len(images), BATCH)
-    pairs = create_train_loader(options, images, recipe.views[:2], batch, alone)
+    pairs = create_train_loader(options, images, recipe.pair, batch, alone)
     if held_out is None:
         return UnlabelledEvaluation(accelerator, pairs, None)
     if len(held_out) < shard.count:

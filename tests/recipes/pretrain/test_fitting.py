@@ -9,9 +9,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torchvision.models import VisionTransformer
 
 import sslortho
 from sslortho.methods.options import METHOD_OPTIONS
+from sslortho.models import BackboneInfo, create_backbone, write_backbone
+from sslortho.models.backbones import required_size, required_size_of
 from sslortho.optim import OPTIMIZERS
 from sslortho.options import GIVEN
 from sslortho.recipes.configs import configs_folder
@@ -214,8 +217,83 @@ def test_views_of_photographs_are_larger_but_for_networks_of_small_images(machin
     assert sizes(backbone="resnet18", stem="small") == {small}
     assert sizes(backbone="timm:resnet18") == {crop}
     assert sizes(backbone=GIVEN, given=Given(backbone=torch.nn.Conv2d(3, 4, 3))) == {crop}
-    for name in ("basic_cnn", "resnet20", "vit_small_32"):
+    for name in ("basic_cnn", "resnet20"):
         assert sizes(backbone=name) == {small}
+
+
+@pytest.mark.parametrize("machine", [None, GPU])
+@pytest.mark.parametrize("side", [None, 20, 4000])
+def test_a_network_of_one_size_gets_views_of_it(machine, side):
+    """The sizes in the names of timm's, of arXiv 2010.11929's for torchvision's, and in our docstring."""
+    vit = VisionTransformer(
+        image_size=64, patch_size=32, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=16
+    )
+    for name, size in (("timm:vit_tiny_patch16_224", 224), ("vit_b_16", 224), ("vit_small_32", 32)):
+        options = PretrainOptions.of(**FOLDER, backbone=name, epochs=1)
+        recipe = resolve(options, images=100, machine=machine, side=side)
+        assert recipe.view_sizes == {size}, name
+        if size == 224 and (machine, side) != (GPU, 4000):
+            assert recipe.chosen["crop_size"].reason == f"the only size that {name} takes"
+    options = PretrainOptions.of(**FOLDER, backbone=GIVEN, epochs=1)
+    recipe = resolve(options, Given(backbone=vit), images=100, machine=machine, side=side)
+    assert recipe.view_sizes == {64}
+    assert recipe.chosen["crop_size"].reason == "the only size that VisionTransformer takes"
+
+
+def test_views_of_several_sizes_are_for_networks_of_any():
+    """timm's vision transformers interpolate their positions then."""
+    options = PretrainOptions.of(
+        **FOLDER, method="dino", backbone="timm:vit_tiny_patch16_224", epochs=1
+    )
+    assert max(resolve(options, images=100, side=4000).view_sizes) == 96
+
+
+@pytest.mark.parametrize(
+    "name", ["timm:test_vit", "timm:test_resnet", "vit_small_32", "resnet18", "basic_cnn"]
+)
+def test_the_size_of_a_backbone_by_name_is_that_of_the_network(name):
+    state = torch.get_rng_state()
+    found = required_size_of(name)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert found == required_size(create_backbone(name))
+
+
+def test_a_small_stem_of_initial_weights_keeps_small_views(tmp_path):
+    for stem, crop in (("small", 32), ("stock", 96)):
+        backbone = create_backbone("resnet18", stem)
+        info = BackboneInfo(
+            backbone="resnet18", stem=stem, crop_size=32, mean=(0.5,) * 3, std=(0.5,) * 3
+        )
+        write_backbone(backbone, tmp_path / "w.safetensors", info)
+        options = PretrainOptions.of(
+            **FOLDER, backbone="resnet18", initial_weights=str(tmp_path / "w.safetensors"), epochs=1
+        )
+        recipe = resolve(options, images=100, side=300)
+        assert recipe.backbone.stem == stem
+        assert recipe.view_sizes == {crop}
+
+
+def test_a_network_whose_work_torch_cannot_count_is_trained_as_a_small_one():
+    """Its operators are the user's own: torch counts 0 multiplications."""
+    uncounted = fit_options(PretrainOptions.of(**FOLDER), 10_000, None, 0.0)
+    assert uncounted == fit_options(PretrainOptions.of(**FOLDER), 10_000)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"epochs": 5}, r"epochs \(20 there, 5 here\)"),
+        ({"accumulation_steps": 3}, r"accumulation_steps \(1 there, 3 here\)"),
+    ],
+)
+def test_what_is_given_otherwise_is_named_and_no_option_that_nobody_gave(tmp_path, given, words):
+    """5 epochs are fewer than the stored warm-up, and 3 parts do not divide the stored batch."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/step-1.pt").touch()
+    stored = {"epochs": 20, "warmup_epochs": 10.0, "batch_size": 128, "accumulation_steps": 1}
+    (tmp_path / "config.yaml").write_text("# sslortho pretrain\n" + yaml.safe_dump(stored))
+    with pytest.raises(ValueError, match=f"holds a run with other options: {words}; give"):
+        sslortho.pretrain("digits", out=tmp_path, threads=1, **given)
 
 
 BIASES = {

@@ -1,7 +1,10 @@
 """Pretraining with objects of the caller's: networks, projectors, methods and views."""
 
+import json
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from helpers.script_runs import call_command
@@ -150,7 +153,7 @@ def test_every_method_but_dino_takes_a_projector(method, tmp_path):
     head = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 10))
     run = pretrain(tmp_path, method=method, projector=head, epochs=1)
     assert run.summary["steps"] == 3
-    assert run.summary["loss"] == run.summary["loss"]  # no nan
+    assert math.isfinite(run.summary["loss"])
     other = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 10))
     with pytest.raises(ValueError, match="projector that was handed over changed"):
         pretrain(tmp_path, method=method, projector=other, epochs=1)
@@ -217,6 +220,40 @@ def test_an_own_method_without_options_trains_the_same(tmp_path):
     with_options = pretrain(tmp_path / "with", "basic_cnn", method=Alignment, lr=0.1, epochs=1)
     without = pretrain(tmp_path / "without", "basic_cnn", method=WithoutOptions, lr=0.1, epochs=1)
     assert_same(with_options, without)
+
+
+class OneView(WithoutOptions):
+    """A method of one view of each image, as masked autoencoders are."""
+
+    @staticmethod
+    def takes(views):
+        return views == 1
+
+    def forward(self, views, labels):
+        (view,) = views
+        return {"loss": -self.projector(self.backbone(view)).std(dim=0).mean()}
+
+
+@pytest.mark.parametrize("own", ["specification", "callable"])
+def test_a_method_of_one_view_is_judged_by_two_draws_of_it(tmp_path, own):
+    """Without labels too, where the two draws are all that it is judged by."""
+    images = np.random.default_rng(0).integers(0, 255, (60, 24, 24, 3), dtype=np.uint8)
+    view = ViewSpec(crop_size=24) if own == "specification" else crop()
+    options = {**FEW, "subset": None, "epochs": 1, "views": [view], "lr": 0.1, "evaluate_every": 1}
+    run = sslortho.pretrain(images, Small(), method=OneView, out=tmp_path / "run", **options)
+    assert run.summary["steps"] == 3
+    assert 0 <= run.summary["pair_ranking"] <= 100
+    assert run.summary["alignment"] > 1e-3  # two draws, not one twice
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    found = [r["probe/view_difference"] for r in map(json.loads, lines) if "probe/rankme" in r]
+    assert min(found) > 0
+    assert "the same of the network as given" in (tmp_path / "run/report.md").read_text()
+
+
+def test_views_of_ones_own_are_for_pretraining(tmp_path):
+    with pytest.raises(ValueError, match="views: supervised takes the name of a view"):
+        sslortho.supervised("digits", Small(), views=[crop()], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_own_specifications_are_the_named_views(tmp_path):
