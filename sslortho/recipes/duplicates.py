@@ -3,13 +3,13 @@
 Exact duplicates have the same pixels, in whatever files. Near ones have features whose cosine is at least
 --threshold; by default it is measured: up to 256 of the images are compressed again, made smaller and cut a
 little at the edges, and 95 % of these copies lie above it. Of a file that `sslortho embed` has written both are
-found; of a folder, or other data, the exact ones. Groups are printed and written as CSV: the first image of
-each, and the others with their cosine to it.
+found; of a folder, or other data, the exact ones, also between its training and its test images. Groups are
+printed and written as CSV: the first image of each, and the others with their cosine to it.
 """
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,7 +71,9 @@ def find_duplicates(
 
     Args:
         source: file that `embed` has written, or what `load_features` gives: exact and near ones; or images,
-            in any form that `pretrain` takes: exact ones.
+            in any form that `pretrain` takes: exact ones. Where a path or name has test images too, they are
+            looked at with the training images: their rows follow those, and names begin with the folder,
+            "train/" or "test/".
         threshold: cosine from which on images are near-duplicates, above -1 to 1. Default: measured.
         data: path of the images, if it is another one than when the features were made.
         backbone_from: run folder or file of the weights, likewise; they measure the threshold.
@@ -94,25 +96,38 @@ def find_duplicates(
     return _find_exact(_load(source))
 
 
-def _load(source: Any) -> "ImageSet":
-    from sslortho.data.loading import load_training_set
+def _load(source: Any) -> "dict[str, ImageSet]":
+    """Name of a split to its images; the name is empty where there is one split alone."""
+    from sslortho.data.loading import load_test_set, load_training_set
     from sslortho.data.objects import load_object
-    from sslortho.data.options import DataOptions
+    from sslortho.data.options import PATH, DataOptions
     from sslortho.options import GIVEN
 
-    if isinstance(source, str | Path):
-        return load_training_set(DataOptions(data=str(source)))
-    return load_object(source, DataOptions(data=GIVEN), "train", needs_labels=False)
+    if not isinstance(source, str | Path):
+        return {"": load_object(source, DataOptions(data=GIVEN), "train", needs_labels=False)}
+    options = DataOptions(data=str(source))
+    train = load_training_set(options)
+    if options.data == PATH:  # test images may have other classes
+        options = replace(options, labels="none")
+    test = load_test_set(options)
+    if test is None:
+        return {"": train}
+    place = Path(options.data_dir or "")
+    folder = next((name for name in ("test", "val") if (place / name).is_dir()), "test")
+    return {"train/": train, f"{folder}/": test}
 
 
-def _find_exact(images: "ImageSet") -> Duplicates:
+def _find_exact(parts: "Mapping[str, ImageSet]") -> Duplicates:
     from sslortho.evaluate.duplicates import Groups, hash_pixels, join_equal
     from sslortho.recipes.embed.run import name_rows
 
-    hashes, groups = hash_pixels(images), Groups(len(images))
+    hashes, names = list[bytes](), list[str]()
+    for split, images in parts.items():
+        hashes += hash_pixels(images)
+        names += [f"{split}{name}" for name in name_rows(images)]
+    groups = Groups(len(names))
     join_equal(groups, hashes)
-    found = _describe(groups.list(), name_rows(images), hashes, None)
-    return Duplicates(found, len(images), None)
+    return Duplicates(_describe(groups.list(), names, hashes, None), len(names), None)
 
 
 def _find_both(

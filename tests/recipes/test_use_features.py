@@ -162,6 +162,21 @@ def test_exact_ones_of_any_images(place):
     assert kinds(sslortho.find_duplicates(pixels)) == [[("0", "first"), ("2", "exact")]]
 
 
+@pytest.mark.parametrize("test", ["test", "val"])
+@pytest.mark.parametrize("side", [40, 120])  # read into memory, and file by file
+def test_exact_ones_between_training_and_test_images(tmp_path, test, side):
+    """Whatever the classes: the test images have one that the training images do not have."""
+    files = {"train/a/0.png": 0, "train/b/1.png": 1, f"{test}/a/2.png": 2, f"{test}/c/x.png": 1}
+    for name, number in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(number).resize((side, side)).save(path)
+    found = sslortho.find_duplicates(tmp_path)
+    assert kinds(found) == [[("train/b/1.png", "first"), (f"{test}/c/x.png", "exact")]]
+    assert found.images == len(files)
+    assert [member.row for member in found.groups[0]] == [1, 3]
+
+
 def test_near_ones_by_a_threshold(place):
     found = sslortho.find_duplicates(place / "x.npz", threshold=0.999)
     assert kinds(found) == [EXACT, NEAR]
