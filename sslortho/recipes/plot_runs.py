@@ -1,5 +1,6 @@
 """Curves of several runs in one picture: `sslortho plot_runs runs/a runs/b`."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,15 @@ def read_curves(run: Path) -> list[dict[str, Any]]:
     return [*records, {"step": step, **missing}] if step is not None and missing else records
 
 
+def label_runs(runs: Sequence[Path]) -> dict[str, Path]:
+    """Label of each run: the name of its folder; its whole path where several have that name."""
+    places = {run.expanduser().resolve(): run.expanduser() for run in runs}
+    names = Counter(place.name for place in places)
+    return {
+        place.name if names[place.name] == 1 else str(place): run for place, run in places.items()
+    }
+
+
 def main(arguments: Sequence[str], program: str) -> int:
     """The command `plot_runs`; the exit code."""
     from sslortho.recipes.command_line import PlainParser, user_errors
@@ -40,10 +50,11 @@ def main(arguments: Sequence[str], program: str) -> int:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     given = parser.parse_args(arguments)
     with user_errors(given.debug, program):
-        records = {run.name: read_curves(run) for run in given.runs}
+        records = {label: read_curves(run) for label, run in label_runs(given.runs).items()}
         from sslortho.runs.curves import draw_curves
 
         out = given.out.expanduser()
+        out.parent.mkdir(parents=True, exist_ok=True)
         draw_curves(out, records, given.title)
     print(out)
     return 0
