@@ -35,18 +35,40 @@ def test_coefficients_equal_scikit_learns(monkeypatch, block):
     np.testing.assert_array_equal(ours.predict(test).numpy(), expected)
 
 
+def largest_gradient(probe, features, labels):
+    """Of the published objective at the fit, by autograd."""
+    x = features.double()
+    x = (x - x.mean(dim=0)) / x.std(dim=0, correction=0)
+    weight, bias = (p.clone().requires_grad_() for p in (probe.weight, probe.bias))
+    loss = functional.cross_entropy(x @ weight.mT + bias, labels)
+    (loss + 0.5 * probe.l2 * weight.square().sum()).backward()
+    return float(max(weight.grad.abs().max(), bias.grad.abs().max()))
+
+
 @pytest.mark.parametrize("l2", [1e-4, 1e-2, 1.0])
 def test_the_fit_is_an_optimum_by_autograd(l2):
     features, labels = blobs(5, count=400, dim=5, classes=4)
     probe = LogisticRegression(features, labels, l2)
     assert probe.converged
     assert 1 < probe.iterations < probe.MAX_ITERATIONS
-    x = features.double()
-    x = (x - x.mean(dim=0)) / x.std(dim=0, correction=0)
-    weight, bias = (p.clone().requires_grad_() for p in (probe.weight, probe.bias))
-    loss = functional.cross_entropy(x @ weight.mT + bias, labels)
-    (loss + 0.5 * l2 * weight.square().sum()).backward()
-    assert max(weight.grad.abs().max(), bias.grad.abs().max()) < 2e-6
+    assert largest_gradient(probe, features, labels) < 2e-6
+
+
+@pytest.mark.parametrize("l2", [1e-6, 1e-5])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_weak_l2_is_fitted_to_its_tolerance(monkeypatch, l2, seed):
+    """Classes that overlap, so that the loss hardly changes long before the gradient is small."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(300, 20, generator=generator)
+    labels = torch.randint(0, 5, (300,), generator=generator)
+    features += 0.3 * torch.randn(5, 20, generator=generator)[labels]
+    probe = LogisticRegression(features, labels, l2)
+    assert probe.converged
+    assert largest_gradient(probe, features, labels) <= 1.01 * l2 / 100
+    monkeypatch.setattr(LogisticRegression, "MAX_ITERATIONS", probe.iterations - 5)
+    cut = LogisticRegression(features, labels, l2)
+    assert not cut.converged
+    assert largest_gradient(cut, features, labels) > l2 / 100
 
 
 def test_a_start_changes_the_way_and_not_the_end():
