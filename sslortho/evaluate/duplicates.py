@@ -2,12 +2,13 @@
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -20,6 +21,9 @@ QUALITY = 75
 
 SHRINK, CUT = 0.8, 0.02
 """Share of the sides that a resized copy keeps, and that a cropped copy loses on each side."""
+
+MANY_PAIRS = 10
+"""Pairs for each image from which on there is a warning: groups of 20 copies have 9.5."""
 
 AT_ONCE = 1024
 """Images that are handed to the threads at a time."""
@@ -46,34 +50,36 @@ class Groups:
     """Sets of numbers from 0 that are joined pair by pair."""
 
     def __init__(self, count: int) -> None:
-        self.parents = list(range(count))
+        self._first = np.arange(count)  # of each number, the smallest of its set
 
     def find(self, member: int) -> int:
         """Smallest number of the set that a number is in."""
-        parents = self.parents
-        while parents[member] != member:
-            parents[member] = parents[parents[member]]
-            member = parents[member]
-        return member
+        return int(self._first[member])
 
-    def join(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Make one set of the two that the numbers of each pair are in."""
-        for one, other in pairs:
-            first, second = sorted((self.find(one), self.find(other)))
-            self.parents[second] = first
+    def join(self, pairs: ArrayLike) -> None:
+        """Make one set of the two that the numbers of each pair are in; pairs: whole numbers (m, 2)."""
+        pairs = np.asarray(pairs, np.int64).reshape(-1, 2)
+        first = self._first
+        while len(pairs):
+            ends = first[pairs]
+            pairs = pairs[ends[:, 0] != ends[:, 1]]
+            low, high = np.sort(first[pairs], axis=1).T
+            np.minimum.at(first, high, low)  # what this leaves apart is joined in the next round
+            while not np.array_equal(shorter := first[first], first):
+                first[:] = shorter
 
     def list(self) -> list[list[int]]:
         """Sets of two or more, ascending, by their smallest number."""
-        sets: dict[int, list[int]] = {}
-        for member in range(len(self.parents)):
-            sets.setdefault(self.find(member), []).append(member)
-        return [members for members in sets.values() if len(members) > 1]
+        order = np.argsort(self._first, kind="stable")
+        _, starts = np.unique(self._first[order], return_index=True)
+        sets = np.split(order, starts[1:])
+        return [members.tolist() for members in sets if len(members) > 1]
 
 
 def join_equal(groups: Groups, hashes: Sequence[bytes]) -> None:
     """Join the images whose hashes are equal."""
     first: dict[bytes, int] = {}
-    groups.join((first.setdefault(value, i), i) for i, value in enumerate(hashes))
+    groups.join([(first.setdefault(value, i), i) for i, value in enumerate(hashes)])
 
 
 @torch.no_grad()
@@ -88,19 +94,44 @@ def join_similar(groups: Groups, features: Tensor, threshold: float) -> None:
         features: (n, dim), on any device.
         threshold: above -1.
 
+    Warns as soon as there are more than MANY_PAIRS times as many pairs as images, and more to compare.
+
     Raises ValueError for features that are not finite.
     """
     unit = unit_rows(features)
     if not torch.isfinite(unit).all():
         raise ValueError("features must be finite to be compared")
+    found, count = 0, len(unit)
+    for done, pairs in _similar_pairs(unit, threshold):
+        before, found = found, found + len(pairs)
+        groups.join(pairs.numpy())
+        if before <= MANY_PAIRS * count < found and done < count:
+            warnings.warn(
+                f"{found:,} pairs among {done:,} of {count:,} images have a cosine of {threshold:.4f} or "
+                "more: the features hardly tell images apart, or the threshold is low; stop it, and raise "
+                "--threshold or train longer",
+                stacklevel=2,
+            )
+
+
+def _similar_pairs(unit: Tensor, threshold: float) -> Iterator[tuple[int, Tensor]]:
+    """Pairs of rows with a cosine of `threshold` or more, int64 (m, 2) on the CPU, in parts.
+
+    Each part comes with the number of rows that have been compared with all after them. A part has as many
+    pairs as there are rows, or more: to join it takes time for each row too.
+    """
     rows = max(1, BLOCK // max(1, len(unit)))
+    waiting: list[Tensor] = []
     for first in range(0, len(unit), rows):
         block = unit[first : first + rows]
         cosines = block @ unit[first:].mT
         one, other = (cosines.triu(1) >= threshold).nonzero(as_tuple=True)
         keep = other > one  # triu has put 0 in place of the rest
-        pairs = zip((one[keep] + first).tolist(), (other[keep] + first).tolist(), strict=True)
-        groups.join(pairs)
+        waiting.append(torch.stack([one[keep], other[keep]], dim=1).cpu() + first)
+        done = min(first + rows, len(unit))
+        if sum(map(len, waiting)) >= len(unit) or done == len(unit):
+            yield done, torch.cat(waiting)
+            waiting.clear()
 
 
 def mild_changes(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:

@@ -1,5 +1,7 @@
 """Duplicates by pixels and by features, beside scipy's components of the graph of all pairs."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +30,8 @@ def scipys_groups(features, threshold):
     return sorted(group for group in groups if len(group) > 1)
 
 
-@pytest.mark.parametrize("block", [50, 2**22])
+@pytest.mark.filterwarnings("ignore:.*hardly tell images apart")
+@pytest.mark.parametrize("block", [50, 300, 2**22])
 @pytest.mark.parametrize("threshold", [-0.5, 0.0, 0.6, 0.9, 0.999])
 def test_groups_are_the_components_of_the_pairs(monkeypatch, block, threshold):
     monkeypatch.setattr(duplicates, "BLOCK", block)
@@ -38,6 +41,38 @@ def test_groups_are_the_components_of_the_pairs(monkeypatch, block, threshold):
     groups = Groups(60)
     join_similar(groups, features, threshold)
     assert sorted(groups.list()) == scipys_groups(features, threshold)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_pairs_are_joined_as_scipy_joins_them(seed):
+    """Chains, stars around the first and the last number, and pairs by chance, in several parts."""
+    generator = np.random.default_rng(seed)
+    chain = np.stack([np.arange(40), np.arange(1, 41)], axis=1)
+    stars = np.stack([np.arange(50, 70), np.full(20, [50, 99][seed % 2])], axis=1)
+    pairs = np.concatenate([chain, stars, generator.integers(0, 100, (seed * 10, 2))])
+    pairs = generator.permuted(generator.permutation(pairs), axis=1)
+    groups = Groups(100)
+    for part in np.array_split(pairs, 1 + seed):
+        groups.join(part)
+    graph = csr_matrix((np.ones(len(pairs)), pairs.T), shape=(100, 100))
+    _, labels = connected_components(graph, directed=False)
+    sets = [np.flatnonzero(labels == label).tolist() for label in range(labels.max() + 1)]
+    assert groups.list() == sorted(members for members in sets if len(members) > 1)
+    smallest = [min(next(members for members in sets if i in members)) for i in range(100)]
+    assert [groups.find(i) for i in range(100)] == smallest
+
+
+def test_features_that_tell_nothing_apart_are_told_early(monkeypatch):
+    monkeypatch.setattr(duplicates, "BLOCK", 300)
+    same, groups = torch.ones(60, 3), Groups(60)
+    # 5 rows a block: 59 + ... + 55, then 54 + ... + 50, then 49 + ... + 45 pairs: 780 are more than 600
+    with pytest.warns(UserWarning, match=r"780 pairs among 15 of 60 images") as warned:
+        join_similar(groups, same, 0.9)
+    assert len(warned) == 1
+    assert groups.list() == [list(range(60))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        join_similar(Groups(60), torch.eye(60).repeat_interleave(10, dim=0)[:60], 0.9)
 
 
 def test_half_precision_and_lengths_do_not_matter():
