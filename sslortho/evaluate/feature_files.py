@@ -59,12 +59,13 @@ class Features:
 
     def class_of(self, index: int) -> str:
         """Name of an image's class, or its number; "" for an image without a label."""
-        return _class_name(self.classes, int(self.labels[index]))
+        return name_class(self.classes, int(self.labels[index]))
 
 
-def _class_name(classes: Sequence[str], label: int) -> str:
+def name_class(classes: Sequence[str], label: int, unlabelled: str = "") -> str:
+    """Name of a class; its number if classes have no names, and `unlabelled` for -1."""
     if label < 0:
-        return ""
+        return unlabelled
     return classes[label] if label < len(classes) else str(label)
 
 
@@ -139,7 +140,7 @@ class FeatureTable:
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(("name", "label", "class"))
             for name, label in zip(self.names, self.labels.tolist(), strict=True):
-                writer.writerow((name, label, _class_name(self.classes, label)))
+                writer.writerow((name, label, name_class(self.classes, label)))
             text.flush()
             text.detach()
         with atomic_file(about) as file:
@@ -172,7 +173,7 @@ class FeatureTable:
                 columns = [
                     pa.array([_plain(name) for name in self.names[part]], pa.string()),
                     pa.array([None if label < 0 else label for label in labels], pa.int64()),
-                    pa.array([_class_name(self.classes, n) or None for n in labels], pa.string()),
+                    pa.array([name_class(self.classes, n) or None for n in labels], pa.string()),
                     pa.FixedSizeListArray.from_arrays(values, dim),
                 ]
                 writer.write_table(pa.table(columns, schema))

@@ -1,7 +1,7 @@
 """Features of a whole data set, and the exchange of tensors between ranks."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sslortho.data import Batch, EvaluationLoader
+from sslortho.models.backbones import evaluation_mode
 
 Context = Callable[[], AbstractContextManager[Any]]
 
@@ -64,18 +65,6 @@ def gather_rows(local: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in range(world_size())]
     dist.all_gather(parts, padded)
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-
-
-@contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Put every part of a module in evaluation mode; restore each part's mode afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def check_features(features: Tensor, labels: Tensor | None = None) -> None:

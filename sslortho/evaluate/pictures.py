@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sslortho.evaluate.feature_files import name_class
 from sslortho.evaluate.figures import COLOURS, GREY, MARKERS, new_figure, plain_text, save_figure
 
 RIGHT, WRONG = "#009E73", "#CC3311"
@@ -19,15 +20,9 @@ NAMED = 60
 """Classes up to which a confusion matrix has their names along its sides."""
 
 
-def _full_name(classes: Sequence[str], label: int) -> str:
-    if label < 0:
-        return "unlabelled"
-    return classes[label] if label < len(classes) else str(label)
-
-
 def class_name(classes: Sequence[str], label: int, most: int = 24) -> str:
     """Name of a class for a picture, at most `most` characters; its number if classes have no names."""
-    return plain_text(_full_name(classes, label), most)
+    return plain_text(name_class(classes, label, "unlabelled"), most)
 
 
 def _coloured_classes(labels: Tensor, most: int) -> list[int]:
@@ -145,7 +140,7 @@ def most_confused(
     found = zip(
         true[order].tolist(), predicted[order].tolist(), shares[order].tolist(), strict=True
     )
-    return [(_full_name(classes, t), _full_name(classes, p), share) for t, p, share in found]
+    return [(name_class(classes, t), name_class(classes, p), share) for t, p, share in found]
 
 
 def _write_cells(axes: Any, percent: Tensor) -> None:

@@ -9,12 +9,8 @@ from torch import Tensor, nn
 from sslortho.augment.views import IMAGENET_MEAN, IMAGENET_STD
 from sslortho.data.loading import evaluation_batch
 from sslortho.data.preprocessing import Preprocessing, list_images
-from sslortho.evaluate.features import evaluation_mode
-from sslortho.models.backbones import required_size
+from sslortho.models.backbones import USUAL_SIZE, evaluation_mode, required_size
 from sslortho.models.weights import pretraining_of
-
-USUAL_SIZE = 224
-"""Side of the views in pixels where neither weights nor network say another."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +38,9 @@ def embed_images(
 ) -> Tensor:
     """Features of raw images by a network; see `ImageEmbedding`."""
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    size = batch_size or evaluation_batch(preprocess.crop_size, device)
+    size = batch_size
+    if size is None:
+        size = evaluation_batch(preprocess.crop_size, device)
     if size < 1:
         raise ValueError(f"batch_size={batch_size} must be 1 or more")
     listed = list_images(images)

@@ -3,7 +3,8 @@
 torchvision and timm take seconds to import, so they are imported where a network of theirs is made.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -22,6 +23,9 @@ from sslortho.models.wide_resnet import WIDE_RESNETS, create_wide_resnet
 from sslortho.options import nearest
 
 Stem = Literal["stock", "small", "solo_learn"]
+
+USUAL_SIZE = 224
+"""Side in pixels of the images that a network is tried on, or given, where nothing says another: ImageNet's."""
 
 
 def small_vit() -> nn.Module:
@@ -251,6 +255,18 @@ def required_size_of(name: str) -> int | None:
             return required_size(create_backbone(name))
 
 
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Put every part of a module in evaluation mode; restore each part's mode afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
 @torch.no_grad()
 def feature_dim(backbone: nn.Module, crop_size: int) -> int:
     """Dimension of a backbone's features, for square images of `crop_size` pixels.
@@ -259,17 +275,13 @@ def feature_dim(backbone: nn.Module, crop_size: int) -> int:
         ValueError: the backbone does not take images of that size, or its output is not (batch, dim).
     """
     parameter = next(backbone.parameters())
-    modes = [(module, module.training) for module in backbone.modules()]
-    backbone.eval()
     try:
-        features = backbone(torch.zeros(1, 3, crop_size, crop_size).to(parameter))
+        with evaluation_mode(backbone):
+            features = backbone(torch.zeros(1, 3, crop_size, crop_size).to(parameter))
     except (AssertionError, RuntimeError) as error:
         raise ValueError(
             f"crop_size={crop_size} does not fit a {type(backbone).__name__}: {error}"
         ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
     if features.ndim != 2:
         raise ValueError(
             f"the backbone gives features of shape {tuple(features.shape)}; (batch, dim) is needed"

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sslortho.atomic import atomic_file
-from sslortho.models.backbones import STEMMED, feature_dim
+from sslortho.models.backbones import STEMMED, USUAL_SIZE, feature_dim
 from sslortho.models.huggingface import export_huggingface
 from sslortho.models.torchvision_networks import torchvision_names
 from sslortho.models.weights import RestoredBackbone, write_backbone
@@ -241,5 +241,5 @@ def export_backbone(
     if format == "hub":
         return export_hub(restored, out, repository)
     return export_onnx(
-        restored, out, crop_size or (restored.info.crop_size if restored.info else 224)
+        restored, out, crop_size or (restored.info.crop_size if restored.info else USUAL_SIZE)
     )

@@ -6,18 +6,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sslortho.models.backbones import feature_dim
+from sslortho.models.backbones import USUAL_SIZE, feature_dim
 from sslortho.models.weights import RestoredBackbone, write_backbone
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 """Files of the folder, by the names that timm and the hub look for."""
 
-SMALL = 64
-"""Largest side of views, in pixels, of which images are taken whole; of larger ones 256 to 224 is cut out,
-as kNN and probe do."""
+SMALL = 96
+"""Largest side of views, in pixels, whose images count as small. kNN and probe take small images whole, and cut
+224 of 256 pixels out of others; they look at the images, sides of up to 96. A file of weights does not say how
+large its images were, so views that were cut smaller out of photographs are taken for small images."""
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and standard deviation of ImageNet, where the weights do not say theirs."""
+"""Mean and standard deviation of ImageNet, where the weights do not say theirs; those of augment.views, which
+stands beside this layer."""
 
 
 def check_stem(restored: RestoredBackbone) -> None:
@@ -46,7 +48,7 @@ def check_folder(out: Path) -> None:
 def create_config(restored: RestoredBackbone) -> dict[str, Any]:
     """Content of config.json as timm's `save_for_hf` has it, without a classifier."""
     info = restored.info
-    size = info.crop_size if info else 224
+    size = info.crop_size if info else USUAL_SIZE
     mean, std = (info.mean, info.std) if info else IMAGENET
     return {
         "architecture": restored.name.removeprefix("timm:"),

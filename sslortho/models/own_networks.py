@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sslortho.generators import kept_generators
-from sslortho.models.backbones import Stem
+from sslortho.models.backbones import Stem, evaluation_mode
 from sslortho.options import GIVEN
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
@@ -22,14 +22,8 @@ of torchvision, of transformers' CLIP."""
 @contextmanager
 def trial_mode(network: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients inside; modes and generators are restored at the end."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        with torch.no_grad(), kept_generators():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluation_mode(network), torch.no_grad(), kept_generators():
+        yield
 
 
 def _pool(features: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from sslortho.data.labelled import LabelledData, choose_training_images, load_la
 from sslortho.data.loading import create_evaluation_loader, evaluation_views
 from sslortho.evaluate import evaluate_classifier
 from sslortho.evaluate.accuracy import leave_out_top5
-from sslortho.evaluate.features import evaluation_mode
 from sslortho.methods import Classification
+from sslortho.models.backbones import evaluation_mode
+from sslortho.options import GIVEN
 from sslortho.recipes.backbone import Subject, load_subject
 from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.options import BackboneOptions, RunOptions
@@ -136,6 +137,17 @@ def read_inputs(options: BackboneOptions, given: Given = NOTHING) -> Inputs:
     """Identity of the images and weights that the options name. Raises ValueError as they do."""
     data = _load(options, given)
     return identify(data, load_subject(options, native_size(data.train), given))
+
+
+def hash_backbone(options: BackboneOptions) -> str | None:
+    """Hash of the weights at the path that the options name, as in `identify`; None if they cannot be read."""
+    if options.backbone_from in ("random", GIVEN):
+        return None
+    try:
+        subject = load_subject(options, LARGE_CROP)  # the size does not change the weights
+    except (ValueError, OSError):
+        return None
+    return hash_tensors(subject.backbone.state_dict())
 
 
 def build_evaluation(

@@ -178,6 +178,12 @@ def test_normalisation_is_undone_exactly_and_what_is_beyond_is_clamped():
         undo_normalise(view((0.2, 0.4, 0.6)), MEAN, STD),
         torch.tensor([0.2, 0.4, 0.6]).expand(16, 16, 3),
     )
+    pixels = torch.rand(2, 3, 4, 5)
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in ((0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
+    )
+    found = undo_normalise((pixels - mean) / std, (0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
+    torch.testing.assert_close(found, pixels.permute(0, 2, 3, 1))
     assert undo_normalise(torch.full((1, 3, 2, 2), 99.0), MEAN, STD).eq(1).all()
 
 

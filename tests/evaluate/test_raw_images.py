@@ -101,5 +101,6 @@ def test_nothing_to_embed(weights):
     model = sslortho.load_backbone(weights)
     with pytest.raises(ValueError, match="images holds none"):
         model.embed([])
-    with pytest.raises(ValueError, match="batch_size=-1"):
-        model.embed(np.zeros((2, 8, 8, 3), np.uint8), batch_size=-1)
+    for size in (-1, 0):
+        with pytest.raises(ValueError, match=f"batch_size={size} must be 1 or more"):
+            model.embed(np.zeros((2, 8, 8, 3), np.uint8), batch_size=size)

@@ -12,7 +12,13 @@ import torch
 import yaml
 from torch import nn
 
-from sslortho.models import BackboneInfo, create_backbone, read_weights, write_backbone
+from sslortho.models import (
+    BackboneInfo,
+    create_backbone,
+    read_weights,
+    restore_backbone,
+    write_backbone,
+)
 from sslortho.models.cifar_resnet import BasicCNN
 from sslortho.recipes.export.options import ExportOptions
 
@@ -221,6 +227,21 @@ def test_a_folder_for_the_hub_loads_in_timm_and_says_how_it_came_about(tmp_path,
     )
     assert "holds 'backbone.safetensors', which is not of format='huggingface'" in said
     assert weights.exists()
+
+
+@pytest.mark.parametrize("side", [32, 64, 96, 224])
+def test_the_hub_s_crop_is_that_of_evaluations_of_images_of_that_side(side, tmp_path):
+    """A set of images of 96 pixels (STL-10) is looked at whole, one of photographs is not."""
+    from sslortho.augment.views import IMAGENET_MEAN, IMAGENET_STD, ViewSpec, evaluation_spec
+    from sslortho.data.image_sets import SMALL_SIDE
+    from sslortho.models.huggingface import IMAGENET, create_config
+
+    view = evaluation_spec(ViewSpec(crop_size=side), side <= SMALL_SIDE)
+    write_backbone(BasicCNN(), tmp_path / "x.safetensors", replace(INFO, crop_size=side))
+    restored = restore_backbone(read_weights(tmp_path / "x.safetensors"))
+    chosen = create_config(restored)["pretrained_cfg"]
+    assert round(side / chosen["crop_pct"]) == view.resize
+    assert IMAGENET == (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def test_a_small_stem_is_refused_for_the_hub(tmp_path, export):

@@ -7,13 +7,11 @@ from itertools import combinations
 import matplotlib.image
 import numpy as np
 import pytest
-import torch
 from helpers.script_runs import call_script, finish, start_script
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from sslortho.augment import ViewSpec
 from sslortho.augment.published_views import create_views
 from sslortho.data import load_split
 from sslortho.data.beton.writer import write_beton
@@ -214,14 +212,6 @@ def test_few_images_need_no_batch_and_many_fill_one():
             show_views.collect_samples(
                 ShowViewsOptions.of(count=count, batch_size=batch_size, threads=1)
             )
-
-
-def test_undo_normalise_inverts_the_end_of_a_view():
-    spec = ViewSpec(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
-    pixels = torch.rand(2, 3, 4, 4)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
-    found = show_views.undo_normalise((pixels - mean) / std, spec)
-    np.testing.assert_allclose(found, pixels.permute(0, 2, 3, 1).numpy(), atol=1e-6)
 
 
 def test_captions_of_digits_come_from_the_data_set():

@@ -2,13 +2,10 @@
 
 from torch import nn
 
-from sslortho.models.backbones import required_size
+from sslortho.models.backbones import USUAL_SIZE, required_size
 from sslortho.models.own_networks import copy_module, read_as_features
 from sslortho.models.weights.file import WeightsFile, note_pretraining
 from sslortho.models.weights.restore import load_backbone
-
-USUAL_SIZE = 224
-"""Side in pixels of the images that a module is tried on where nothing says another: ImageNet's."""
 
 
 def restore_module(weights: WeightsFile, module: nn.Module, prefix: str | None = None) -> nn.Module:

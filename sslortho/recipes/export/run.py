@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sslortho.models import RestoredBackbone, export_backbone, read_weights, restore_backbone
+from sslortho.models.backbones import USUAL_SIZE
 from sslortho.models.export import check_packages
 from sslortho.recipes.export.options import ExportOptions
 from sslortho.runs.folder import RunFolder
@@ -49,7 +50,7 @@ def _describe(restored: RestoredBackbone, source: Path) -> str:
     elif source not in (run.path, run.backbone):
         run = None
     summary = run.read_summary() if run else None
-    size = info.crop_size if info else 224
+    size = info.crop_size if info else USUAL_SIZE
     return write_card(restored.name.removeprefix("timm:"), size, _normalisation(restored), summary)
 
 

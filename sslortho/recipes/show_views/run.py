@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sslortho.atomic import atomic_file
 from sslortho.augment import ViewRenderer, ViewSpec
@@ -21,6 +19,7 @@ from sslortho.augment.draws.photometric import PhotometricDraw
 from sslortho.data import ImageSet
 from sslortho.data.loading import check_workers, create_train_loader, load_training_set
 from sslortho.data.options import PATH
+from sslortho.evaluate.pictures import undo_normalise
 from sslortho.recipes.fitted import settled
 from sslortho.recipes.pretrain.fitting import USUAL_BATCH
 from sslortho.recipes.pretrain.resolve import find_machine, resolve
@@ -91,12 +90,6 @@ def draw_captions(
     ]
 
 
-def undo_normalise(view: Tensor, spec: ViewSpec) -> NDArray[np.float32]:
-    """(batch, 3, height, width) as the model gets it to (batch, height, width, 3) from 0 to 1."""
-    pixels = view.float().cpu().permute(0, 2, 3, 1)
-    return (pixels * torch.tensor(spec.std) + torch.tensor(spec.mean)).clamp(0, 1).numpy()
-
-
 def collect_samples(options: ShowViewsOptions) -> list[Sample]:
     """The first samples of the first batch of the epoch, their views from the loader itself."""
     resolve(options)  # mistakes are found before data that may take minutes
@@ -127,7 +120,7 @@ def collect_samples(options: ShowViewsOptions) -> list[Sample]:
     specs = tuple(view for view in recipe.views if isinstance(view, ViewSpec))
     renderer, sizes = ViewRenderer(specs, options.seed), data.sizes(indices)
     views = [
-        undo_normalise(view[: options.count], spec)
+        undo_normalise(view[: options.count], spec.mean, spec.std).numpy()
         for view, spec in zip(batch.views, specs, strict=True)
     ]
     captions = [
