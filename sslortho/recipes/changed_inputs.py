@@ -7,7 +7,7 @@ from typing import Any
 from sslortho.options import GIVEN, Options, facts
 from sslortho.recipes.options import TrainingOptions
 from sslortho.runs.folder import RunFolder
-from sslortho.runs.inputs import Inputs
+from sslortho.runs.inputs import BACKBONE, Inputs
 from sslortho.train.progress import Progress
 from sslortho.train.state import steps_per_epoch
 
@@ -93,7 +93,10 @@ def _describe_effect(state: Mapping[str, Any], steps: int, epochs: int) -> str:
 
 
 def find_finished(
-    options: Options, folder: RunFolder, read_inputs: Callable[[], Inputs]
+    options: Options,
+    folder: RunFolder,
+    read_inputs: Callable[[], Inputs],
+    hash_backbone: Callable[[], str | None] = lambda: None,
 ) -> dict[str, Any] | None:
     """Content of summary.json, after a line that says that the run is finished; None if it is not.
 
@@ -104,12 +107,14 @@ def find_finished(
         options: of whoever asks for the run.
         folder: of the run.
         read_inputs: reads the inputs that the options name.
+        hash_backbone: hash of the weights that the options name, which are compared also where the path is the
+            same: a training may have gone on there. None where they are gone, or not to be compared.
 
     Raises ValueError for a broken file, and if other images or weights are asked for.
     """
     summary = folder.load_summary()
     if summary is not None:
-        _check_same(options, folder, summary, read_inputs)
+        _check_same(options, folder, summary, read_inputs, hash_backbone)
     return folder.finished_summary()
 
 
@@ -118,6 +123,7 @@ def _check_same(
     folder: RunFolder,
     summary: Mapping[str, Any],
     read_inputs: Callable[[], Inputs],
+    hash_backbone: Callable[[], str | None],
 ) -> None:
     """Raise ValueError if a finished run is of other images or weights."""
     stored = summary.get("config", {})
@@ -125,8 +131,10 @@ def _check_same(
     paths = [name for name, fact in known.items() if fact.by_content and name in stored]
     different = [n for n in paths if not _same_path(stored[n], getattr(options, n))]
     if not different and GIVEN not in options.values().values():
-        return
-    if "inputs" in summary:
+        before = summary.get("inputs", {}).get(BACKBONE, {}).get("digest")
+        now = None if before is None else hash_backbone()
+        changes = "the weights of the backbone have changed" if now not in (None, before) else ""
+    elif "inputs" in summary:
         changes = "; ".join(read_inputs().find_changes(summary["inputs"], folder.images))
     else:  # of version 0.1
         name = different[0] if different else "data"

@@ -309,6 +309,16 @@ def test_finished_evaluations_without_training_name_what_has_changed(folder, tmp
     (copy / "train/a/a00.png").rename(copy / "train/b/a00.png")
     with pytest.raises(ValueError, match=r"1 moved to another folder \(a/a00.png, now b/a00.png\)"):
         evaluate(copy)
+    again = evaluate(folder).summary
+    write_weights(weights, seed=1)  # as a training that has gone on
+    with pytest.raises(
+        ValueError, match=r"of other data: the weights of the backbone have changed"
+    ):
+        evaluate(folder)
+    write_weights(weights, seed=0)
+    assert evaluate(folder).summary == again
+    weights.unlink()  # figures outlive the weights
+    assert evaluate(folder).summary == again
 
 
 @pytest.mark.slow

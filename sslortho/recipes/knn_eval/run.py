@@ -23,7 +23,13 @@ from sslortho.evaluate import (
 from sslortho.evaluate.accuracy import leave_out_top5
 from sslortho.recipes.backbone import SMALL_CROP
 from sslortho.recipes.changed_inputs import find_finished
-from sslortho.recipes.evaluation import Evaluation, build_evaluation, identify, read_inputs
+from sslortho.recipes.evaluation import (
+    Evaluation,
+    build_evaluation,
+    hash_backbone,
+    identify,
+    read_inputs,
+)
 from sslortho.recipes.evaluation_report import Results, describe_accuracy, write_results
 from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.knn_eval.options import KnnEvalOptions
@@ -67,7 +73,9 @@ def run(options: KnnEvalOptions, session: Session, given: Given = NOTHING) -> di
     """
     folder = RunFolder(options.run_folder)
     folder.check_same(options)
-    finished = find_finished(options, folder, lambda: read_inputs(options, given))
+    finished = find_finished(
+        options, folder, lambda: read_inputs(options, given), lambda: hash_backbone(options)
+    )
     if finished is not None:
         tell(finished, folder.path)
         return finished

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sslortho.recipes.changed_inputs import find_finished
-from sslortho.recipes.evaluation import read_inputs
+from sslortho.recipes.evaluation import hash_backbone, read_inputs
 from sslortho.recipes.evaluation_report import describe_accuracy
 from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.linear_eval.fast_probe import build_fast_probe, run_fast_probe
@@ -37,7 +37,9 @@ def run(options: LinearEvalOptions, session: Session, given: Given = NOTHING) ->
     folder = RunFolder(options.run_folder)
     folder.check_same(options)
     options = keep_fitted(options, folder.path)
-    finished = find_finished(options, folder, lambda: read_inputs(options, given))
+    finished = find_finished(
+        options, folder, lambda: read_inputs(options, given), lambda: hash_backbone(options)
+    )
     if finished is not None:
         tell(finished, folder.path)
         return finished
@@ -65,4 +67,5 @@ def tell(summary: dict[str, Any], folder: Path) -> None:
     print(f"{folder}: {describe_accuracy(summary)}")
     if "best_top1" in summary:
         print(f"  (best epoch on the test images: {summary['best_top1']:.2f} %; not a result)")
-    print("  report.md, summary.json, classifier.safetensors")
+    trained = ", backbone.safetensors" if summary["config"]["weights"] == "finetune" else ""
+    print(f"  report.md, summary.json, classifier.safetensors{trained}")

@@ -151,7 +151,8 @@ def _measure(run: LinearEvaluation, folder: RunFolder, result: TrainResult) -> d
     seen = [record for record in records if "top1" in record] or [figures]
     if run.accelerator.is_main_process:
         network = name_network(run.subject.info.backbone, run.task.backbone)
-        title = f"{network}, linear evaluation: {options.optim}, lr {options.lr:g}"
+        kind = "linear evaluation" if run.task.freeze_backbone else "fine-tuning"
+        title = f"{network}, {kind}: {options.optim}, lr {options.lr:g}"
         draw_curves(folder.curves, {options.optim: records}, title)
     return {
         **{name: seen[-1][name] for name in ("top1", "top5", "test_loss") if name in seen[-1]},

@@ -105,10 +105,20 @@ def test_a_run_reports_the_last_epoch_and_the_best_only_beside_it(evaluate, weig
 
 @pytest.mark.slow
 def test_the_classifier_and_the_backbone_as_written_give_the_reported_accuracy(
-    evaluate, weights, tmp_path
+    evaluate, call, weights, tmp_path, monkeypatch
 ):
+    titles = []
+    monkeypatch.setattr(
+        "sslortho.recipes.linear_eval.training.draw_curves",
+        lambda path, runs, title: titles.append(title),
+    )
     out = tmp_path / "run"
-    summary = evaluate(out, "--pictures", "false", "--weights", "finetune", "--lr_backbone", "0.1")
+    tuning = ("--pictures", "false", "--weights", "finetune", "--lr_backbone", "0.1")
+    summary = evaluate(out, *tuning)
+    assert [", fine-tuning: " in title for title in titles] == [True]
+    files = call(out, *tuning).stdout.splitlines()[-1].strip().split(", ")  # of a finished run
+    assert set(files) >= {"classifier.safetensors", "backbone.safetensors"}
+    assert all((out / name).is_file() for name in files)
     backbone = create_backbone("basic_cnn").eval()
     backbone.load_state_dict(load_file(out / "backbone.safetensors"))
     assert not torch.equal(
