@@ -44,7 +44,9 @@ class Preprocessing:
     """Standard deviation of each channel, which divides; for values from 0 to 1."""
     resize: int | None = None
     """Shorter side before the crop, in pixels. None: 256/224 of crop_size; and crop_size itself for an image
-    with sides of up to 96 pixels, of which nothing is cut off but what is not square."""
+    with sides of up to 96 pixels, of which nothing is cut off but what is not square. Each image is looked at
+    by itself. `embed`, `knn_eval` and `linear_eval` look at the first image alone, and treat all of a data set
+    alike: give `resize` if its images are partly smaller and partly larger than that."""
     guessed: bool = False
     """Size and normalisation are guesses: the file of weights does not say them. Then each use warns."""
 
