@@ -432,6 +432,7 @@ def test_labels_that_are_no_class():
         (lambda: knn_predict(X, Y, X, temperature=NAN), "temperature=nan"),
         (lambda: knn_predict(X, Y, X, temperature=INF), "temperature=inf"),
         (lambda: knn_predict(X, Y, X[:, :2]), "cannot be neighbours"),
+        (lambda: knn_predict(X, torch.full_like(Y, -1), X), "labels from -1 to -1.*only labelled"),
         (lambda: knn_predict(X[:0], Y[:0], X), "the bank is empty"),
         (lambda: NeighbourSearch(X, -1), "k=-1"),
         (lambda: vote(X, Y, 2, 0.1), r"both be \(m, k\)"),

@@ -148,7 +148,7 @@ def knn_predict(
     for part in bank.split(BANK_BATCH):
         search.add(part)
     similarities, neighbours = search.result(gather_distributed=False)
-    classes = int(labels.max()) + 1
+    classes = max(1, int(labels.max()) + 1)  # of images without labels `vote` says so
     rows = max(1, BLOCK // classes)
     return torch.cat(
         [
