@@ -18,6 +18,7 @@ from sslortho.augment import EvaluationSpec
 from sslortho.data import ImageSet
 from sslortho.data.batches import evaluation_batches
 from sslortho.data.first_rank import say
+from sslortho.data.image_sets import Split
 from sslortho.data.labelled import choose_training_images, load_labelled_data
 from sslortho.data.loading import (
     check_workers,
@@ -25,10 +26,12 @@ from sslortho.data.loading import (
     evaluation_batch,
     load_test_set,
     load_training_set,
+    name_data,
 )
 from sslortho.data.skip_list import SKIP_LIST
 from sslortho.evaluate.feature_files import Features, FeatureTable, check_format, load_features
 from sslortho.evaluate.feature_rows import FeatureRows
+from sslortho.options import GIVEN
 from sslortho.recipes.backbone import Subject
 from sslortho.recipes.embed.identity import about_features, drop_unbegun, find_changes, take_folder
 from sslortho.recipes.embed.options import EmbedOptions
@@ -45,25 +48,25 @@ BAR_AFTER = 2.0
 
 def load_images(options: EmbedOptions, given: Given = NOTHING) -> ImageSet:
     """The images that the options mean. Raises ValueError where there are none."""
+    return _choose_images(options, given)[0]
+
+
+def _choose_images(options: EmbedOptions, given: Given) -> tuple[ImageSet, Split]:
+    """The same, and of which split they are."""
     if options.split != "train":
         images = load_test_set(options, given.test)
         if images is not None:
-            if options.split is None:
-                say(f"features of the {len(images):,} test images; --split train has the others")
-            return images
+            return images, "test"
         if options.split == "test":
-            raise ValueError(
-                f"data_dir={options.data_dir!r} has no test images; add test/ or val/, or take "
-                "split='train'"
-            )
+            remedy = "add test/ or val/, or take split='train'"
+            if options.data == GIVEN:
+                remedy = "leave split out"
+            raise ValueError(f"{name_data(options)} has no test images; {remedy}")
     if options.train_percent is None and options.train_list is None:
-        return load_training_set(options, given.train)
-    return choose_training_images(
-        options,
-        load_labelled_data(options, given.images, needs_test=False),
-        options.train_percent,
-        options.train_list,
-    ).train
+        return load_training_set(options, given.train), "train"
+    labelled = load_labelled_data(options, given.images, needs_test=False)
+    chosen = choose_training_images(options, labelled, options.train_percent, options.train_list)
+    return chosen.train, "train"
 
 
 def name_rows(images: ImageSet) -> list[str]:
@@ -99,8 +102,10 @@ def build(options: EmbedOptions, given: Given = NOTHING) -> Embedding:
         check_format(Path(options.out))
     accelerator = join_ranks(options, options.run_folder, options.mixed_precision)
     with load_in_turn(accelerator):
-        images = load_images(options, given)
+        images, split = _choose_images(options, given)
     check_workers(options, images)
+    if split == "test" and options.split is None and options.out is not None:
+        say(f"features of the {len(images):,} test images; --split train has the others")
     subject, spec = place_subject(options, images, accelerator, given)
     accelerator.print(subject.origin)
     return Embedding(options, accelerator, images, subject, spec)

@@ -19,6 +19,7 @@ import sslortho
 from sslortho.evaluate import extract_features
 from sslortho.evaluate.feature_rows import LINE
 from sslortho.recipes.embed.options import EmbedOptions
+from sslortho.recipes.embedded import images_of
 from sslortho.recipes.knn_eval.options import KnnEvalOptions
 from sslortho.recipes.knn_eval.run import build as build_knn
 
@@ -121,6 +122,30 @@ def test_of_a_folder_with_test_images_it_says_which_it_takes(tmp_path, capsys):
     assert "features of the 2 test images; --split train has the others" in capsys.readouterr().err
     assert len(embed(tmp_path / "photos", "y.npz", split="train")) == 3
     assert "test images" not in capsys.readouterr().err
+
+
+def test_commands_without_split_do_not_speak_of_it(tmp_path, capsys):
+    """duplicates and neighbours look the images of a file up again; feature_strip embeds them often."""
+    for split in ("train", "test"):
+        (tmp_path / "photos" / split).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(numbered(9)[i]).save(tmp_path / "photos" / split / f"{i}.png")
+    found = embed(tmp_path / "photos", None)
+    assert len(images_of(found)[0]) == 3
+    assert capsys.readouterr().err == ""
+
+
+def test_data_without_test_images_are_named():
+    with pytest.raises(ValueError, match=r"handed over has no test images; leave split out$"):
+        embed(numbered(3), None, split="test")
+
+
+def test_a_folder_without_test_images_is_named(tmp_path):
+    Image.fromarray(numbered(9)[0]).save(tmp_path / "0.png")
+    with pytest.raises(
+        ValueError, match=r"data='.*' has no test images; add test/ or val/, or take"
+    ):
+        embed(tmp_path, None, split="test")
 
 
 def test_forms_of_data(tmp_path):
