@@ -102,9 +102,12 @@ def main(arguments: Sequence[str], program: str) -> int:
     given = parser.parse_args(arguments)
     with user_errors(given.debug, program):
         from sslortho.evaluate.feature_files import load_features
+        from sslortho.evaluate.figures import check_picture
         from sslortho.evaluate.pictures import draw_feature_map
 
-        features, out = load_features(given.features), given.out.expanduser()
+        out = given.out.expanduser()
+        check_picture(out, "out")
+        features = load_features(given.features)
         places, indices, axes = map_features(
             features, given.method, points=given.points, seed=given.seed
         )

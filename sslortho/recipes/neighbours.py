@@ -198,12 +198,15 @@ def main(arguments: Sequence[str], program: str) -> int:
     given = parser.parse_args(arguments)
     with user_errors(given.debug, program):
         from sslortho.evaluate.feature_files import load_features
+        from sslortho.evaluate.figures import check_picture
 
+        out = None if given.out is None else given.out.expanduser()
+        if out is not None:
+            check_picture(out, "out")
         features = load_features(given.features)
         found = find_neighbours(features, given.queries, given.k, backbone_from=given.backbone_from)
         _tell(found, features)
-        if given.out is not None:
-            out = given.out.expanduser()
+        if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
             draw(out, features, found, given.queries, given.data)
             print(out)

@@ -50,10 +50,12 @@ def main(arguments: Sequence[str], program: str) -> int:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     given = parser.parse_args(arguments)
     with user_errors(given.debug, program):
-        records = {label: read_curves(run) for label, run in label_runs(given.runs).items()}
+        from sslortho.evaluate.figures import check_picture
         from sslortho.runs.curves import draw_curves
 
         out = given.out.expanduser()
+        check_picture(out, "out")
+        records = {label: read_curves(run) for label, run in label_runs(given.runs).items()}
         out.parent.mkdir(parents=True, exist_ok=True)
         draw_curves(out, records, given.title)
     print(out)

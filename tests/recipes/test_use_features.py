@@ -1,6 +1,7 @@
 """Neighbours, duplicates and maps of a file of features, as commands and as functions."""
 
 import csv
+import importlib
 import shutil
 
 import numpy as np
@@ -249,6 +250,30 @@ def test_features_whose_images_or_backbone_are_gone(place):
 def test_options_of_duplicates(place, options, message):
     with pytest.raises(ValueError, match=message):
         sslortho.find_duplicates(place / "photos", **options)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "work"),
+    [
+        ("feature_map", ["x.npz"], "sslortho.evaluate.feature_files.load_features"),
+        ("neighbours", ["x.npz", "0"], "sslortho.evaluate.feature_files.load_features"),
+        ("plot_runs", ["x"], "sslortho.recipes.plot_runs.read_curves"),
+    ],
+)
+def test_a_name_that_is_no_picture_is_refused_before_the_work(
+    tmp_path, monkeypatch, capsys, command, arguments, work
+):
+    def begin(*arguments, **options):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(work, begin)
+    module = importlib.import_module(f"sslortho.recipes.{command}")
+    out = str(tmp_path / "new" / "map.xyz")
+    with pytest.raises(SystemExit) as ended:
+        module.main([*arguments, "--out", out], command)
+    assert ended.value.code == 2
+    assert f"out={out!r} must end in one of" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 # Maps
