@@ -38,6 +38,8 @@ def test_known_lengths_of_one_method_do_not_overlap():
         # docs/paper.md, docs/methods.md: the tables of figure 7 in small, and of SimCLR and VICReg
         ("barlow_twins", "lars", 702, 10_000, 2, "measured here"),
         ("barlow_twins", "orth_lars", 76, 5_000, 6, "measured here"),
+        # docs/order/README.md: the table of all trials, at the usual momentum
+        ("barlow_twins", "orth_sgd", 195, 10_000, 0.01, "measured here"),
         ("simclr", "lars", 351, 10_000, 6, "measured here"),
         ("simclr", "orth_lars", 351, 10_000, 20, "measured here"),
         ("vicreg", "orth_lars", 57, 5_000, 6, "measured here"),
