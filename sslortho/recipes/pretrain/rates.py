@@ -114,7 +114,7 @@ RATES: tuple[Rate, ...] = (
     Rate(None, "component_norm_sgd", "after", 0.01, (76, 702), _SMALL, "start", "that of orth_sgd"),
     Rate("barlow_twins", "lars", "after", 2, (76, 702), _SMALL, "measured here", _GRID),
     Rate("barlow_twins", "lars", "after", 0.2, (187_500, 625_000), _IMAGENET, "published", _TWINS),
-    # 19 was better than 6 at 195 steps, by kNN (docs/order): rates do not rise with the length here, so 6 stays.
+    # 19 was better than 6 at 195 steps (docs/order), but rates never rise with the length here.
     Rate("barlow_twins", "orth_lars", "after", 6, (76, 702), _SMALL, "measured here", _GRID),
     Rate("barlow_twins", "orth_lars", "before", 63, (195, 195), _TEN, "measured here", _TUNED),
     Rate("barlow_twins", "orth_sgd", "after", 0.01, (195, 195), _TEN, "measured here", _TUNED),
