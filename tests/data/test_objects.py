@@ -232,7 +232,7 @@ def test_another_process_reads_items_itself():
 
 
 def test_warnings_are_caught_where_processes_start_and_not_for_each_item(monkeypatch):
-    """What is caught is the whole process's, and other threads read at the same time."""
+    """Catching warnings is for the whole process, and other threads read at the same time."""
     caught = []
 
     class Counted(warnings.catch_warnings):

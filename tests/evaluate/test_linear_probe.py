@@ -36,7 +36,7 @@ def test_coefficients_equal_scikit_learns(monkeypatch, block):
 
 
 def largest_gradient(probe, features, labels):
-    """Of the published objective at the fit, by autograd."""
+    """Gradient of the published objective at the fit, by autograd."""
     x = features.double()
     x = (x - x.mean(dim=0)) / x.std(dim=0, correction=0)
     weight, bias = (p.clone().requires_grad_() for p in (probe.weight, probe.bias))

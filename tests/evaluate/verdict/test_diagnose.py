@@ -195,7 +195,7 @@ def test_too_little_is_undecided_and_says_what_is_missing():
 
 
 def text_of(verdict):
-    """What an undecided verdict says is missing."""
+    """The lines of an undecided verdict about what is missing."""
     assert verdict.name == UNDECIDED
     (finding,) = verdict.findings
     return finding.describe()
