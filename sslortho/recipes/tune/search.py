@@ -1,7 +1,6 @@
 """Bayesian search by Optuna, kept on disk so that it survives its process."""
 
 import contextlib
-import fcntl
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslortho.atomic import atomic_file
 from sslortho.evaluate.figures import new_figure, save_figure
+from sslortho.runs.lock import lock_file
 from sslortho.runs.markdown import code_lines, escape, table_lines
 
 if TYPE_CHECKING:
@@ -56,13 +56,11 @@ def hold_search(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "study.lock").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if lock_file(lock) is False:  # None: the file system has no locks
             raise ValueError(
                 f"out={str(folder)!r}: another search is at work there; wait for it, stop it, or give "
                 "another --out"
-            ) from None
+            )
         yield
 
 

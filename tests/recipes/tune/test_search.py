@@ -1,4 +1,7 @@
+import errno
+import fcntl
 import math
+import os
 
 import pytest
 from optuna.trial import TrialState
@@ -25,6 +28,15 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path):
         pass
     with hold_search(folder):
         pass
+
+
+def test_a_file_system_without_locks_does_not_end_a_search(tmp_path, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with hold_search(tmp_path / "search"):
+        assert (tmp_path / "search" / "study.lock").exists()
 
 
 def test_settings_that_both_know_must_be_the_same(search):
