@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from sslortho.data.beton.images import BetonImages
     from sslortho.data.datasets import DATASETS, load_split
     from sslortho.data.ffcv import require_ffcv
-    from sslortho.data.image_sets import ImageArray, ImageFiles, ImageSet
+    from sslortho.data.image_files import ImageFiles
+    from sslortho.data.image_sets import ImageArray, ImageSet
     from sslortho.data.pixel_source import PixelSource
     from sslortho.data.prefetch import available_cores
     from sslortho.data.subsets import balanced_subset, hold_out, named_subset
@@ -30,8 +31,9 @@ _HOME = {
     ),
     "BetonImages": "sslortho.data.beton.images",
     "require_ffcv": "sslortho.data.ffcv",
+    "ImageFiles": "sslortho.data.image_files",
     **dict.fromkeys(
-        ("ImageArray", "ImageFiles", "ImageSet"),
+        ("ImageArray", "ImageSet"),
         "sslortho.data.image_sets",
     ),
     "PixelSource": "sslortho.data.pixel_source",

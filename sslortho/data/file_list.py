@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from sslortho.data.image_sets import ImageFiles
+from sslortho.data.image_files import ImageFiles
 from sslortho.data.names import compose, to_line
 
 

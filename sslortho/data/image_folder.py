@@ -19,7 +19,8 @@ from sslortho.data.folder_walk import (
     list_loose_images,
     walk_files,
 )
-from sslortho.data.image_sets import SMALL_SIDE, ImageArray, ImageFiles, ImageSet, Split
+from sslortho.data.image_files import ImageFiles
+from sslortho.data.image_sets import SMALL_SIDE, ImageArray, ImageSet, Split
 from sslortho.data.names import compose, to_line
 from sslortho.data.split_folders import find_test_folder, find_train_folder
 

@@ -4,11 +4,9 @@ A new origin of images is one subclass of `ImageSet`: `open`, `sizes`, `select`,
 images are then decoded one by one; `open_source` is for an origin that is read faster otherwise.
 """
 
-import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -19,8 +17,7 @@ from torch import Tensor
 from sslortho.augment import EvaluationRenderer, ViewRenderer
 from sslortho.augment.renderer import Renderer
 from sslortho.data.batches import EpochOrder, EvaluationLoader
-from sslortho.data.decoding import check_image, naming_broken, read_pixels, read_size
-from sslortho.data.identity import ImageTable, hash_arrays, read_ends, read_sizes
+from sslortho.data.identity import ImageTable, hash_arrays
 from sslortho.data.pixel_source import PixelSource
 from sslortho.data.tensor_loader import TensorEvaluationLoader, TensorLoader
 from sslortho.data.view_loader import EvaluationViewLoader, Indices, Source, ViewLoader
@@ -269,62 +266,3 @@ class ImageArray(ImageSet):
         return TensorEvaluationLoader(
             self.images, self.labels, renderer, batch_size, device, rank, world_size
         )
-
-
-@dataclass(frozen=True, eq=False)
-class ImageFiles(ImageSet):
-    """Image files of any size, by their paths; labels int64 (n,) or -1."""
-
-    paths: tuple[str, ...]
-    labels: Tensor
-    classes: tuple[str, ...]
-    root: str = ""
-    """Folder of the split, which the files' names are relative to in `table`."""
-    upright: bool = False
-    """Turn images as their EXIF data say."""
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def select(self, indices: Tensor) -> "Self":
-        paths = tuple(self.paths[i] for i in indices.tolist())
-        return replace(self, paths=paths, labels=self.labels[indices])
-
-    @cached_property
-    def table(self) -> ImageTable:
-        start = f"{self.root}{os.sep}" if self.root else ""
-        names = [path.removeprefix(start) for path in self.paths]
-        sizes, ends = read_sizes(self.paths), read_ends(self.paths)
-        return ImageTable(self.labels.numpy(), self.classes, names, sizes, ends)
-
-    def open(self, index: int) -> NDArray[np.uint8]:
-        return read_pixels(self.paths[index], self.upright)
-
-    def sizes(self, indices: Indices) -> tuple[Indices, Indices]:
-        """From the files' headers. Raises ValueError, naming the file, if it is not an image."""
-        found = [read_size(self.paths[i], self.upright) for i in indices]
-        widths, heights = np.array(found, np.int64).reshape(-1, 2).T
-        return heights, widths
-
-    def file_of(self, index: int) -> str:
-        return self.paths[index]
-
-    def content_of(self, index: int) -> bytes:
-        with naming_broken(self.paths[index]):
-            return Path(self.paths[index]).read_bytes()
-
-    def check(self, index: int, thorough: bool = False) -> tuple[int, int]:
-        if thorough:
-            height, width, _ = self.open(index).shape
-            return width, height
-        return check_image(self.paths[index], self.upright)
-
-    @cached_property
-    def _parent(self) -> str:
-        return f"{Path(self.root).parent}{os.sep}" if self.root else ""
-
-    def name_of(self, index: int) -> str:
-        return self.paths[index].removeprefix(self._parent)
-
-    def file_names(self) -> list[str]:
-        return [Path(path).name for path in self.paths]

@@ -19,8 +19,9 @@ from sslortho.data.folder_walk import (
     list_folders,
     list_loose_images,
 )
+from sslortho.data.image_files import ImageFiles
 from sslortho.data.image_folder import read_into_memory, settle_files
-from sslortho.data.image_sets import ImageFiles, ImageSet, Split
+from sslortho.data.image_sets import ImageSet, Split
 from sslortho.data.labels import Labelling
 from sslortho.data.options import PATTERN, DataOptions
 from sslortho.data.own_folders import scan_own_folder

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sslortho.data.first_rank import say
 from sslortho.data.folder_walk import Links, list_folders, list_loose_images
+from sslortho.data.image_files import ImageFiles
 from sslortho.data.image_folder import (
     check_same_classes,
     list_class_folders,
@@ -12,7 +13,7 @@ from sslortho.data.image_folder import (
     list_unlabelled,
     warn_of_loose_images,
 )
-from sslortho.data.image_sets import ImageFiles, Split
+from sslortho.data.image_sets import Split
 from sslortho.data.names import to_line
 from sslortho.data.options import Labels
 from sslortho.data.split_folders import find_split_folders, find_test_folder

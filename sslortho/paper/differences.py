@@ -7,7 +7,7 @@ from sslortho.paper.found_runs import CellRuns
 from sslortho.paper.grid import Experiment
 from sslortho.recipes.run_options import ignored_options
 from sslortho.runs.markdown import escape
-from sslortho.runs.several.comparison import identity
+from sslortho.runs.several.identity import identity
 
 ABSENT = "its default"
 """In place of a value that the experiment leaves at the command's default."""

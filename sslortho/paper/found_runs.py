@@ -13,7 +13,8 @@ from sslortho.paper.run_records import Read, find_by_seed, is_number
 from sslortho.paper.tuning import FOLDER as TRIALS
 from sslortho.runs.lock import is_held
 from sslortho.runs.markdown import escape
-from sslortho.runs.several.comparison import Run, Statistic, statistic
+from sslortho.runs.several.comparison import Statistic, statistic
+from sslortho.runs.several.identity import Run
 from sslortho.runs.status import read_status
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sslortho.runs.several.comparison import Comparison, Run
+    from sslortho.runs.several.comparison import Comparison
+    from sslortho.runs.several.identity import Run
 
 
 def _read_summary(folder: Path) -> dict[str, Any] | None:
@@ -32,7 +33,7 @@ def _is_run(folder: Path) -> bool:
 
 def read_run(folder: Path) -> "Run | None":
     """The run in a folder; None if it has not finished. Raises ValueError for a broken summary."""
-    from sslortho.runs.several.comparison import Run
+    from sslortho.runs.several.identity import Run
 
     if not (folder / "summary.json").exists():
         return None

@@ -10,7 +10,7 @@ from sslortho.recipes.knn_eval.options import KnnEvalOptions
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.supervised.options import SupervisedOptions
-from sslortho.runs.several.comparison import Run
+from sslortho.runs.several.identity import Run
 
 
 @pytest.fixture

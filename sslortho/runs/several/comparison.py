@@ -1,17 +1,5 @@
-"""Runs that differ only in their seed, as one row of a table: mean and standard error of figures.
+"""Runs that differ only in their seed, as one row of a table: mean and standard error of figures."""
 
-Two runs belong to one row if their options agree, except for `seed` and those that do not affect the
-result. `data_dir` counts where it says what the data are (folder, beton). A missing option counts as
-null, so a run of a version that did not have an option yet goes with those that leave it at null.
-
-`backbone_from` counts by what it names. If the options of that run are known (`Run.origin`), two
-backbones are the same if their own runs differ only in the seed, whatever they are called. If not,
-they are the same if their paths differ only in a number after a dash at the end of a component, such
-as `runs/orth_lars-s0` and `-s1`, or `runs/a-0/backbone.safetensors` and `runs/a-1/...`. A name does
-not say whether such a number is a seed, hence a note.
-"""
-
-import json
 import math
 import re
 from collections import Counter
@@ -21,9 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from sslortho.options import nearest
-
-SELF_CONTAINED = frozenset({"digits", "cifar10", "cifar100"})
-"""Data sets that are the same in whatever folder they lie."""
+from sslortho.runs.several.identity import SEED, Run, canonical, identity, seeds
 
 NO_FIGURES = frozenset({"steps", "epochs", "seconds_this_session", "peak_memory_gib"})
 """Numbers of a summary that say nothing about what was learned. Non-numeric values are never figures."""
@@ -39,25 +25,6 @@ ACCURACY, LOSS = re.compile(r"(^|_)(top\d+|accuracy)$"), re.compile(r"(^|_)(loss
 
 BY_SEED = ("subset", "validation", "train_percent")
 """Options by which the seed chooses training images."""
-
-SEED = re.compile(r"(?<=-)(s?)(\d+)(?=/|$)")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run."""
-
-    folder: str
-    """As it is to be called."""
-    summary: Mapping[str, Any]
-    """Content of summary.json: figures, and options under "config"."""
-    origin: Mapping[str, Any] | None = None
-    """Options of the run that its backbone comes from, if they are known."""
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """Its options."""
-        return self.summary["config"]
 
 
 @dataclass(frozen=True)
@@ -96,40 +63,6 @@ class Comparison:
     """Options in which rows differ, whether they are labels or not."""
 
 
-def _canonical(value: Any) -> str:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return json.dumps(float(value) if number else value, sort_keys=True)
-
-
-def identity(
-    config: Mapping[str, Any], ignored: Set[str], origin: Mapping[str, Any] | None = None
-) -> dict[str, str]:
-    """Options that count, whatever the seed, as text: equal for runs of one row.
-
-    Args:
-        config: options of a run.
-        ignored: options that do not affect the result.
-        origin: options of the run that its backbone comes from, if they are known.
-    """
-    skipped = {*ignored, "seed"}
-    if config.get("data") in SELF_CONTAINED:
-        skipped.add("data_dir")
-    kept = {n: _canonical(v) for n, v in config.items() if v is not None and n not in skipped}
-    if "backbone_from" in kept:
-        if origin is None:
-            kept["backbone_from"] = SEED.sub("", str(PurePath(config["backbone_from"])))
-        else:
-            kept["backbone_from"] = json.dumps(identity(origin, ignored), sort_keys=True)
-    return kept
-
-
-def _seeds(run: Run) -> tuple[Any, Any]:
-    """Its own seed, and that of the run that its backbone comes from (its path if unknown)."""
-    if run.origin is not None:
-        return run.config.get("seed"), run.origin.get("seed")
-    return run.config.get("seed"), run.config.get("backbone_from")
-
-
 @dataclass(frozen=True)
 class _Compared:
     """A run with its identity."""
@@ -144,7 +77,7 @@ def _group(runs: Sequence[_Compared], by: Sequence[str] | None) -> list[list[_Co
         key = compared.identity
         if by is not None:
             config = compared.run.config
-            key = {name: key.get(name, _canonical(config.get(name))) for name in by}
+            key = {name: key.get(name, canonical(config.get(name))) for name in by}
         groups.setdefault(frozenset(key.items()), []).append(compared)
     return list(groups.values())
 
@@ -223,7 +156,7 @@ def _notes(group: Sequence[_Compared]) -> list[str]:
                  if len({o.get(n) for o in options}) > 1]  # fmt: skip
     if different:
         notes.append(f"the runs of one row differ in {', '.join(different)}: {folders}")
-    if max(Counter(map(_seeds, runs)).values()) > 1:
+    if max(Counter(map(seeds, runs)).values()) > 1:
         notes.append(f"one row has a seed more than once: {folders}")
     paths = dict.fromkeys(str(r.config.get("backbone_from")) for r in runs if r.origin is None)
     if len(paths) > 1 and "backbone_from" not in different:
