@@ -18,6 +18,16 @@ for number, handler in (
         signal.signal(number, handler)
 
 
+@pytest.fixture
+def set_threads():
+    """Sets the number of torch's threads; afterwards it is as before, whatever the test did."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 def pytest_runtest_setup(item):
     """Skip tests for a GPU where there is none; helpers.gpu has those that a CPU can rehearse."""
     mark = item.get_closest_marker("gpu")

@@ -118,9 +118,8 @@ def test_results_and_setting_are_untouched(setting):
 
 @pytest.mark.parametrize("method", ["auto", "svd", "polar_express"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_autocast_does_not_reach_it(method, threads):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+def test_autocast_does_not_reach_it(method, threads, set_threads):
+    set_threads(threads)
     matrices = torch.randn(3, 20, 50, generator=torch.Generator().manual_seed(0))
     parameters = [nn.Parameter(torch.zeros(20, 50)) for _ in matrices]
     for p, matrix in zip(parameters, matrices, strict=True):
@@ -129,7 +128,6 @@ def test_autocast_does_not_reach_it(method, threads):
         results = [polar(matrices, method), polar(matrices[0], method)[None]]
         orthonormalise_(parameters, method)
         assert (matrices[0] @ matrices[0].mT).dtype == torch.bfloat16  # still on around it
-    torch.set_num_threads(before)
     results.append(torch.stack([p.grad for p in parameters]))
     for result in results:
         values = torch.linalg.svdvals(result.double())

@@ -25,7 +25,7 @@ class DataOptions(RandomOptions):
 
     data: str = option("digits", group="data")
     """Images: digits, cifar10, cifar100, or the path of your own: a folder as it is (train/ and test/ or
-    val/ in it are known), a file .beton or .npy, a list of image files .txt, shards .tar in WebDataset's
+    val/ in it are known), a file .beton, .npy or .npz, a list of image files .txt, shards .tar in WebDataset's
     layout (a folder of them, 'x-{000..012}.tar', an address). With data_dir also folder, beton and
     imagenet, for folders as torchvision reads them."""
     data_dir: str | None = option(None, group="data", path=True, by_content=True)

@@ -1,12 +1,16 @@
 """Locks on files: one process at a time at work in a folder."""
 
 import contextlib
-import fcntl
 import os
 import time
 import warnings
 from pathlib import Path
 from typing import IO
+
+try:
+    import fcntl
+except ModuleNotFoundError as error:
+    raise ImportError("run folders need the locks of a Unix system; on Windows use WSL") from error
 
 PATIENCE = 1.0
 """Seconds to try for a lock: `is_held` of another process has it for an instant."""

@@ -77,7 +77,6 @@ def convolution():
 FAULTS = {
     "a scale from the kernel's sides": ("kernel", check_scale),
     "a scale from the kernel's sides, every rate": ("kernel", check_rates),
-    "updates 1.4 times too long": ("long", check_sizes),
     "convolutions left out": ("flat", check_taken),
     "orthonormalised across layers": ("across", lambda a: check_equal_shapes(a, convolution)),
     "no momentum": ("memory", check_order),
@@ -94,6 +93,11 @@ FAULTS = {
 def test_fault_is_seen(fault, check):
     with pytest.raises(AssertionError):
         check(faulty(fault))
+
+
+def test_updates_that_are_too_long_are_seen():
+    with pytest.raises(AssertionError, match=r"dense at : 1\.4"):
+        check_sizes(faulty("long"))
 
 
 @pytest.mark.slow

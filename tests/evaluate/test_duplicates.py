@@ -139,3 +139,12 @@ def test_the_threshold_is_the_share_of_copies_above_it():
     copies = torch.stack([angles.cos(), angles.sin()], dim=1)[None]
     threshold = choose_threshold(originals, copies, 0.9)
     assert threshold == pytest.approx(float(torch.tensor(0.45).cos()), abs=1e-3)
+
+
+def test_hashes_are_in_order_in_whatever_number_they_are_made(monkeypatch):
+    images = torch.arange(7, dtype=torch.uint8)[:, None, None, None].expand(7, 3, 2, 2)
+    array = ImageArray(images.contiguous(), torch.zeros(7).long(), ())
+    at_once = hash_pixels(array)
+    monkeypatch.setattr(duplicates, "AT_ONCE", 3)
+    assert hash_pixels(array) == at_once
+    assert len(set(at_once)) == 7

@@ -49,3 +49,8 @@ def projections(task: Method, views: tuple[Tensor, ...]) -> list[Tensor]:
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Mean cosine of the rows of a with those of b."""
     return (normalize(a, dim=1) * normalize(b, dim=1)).sum(dim=1).mean()
+
+
+def linear_layers(module: nn.Module) -> list[nn.Linear]:
+    """Dense layers of a module, in their order."""
+    return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]

@@ -1,5 +1,6 @@
 import torch
-from helpers.methods import BATCH, cosine, create, draw_views, projections
+from helpers.methods import BATCH, DIM, cosine, create, draw_views, linear_layers, projections
+from torch import nn
 
 
 def test_byol_predicts_the_teacher_both_ways_and_it_has_no_gradient():
@@ -15,3 +16,12 @@ def test_byol_predicts_the_teacher_both_ways_and_it_has_no_gradient():
     loss.backward()
     assert all(p.grad is None for p in task.teacher.parameters())
     assert task.predictor.layers[0].weight.grad.abs().max() > 0
+
+
+def test_byols_predictor_has_the_widths_of_its_projector():
+    hidden, output = linear_layers(create("byol").predictor)
+    assert (hidden.weight.shape, output.weight.shape) == ((9, 7), (7, 9))
+    task = create("byol")
+    own = type(task)(task.backbone, DIM, type(task).Options(), projector=nn.Linear(DIM, 5))
+    hidden, output = linear_layers(own.predictor)
+    assert (hidden.weight.shape, output.weight.shape) == ((20, 5), (5, 20))

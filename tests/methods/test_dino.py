@@ -1,6 +1,11 @@
+import pytest
 import torch
-from helpers.methods import BATCH, SIDE, create, draw_views
+from helpers.methods import BATCH, DIM, SIDE, WIDTHS, create, draw_views
+from helpers.ranks import run_on_ranks
+from torch import nn
 from torch.nn.functional import log_softmax, softmax
+
+from sslortho.methods import load_method
 
 
 def test_dino_sorts_every_view_as_the_teacher_sorts_the_other_global_ones():
@@ -65,3 +70,34 @@ def test_dino_keeps_its_output_layer_in_the_first_epochs():
         grads = [p.grad for p in task.student[1].last_layer.parameters() if p.requires_grad]
         assert len(grads) == 1
         assert (grads[0] is None) == frozen
+
+
+@pytest.mark.parametrize(("norm", "expected"), [(nn.BatchNorm2d, True), (nn.Identity, False)])
+def test_dinos_projector_has_batch_norm_where_the_backbone_has_it(norm, expected):
+    parts = nn.Conv2d(3, DIM, 3), norm(DIM), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    dino = load_method("dino")
+    task = dino(nn.Sequential(*parts), DIM, dino.Options(projector=WIDTHS["dino"]))
+    norms = [part for part in task.projector.modules() if isinstance(part, nn.BatchNorm1d)]
+    assert bool(norms) == expected
+
+
+def _entropy_of_the_mean_on_a_rank(rank, views):
+    torch.manual_seed(0)
+    dino = load_method("dino")
+    parts = nn.Flatten(), nn.Linear(3 * SIDE * SIDE, DIM)
+    task = dino(
+        nn.Sequential(*parts), DIM, dino.Options(projector=WIDTHS["dino"], teacher_temperature=0.05)
+    )
+    if rank is None:
+        return softmax(task.projector(task.backbone(views[0])) / 0.05, dim=1).detach()
+    half = tuple(view.chunk(2)[rank] for view in views)
+    return task(half, torch.zeros(BATCH // 2))["teacher_mean_entropy"]
+
+
+@pytest.mark.ranks
+def test_the_entropy_of_the_mean_is_that_of_all_ranks(tmp_path):
+    views = draw_views()
+    found = run_on_ranks(_entropy_of_the_mean_on_a_rank, 2, tmp_path, views)
+    mean = _entropy_of_the_mean_on_a_rank(None, views).double().mean(dim=0)
+    expected = torch.distributions.Categorical(mean).entropy().item()
+    assert [value.item() for value in found] == pytest.approx([expected] * 2, rel=1e-5)

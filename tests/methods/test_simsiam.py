@@ -1,5 +1,5 @@
 import torch
-from helpers.methods import cosine, draw_views, loss_of, projections
+from helpers.methods import cosine, create, draw_views, linear_layers, loss_of, projections
 
 
 def test_simsiam_stops_the_gradient_of_what_is_predicted():
@@ -15,3 +15,8 @@ def test_simsiam_stops_the_gradient_of_what_is_predicted():
     expected.backward()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(ours, {name: p.grad for name, p in task.named_parameters()})
+
+
+def test_the_hidden_layer_of_simsiams_predictor_has_a_quarter_of_the_width():
+    hidden, output = linear_layers(create("simsiam").predictor)
+    assert (hidden.weight.shape, output.weight.shape) == ((2, 8), (8, 2))

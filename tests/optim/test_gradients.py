@@ -100,16 +100,14 @@ def test_gradients_that_are_not_contiguous_are_written_through(replace, view):
     assert torch.equal(base, around)  # nothing written beside the view
 
 
-def test_a_gradient_that_is_listed_twice_is_replaced_once():
+def test_a_gradient_that_is_listed_twice_is_replaced_once(set_threads):
     """On several threads; a second replacement would read what the first has half written."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    set_threads(2)
     gradients = [torch.randn(400, 600, generator=torch.Generator().manual_seed(i)) for i in (0, 1)]
     parameters = [with_gradient(gradient.clone()) for gradient in gradients]
     tied = nn.Parameter(torch.zeros(400, 600))
     tied.grad = parameters[0].grad
     orthonormalise_([parameters[0], parameters[0], tied, parameters[1]])
-    torch.set_num_threads(before)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         torch.testing.assert_close(parameter.grad, expected_gradient(gradient), **CLOSE)
 

@@ -69,12 +69,9 @@ class Everything(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread(set_threads):
     """Threads only slow so small a model down."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    set_threads(1)
 
 
 def make_model(dtype: torch.dtype = torch.float64) -> nn.Module:

@@ -92,12 +92,10 @@ def count_operations(rank: int) -> int:
 
 @pytest.mark.ranks
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_each_rank_does_its_share(tmp_path, ranks):
+def test_each_rank_does_its_share(tmp_path, ranks, set_threads):
+    set_threads(1)  # the counter sees its own thread only
     with FlopCounterMode(display=False) as counter:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)  # the counter sees its own thread only
         orthonormalise_(parameters_with_gradients(), "polar_express")
-        torch.set_num_threads(before)
     whole = counter.get_total_flops()
     counts = run_on_ranks(count_operations, ranks, tmp_path)
     assert sum(counts) == pytest.approx(whole, rel=0.01)

@@ -3,6 +3,7 @@
 A machine is a launcher of its own here; all of them share this one's CPU, over gloo.
 """
 
+import re
 import socket
 import sys
 import time
@@ -60,6 +61,13 @@ def kill_in_second_epoch(out, *processes):
     assert not (out / "summary.json").exists()
 
 
+def resumed_step(told):
+    """Step of the checkpoint that a training went on from: the first, or a later one if the kill came late."""
+    (step,) = re.findall(r"resuming at step (\d+)", told)
+    assert int(step) in (STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH)
+    return int(step)
+
+
 def weights(out, step=4 * STEPS_PER_EPOCH):
     (path,) = (out / "checkpoints").glob(f"step-{step:08d}*.pt")
     return torch.load(path, weights_only=True)["task"]
@@ -114,7 +122,7 @@ def test_a_killed_rank_is_restarted_with_the_others_and_they_resume(unbroken, tm
     out = tmp_path / "run"
     launcher = start(out, *OWN_STORE, *TORCHRUN, "--max_restarts", "1")
     kill_in_second_epoch(out, find_rank(launcher, 1))
-    assert "resuming at step 4" in finish(launcher)
+    resumed_step(finish(launcher))
     assert_same_weights(out, unbroken[0])
 
 
@@ -138,7 +146,7 @@ def test_a_machine_that_dies_ends_the_other_and_both_resume(unbroken, tmp_path):
     assert f"rank 1 (process {lost.pid} on " in errors
     second.communicate()
     told = [finish(machine) for machine in start_machines(out)]
-    assert "resuming at step 4" in told[0]
+    resumed_step(told[0])
     assert_same_weights(out, unbroken[0])
 
 
@@ -157,14 +165,13 @@ def test_a_machine_that_leaves_an_elastic_job_is_done_without(unbroken, tmp_path
         leaving = find_rank(second, 0, 1)
         assert leaving.environ()["WORLD_SIZE"] == "2"
         kill_in_second_epoch(out, second, leaving)
-        assert "resuming at step 4" in finish(first)
+        first_alone = resumed_step(finish(first))
     finally:
         first.kill()
         second.communicate()
     ours, theirs = ([r["loss"] for r in records(run)] for run in (out, unbroken[0]))
-    first_alone = STEPS_PER_EPOCH
     assert ours[first_alone] == pytest.approx(theirs[first_alone], rel=1e-5)
     assert ours[-1] == pytest.approx(theirs[-1], rel=2e-2)
     ours, theirs = flat_weights(out), flat_weights(unbroken[0])
-    moved = (theirs - flat_weights(unbroken[0], STEPS_PER_EPOCH)).norm()
+    moved = (theirs - flat_weights(unbroken[0], first_alone)).norm()
     assert 0 < (ours - theirs).norm() < 0.5 * moved  # rounding, which grows from step to step

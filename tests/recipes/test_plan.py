@@ -29,7 +29,12 @@ from sslortho.recipes.plan import (
     say_compiling,
 )
 from sslortho.recipes.pretrain.options import PretrainOptions
-from sslortho.recipes.pretrain.plan import describe_start, find_unused_labels, name_method
+from sslortho.recipes.pretrain.plan import (
+    describe_start,
+    find_raw_weights,
+    find_unused_labels,
+    name_method,
+)
 from sslortho.recipes.pretrain.resolve import resolve
 
 
@@ -124,6 +129,23 @@ def test_lengths_that_teach_nothing_are_remarked_on(options, steps, words):
     doubts = find_doubts(full(**options), steps)
     assert len(doubts) == len(words)
     assert all(word in doubt for word, doubt in zip(words, doubts, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "remark"),
+    [
+        ("resnet20", {}, None),
+        ("timm:test_vit", {}, "--orth_layers conv orthonormalises 1"),
+        ("timm:test_vit", {"orth_layers": "all"}, None),
+        ("timm:test_vit", {"optim": "orth_sgd"}, None),
+        ("timm:test_vit", {"optim": "lars"}, None),
+    ],
+)
+def test_raw_weights_of_a_transformer_are_remarked_on(backbone, options, remark):
+    recipe = resolve(PretrainOptions.of(backbone=backbone, lr=1.0, **options))
+    doubts = find_raw_weights(recipe, create_backbone(backbone))
+    assert len(doubts) == (remark is not None)
+    assert all(remark in doubt for doubt in doubts)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 import errno
 import fcntl
 import os
+import runpy
 import subprocess
 import sys
 
 import pytest
 
+from sslortho.runs import lock
 from sslortho.runs.lock import hold_folder, is_held, release_folder
 
 
@@ -65,3 +67,9 @@ def test_a_file_system_without_locks_is_told_and_not_guessed_at(tmp_path, monkey
     with pytest.raises(ValueError, match="another process is at work there"):
         hold_folder(tmp_path)  # by this process, which knows it
     release_folder(tmp_path)
+
+
+def test_a_system_without_these_locks_is_told_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with pytest.raises(ImportError, match="on Windows use WSL"):
+        runpy.run_path(lock.__file__)

@@ -15,8 +15,8 @@ from sslortho.train import launch
 
 
 def test_a_tracker_that_is_not_installed_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="trackers='tensorboard,swanlab': not all of them are"):
-        launch.create_accelerator("no", "tensorboard,swanlab", tmp_path)
+    with pytest.raises(ValueError, match="trackers='tensorboard,comet_ml': not all of them are"):
+        launch.create_accelerator("no", "tensorboard,comet_ml", tmp_path)
 
 
 def test_a_launcher_that_asks_for_another_precision_is_an_error(monkeypatch, tmp_path):

@@ -36,6 +36,7 @@ def lose_contact():
 def test_a_rank_that_ended_is_named(rank_watch):
     found, other = rank_watch
     assert found.ended() == []
+    found.patience = 20
     other.kill()  # and not waited for: a zombie, as under a launcher that has not looked yet
     with (
         pytest.raises(RankLostError, match=f"rank 1 .process {other.pid} on .* has ended"),

@@ -1,7 +1,10 @@
 """The loop on a linear model, where every step can be written down."""
 
+import itertools
+import math
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +18,9 @@ from sslortho.train import state
 from sslortho.train.backward import NonFiniteError
 from sslortho.train.checkpoint import CheckpointFolder
 from sslortho.train.options import LoopOptions
-from sslortho.train.progress import Window
+from sslortho.train.progress import Pace, Window
 from sslortho.train.records import Reporter, read_metrics
+from sslortho.train.step import OptimizerStep
 from sslortho.train.trainer import Trainer
 
 
@@ -97,7 +101,9 @@ def test_records_hold_the_mean_over_their_steps(tmp_path):
 
 def test_accumulated_batches_make_one_step_of_their_mean_gradient(tmp_path):
     task, result = train(tmp_path, loader=Loader(4), accumulation_steps=3)
-    parameters, _ = literal_training(batch_size=4, parts=3)
+    parameters, losses = literal_training(batch_size=4, parts=3)
+    recorded = [record["loss"] for record in read_metrics(tmp_path / "metrics.jsonl")]
+    np.testing.assert_allclose(recorded, losses, rtol=1e-4)
     np.testing.assert_allclose(weights(task).numpy(), parameters, rtol=1e-5, atol=1e-6)
     assert result.step == 4
 
@@ -115,6 +121,31 @@ def test_a_task_is_told_how_far_training_is_and_sees_the_gradients_first(tmp_pat
     for calls, told in zip((task.calls, resumed.calls), steps, strict=True):
         each = ["forward", "forward", "after_backward", "after_step"]
         assert calls == [call for step in told for call in (step, *each)]
+
+
+def test_no_two_steps_ranks_or_seeds_draw_the_same():
+    found = []
+    for seed, rank, step in itertools.product(range(3), range(3), range(4)):
+        accelerator = SimpleNamespace(num_processes=3, process_index=rank)
+        own = SimpleNamespace(accelerator=accelerator, options=SimpleNamespace(seed=seed))
+        OptimizerStep._seed(own, step)
+        found.append(torch.initial_seed())
+    assert len(set(found)) == len(found)
+
+
+def test_the_pace_is_told_once_with_the_steps_left(tmp_path):
+    told = []
+
+    def tell(trainer):
+        trainer.tell_pace = lambda seconds, left: told.append(left)
+
+    train(tmp_path, prepare=tell)
+    assert told == [6]  # of 12, after the first, which compiles, and five that are timed
+
+
+def test_the_pace_is_the_mean_without_the_first_step():
+    pace = Pace()
+    assert [pace.add(s) for s in (100.0, 1, 2, 3, 4, 5, 9)] == [None] * 5 + [3.0, None]
 
 
 def test_more_accumulation_than_an_epoch_has_is_an_error(tmp_path):
@@ -216,6 +247,40 @@ def test_ranks_hear_a_signal_before_they_evaluate(tmp_path):
     found = run_on_ranks(_stop_one_rank_in_the_last_step_of_an_epoch, 2, tmp_path, tmp_path / "run")
     # the evaluation before the first step, then those of the two epochs
     assert found == [[[6, signal.SIGUSR1], [12, None], 1, 3]] * 2
+
+
+def _record_on_a_rank(rank, folder):
+    """Labels that differ from rank to rank: a training as it is, and one that is stopped between records."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    trainers = []
+
+    def train_shifted(name, at_batch=None):
+        loader = Loader(at_batch=at_batch)
+        loader.labels = loader.labels + rank
+        train(folder / name, loader, prepare=trainers.append, log_every=4)
+
+    train_shifted("whole")
+    train_shifted("broken", {(0, 1): lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    train_shifted("broken")
+    return trainers[0].clock.images
+
+
+@pytest.mark.ranks
+def test_records_are_means_over_the_ranks(tmp_path):
+    images = run_on_ranks(_record_on_a_rank, 2, tmp_path, tmp_path)
+    assert images == [2 * 2 * IMAGES] * 2  # of two ranks, in two epochs
+    whole, broken = (
+        [record["loss"] for record in read_metrics(tmp_path / run / "metrics.jsonl")]
+        for run in ("whole", "broken")
+    )
+    # labels y and y + 1: the gradient is that of their mean y + 1/2, and the mean loss is 1/4 above its loss
+    alone = Loader()
+    alone.labels = alone.labels + 0.5
+    train(tmp_path / "alone", alone, log_every=4)
+    expected = [r["loss"] + 0.25 for r in read_metrics(tmp_path / "alone" / "metrics.jsonl")]
+    assert whole == pytest.approx(expected, rel=1e-5)
+    assert broken == pytest.approx(whole, rel=1e-6)
 
 
 @pytest.mark.parametrize("batch", [(1, 2), (1, 5)])  # 9 steps of 12; the last of an epoch
@@ -369,11 +434,11 @@ class Overflow(torch.autograd.Function):
         return torch.where(grad > ctx.most, torch.inf, grad), None
 
 
-def train_scaled(folder, most, **options):
-    """Training with the gradient scaler of fp16, which begins at 65,536."""
+def train_scaled(folder, most, scaler=torch.amp.GradScaler, **options):
+    """Training with the gradient scaler of fp16, which begins at 65,536, or with none."""
     task = Steep(most)
     accelerator = Accelerator(cpu=True)
-    accelerator.scaler = torch.amp.GradScaler("cpu")
+    accelerator.scaler = scaler and scaler("cpu")
     optimizer = torch.optim.SGD(task.parameters(), lr=0.01)
     trainer = Trainer(
         task,
@@ -397,6 +462,17 @@ def test_the_scaler_of_fp16_may_look_for_its_scale(tmp_path):
     norms = [record["grad_norm"] for record in found if "grad_norm" in record]
     assert len(norms) == 10
     assert np.isfinite(norms).all()
+
+
+def test_the_norms_of_scaled_gradients_are_those_of_gradients(tmp_path):
+    train_scaled(tmp_path / "scaled", most=math.inf)
+    train_scaled(tmp_path / "plain", most=math.inf, scaler=None)
+    norms = [
+        [record["grad_norm"] for record in read_metrics(tmp_path / run / "metrics.jsonl")]
+        for run in ("scaled", "plain")
+    ]
+    assert len(norms[0]) == 24
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
 def test_gradients_that_overflow_at_a_small_scale_too_end_training(tmp_path):

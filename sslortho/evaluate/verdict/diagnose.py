@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sslortho.evaluate.verdict.evidence import Evidence, Record, collect
+from sslortho.evaluate.verdict.evidence import GIVEN_WEIGHTS, Evidence, Record, collect
 from sslortho.evaluate.verdict.findings import (
     CLEAR_EARLY,
     HEALTHY,
@@ -22,6 +22,12 @@ from sslortho.evaluate.verdict.rules import (
     needed_ranking,
     rankings,
 )
+
+COMPARE = (
+    "give labels: only they tell whether features are better than those of the initial weights",
+    "look at the neighbours of some images with both (sslortho embed, sslortho neighbours)",
+)
+"""What to try after a run that began with given weights, and whose images have no labels."""
 
 
 def diagnose(
@@ -82,4 +88,5 @@ def _find_missing(e: Evidence) -> Finding:
     if e.accuracy is not None and math.isfinite(e.accuracy.noise):
         figure, gain = "difference in kNN top-1", abs(e.accuracy.gain)
         return Finding(UNDECIDED, figure, gain, "at most", 2 * e.accuracy.noise, " points")
-    return _unknown("accuracy of kNN, before and now, and the number of its images")
+    unknown = _unknown("accuracy of kNN, before and now, and the number of its images")
+    return replace(unknown, advice=COMPARE) if e.begun == GIVEN_WEIGHTS else unknown

@@ -23,6 +23,10 @@ NAMES_IN_RECORDS = frozenset(
 """Names of all that is read in records."""
 
 
+UNTRAINED, GIVEN_WEIGHTS = "untrained", "initial weights"
+"""What a training begins with: weights drawn by seed, or those of another training."""
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """Accuracy of kNN in percent, before the training and now."""
@@ -32,6 +36,8 @@ class Accuracy:
     now: float
     images: int | None
     """Number of images that were judged, if it is known."""
+    begun: str = UNTRAINED
+    """What the training began with, whose accuracy is that before it."""
 
     @property
     def gain(self) -> float:
@@ -65,6 +71,11 @@ class Evidence:
     accuracy: Accuracy | None
     failure: str | None = None
     """Message of the error that ended the run."""
+
+    @property
+    def begun(self) -> str:
+        """What the training began with: UNTRAINED or GIVEN_WEIGHTS."""
+        return GIVEN_WEIGHTS if self.config.get("initial_weights") else UNTRAINED
 
     @property
     def before(self) -> Mapping[str, float]:
@@ -127,11 +138,16 @@ def _read_probe(record: Record) -> dict[str, float]:
 
 
 def _read_accuracy(records: Sequence[Record], summary: Mapping[str, Any]) -> Accuracy | None:
-    """kNN of held-out images if there is one, else of test images; None without two figures."""
+    """kNN of held-out images if there is one, else of test images; None without two figures.
+
+    A run that began with given weights is compared with those.
+    """
     inputs = summary.get("inputs") or {}
+    given = bool((summary.get("config") or {}).get("initial_weights"))
+    begun, prefix = (GIVEN_WEIGHTS, "initial") if given else (UNTRAINED, "untrained")
     for name, role in (("val_knn_top1", "held-out"), ("knn_top1", "test")):
         taken = [(r["step"], r[name]) for r in records if r.get(name) is not None]
-        before = summary.get(f"untrained_{name}")
+        before = summary.get(f"{prefix}_{name}")
         if before is None and taken and taken[0][0] == 0:
             before = taken[0][1]
         now = summary.get(name)
@@ -139,5 +155,5 @@ def _read_accuracy(records: Sequence[Record], summary: Mapping[str, Any]) -> Acc
             now = taken[-1][1]
         if before is not None and now is not None:
             images = (inputs.get(role) or {}).get("count")
-            return Accuracy(name, float(before), float(now), images)
+            return Accuracy(name, float(before), float(now), images, begun)
     return None

@@ -11,12 +11,14 @@ DIVERGING = "diverging"
 TOO_HIGH = "rate too high"
 TOO_LOW = "rate too low"
 NOT_BETTER = "not better than the untrained network"
+WORSE = "worse than the initial weights"
 DATA = "data repeated or nearly constant"
 VIEWS = "views nearly the same"
 UNDECIDED = "undecided"
 
 NAMES = (
-    DATA, VIEWS, DIVERGING, TOO_HIGH, POINT, DIMENSIONAL, TOO_LOW, NOT_BETTER, HEALTHY, UNDECIDED,
+    DATA, VIEWS, DIVERGING, TOO_HIGH, POINT, DIMENSIONAL, TOO_LOW, NOT_BETTER, WORSE, HEALTHY,
+    UNDECIDED,
 )  # fmt: skip
 """Names of all verdicts. Of several findings the first one here is the verdict: a cause comes before its
 effects."""
@@ -54,6 +56,10 @@ ADVICE: Mapping[str, tuple[str, ...]] = {
         "train longer; take the method's own options and views",
         "look at views.png: can a person tell that two views are of one image?",
     ),
+    WORSE: (
+        "keep the initial weights: their features are better",
+        "lower --lr by a factor of 3 to 10; train fewer epochs",
+    ),
     HEALTHY: (),
     UNDECIDED: ("train longer, or evaluate more often (--evaluate_every)",),
 }
@@ -75,6 +81,8 @@ class Finding:
     threshold: float
     """Value that decides."""
     unit: str = ""
+    advice: tuple[str, ...] | None = None
+    """What to try; None for what its verdict has."""
 
     def describe(self) -> str:
         """The figure with its value and threshold: "RankMe of the features: 1.2, below 4.5"."""
@@ -104,14 +112,15 @@ class Verdict:
     @property
     def advice(self) -> tuple[str, ...]:
         """Remedies to try, the most promising first."""
-        return ADVICE[self.name]
+        own = self.findings[0].advice
+        return ADVICE[self.name] if own is None else own
 
     def values(self) -> dict[str, Any]:
         """Content for summary.json."""
         return {
             "name": self.name,
             "findings": [
-                {**asdict(finding), "text": finding.describe()} for finding in self.findings
+                {**_figures(finding), "text": finding.describe()} for finding in self.findings
             ],
             "advice": list(self.advice),
         }
@@ -132,6 +141,12 @@ def verdict_lines(values: Mapping[str, Any]) -> list[str]:
         ),
         *(f"  try: {text}" for text in values["advice"]),
     ]
+
+
+def _figures(finding: Finding) -> dict[str, Any]:
+    values = asdict(finding)
+    del values["advice"]
+    return values
 
 
 def _number(value: float) -> str:

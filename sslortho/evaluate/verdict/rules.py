@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sslortho.evaluate.verdict.evidence import Evidence
+from sslortho.evaluate.verdict.evidence import GIVEN_WEIGHTS, UNTRAINED, Evidence
 from sslortho.evaluate.verdict.findings import (
     DATA,
     DIMENSIONAL,
@@ -20,6 +20,7 @@ from sslortho.evaluate.verdict.findings import (
     TOO_HIGH,
     TOO_LOW,
     VIEWS,
+    WORSE,
     Finding,
 )
 
@@ -229,6 +230,8 @@ def judge_low_rate(e: Evidence) -> Finding | None:
 def judge_gain(e: Evidence) -> Finding | None:
     """Features that are no better than those of the network before its first step, or clearly better.
 
+    A network that began with given weights is compared with those, by labels alone.
+
     By labels if the accuracies differ by more than twice their noise, else by the ranking of an image's own
     view among others. None if neither is known or clear. None too if the accuracy is clearly higher and the
     ranking clearly no better: an untrained network without statistics in its batch norm has a lower accuracy
@@ -252,10 +255,11 @@ def _compare_accuracies(e: Evidence) -> Finding | None:
         return None
     better = accuracy.gain > 0
     limit = accuracy.before + math.copysign(2 * accuracy.noise, accuracy.gain)
-    figure = f"kNN top-1 (untrained {accuracy.before:.4g} %)"
+    figure = f"kNN top-1 ({accuracy.begun} {accuracy.before:.4g} %)"
     if better:
         return Finding(HEALTHY, figure, accuracy.now, "above", limit, " %")
-    return Finding(NOT_BETTER, figure, accuracy.now, "below", limit, " %")
+    name = NOT_BETTER if accuracy.begun == UNTRAINED else WORSE
+    return Finding(name, figure, accuracy.now, "below", limit, " %")
 
 
 def needed_ranking(before: float) -> float:
@@ -266,11 +270,11 @@ def needed_ranking(before: float) -> float:
 def rankings(e: Evidence) -> tuple[float, float] | None:
     """Ranking of the own view among others, in percent, before the training and now.
 
-    None if one is not known. None too if the run began with weights of another: it is compared with those, so
-    a small loss says nothing.
+    None if one is not known. None too if the run began with given weights. It gains there even where features
+    become worse, for instance those of a network that was trained with labels.
     """
     before, now = e.before.get("ranking", math.nan), e.now.get("ranking", math.nan)
-    return None if math.isnan(now - before) or e.config.get("initial_weights") else (before, now)
+    return None if math.isnan(now - before) or e.begun == GIVEN_WEIGHTS else (before, now)
 
 
 def _compare_rankings(e: Evidence) -> Finding | None:

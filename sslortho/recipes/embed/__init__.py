@@ -9,7 +9,8 @@ def main(arguments: Sequence[str], program: str) -> int:
     """The command `embed`; the exit code."""
     from sslortho.recipes.command_line import name_first, parse_options, user_errors
 
-    options = parse_options(EmbedOptions, name_first(arguments, "backbone_from"), program)
+    shown = f"{program} RUN" if {"--help", "-h"} & set(arguments) else program
+    options = parse_options(EmbedOptions, name_first(arguments, "backbone_from"), shown)
     with user_errors(options.debug, program):
         if options.out is None:
             raise ValueError("out must be given, such as --out features.npz")

@@ -34,13 +34,13 @@ class LinearEvalOptions(TrainingOptions, EvaluationOptions):
     """Training views of protocol sgd. supervised: random crop and flip. supervised_digits: milder
     crops, no flip. centre: the largest square, nothing random. auto: by data."""
     optim: str = "sgd"
-    """sgd, adam, adamw, lars, each also with orth_ in front, norm_sgd or component_norm_sgd."""
+    """sgd, adam, adamw, lars, each also with orth_ in front, muon, norm_sgd or component_norm_sgd."""
     lr: float = 0.3
     """Learning rate of the classifier; multiplied by batch_size / 256."""
     lr_backbone: float | None = option(None, group="optimisation", unit="per 256 samples")
     """Learning rate of the backbone, with weights finetune; default 0.005."""
     orth_layers: Literal["conv", "all"] | None = None
-    """Layers whose gradients orth_* orthonormalises. Default all."""
+    """Layers whose gradients orth_* and muon orthonormalise. Default all."""
 
     batch_size: int | None = None
     """Samples of one optimizer step, over all ranks and accumulated batches together. Default: 256, or

@@ -38,7 +38,8 @@ class PretrainOptions(InitialWeightsOptions, TrainingOptions):
     _digits for digits, else _small."""
     crop_size: int | None = option(None, group="data", unit="pixels", fitted=True)
     """Side of the views; of several sizes, of the largest. Default: 32, of smaller images their own side; of
-    photographs 96, on a GPU 224, but for backbones that are made for small images."""
+    images from 96 pixels on 96, on a GPU 64 from 64 pixels on and 224 from 224 on; 32 for backbones that are
+    made for small images."""
     backbone: str = option("resnet20", group="model and method")
     """Backbone by name: basic_cnn, resnet20, resnet18, resnet50, ..., or timm:NAME."""
     stem: Stem = option("auto", group="model and method", rare=True)
@@ -58,8 +59,8 @@ class PretrainOptions(InitialWeightsOptions, TrainingOptions):
     """Learning rate of biases and norms. Default: 0.0048; of Adam by method and number of steps, as lr. No
     effect on muon, which has adamw_lr."""
     orth_layers: Literal["conv", "all"] | None = None
-    """Layers whose gradients orth_* and muon orthonormalise. Default conv, as the paper for Barlow Twins; of
-    muon all."""
+    """Layers whose gradients orth_* and muon orthonormalise. Default all; of orth_lars conv, as in the paper
+    for Barlow Twins."""
 
     batch_size: int | None = None
     """Samples of one optimizer step, over all ranks and accumulated batches together. Default: 128, or
@@ -68,8 +69,8 @@ class PretrainOptions(InitialWeightsOptions, TrainingOptions):
     """Parts that a step's samples are cut into to save memory. Each part has its own batch norm
     statistics and loss, so this is not the same as one large batch."""
     epochs: int | None = option(None, group="optimisation", fitted=True)  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Passes over the data. Default: 13 for digits; on a CPU about 180,000 images, fewer for a large network;
-    on a GPU 100 to 200 epochs."""
+    """Passes over the data. Default: 13 for digits; on a CPU about 180,000 images, fewer for a large network, but
+    1 to 200 epochs; on a GPU 100 to 200 epochs."""
     warmup_epochs: float | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
         None, group="optimisation", unit="epochs", fitted=True
     )

@@ -1,6 +1,7 @@
 """The plan of a pretraining, for the lines before its first step."""
 
 from accelerate import Accelerator
+from torch import nn
 
 from sslortho.data import ImageSet
 from sslortho.methods.task import Task
@@ -18,6 +19,10 @@ from sslortho.recipes.pretrain.evaluations import has_all_labels
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import PretrainRecipe
 from sslortho.runs.start_line import Plan
+
+LEAST_CONVOLUTIONS = 0.5
+"""Share of a network's weights in convolutions, below which there is a remark if only these are
+orthonormalised."""
 
 RATE_OF_LARS = ("lars", "orth_lars")
 """Optimizers that the digits' own rate is for."""
@@ -56,7 +61,11 @@ def plan_pretraining(
             "method": name_method(recipe),
             "start": describe_start(options),
         },
-        [*_find_doubts(recipe, training), *find_unused_labels(recipe, images)],
+        [
+            *_find_doubts(recipe, training),
+            *find_raw_weights(recipe, task.backbone),
+            *find_unused_labels(recipe, images),
+        ],
     )
 
 
@@ -76,6 +85,21 @@ def describe_start(options: PretrainOptions) -> str:
     if options.layer_decay is not None:
         parts.append(f"the rate of each layer is {options.layer_decay:g} times that of the next")
     return "; ".join(parts)
+
+
+def find_raw_weights(recipe: PretrainRecipe, backbone: nn.Module) -> list[str]:
+    """A remark if most weights of a network are in no convolution, and only these are orthonormalised."""
+    if recipe.optimizer.orth_layers != "conv":
+        return []
+    matrices = [p for p in backbone.parameters() if p.ndim > 1]
+    convolutions = sum(p.numel() for p in matrices if p.ndim > 2)
+    share = convolutions / max(1, sum(p.numel() for p in matrices))
+    if share >= LEAST_CONVOLUTIONS:
+        return []
+    return [
+        f"--orth_layers conv orthonormalises {100 * share:.2g} % of this network's weights; for a transformer "
+        "or a ConvNeXt take --orth_layers all, with a rate of its own"
+    ]
 
 
 def find_unused_labels(recipe: PretrainRecipe, images: dict[str, ImageSet | None]) -> list[str]:

@@ -56,7 +56,7 @@ class SupervisedOptions(InitialWeightsOptions, TrainingOptions):
     weight_decay_biases: float = option(0.0, group="optimisation", rare=True)
     """Decay of biases and norms. Has no effect on lars, which exempts them."""
     orth_layers: Literal["conv", "all"] | None = None
-    """Layers whose gradients orth_* orthonormalises. Default all."""
+    """Layers whose gradients orth_* and muon orthonormalise. Default all."""
 
     batch_size: int | None = None
     """Samples of one optimizer step, over all ranks and accumulated batches together. Default: 128, or

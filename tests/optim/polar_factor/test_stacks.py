@@ -13,11 +13,9 @@ from sslortho.optim.polar_factor.parallel import run_on_threads
 
 
 @pytest.fixture(params=[1, 2, 3])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+def threads(request, set_threads):
+    set_threads(request.param)
+    return request.param
 
 
 def problem(*shape: int, dtype=torch.float32, **options) -> Matrices:
@@ -83,12 +81,11 @@ def test_no_call_takes_more_than_the_limit(monkeypatch, limit):
         torch.testing.assert_close(p.out, expected, rtol=0, atol=2e-5)
 
 
-def test_results_do_not_depend_on_the_number_of_threads():
+def test_results_do_not_depend_on_the_number_of_threads(set_threads):
     """Matrices large enough for the libraries to split among threads if they could."""
     results = []
-    before = torch.get_num_threads()
     for number in (1, 2, 3):
-        torch.set_num_threads(number)
+        set_threads(number)
         shapes = [(160, 500), (200, 200), (300, 130)]
         generator = torch.Generator().manual_seed(0)
         stacks_ = [torch.randn(1, *shape, generator=generator) for shape in shapes]
@@ -97,32 +94,27 @@ def test_results_do_not_depend_on_the_number_of_threads():
             assert len(problems) == 3
         solve(problems)
         results.append([p.out for p in problems])
-    torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_pieces_run_at_once_with_gradients_off():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
+def test_pieces_run_at_once_with_gradients_off(set_threads):
+    set_threads(2)
     meet, seen = threading.Barrier(2, timeout=30), []
 
     def piece():
         meet.wait()  # breaks unless both run
         seen.append((torch.is_grad_enabled(), torch.get_num_threads()))
 
-    try:
-        run_on_threads([piece, piece])
-        assert seen == [(False, 1), (False, 1)]
-        assert torch.get_num_threads() == 2
-        assert torch.is_grad_enabled()
-        fresh = []  # a thread that starts later is not left with the one thread of a worker
-        thread = threading.Thread(target=lambda: fresh.append(torch.get_num_threads()))
-        thread.start()
-        thread.join()
-        assert fresh == [2]
-    finally:
-        torch.set_num_threads(before)
+    run_on_threads([piece, piece])
+    assert seen == [(False, 1), (False, 1)]
+    assert torch.get_num_threads() == 2
+    assert torch.is_grad_enabled()
+    fresh = []  # a thread that starts later is not left with the one thread of a worker
+    thread = threading.Thread(target=lambda: fresh.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert fresh == [2]
 
 
 def test_all_pieces_end_before_an_error_is_raised(threads):

@@ -99,10 +99,12 @@ SHARDED = {
 
 
 @pytest.mark.ranks
+@pytest.mark.timeout(900)  # about twenty short trainings
 def test_two_ranks_train_as_one(tmp_path):
     trainings = TRAININGS | (SHARDED if torch.__version__ >= "2.7" else {})
     (tmp_path / "ranks").mkdir()
-    results = run_on_ranks(trainings_of_rank, 2, tmp_path / "ranks", tmp_path, trainings)
+    folder = tmp_path / "ranks"
+    results = run_on_ranks(trainings_of_rank, 2, folder, tmp_path, trainings, timeout=500)
     for name, options in TRAININGS.items():
         alone = train(tmp_path / f"{name} alone", **options)
         for variant in (name, f"{name}, sharded"):

@@ -83,12 +83,25 @@ def test_muon_steps_the_rest_by_adamw_at_its_own_rate():
     assert matrices == {id(p) for p in task.parameters() if p.ndim > 1}
 
 
-def test_barlow_twins_orthonormalises_convolutions_alone_unless_told():
-    for layers, expected in ((None, {"conv"}), ("conv", {"conv"}), ("all", {"conv", "dense"})):
-        task, optimizer = built_optimizer(orth_layers=layers)
-        chosen = {id(p) for g in optimizer.param_groups if g["orth"] for p in g["params"]}
-        kinds = {"conv" if p.ndim == 4 else "dense" for p in task.parameters() if id(p) in chosen}
-        assert kinds == expected
+BOTH = {"conv", "dense"}
+
+
+@pytest.mark.parametrize(
+    ("optim", "layers", "expected"),
+    [
+        ("orth_lars", None, {"conv"}),
+        ("orth_lars", "conv", {"conv"}),
+        ("orth_lars", "all", BOTH),
+        ("orth_sgd", None, BOTH),
+        ("orth_sgd", "conv", {"conv"}),
+        ("orth_adamw", None, BOTH),
+    ],
+)
+def test_orth_lars_orthonormalises_convolutions_alone_unless_told(optim, layers, expected):
+    task, optimizer = built_optimizer(optim=optim, orth_layers=layers)
+    chosen = {id(p) for g in optimizer.param_groups if g["orth"] for p in g["params"]}
+    kinds = {"conv" if p.ndim == 4 else "dense" for p in task.parameters() if id(p) in chosen}
+    assert kinds == expected
 
 
 @pytest.mark.parametrize(
