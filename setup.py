@@ -36,7 +36,8 @@ class BuildWithConfigs(build_py):
         super().run()
         if not self.editable_mode:  # a checkout has its own
             folder = Path(self.build_lib) / "sslortho" / "configs"
-            shutil.copytree("configs", folder, dirs_exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)  # what an earlier build left
+            shutil.copytree("configs", folder)
 
 
 if __name__ == "__main__":

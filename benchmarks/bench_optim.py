@@ -8,6 +8,7 @@ bench_optim.png.
 import json
 import shlex
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from optim_bench.methods import BFLOAT16
 from optim_bench.options import BenchOptimOptions
 from optim_bench.results import draw_plot, print_table
 from optim_bench.rounds import run_rounds
+from sslortho.atomic import atomic_file
 from sslortho.recipes.command_line import parse_options, user_errors
-from sslortho.runs.provenance import versions
+from sslortho.runs.provenance import git_commit, machine, versions
 
 
 def choose_device(name: str) -> torch.device:
@@ -76,6 +78,9 @@ def main() -> None:
         out.mkdir(parents=True, exist_ok=True)  # before minutes of work
     report: dict[str, Any] = {
         "command": shlex.join(sys.argv),
+        "machine": machine(),
+        "commit": git_commit(),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "threads": torch.get_num_threads(),
         "gradients": options.gradients,
@@ -86,7 +91,8 @@ def main() -> None:
     for name in names:
         report["models"][name] = measure_model(name, options, device)
         print_table(name, report["models"][name])
-    (out / "bench_optim.json").write_text(json.dumps(report, indent=2) + "\n")
+        with atomic_file(out / "bench_optim.json") as file:  # what follows may fail
+            file.write((json.dumps(report, indent=2) + "\n").encode())
     draw_plot(out / "bench_optim.png", report)
     print(f"\n{out}/bench_optim.json, {out}/bench_optim.png")
 

@@ -5,7 +5,6 @@ optimizer and of checkpoints, each at several sizes, with the exponent of each. 
 written at once; the same command goes on where it was stopped.
 """
 
-import os
 import shlex
 import sys
 import tempfile
@@ -23,8 +22,9 @@ from growth_parts.part import Part, measure
 from growth_parts.registry import choose_parts, choose_sizes
 from growth_parts.results import describe_parts, draw_plot, read_rows, write_json, write_rows
 from sslortho.atomic import atomic_file
+from sslortho.data import available_cores
 from sslortho.recipes.command_line import parse_options, user_errors
-from sslortho.runs.provenance import versions
+from sslortho.runs.provenance import git_commit, machine, versions
 
 
 @contextmanager
@@ -41,7 +41,13 @@ def _work_folder(options: GrowthOptions) -> Iterator[Path]:
 
 def measure_part(name: str, part: Part, options: GrowthOptions, work: Path) -> dict[str, Any]:
     """Figures of a part, those that its file has already, and the others; a line for each size."""
-    settings = {"what": part.what, "rounds": options.round_count}
+    settings = {
+        "what": part.what,
+        "rounds": options.round_count,
+        "machine": machine(),
+        "versions": versions(),
+        "commit": git_commit(),
+    }
     path = Path(options.out) / "parts" / f"{name}.json"
     rows, sizes = read_rows(path, settings), choose_sizes(part, options)
     for size in sizes:
@@ -73,7 +79,7 @@ def main() -> None:
     report = {
         "parts": found,
         "rounds": options.round_count,
-        "processor": f"{os.cpu_count()} cores, one thread for each process",
+        "processor": f"{machine()['cpu']}, {available_cores()} cores, one thread for each process",
         "versions": versions(),
         "torch": torch.__version__,
         "command": shlex.join(["python", *sys.argv]),

@@ -13,13 +13,14 @@ import itertools
 import statistics
 from pathlib import Path
 
+from json_lines import read_lines
 from speedrun_parts.entrants import BATCH, HEADS, RATE, Task, run_lightly, run_ours
 from speedrun_parts.records import (
     OURS,
     add_record,
+    check_same_config,
     check_same_settings,
     group_records,
-    read_records,
     write_table,
 )
 
@@ -66,7 +67,7 @@ def is_there(records: list[dict], entrant: str, factor: float, seed: int) -> boo
 def train_ours(given: argparse.Namespace, task: Task) -> None:
     """Train the seeds that the file lacks."""
     for seed in given.seeds:
-        if not is_there(read_records(given.records), OURS, 1.0, seed):
+        if not is_there(read_lines(given.records), OURS, 1.0, seed):
             found = run_ours(task, given.config, seed)
             add_record(given.records, {"entrant": OURS, "factor": 1.0, **found})
 
@@ -80,7 +81,7 @@ def name_lightly(method: str, rate: float, batch_size: int) -> str:
 
 def train_lightly(given: argparse.Namespace, task: Task) -> None:
     """Train each recipe at each length, up to the first one whose mean reaches the target."""
-    ours = group_records(read_records(given.records)).get((OURS, 1.0))
+    ours = group_records(read_lines(given.records)).get((OURS, 1.0))
     if not ours:
         raise SystemExit("speedrun.py: run `speedrun.py ours` first; its time sets that of lightly")
     seconds = statistics.mean(run["seconds"] for run in ours)
@@ -88,11 +89,11 @@ def train_lightly(given: argparse.Namespace, task: Task) -> None:
         entrant = name_lightly(method, rate, given.batch_size)
         for factor in sorted(given.factors):
             for seed in given.seeds:
-                if not is_there(read_records(given.records), entrant, factor, seed):
+                if not is_there(read_lines(given.records), entrant, factor, seed):
                     length = factor * seconds
                     found = run_lightly(task, method, seed, length, given.batch_size, rate)
                     add_record(given.records, {"entrant": entrant, "factor": factor, **found})
-            runs = group_records(read_records(given.records))[entrant, factor]
+            runs = group_records(read_lines(given.records))[entrant, factor]
             if statistics.mean(run["knn_top1"] for run in runs) >= given.target:
                 break
 
@@ -101,15 +102,16 @@ def main() -> None:
     """Do what the command line says."""
     given = parse()
     if given.command == "table":
-        print(write_table(read_records(given.records), given.target))
+        print(write_table(read_lines(given.records), given.target))
         return
     task = Task(given.cifar, given.work, given.threads, given.network)
     try:
-        check_same_settings(read_records(given.records), task.settings)
+        check_same_settings(read_lines(given.records), task.settings)
+        check_same_config(read_lines(given.records), given.config)
     except ValueError as error:
         raise SystemExit(f"speedrun.py: --records {given.records}: {error}") from error
     (train_ours if given.command == "ours" else train_lightly)(given, task)
-    print(write_table(read_records(given.records), given.target))
+    print(write_table(read_lines(given.records), given.target))
 
 
 if __name__ == "__main__":

@@ -8,27 +8,14 @@ DIR holds train/<class> and test/<class>. Training can be stopped at any time: f
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
+from json_lines import add_line, read_lines
 from verdict_runs.breaks import COMMON, METHOD_NAMES, OWN
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "docs" / "verdicts" / "runs.jsonl"
-
-
-def read_runs(path: Path) -> list[dict]:
-    """Lines of the file; a line that was cut off is left out."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text().splitlines():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found
 
 
 def plan_runs(given: argparse.Namespace) -> list:
@@ -58,13 +45,11 @@ def run_all(given: argparse.Namespace) -> None:
         if given.cifar is None:
             raise SystemExit("verdicts.py: --cifar is needed, or --data digits")
         data["cifar"] = load_folder(given.cifar)
-    done = {run["name"] for run in read_runs(given.runs)}
+    done = {run["name"] for run in read_lines(given.runs)}
     todo = [plan for plan in plan_runs(given) if plan.name not in done]
-    given.runs.parent.mkdir(parents=True, exist_ok=True)
     for number, plan in enumerate(todo, 1):
         line = carry_out(plan, data[plan.data])
-        with given.runs.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        add_line(given.runs, line)
         print(
             f"[{number}/{len(todo)}] {plan.name}: {line['seconds']} s", file=sys.stderr, flush=True
         )
@@ -77,7 +62,7 @@ CALIBRATED_ON = 0
 def show_tables(given: argparse.Namespace) -> None:
     from verdict_runs.table import confuse, list_methods, summarise
 
-    runs = [run for run in read_runs(given.runs) if run["backbone"] == given.backbone]
+    runs = [run for run in read_lines(given.runs) if run["backbone"] == given.backbone]
     held_out = [run for run in runs if run["seed"] != CALIBRATED_ON]
     halves = {
         f"Runs that the thresholds were not fitted to ({len(held_out)})": held_out,
@@ -95,7 +80,7 @@ def show_tables(given: argparse.Namespace) -> None:
 def draw_pictures(given: argparse.Namespace) -> None:
     from verdict_runs.table import draw
 
-    runs = [r for r in read_runs(given.runs) if (r["seed"], r["backbone"]) == (0, given.backbone)]
+    runs = [r for r in read_lines(given.runs) if (r["seed"], r["backbone"]) == (0, given.backbone)]
     draw(runs, given.runs.parent)
 
 

@@ -17,6 +17,7 @@ Prints the kNN accuracy on the features of the test images, before and after tra
 """
 
 import argparse
+import copy
 
 import torch
 from lightly.loss import NTXentLoss
@@ -24,6 +25,7 @@ from lightly.models.modules import SimCLRProjectionHead
 from lightly.transforms.simclr_transform import SimCLRTransform
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, Subset
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.transforms.functional import to_tensor
@@ -49,13 +51,15 @@ class SimCLR(nn.Module):
 def extract_features(backbone: nn.Module, train: bool) -> tuple[Tensor, Tensor]:
     """Features (images, 512) and labels (images,) of the digits, without augmentation.
 
-    Batch norm uses the batch's statistics. An untrained network has no useful running statistics, so
-    with them even a learning rate of 0 would seem to improve it.
+    The backbone stays as it is. Batch norm of a copy takes the statistics of the training images. An untrained
+    network has none of use, so without them even a learning rate of 0 would seem to improve it.
     """
-    loader = DataLoader(DigitImages(train, transform=to_tensor), batch_size=256)
     device = next(backbone.parameters()).device
-    backbone.train()
-    batches = [(backbone(images.to(device)).cpu(), labels) for images, labels in loader]
+    measured = copy.deepcopy(backbone)
+    update_bn(DataLoader(DigitImages(True, transform=to_tensor), batch_size=256), measured, device)
+    measured.eval()
+    loader = DataLoader(DigitImages(train, transform=to_tensor), batch_size=256)
+    batches = [(measured(images.to(device)).cpu(), labels) for images, labels in loader]
     features, labels = zip(*batches, strict=True)
     return torch.cat(features), torch.cat(labels)
 

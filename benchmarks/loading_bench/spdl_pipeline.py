@@ -23,7 +23,7 @@ from .albumentations_pipeline import (
     create_albumentations_steps,
     read_with_opencv,
 )
-from .workload import Batches, Pipeline, Workload
+from .workload import FAST_PASSES, Batches, Pipeline, Workload
 
 Render = Callable[[str], list[Tensor]]
 
@@ -45,7 +45,7 @@ class SpdlLoader:
 
         torch.set_num_threads(1)  # SPDL's threads are all that there is room for
         work = self.work
-        paths = [work.paths[place] for place in work.places().tolist()]
+        paths = [work.paths[place] for place in work.places(FAST_PASSES).tolist()]
         random.shuffle(paths)
         pipeline = (
             PipelineBuilder()

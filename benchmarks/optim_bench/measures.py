@@ -33,6 +33,7 @@ def measure_peak_memory(function: Callable[[], Any], device: torch.device) -> fl
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         function()
+        torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     status = Path("/proc/self/status")
 
@@ -81,6 +82,7 @@ def measure_share(
     model: nn.Module, options: BenchOptimOptions, device: torch.device
 ) -> dict[str, float]:
     """Medians of a training step (two views, bfloat16 on a GPU): backward, OrthLARS, LARS."""
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # as in every training
     batch_size = options.batch_size or (256 if device.type == "cuda" else 8)
     images = torch.randn(batch_size, 3, options.side, options.side, device=device)
     images = images.to(memory_format=torch.channels_last)

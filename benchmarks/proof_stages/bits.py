@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import sslortho
 
-from .context import Context
+from .context import Context, PartialError
 
 
 def compare(context: Context, deterministic: bool) -> dict[str, Any]:
@@ -18,6 +18,8 @@ def compare(context: Context, deterministic: bool) -> dict[str, Any]:
     Args:
         context: of the proof.
         deterministic: whether torch is held to operations that give the same bits.
+
+    Raises PartialError if it is, and they are not the same.
     """
     count = 16 if context.small else 4096
     data = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
@@ -27,7 +29,10 @@ def compare(context: Context, deterministic: bool) -> dict[str, Any]:
     largest = max(
         float((first[name].double() - second[name].double()).abs().max()) for name in first
     )
-    return {"same_bits": same, "largest_difference": largest, "deterministic": deterministic}
+    figures = {"same_bits": same, "largest_difference": largest, "deterministic": deterministic}
+    if deterministic and not same:
+        raise PartialError("two trainings with --deterministic ended with other bits", figures)
+    return figures
 
 
 def _train(context: Context, data: Any, deterministic: bool, turn: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The conductor: stage by stage in processes of their own, within the time. Imports no torch."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -170,10 +171,10 @@ class Conductor:
 
 
 def _end(process: "subprocess.Popen[bytes]", patience: float) -> None:
-    """Ask a process to end, and after so many seconds kill it with all that it started."""
+    """Ask a process to end, wait so many seconds, and kill it with all that it started and left."""
     process.send_signal(signal.SIGTERM)
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(patience)
-    except subprocess.TimeoutExpired:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()

@@ -38,6 +38,7 @@ def measure(context: Context, backbone: str, size: int) -> dict[str, Any]:
         size: side of the views in pixels.
     """
     device, batch = context.device, 256
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # as in every training
     widths = "8192-8192-8192" if size > 64 else "2048-2048-2048"
     rounds, steps = ROUNDS, STEPS
     if context.small:

@@ -104,7 +104,10 @@ def _list_methods(results: Results, kind: str) -> str:
         cells, errors = [], []
         for figures in found.values():
             row = figures["methods"].get(method)
-            cells.append(f"{_milliseconds(row['seconds'])} ({row['ratio']:.1f}x)" if row else "")
+            once = ", one round" if row and row.get("stopped") else ""
+            cells.append(
+                f"{_milliseconds(row['seconds'])} ({row['ratio']:.1f}x{once})" if row else ""
+            )
             errors += [row["worst_error"]] if row and "worst_error" in row else []
         rows.append([method, *cells, f"{max(errors):.0e}" if errors else ""])
     head = ["method", *(f"{name}, ms" for name in found), "worst error"]

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
+from speedrun_parts.records import digest_config
+from sslortho.data import available_cores
 from sslortho.models import BackboneInfo, create_backbone, write_backbone
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -82,6 +83,8 @@ class Task:
 def run_ours(task: Task, config: Path, seed: int) -> dict[str, Any]:
     """Train by a configuration file; seconds of loading, steps and optimizer, and kNN accuracy."""
     out = task.work / f"ours-s{seed}"
+    if not (out / "summary.json").exists():  # a time is that of one piece
+        shutil.rmtree(out, ignore_errors=True)
     arguments = ("--config", str(config), "--seed", str(seed), "--out", str(out))
     summary = task.run("pretrain", *arguments)
     images = summary["steps"] * summary["config"]["batch_size"]
@@ -92,6 +95,7 @@ def run_ours(task: Task, config: Path, seed: int) -> dict[str, Any]:
         "knn_top1": task.judge(out / "backbone.safetensors"),
         "settings": {**task.settings, "network": summary["config"]["backbone"]},
         "command": f"sslortho pretrain --config configs/{config.name} --data_dir D --seed {seed}",
+        "config_digest": digest_config(config),
     }
 
 
@@ -206,7 +210,7 @@ def run_lightly(
     """
     if task.threads:
         torch.set_num_threads(task.threads)
-    workers, lr = os.cpu_count() or 1, rate * batch_size / BATCH
+    workers, lr = available_cores(), rate * batch_size / BATCH
     batches = _draw_batches(task, method, batch_size, workers)
     trial = LightlyTraining(task, method, seed, lr)
     for _ in range(WARM_UP):

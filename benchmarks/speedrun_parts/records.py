@@ -1,5 +1,6 @@
 """Records of the speedrun, one line of JSON each, and the table of them."""
 
+import hashlib
 import json
 import statistics
 from collections import defaultdict
@@ -8,29 +9,26 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from json_lines import add_line
 from sslortho.runs.provenance import git_commit, machine, versions
 
 OURS = "ours"
 
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Lines of the file, which may not be there yet."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line]
+PROCESSOR = ("cpu", "cpu_capability", "cores")
+"""What must be the same in the machines of one table."""
 
 
 def add_record(path: Path, record: dict[str, Any]) -> None:
     """Add a line, with the machine, the versions, the commit and the time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     about = {
         "machine": machine(),
         "versions": versions(),
         "commit": git_commit(),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    with path.open("a") as file:
-        file.write(json.dumps({**record, **about}) + "\n")
+    add_line(path, {**record, **about})
 
 
 def group_records(records: Iterable[dict[str, Any]]) -> dict[tuple[str, float], list[dict]]:
@@ -42,7 +40,10 @@ def group_records(records: Iterable[dict[str, Any]]) -> dict[tuple[str, float], 
 
 
 def check_same_settings(records: Iterable[dict[str, Any]], settings: dict[str, Any]) -> None:
-    """Raise ValueError for records of other settings, or of another processor: a table has one of each."""
+    """Raise ValueError for records of other settings, or of another processor: a table has one of each.
+
+    The name of a processor may be that of several, so its vector instructions and cores count too.
+    """
     here = machine()
     for record in records:
         if record["settings"] != settings:
@@ -50,11 +51,30 @@ def check_same_settings(records: Iterable[dict[str, Any]], settings: dict[str, A
                 f"the record of {record['entrant']} has {record['settings']}, not {settings}; "
                 "give another file"
             )
-        if record["machine"]["cpu"] != here["cpu"]:
+        there = record["machine"]
+        if any(there[name] != here[name] for name in PROCESSOR):
+            described = (", ".join(str(m[name]) for name in PROCESSOR) for m in (there, here))
             raise ValueError(
                 f"the record of {record['entrant']} is of another processor "
-                f"({record['machine']['cpu']}, here {here['cpu']}); give another file"
+                f"({next(described)}; here {next(described)}); give another file"
             )
+
+
+def check_same_config(records: Iterable[dict[str, Any]], config: Path) -> None:
+    """Raise ValueError for records of ours that a configuration with other content has made."""
+    digest = digest_config(config)
+    for record in records:
+        if record["entrant"] == OURS and record["config_digest"] != digest:
+            raise ValueError(
+                f"the record of {OURS} with seed {record['seed']} is of another configuration than "
+                f"{config}; give another file"
+            )
+
+
+def digest_config(config: Path) -> str:
+    """Digest of the options of a configuration file."""
+    options = yaml.safe_load(config.read_text())
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
 
 
 ENOUGH = 3

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 import sslortho
+from sslortho.runs.provenance import git_commit, machine, versions
 from sslortho.train.backward import NonFiniteError
 from sslortho.train.records import read_metrics
 from verdict_runs.breaks import Break, breaks_of, views_of
 from verdict_runs.images import CHANGES, Images
 
-CROP, BATCH = 16, 64
+CROP, BATCH, EPOCHS = 16, 64, 8
 
 LR = {"simclr": 20.0, "lejepa": 20.0, "emp_ssl": 20.0}
 """Rates of Orthogonal-LARS, per 256 samples, that differ from the usual 6: by the grids of docs/paper.md, of
@@ -74,12 +75,13 @@ class Plan:
     kind: str
     seed: int
     backbone: str = "tiny"
-    epochs: int = 8
+    epochs: int = EPOCHS
 
     @property
     def name(self) -> str:
         """Unique in the file."""
-        return f"{self.method}/{self.data}/{self.kind}/{self.backbone}/s{self.seed}"
+        length = "" if self.epochs == EPOCHS else f"/e{self.epochs}"
+        return f"{self.method}/{self.data}/{self.kind}/{self.backbone}/s{self.seed}{length}"
 
 
 def options_of(plan: Plan, broken: Break) -> dict[str, Any]:
@@ -134,6 +136,9 @@ def carry_out(plan: Plan, data: tuple[Images, Images]) -> dict[str, Any]:
         **vars(plan),
         "seconds": round(time.monotonic() - began, 1),
         "error": error,
+        "commit": git_commit(),
+        "machine": machine(),
+        "versions": versions(),
         "summary": _keep(plan, summary, broken),
         "records": [_thin(record) for record in records],
     }

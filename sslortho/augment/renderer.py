@@ -21,6 +21,7 @@ from sslortho.augment.draws.random_numbers import check_seed, uniforms
 from sslortho.augment.gpu.compiled import compiled_renderer
 from sslortho.augment.reference.geometry import BOX, centre_crop, crop_boxes, pack_boxes
 from sslortho.augment.reference.photometric import normalise
+from sslortho.augment.send import send
 from sslortho.augment.views import EvaluationSpec, ViewSpec
 
 GEOMETRY, PHOTOMETRY = range(2)
@@ -141,8 +142,7 @@ class ViewRenderer:
         uint8 (batch, 3, crop_size, crop_size) to normalised float32 of the same shape: by the fused
         kernel on a CPU, by one compiled graph on a GPU. parameters: (batch, PARAMETERS).
         """
-        table = torch.from_numpy(parameters).to(crops.device, non_blocking=True)
-        return self._apply(view, crops, table)
+        return self._apply(view, crops, send(torch.from_numpy(parameters), crops.device))
 
     def _apply(self, view: int, crops: Tensor, table: Tensor) -> Tensor:
         if crops.device.type == "cpu":

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sslortho.augment.cpu.view_kernel import crop_views, render_views
 from sslortho.augment.renderer import Draws, Renderer, ViewRenderer, as_images
+from sslortho.augment.send import send
 from sslortho.data.batches import Batch, EpochOrder, evaluation_batches
 from sslortho.data.prefetch import Buffers, Job, run_ahead
 
@@ -125,7 +126,7 @@ class _Loader:
                 for v, part in enumerate(parts)
             ]
         labels = self.source.labels[torch.from_numpy(indices)]
-        return Batch(tuple(views), labels.to(self.device, non_blocking=True))
+        return Batch(tuple(views), send(labels, self.device))
 
 
 class ViewLoader(_Loader):

@@ -129,9 +129,9 @@ class LARS(PlainOptimizer):
         trust_coefficient: None leaves the second line out, so there is no ratio.
         nesterov: look ahead along the momentum.
         exempt_1d: parameters of one dimension or none (biases, norms) take neither decay nor ratio.
-        foreach: update the parameters of a group together, in few kernels, on a GPU also in fewer passes
-            over its memory (`step_in_fewer_passes`); False: one by one, the plain form. None of them
-            waits for the device.
+        foreach: update the parameters of a group together, on a GPU also in fewer passes over its memory
+            (`step_in_fewer_passes`); False: one by one, the plain form. None of them waits for the
+            device. Few kernels do it; the product with the ratios takes one for each parameter.
         maximize: step along the gradient instead of against it, as in torch's optimizers; the decay
             still shrinks.
 

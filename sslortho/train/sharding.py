@@ -161,6 +161,9 @@ def shard_task(task: Task, optimizer: Optimizer, accelerator: Accelerator) -> Ta
     check_sharding(accelerator)
     _check_statistics(task)
     assert not optimizer.state
+    task.to(
+        "cpu"
+    )  # each part then travels to the device as it is split, and no device holds all of it twice
     sharded = copy.deepcopy(task)
     # FSDP2 refuses any other; views and activations keep theirs
     sharded.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
@@ -175,7 +178,6 @@ def shard_task(task: Task, optimizer: Optimizer, accelerator: Accelerator) -> Ta
     shard_of = dict(zip(task.parameters(), sharded.parameters(), strict=True))
     for group in optimizer.param_groups:
         group["params"] = [shard_of[parameter] for parameter in group["params"]]
-    task.to("cpu")
     return sharded
 
 

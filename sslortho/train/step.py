@@ -27,6 +27,7 @@ class OptimizerStep:
     """The step that a training repeats.
 
     On a GPU the host waits once in a step, for the norm of the gradients, with the next batch in the queue.
+    Under fp16 it waits again: torch's scaler reads whether gradients overflowed.
 
     Args:
         task: as the accelerator prepared it.

@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -9,11 +10,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from helpers.script_runs import call_script
 
 from proof_stages import suites, trainings
-from proof_stages.conduct import Conductor
+from proof_stages.conduct import Conductor, _end
 from proof_stages.context import Context
 from proof_stages.options import ProofOptions
 from proof_stages.registry import UNITS, Unit, choose_units, find_unit
@@ -291,6 +293,23 @@ def test_a_worker_that_ends_before_a_unit_begins_is_not_started_for_ever(conduct
     assert states == ["failed", "done", "failed"]
     error = results.read("a.unborn")["error"]
     assert error == "no module\nits process ended before it began, exit code 3"
+
+
+def test_what_a_unit_has_started_ends_with_it():
+    program = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen(['sleep', '100'])\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(100)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as worker:
+        child = psutil.Process(int(worker.stdout.readline()))
+        _end(worker, 10.0)
+        assert worker.returncode == -signal.SIGTERM
+        gone, _ = psutil.wait_procs([child], timeout=10)
+        assert gone or child.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_training_may_take_all_the_time_of_a_command():

@@ -10,8 +10,14 @@ import torch
 from PIL import Image
 
 import speedrun
+from json_lines import read_lines
 from speedrun_parts import entrants
-from speedrun_parts.records import check_same_settings, read_records, write_table
+from speedrun_parts.records import (
+    check_same_config,
+    check_same_settings,
+    digest_config,
+    write_table,
+)
 from sslortho.runs.provenance import machine
 
 
@@ -58,8 +64,22 @@ def test_records_of_other_settings_or_processors_are_refused():
     check_same_settings([known], known["settings"])
     with pytest.raises(ValueError, match=r"ours has .*'threads': 2.*, not .*'threads': 1"):
         check_same_settings([known], {"network": "resnet20", "threads": 1})
-    with pytest.raises(ValueError, match="another processor"):
-        check_same_settings([record("ours", 1.0, 0, 60.0, 50.0)], known["settings"])
+    for name, value in (("cpu", "a CPU"), ("cpu_capability", "NONE"), ("cores", 640)):
+        other = record("ours", 1.0, 0, 60.0, 50.0, machine={**here, name: value})
+        with pytest.raises(ValueError, match="another processor"):
+            check_same_settings([other], known["settings"])
+
+
+def test_records_of_another_configuration_are_refused(tmp_path):
+    config = tmp_path / "fast.yaml"
+    config.write_text("lr: 1.0\nepochs: 2\n")
+    known = record("ours", 1.0, 0, 60.0, 50.0, config_digest=digest_config(config))
+    config.write_text("# why\nepochs: 2\nlr: 1.0\n")
+    check_same_config([known], config)
+    config.write_text("lr: 2.0\nepochs: 2\n")
+    with pytest.raises(ValueError, match="seed 0 is of another configuration"):
+        check_same_config([known], config)
+    check_same_config([record("lightly, simclr", 1.0, 0, 60.0, 50.0)], config)
 
 
 @pytest.mark.parametrize("method", ["simclr", "barlow_twins"])
@@ -122,11 +142,11 @@ def test_both_kinds_of_entrants_are_timed_and_judged(tmp_path, monkeypatch, caps
     ]
     try:
         call(monkeypatch, "lightly", *common, *lightly, "--seeds", 0)
-        found = read_records(records)
+        found = read_lines(records)
         call(monkeypatch, "lightly", *common, *lightly, "--seeds", 0)  # nothing is run again
     finally:
         torch.set_num_threads(threads)
-    assert read_records(records) == found
+    assert read_lines(records) == found
     assert [r["entrant"] for r in found] == [
         "ours",
         "lightly, simclr, batch 8",

@@ -8,12 +8,16 @@ import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
 from helpers.gpu import DEVICE, on_gpu
+from helpers.matrices import nearest_orthonormal, well_conditioned
 from helpers.trainings import drift, same_bits, train
 from torch import nn
 
 from sslortho.losses import BarlowTwinsLoss
+from sslortho.losses.gather import _GatherBatch, _GatherParts, _MeanOverRanks
 from sslortho.models import convert_sync_batch_norm
 from sslortho.optim import orthonormalise_
+from sslortho.optim.polar_factor import Matrices
+from sslortho.optim.sharing import gradients_agree, solve_shared
 from sslortho.train.records import read_metrics
 
 LONG = {"epochs": 3, "evaluate_every": 1}
@@ -120,3 +124,16 @@ def test_what_ranks_exchange_goes_through_nccl(tmp_path):
     norm = nn.Sequential(nn.BatchNorm1d(8)).to(DEVICE)
     synced = convert_sync_batch_norm(copy.deepcopy(norm), DEVICE)
     torch.testing.assert_close(synced(a), norm(a), rtol=1e-5, atol=1e-5)
+    # a rank that is alone takes none of the collectives above: these are what is below them
+    for function in (_GatherBatch, _GatherParts, _MeanOverRanks):
+        local = a.clone().requires_grad_()
+        whole = function.apply(local)
+        (whole * b).sum().backward()
+        torch.testing.assert_close(whole, a)
+        torch.testing.assert_close(local.grad, b)
+    matrix = well_conditioned(8, 32, seed=0).float().to(DEVICE)
+    problem = Matrices(matrix[None].clone(), torch.empty_like(matrix[None]))
+    assert gradients_agree([problem])
+    solve_shared([problem])
+    expected = nearest_orthonormal(matrix.cpu()[None])
+    torch.testing.assert_close(problem.out.cpu().double(), expected, rtol=0, atol=2e-3)

@@ -434,8 +434,10 @@ class Overflow(torch.autograd.Function):
         return torch.where(grad > ctx.most, torch.inf, grad), None
 
 
-def train_scaled(folder, most, scaler=torch.amp.GradScaler, **options):
-    """Training with the gradient scaler of fp16, which begins at 65,536, or with none."""
+def train_scaled(
+    folder, most, scaler=torch.amp.GradScaler, before=lambda accelerator: None, **options
+):
+    """Training with the gradient scaler of fp16, which begins at 65,536, or with none; `before` its steps."""
     task = Steep(most)
     accelerator = Accelerator(cpu=True)
     accelerator.scaler = scaler and scaler("cpu")
@@ -450,6 +452,7 @@ def train_scaled(folder, most, scaler=torch.amp.GradScaler, **options):
         reporter=Reporter(folder, accelerator, total_steps=24),
         checkpoints=CheckpointFolder(folder / "checkpoints"),
     )
+    before(accelerator)
     return task, trainer.run()
 
 
@@ -464,8 +467,13 @@ def test_the_scaler_of_fp16_may_look_for_its_scale(tmp_path):
     assert np.isfinite(norms).all()
 
 
-def test_the_norms_of_scaled_gradients_are_those_of_gradients(tmp_path):
-    train_scaled(tmp_path / "scaled", most=math.inf)
+def test_the_norms_of_scaled_gradients_are_those_of_gradients(tmp_path, monkeypatch):
+    def pretend(accelerator):  # Accelerate unscales under fp16 alone
+        monkeypatch.setattr(Accelerator, "mixed_precision", "fp16")
+        accelerator.native_amp = True
+
+    train_scaled(tmp_path / "scaled", most=math.inf, before=pretend)
+    monkeypatch.undo()
     train_scaled(tmp_path / "plain", most=math.inf, scaler=None)
     norms = [
         [record["grad_norm"] for record in read_metrics(tmp_path / run / "metrics.jsonl")]

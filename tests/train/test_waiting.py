@@ -32,9 +32,14 @@ class Views:
     def set_epoch(self, epoch, start_step=0):
         pass
 
+    def move(self, view):
+        if self.device.type == "cuda":  # a copy of memory that is not pinned waits
+            view = view.pin_memory()
+        return view.to(self.device, non_blocking=True)
+
     def __iter__(self):
         for seed in range(STEPS):
-            views = tuple(view.to(self.device) for view in draw_views(seed=seed))
+            views = tuple(self.move(view) for view in draw_views(seed=seed))
             yield Batch(views, torch.zeros(BATCH, dtype=torch.long, device=self.device))
 
 

@@ -1,6 +1,7 @@
 """The graph of `photometric.py` compiled by torch."""
 
 import itertools
+import warnings
 from collections.abc import Callable
 from functools import cache
 
@@ -18,12 +19,14 @@ _numbers = itertools.count()
 
 @cache
 def compiled_renderer(
-    spec: ViewSpec, channels_last: bool = False, backend: str = "inductor"
+    spec: ViewSpec, channels_last: bool = False, backend: str | Callable = "inductor"
 ) -> CompiledRenderer:
     """Return `render_photometric_batched` of one specification, compiled once for each image shape.
 
     The first call with a shape takes up to a minute, less if torch's cache on disk has it. A process
-    can use torch._dynamo.config.recompile_limit (8) shapes of a specification.
+    can use torch._dynamo.config.recompile_limit (8) shapes of a specification. If the very first call
+    fails, as without a C compiler or Triton, a warning says so, and this process renders without compiling,
+    which is slower.
 
     The mode is torch.compile's default. "reduce-overhead" would return views that the next call
     overwrites; "max-autotune" tunes matrix products, and there are none.
@@ -52,8 +55,28 @@ def compiled_renderer(
         render, fullgraph=True, dynamic=False, backend=backend, options=options or None
     )
 
+    works: bool | None = None  # not known before the first call
+
     @torch.no_grad()
     def call(images: Tensor, parameters: Tensor) -> Tensor:
-        return compiled(images, parameters)
+        nonlocal works
+        if works is False:
+            return render(images, parameters)
+        try:
+            views = compiled(images, parameters)
+        except Exception as error:
+            if works:
+                raise
+            views = render(images, parameters)  # raises what is wrong with the images
+            first = str(error).strip().splitlines() or [""]
+            warnings.warn(
+                f"views are rendered without compiling, which is slower: {type(error).__name__}: {first[0]}; "
+                "compiling on a GPU needs Triton and a C compiler",
+                stacklevel=2,
+            )
+            works = False
+            return views
+        works = True
+        return views
 
     return call

@@ -6,7 +6,8 @@ Problems of the same shapes in the same order are captured at their third solve:
 are set up, and who calls once or twice pays nothing.
 
 No GPU has proved this yet. So the first replay is compared with the same solve without a graph. Where they
-disagree, or the capture fails, a warning says so, and the process goes on without graphs.
+disagree, or the capture fails, a warning says so, and the process goes on without graphs. (After a failed
+capture, older versions of torch may not give free memory back to the device any more.)
 
 Memory: the copies, at most GRAPH_ENTRIES entries in all graphs, and the memory in which a graph works.
 """
@@ -52,16 +53,20 @@ def record_cuda_graph(pieces: list[Callable[[], None]], device: torch.device) ->
     """Capture pieces of work as one CUDA graph, side by side on STREAMS streams."""
     graph = torch.cuda.CUDAGraph()
     streams = [torch.cuda.Stream(device) for _ in range(min(STREAMS, len(pieces)))]
-    # thread_local: other threads, such as the one that pins batches, may call CUDA meanwhile
-    with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        main = torch.cuda.current_stream(device)
-        for stream in streams:
-            stream.wait_stream(main)
-        for i, piece in enumerate(pieces):
-            with torch.cuda.stream(streams[i % len(streams)]):
-                piece()
-        for stream in streams:
-            main.wait_stream(stream)
+    before = torch.cuda.current_stream(device)
+    try:
+        # thread_local: other threads, such as the one that pins batches, may call CUDA meanwhile
+        with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            main = torch.cuda.current_stream(device)
+            for stream in streams:
+                stream.wait_stream(main)
+            for i, piece in enumerate(pieces):
+                with torch.cuda.stream(streams[i % len(streams)]):
+                    piece()
+            for stream in streams:
+                main.wait_stream(stream)
+    finally:  # where the end of a capture raises, torch leaves its own stream the current one
+        torch.cuda.set_stream(before)
     return graph.replay
 
 
@@ -110,12 +115,16 @@ def _agree(results: list[Tensor], expected: list[Tensor], stacks: list[Tensor]) 
 
 
 class Graphs:
-    """The graphs of a process; the oldest go where more than GRAPH_ENTRIES would be held."""
+    """The graphs of a process; the oldest go where more than GRAPH_ENTRIES would be held.
+
+    A graph that went is not made again: solves that take turns would else be captured at each step.
+    """
 
     def __init__(self, record: Record = record_cuda_graph) -> None:
         self._record = record
         self._seen: OrderedDict[tuple, int] = OrderedDict()
         self._captured: OrderedDict[tuple, _Captured] = OrderedDict()
+        self._left: set[tuple] = set()
         self._off = False
 
     def takes(self, problems: Sequence[Matrices]) -> bool:
@@ -139,6 +148,9 @@ class Graphs:
             run(pieces(problems))
             return
         key = _signature(problems)
+        if key in self._left:
+            run(pieces(problems))
+            return
         if key in self._captured:
             self._captured.move_to_end(key)
             self._captured[key].solve([p.stack for p in problems], [p.out for p in problems])
@@ -154,11 +166,13 @@ class Graphs:
 
     def _start(self, key: tuple, problems: Sequence[Matrices], pieces: Pieces) -> None:
         """Capture and replay beside the solve without a graph, whose results count; keep it if they agree."""
-        stacks = [problem.stack.clone() for problem in problems]
-        results = [torch.empty_like(stack) for stack in stacks]
-        self._make_room(sum(stack.numel() for stack in stacks))
+        self._make_room(sum(problem.stack.numel() for problem in problems))
+        stacks: list[Tensor] = []
+        results: list[Tensor] = []
         captured = None
         try:
+            stacks = [problem.stack.clone() for problem in problems]
+            results = [torch.empty_like(stack) for stack in stacks]
             own = [torch.empty_like(stack) for stack in stacks]
             copies = [
                 Matrices(x, x, p.method, p.rank_tol) for x, p in zip(own, problems, strict=True)
@@ -181,7 +195,8 @@ class Graphs:
         while self._captured and entries + sum(c.entries for c in self._captured.values()) > (
             GRAPH_ENTRIES
         ):
-            self._captured.popitem(last=False)
+            key, _ = self._captured.popitem(last=False)
+            self._left.add(key)
 
     def _turn_off(self, reason: str) -> None:
         """Make no more graphs, use none, and say so."""

@@ -69,8 +69,8 @@ class PretrainOptions(InitialWeightsOptions, TrainingOptions):
     """Parts that a step's samples are cut into to save memory. Each part has its own batch norm
     statistics and loss, so this is not the same as one large batch."""
     epochs: int | None = option(None, group="optimisation", fitted=True)  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Passes over the data. Default: 13 for digits; on a CPU about 180,000 images, fewer for a large network, but
-    1 to 200 epochs; on a GPU 100 to 200 epochs."""
+    """Passes over the data. Default: 13 for digits; on a CPU about 180,000 images, fewer for a large network,
+    but 1 to 200 epochs; on a GPU 100 to 200 epochs."""
     warmup_epochs: float | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
         None, group="optimisation", unit="epochs", fitted=True
     )

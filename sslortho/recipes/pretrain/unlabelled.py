@@ -60,7 +60,8 @@ class UnlabelledEvaluation:
         losses = []
         with evaluation_mode(task), torch.no_grad(), self.accelerator.autocast():
             for batch in loader:
-                losses.append(task(batch.views, batch.labels)["loss"].float())
+                loss = task(batch.views, batch.labels)["loss"]
+                losses.append(loss.float().clone())  # the next replay of a CUDA graph overwrites it
                 for buffer, value in zip(task.buffers(), before, strict=True):
                     buffer.copy_(value)
         mean = self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean")

@@ -94,3 +94,17 @@ def test_on_a_gpu_the_compiled_views_are_those_of_the_cpu(spec):
     # of 3,686,400
     limit = 100 if spec.solarise_p else 0
     assert count_apart(denormalised(result, spec), expected, 3 * ROUNDING) <= limit
+
+
+def no_compiler(graph, inputs):
+    raise RuntimeError("Failed to find C compiler. Please specify via CC")
+
+
+def test_where_nothing_compiles_views_are_rendered_all_the_same():
+    spec = replace(EVERYTHING, mean=(0.123, 0.0, 0.0))  # compiled by no other test
+    images, parameters = noise(3, 8, 8), pack(draw(spec, 3))
+    renderer = compiled_renderer(spec, backend=no_compiler)
+    with pytest.warns(UserWarning, match=r"without compiling.* Triton and a C compiler"):
+        first = renderer(images, parameters)
+    assert torch.equal(first, render_photometric_batched(images, parameters, spec))
+    assert torch.equal(renderer(images, parameters), first)  # a second warning would be an error

@@ -1,5 +1,6 @@
 """Images behind the figures of a pretraining without labels: all of them, but for a few."""
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,9 +9,14 @@ import torch
 
 from sslortho.data.image_sets import ImageArray
 from sslortho.data.loading import Shard
+from sslortho.methods import Method
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import resolve
-from sslortho.recipes.pretrain.unlabelled import create_unlabelled_evaluation, even_batch
+from sslortho.recipes.pretrain.unlabelled import (
+    UnlabelledEvaluation,
+    create_unlabelled_evaluation,
+    even_batch,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +67,25 @@ def test_views_of_nearly_all_images_are_compared_and_of_all_held_out_ones_have_a
     batches = list(found.held_out)
     assert [len(batch.labels) for batch in batches] == [50, 50]
     assert len(batches[0].views) == 20
+
+
+class Overwriting(Method):
+    """Returns the memory of its last loss again, as a replayed CUDA graph does."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.backbone = torch.nn.Identity()
+        self.loss = torch.zeros(())
+
+    def forward(self, views, labels):
+        return {"loss": self.loss.add_(1)}
+
+
+def test_the_loss_of_held_out_images_is_a_mean_though_each_overwrites_the_last():
+    accelerator = SimpleNamespace(
+        autocast=contextlib.nullcontext, reduce=lambda value, reduction: value
+    )
+    evaluation = UnlabelledEvaluation.__new__(UnlabelledEvaluation)
+    evaluation.__dict__["accelerator"] = accelerator
+    batches = [SimpleNamespace(views=(), labels=None)] * 4
+    assert evaluation._loss(Overwriting(), batches) == 2.5
