@@ -19,8 +19,9 @@ class BenchOptimOptions(Options):
     bfloat16: bool = option(True)
     """Time the methods in bfloat16 too; a CPU without instructions for it takes minutes for each."""
     gradients: Literal["random", "real", "spectrum"] = option("real")
-    """real: of the network after --steps steps on the embedded digits. random: Gaussian. spectrum:
-    singular values from 1 to 1e-3, evenly on a logarithmic scale."""
+    """real: of the network after --steps steps on the embedded digits, 64 of 64 pixels at a time, so that large
+    matrices have a low rank; of a transformer 16 of --image_size pixels. random: Gaussian. spectrum: singular
+    values from 1 to 1e-3, evenly on a logarithmic scale."""
     steps: int | None = option(None)
     """Training steps before the real gradients are taken. Default 10, with quick 2."""
     rounds: int | None = option(None)

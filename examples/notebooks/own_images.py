@@ -17,7 +17,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import sklearn.datasets
-from PIL import Image
+from PIL import Image, ImageOps
 
 import sslortho
 
@@ -90,7 +90,8 @@ nearest = sslortho.find_neighbours(found, queries, k=8)
 figure, rows = plt.subplots(len(queries), 9, figsize=(10, 6.7))
 for row, query, names in zip(rows, queries, nearest.names):
     for axis, name in zip(row, [found.names[query], *names]):
-        axis.imshow(Image.open(Path(FOLDER) / name), interpolation="bicubic")
+        picture = ImageOps.exif_transpose(Image.open(Path(FOLDER) / name)).convert("RGB")
+        axis.imshow(picture, interpolation="bicubic")
         axis.set(xticks=[], yticks=[])
     for spine in row[0].spines.values():
         spine.set(linewidth=4, color="#CC3311")
@@ -111,7 +112,8 @@ places, rows, _ = sslortho.map_features(found, method, points=500)
 figure, axis = plt.subplots(figsize=(10, 9))
 axis.scatter(*places.T, s=1)
 for row, place in zip(rows.tolist(), places.tolist()):
-    thumbnail = Image.open(Path(FOLDER) / found.names[row]).convert("RGB").resize((32, 32))
+    photo = ImageOps.exif_transpose(Image.open(Path(FOLDER) / found.names[row]))
+    thumbnail = photo.convert("RGB").resize((32, 32))
     box = AnnotationBbox(OffsetImage(thumbnail, zoom=0.75), place, frameon=False)
     axis.add_artist(box)
 axis.axis("off")
