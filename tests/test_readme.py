@@ -140,7 +140,7 @@ def expand_stars(argument):
     return sorted(map(str, Path().glob(argument))) if "*" in argument else [argument]
 
 
-TUNED = ("order", "order_supervised")
+TUNED = ("new_methods", "order", "order_supervised")
 """Experiments that are tuned first."""
 
 

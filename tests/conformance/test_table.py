@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -76,12 +77,29 @@ def test_documented_adapter(tmp_path, monkeypatch):
         check_taken(adapter)
 
 
-def test_documented_failures_are_those_recorded():
-    page = PAGE.read_text()
-    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in page.splitlines()]
+def read_page():
+    """Cells of the page's large table: its head, and the other rows."""
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in PAGE.read_text().splitlines()]
     (head,) = (row for row in cells if len(row) > 2 and f"{OTHERS['timm'].title} " in " ".join(row))
+    return head, [row for row in cells if len(row) == len(head) and row != head]
+
+
+def test_documented_failures_are_those_recorded():
+    head, rows = read_page()
     recorded = json.loads(Path(__file__).with_name("recorded.json").read_text())
     for name, known in recorded.items():
         column = head.index(f"{OTHERS[name].title} {known['version']}")
-        rows = [row for row in cells if len(row) == len(head)]
         assert {row[0] for row in rows if row[column] == "**no**"} == set(known["failures"])
+
+
+def test_documented_columns_of_ours_have_no_failure_and_are_counted():
+    head, rows = read_page()
+    titles = [adapter.title for adapter in OURS.values()]
+    columns = [i for i, cell in enumerate(head) if any(cell.startswith(t) for t in titles)]
+    assert len(columns) == len(OURS) == 4
+    for column in columns:
+        counts = Counter(row[column] for row in rows)
+        assert not counts["**no**"]
+        assert not counts["left"]
+        (told,) = (row[column] for row in rows if row[0] == "number of yes")
+        assert int(told) == counts["yes"] > 40

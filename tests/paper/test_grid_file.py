@@ -16,11 +16,11 @@ PAPER = configs_folder() / "paper"
 CELLS = {
     "table1": 4, "table2": 60, "table3": 20, "table4": 20, "table5": 9, "figure1": 2, "figure7": 2,
     "figure8": 2, "figure9": 2, "figure10": 4, "imagenet": 2, "attention": 6, "order": 36,
-    "order_supervised": 8, "order_polar": 10, "cifar10_resnet18": 6,
+    "order_supervised": 8, "order_polar": 10, "cifar10_resnet18": 6, "new_methods": 12,
 }  # fmt: skip
 SEEDS = {
     "figure7": 1, "figure9": 1, "imagenet": 1, "order": 3, "order_supervised": 3, "order_polar": 3,
-    "cifar10_resnet18": 1,
+    "cifar10_resnet18": 1, "new_methods": 3,
 }  # fmt: skip
 AS_IN_3_1_3 = ("table3", "table4", "table5", "figure1", "figure8", "figure9")
 CLASSES = {

@@ -45,7 +45,7 @@ def test_without_a_name_the_experiments_are_listed(call, arguments, expected):
     assert code == expected
     assert [line.split()[0] for line in out.splitlines()[2:]] == [
         "table1", "table2", "table3", "table4", "table5", "figure1", "figure7", "figure8",
-        "figure9", "figure10", "attention", "cifar10_resnet18", "imagenet", "order",
+        "figure9", "figure10", "attention", "cifar10_resnet18", "imagenet", "new_methods", "order",
         "order_polar", "order_supervised",
     ]  # fmt: skip
     assert "Table 3: ten models with SGDM and Orthogonal-SGDM" in out
