@@ -2,7 +2,7 @@
 
 Time and peak memory of image sets (up to ImageNet's 1,281,167 images, made up), of evaluations, of the
 optimizer and of checkpoints, each at several sizes, with the exponent of each. Each part's figures are
-written at once; the same command goes on where it was stopped.
+written at once; the same command goes on where it was stopped, on the same machine with the same versions.
 """
 
 import shlex
@@ -46,7 +46,6 @@ def measure_part(name: str, part: Part, options: GrowthOptions, work: Path) -> d
         "rounds": options.round_count,
         "machine": machine(),
         "versions": versions(),
-        "commit": git_commit(),
     }
     path = Path(options.out) / "parts" / f"{name}.json"
     rows, sizes = read_rows(path, settings), choose_sizes(part, options)
@@ -82,6 +81,7 @@ def main() -> None:
         "processor": f"{machine()['cpu']}, {available_cores()} cores, one thread for each process",
         "versions": versions(),
         "torch": torch.__version__,
+        "commit": git_commit(),
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

@@ -108,7 +108,7 @@ def main() -> None:
     try:
         check_same_settings(read_lines(given.records), task.settings)
         check_same_config(read_lines(given.records), given.config)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"speedrun.py: --records {given.records}: {error}") from error
     (train_ours if given.command == "ours" else train_lightly)(given, task)
     print(write_table(read_lines(given.records), given.target))

@@ -34,7 +34,7 @@ def stack_pairs(pairs: list[list[Tensor]]) -> list[Tensor]:
 
 
 class SpdlLoader:
-    """Yields batches (first, second) of one pass; SPDL builds a pipeline a pass, as it documents."""
+    """Yields the batches (first, second) of a round; SPDL builds a pipeline for each, as it documents."""
 
     def __init__(self, work: Workload, render: Render) -> None:
         self.work = work

@@ -171,7 +171,7 @@ class Conductor:
 
 
 def _end(process: "subprocess.Popen[bytes]", patience: float) -> None:
-    """Ask a process to end, wait so many seconds, and kill it with all that it started and left."""
+    """Ask a process to end, wait so many seconds, and kill it with all of its session."""
     process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(patience)

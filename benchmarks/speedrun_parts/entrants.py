@@ -82,7 +82,7 @@ class Task:
 
 def run_ours(task: Task, config: Path, seed: int) -> dict[str, Any]:
     """Train by a configuration file; seconds of loading, steps and optimizer, and kNN accuracy."""
-    out = task.work / f"ours-s{seed}"
+    out, digest = task.work / f"ours-s{seed}", digest_config(config)
     if not (out / "summary.json").exists():  # a time is that of one piece
         shutil.rmtree(out, ignore_errors=True)
     arguments = ("--config", str(config), "--seed", str(seed), "--out", str(out))
@@ -95,7 +95,7 @@ def run_ours(task: Task, config: Path, seed: int) -> dict[str, Any]:
         "knn_top1": task.judge(out / "backbone.safetensors"),
         "settings": {**task.settings, "network": summary["config"]["backbone"]},
         "command": f"sslortho pretrain --config configs/{config.name} --data_dir D --seed {seed}",
-        "config_digest": digest_config(config),
+        "config_digest": digest,
     }
 
 

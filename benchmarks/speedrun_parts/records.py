@@ -64,7 +64,7 @@ def check_same_config(records: Iterable[dict[str, Any]], config: Path) -> None:
     """Raise ValueError for records of ours that a configuration with other content has made."""
     digest = digest_config(config)
     for record in records:
-        if record["entrant"] == OURS and record["config_digest"] != digest:
+        if record["entrant"] == OURS and record.get("config_digest") != digest:
             raise ValueError(
                 f"the record of {OURS} with seed {record['seed']} is of another configuration than "
                 f"{config}; give another file"

@@ -19,6 +19,7 @@ from sslortho.evaluate.verdict.findings import (
     TOO_LOW,
     UNDECIDED,
     VIEWS,
+    WORSE,
 )
 from sslortho.runs.curves import draw_curves
 from sslortho.runs.markdown import table_lines
@@ -103,7 +104,8 @@ def confuse(runs: Sequence[Run], labels: bool) -> list[str]:
         found.setdefault(str(run["kind"]), Counter())[judge(run, labels).name] += 1
     names = [
         n
-        for n in (HEALTHY, UNDECIDED, DATA, VIEWS, DIVERGING, TOO_HIGH, POINT, DIMENSIONAL, TOO_LOW, NOT_BETTER)
+        for n in (HEALTHY, UNDECIDED, DATA, VIEWS, DIVERGING, TOO_HIGH, POINT, DIMENSIONAL, TOO_LOW, NOT_BETTER,
+                  WORSE)
         if any(counts[n] for counts in found.values())
     ]  # fmt: skip
     rows = [("what was broken", *names)]

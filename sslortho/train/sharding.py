@@ -161,9 +161,8 @@ def shard_task(task: Task, optimizer: Optimizer, accelerator: Accelerator) -> Ta
     check_sharding(accelerator)
     _check_statistics(task)
     assert not optimizer.state
-    task.to(
-        "cpu"
-    )  # each part then travels to the device as it is split, and no device holds all of it twice
+    # each part then travels to the device as it is split, and no device holds all of it twice
+    task.to("cpu")
     sharded = copy.deepcopy(task)
     # FSDP2 refuses any other; views and activations keep theirs
     sharded.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]

@@ -241,7 +241,9 @@ def test_a_run_that_has_begun_keeps_its_list_though_a_file_was_repaired(data, tm
 
 
 def test_a_run_that_has_begun_does_not_decode_all_again(data, listed, monkeypatch):
-    monkeypatch.setattr("sslortho.data.image_sets.read_pixels", lambda path: pytest.fail("decoded"))
+    monkeypatch.setattr(
+        "sslortho.data.image_files.read_pixels", lambda path, *more: pytest.fail("decoded")
+    )
     with pytest.warns(UserWarning, match="1 of 6"):
         assert len(load(data, "train", listed, loader="files")) == 5
 
@@ -357,11 +359,11 @@ def load_on_rank(rank: int, folder: str) -> tuple[list[str], int, bool]:
     """Names of the images of a rank; the second one would find another file broken, and decodes none."""
     import warnings
 
-    from sslortho.data import image_sets
+    from sslortho.data import image_files
 
     decoded = []
-    plain = image_sets.read_pixels
-    image_sets.read_pixels = lambda path, *more: (decoded.append(path), plain(path, *more))[1]
+    plain = image_files.read_pixels
+    image_files.read_pixels = lambda path, *more: (decoded.append(path), plain(path, *more))[1]
     run = Path(folder) / f"run{rank}" / "skipped_images.txt"  # not shared, as on two machines
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

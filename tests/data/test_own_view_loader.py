@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from sslortho.augment.own_views import OwnView, OwnViewRenderer, read_own_view
+from sslortho.data import ImageArray, ImageFiles
 from sslortho.data.batches import EpochOrder
 from sslortho.data.beton.stored_jpeg import BrokenSampleError
 from sslortho.data.dataset_items import BrokenItemError
 from sslortho.data.decoding import BrokenImageError, UnknownRangeError
-from sslortho.data.image_sets import ImageArray, ImageFiles
 from sslortho.data.own_view_loader import OwnViewLoader
 
 COUNT = 12

@@ -153,9 +153,8 @@ def test_together_equals_one_by_one(monkeypatch, options, lr, passes):
         results.append(parameters)
     for together, alone in zip(*results, strict=True):
         rtol, atol = (1e-6, 1e-7) if passes == "usual" else (1e-5, 1e-6)
-        if (
-            together.dtype == torch.bfloat16
-        ):  # one unit in the last place; of the largest for small ones
+        if together.dtype == torch.bfloat16:
+            # one unit in the last place; of the largest for small ones
             rtol, atol = 2**-7, 2**-8 * float(alone.detach().abs().max())
         torch.testing.assert_close(together, alone, rtol=rtol, atol=atol)
 

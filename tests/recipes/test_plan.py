@@ -135,7 +135,8 @@ def test_lengths_that_teach_nothing_are_remarked_on(options, steps, words):
     ("backbone", "options", "remark"),
     [
         ("resnet20", {}, None),
-        ("timm:test_vit", {}, "--orth_layers conv orthonormalises 1"),
+        ("timm:test_vit", {}, "--orth_layers conv orthonormalises"),
+        ("vit_small_32", {}, "--orth_layers conv orthonormalises 0.34 %"),
         ("timm:test_vit", {"orth_layers": "all"}, None),
         ("timm:test_vit", {"optim": "orth_sgd"}, None),
         ("timm:test_vit", {"optim": "lars"}, None),

@@ -65,12 +65,13 @@ def compiled_renderer(
         try:
             views = compiled(images, parameters)
         except Exception as error:
-            if works:
+            if works or isinstance(error, torch.OutOfMemoryError):
                 raise
             views = render(images, parameters)  # raises what is wrong with the images
-            first = str(error).strip().splitlines() or [""]
+            cause = getattr(error, "inner_exception", error)
+            first = (str(cause).strip().splitlines() or [""])[0]
             warnings.warn(
-                f"views are rendered without compiling, which is slower: {type(error).__name__}: {first[0]}; "
+                f"views are rendered without compiling, which is slower: {type(cause).__name__}: {first}; "
                 "compiling on a GPU needs Triton and a C compiler",
                 stacklevel=2,
             )

@@ -32,7 +32,7 @@ WARM_UP = 2
 """Solves of the same shapes before they are captured."""
 
 REMEMBERED = 64
-"""Most lists of shapes whose solves are counted."""
+"""Most lists of shapes whose solves are counted, and most whose graphs went for want of room."""
 
 STREAMS = 3
 """Streams that the stacks of a graph are dealt out to, so that small ones run side by side. By the arithmetic
@@ -53,20 +53,21 @@ def record_cuda_graph(pieces: list[Callable[[], None]], device: torch.device) ->
     """Capture pieces of work as one CUDA graph, side by side on STREAMS streams."""
     graph = torch.cuda.CUDAGraph()
     streams = [torch.cuda.Stream(device) for _ in range(min(STREAMS, len(pieces)))]
-    before = torch.cuda.current_stream(device)
-    try:
-        # thread_local: other threads, such as the one that pins batches, may call CUDA meanwhile
-        with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            main = torch.cuda.current_stream(device)
-            for stream in streams:
-                stream.wait_stream(main)
-            for i, piece in enumerate(pieces):
-                with torch.cuda.stream(streams[i % len(streams)]):
-                    piece()
-            for stream in streams:
-                main.wait_stream(stream)
-    finally:  # where the end of a capture raises, torch leaves its own stream the current one
-        torch.cuda.set_stream(before)
+    with torch.cuda.device(device):
+        before = torch.cuda.current_stream(device)
+        try:
+            # thread_local: other threads, such as the one that pins batches, may call CUDA meanwhile
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                main = torch.cuda.current_stream(device)
+                for stream in streams:
+                    stream.wait_stream(main)
+                for i, piece in enumerate(pieces):
+                    with torch.cuda.stream(streams[i % len(streams)]):
+                        piece()
+                for stream in streams:
+                    main.wait_stream(stream)
+        finally:  # where the end of a capture raises, torch leaves its own stream the current one
+            torch.cuda.set_stream(before)
     return graph.replay
 
 
@@ -124,7 +125,7 @@ class Graphs:
         self._record = record
         self._seen: OrderedDict[tuple, int] = OrderedDict()
         self._captured: OrderedDict[tuple, _Captured] = OrderedDict()
-        self._left: set[tuple] = set()
+        self._left: OrderedDict[tuple, None] = OrderedDict()
         self._off = False
 
     def takes(self, problems: Sequence[Matrices]) -> bool:
@@ -166,7 +167,7 @@ class Graphs:
 
     def _start(self, key: tuple, problems: Sequence[Matrices], pieces: Pieces) -> None:
         """Capture and replay beside the solve without a graph, whose results count; keep it if they agree."""
-        self._make_room(sum(problem.stack.numel() for problem in problems))
+        gone = self._make_room(sum(problem.stack.numel() for problem in problems))
         stacks: list[Tensor] = []
         results: list[Tensor] = []
         captured = None
@@ -187,16 +188,23 @@ class Graphs:
         agreed = _agree(results, [problem.out for problem in problems], stacks)
         if agreed:
             self._captured[key] = captured
+            self._left.update(dict.fromkeys(gone))
+            while len(self._left) > REMEMBERED:
+                self._left.popitem(last=False)
         elif agreed is False:  # else the next solve may tell
             self._turn_off("its results are not those of the same solve without it")
 
-    def _make_room(self, entries: int) -> None:
-        """Let the graphs go that were not used for longest, until there is room for so many entries more."""
+    def _make_room(self, entries: int) -> list[tuple]:
+        """Let the graphs go that were not used for longest, until there is room for so many entries more.
+
+        Returns the signatures of those that went.
+        """
+        gone = []
         while self._captured and entries + sum(c.entries for c in self._captured.values()) > (
             GRAPH_ENTRIES
         ):
-            key, _ = self._captured.popitem(last=False)
-            self._left.add(key)
+            gone.append(self._captured.popitem(last=False)[0])
+        return gone
 
     def _turn_off(self, reason: str) -> None:
         """Make no more graphs, use none, and say so."""

@@ -151,6 +151,10 @@ def fit_options(
     }
     if options.optim != "muon":  # whose AdamW has a rate of its own
         fitted["lr_biases"] = _fit_biases(options, images, fitted)
+    if options.optim == "orth_lars":
+        fitted["orth_layers"] = Choice("conv", "as the paper for Barlow Twins", "")
+    elif options.optim.startswith("orth_"):
+        fitted["orth_layers"] = Choice("all", "as in docs/order", "")
     return {name: choice for name, choice in fitted.items() if getattr(options, name) is None}
 
 

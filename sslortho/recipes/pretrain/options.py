@@ -58,7 +58,7 @@ class PretrainOptions(InitialWeightsOptions, TrainingOptions):
     )
     """Learning rate of biases and norms. Default: 0.0048; of Adam by method and number of steps, as lr. No
     effect on muon, which has adamw_lr."""
-    orth_layers: Literal["conv", "all"] | None = None
+    orth_layers: Literal["conv", "all"] | None = option(None, group="optimisation", fitted=True)
     """Layers whose gradients orth_* and muon orthonormalise. Default all; of orth_lars conv, as in the paper
     for Barlow Twins."""
 

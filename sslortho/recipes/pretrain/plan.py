@@ -6,6 +6,7 @@ from torch import nn
 from sslortho.data import ImageSet
 from sslortho.methods.task import Task
 from sslortho.models.export import loads_elsewhere
+from sslortho.optim import param_groups
 from sslortho.options import GIVEN
 from sslortho.recipes.backbone import SMALL_CROP
 from sslortho.recipes.fitted import settled
@@ -91,9 +92,9 @@ def find_raw_weights(recipe: PretrainRecipe, backbone: nn.Module) -> list[str]:
     """A remark if most weights of a network are in no convolution, and only these are orthonormalised."""
     if recipe.optimizer.orth_layers != "conv":
         return []
-    matrices = [p for p in backbone.parameters() if p.ndim > 1]
-    convolutions = sum(p.numel() for p in matrices if p.ndim > 2)
-    share = convolutions / max(1, sum(p.numel() for p in matrices))
+    groups = param_groups(backbone, orth="conv")
+    taken = sum(p.numel() for group in groups if group["orth"] for p in group["params"])
+    share = taken / max(1, sum(p.numel() for p in backbone.parameters() if p.ndim > 1))
     if share >= LEAST_CONVOLUTIONS:
         return []
     return [

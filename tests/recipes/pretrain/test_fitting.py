@@ -369,7 +369,7 @@ def test_what_is_given_is_kept_and_not_listed():
     recipe = resolve(options, images=10_000)
     assert (recipe.options.lr, recipe.options.epochs) == (3.0, 7)
     assert set(recipe.chosen) == {
-        "crop_size", "evaluate_every", "mixed_precision", "lr_biases",
+        "crop_size", "evaluate_every", "mixed_precision", "lr_biases", "orth_layers",
     }  # fmt: skip
     assert recipe.optimizer.lr == pytest.approx(3.0 * 64 / 256)
 
