@@ -23,10 +23,13 @@ SEEDS = {
     "cifar10_resnet18": 1, "new_methods": 3,
 }  # fmt: skip
 AS_IN_3_1_3 = ("table3", "table4", "table5", "figure1", "figure8", "figure9")
-CLASSES = {
-    "supervised": SupervisedOptions,
-    "pretrain": PretrainOptions.for_method("barlow_twins"),
-}
+
+
+def class_of(command, options):
+    """Class of a command's options, and of the method that they name."""
+    if command == "supervised":
+        return SupervisedOptions
+    return PretrainOptions.for_method(options.get("method", "barlow_twins"))
 
 
 def paper(name):
@@ -47,8 +50,8 @@ def test_each_has_its_cells_and_options_that_its_command_takes(name):
     assert experiment.name == name
     assert len(experiment.cells) == len({cell.name for cell in experiment.cells}) == CELLS[name]
     assert experiment.seeds == SEEDS.get(name, 5)
-    cls = CLASSES[experiment.command]
     for cell in experiment.cells:
+        cls = class_of(experiment.command, cell.options)
         assert set(cell.options) <= {field.name for field in fields(cls)}
         cls(data=experiment.data, data_dir="D", **cell.options)  # checks the values
         assert cell.options["backbone"] in BACKBONES

@@ -121,8 +121,8 @@ def test_help_gives_types_units_and_defaults_plainly(capsys):
     assert "Literal" not in text
     assert (
         "--crop_size INTEGER Side of the views; of several sizes, of the largest. Default: 32, of smaller "
-        "images their own side; of photographs 96, on a GPU 224, but for backbones that are made for small "
-        "images. (pixels)" in text
+        "images their own side; of images from 96 pixels on 96, on a GPU 64 from 64 pixels on and 224 from 224 "
+        "on; 32 for backbones that are made for small images. (pixels)" in text
     )
     assert "--betas [NUMBER,NUMBER]" in text
     assert "--mixed_precision {auto,no,fp16,bf16}" in text

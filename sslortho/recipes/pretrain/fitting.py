@@ -153,7 +153,7 @@ def fit_options(
         fitted["lr_biases"] = _fit_biases(options, images, fitted)
     if options.optim == "orth_lars":
         fitted["orth_layers"] = Choice("conv", "as the paper for Barlow Twins", "")
-    elif options.optim.startswith("orth_"):
+    elif options.optim.startswith("orth_") or options.optim.endswith("norm_sgd"):
         fitted["orth_layers"] = Choice("all", "as in docs/order", "")
     return {name: choice for name, choice in fitted.items() if getattr(options, name) is None}
 

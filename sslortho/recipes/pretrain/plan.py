@@ -2,11 +2,11 @@
 
 from accelerate import Accelerator
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from sslortho.data import ImageSet
 from sslortho.methods.task import Task
 from sslortho.models.export import loads_elsewhere
-from sslortho.optim import param_groups
 from sslortho.options import GIVEN
 from sslortho.recipes.backbone import SMALL_CROP
 from sslortho.recipes.fitted import settled
@@ -92,8 +92,8 @@ def find_raw_weights(recipe: PretrainRecipe, backbone: nn.Module) -> list[str]:
     """A remark if most weights of a network are in no convolution, and only these are orthonormalised."""
     if recipe.optimizer.orth_layers != "conv":
         return []
-    groups = param_groups(backbone, orth="conv")
-    taken = sum(p.numel() for group in groups if group["orth"] for p in group["params"])
+    layers = (m for m in backbone.modules() if isinstance(m, _ConvNd))
+    taken = sum(p.numel() for m in layers for p in m.parameters(recurse=False) if p.ndim > 2)
     share = taken / max(1, sum(p.numel() for p in backbone.parameters() if p.ndim > 1))
     if share >= LEAST_CONVOLUTIONS:
         return []

@@ -45,9 +45,10 @@ def values(options, images, machine=None):
 @pytest.mark.parametrize("machine", [None, GPU])
 def test_the_digits_have_what_they_always_had(optim, machine):
     """As the dataclass had it before options were fitted, but for fewer evaluations."""
+    layers = {"orth_layers": "conv"} if optim == "orth_lars" else {}
     assert values(PretrainOptions.of(optim=optim), 1437, machine) == {
         "lr": 6.0, "batch_size": 128, "epochs": 13, "warmup_epochs": 1, "evaluate_every": 4,
-        "mixed_precision": "no", "lr_biases": 0.003 if optim == "adamw" else 0.0048,
+        "mixed_precision": "no", "lr_biases": 0.003 if optim == "adamw" else 0.0048, **layers,
     }  # fmt: skip
 
 
@@ -59,6 +60,7 @@ def test_nothing_of_the_digits_reaches_other_images():
         "warmup_epochs": 10,
         "evaluate_every": 30,
         "mixed_precision": "bf16",
+        "orth_layers": "conv",
     }
 
 
