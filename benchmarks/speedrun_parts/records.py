@@ -17,7 +17,7 @@ from sslortho.runs.provenance import git_commit, machine, versions
 OURS = "ours"
 
 PROCESSOR = ("cpu", "cpu_capability", "cores")
-"""What must be the same in the machines of one table."""
+"""Facts that must be the same in the machines of one table."""
 
 
 def add_record(path: Path, record: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ COMPARE = (
     "give labels: only they tell whether features are better than those of the initial weights",
     "look at the neighbours of some images with both (sslortho embed, sslortho neighbours)",
 )
-"""What to try after a run that began with given weights, and whose images have no labels."""
+"""Advice after a run that began with given weights, and whose images have no labels."""
 
 
 def diagnose(

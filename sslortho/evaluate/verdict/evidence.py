@@ -24,7 +24,7 @@ NAMES_IN_RECORDS = frozenset(
 
 
 UNTRAINED, GIVEN_WEIGHTS = "untrained", "initial weights"
-"""What a training begins with: weights drawn by seed, or those of another training."""
+"""Beginnings of a training: weights drawn by seed, or those of another training."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Accuracy:
     images: int | None
     """Number of images that were judged, if it is known."""
     begun: str = UNTRAINED
-    """What the training began with, whose accuracy is that before it."""
+    """Beginning of the training, UNTRAINED or GIVEN_WEIGHTS: the weights that `before` is of."""
 
     @property
     def gain(self) -> float:
@@ -74,7 +74,7 @@ class Evidence:
 
     @property
     def begun(self) -> str:
-        """What the training began with: UNTRAINED or GIVEN_WEIGHTS."""
+        """Beginning of the training: UNTRAINED or GIVEN_WEIGHTS."""
         return GIVEN_WEIGHTS if self.config.get("initial_weights") else UNTRAINED
 
     @property

@@ -82,7 +82,7 @@ class Finding:
     """Value that decides."""
     unit: str = ""
     advice: tuple[str, ...] | None = None
-    """What to try; None for what its verdict has."""
+    """Remedies of its own; None for those of its verdict."""
 
     def describe(self) -> str:
         """The figure with its value and threshold: "RankMe of the features: 1.2, below 4.5"."""
