@@ -113,9 +113,9 @@ def _send(problems: Sequence[Matrices], indices: list[list[int]], group: Any) ->
         message = _Message(problems, indices, list(received), [])
         message.solve(rank)
         mine = received[rank].clone()
-        message.works.append(
-            dist.all_gather_into_tensor(received.view(-1), mine, group=group, async_op=True)
-        )
+        # torch 2.14 has another name for it, and warns of the older one
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        message.works.append(gather(received.view(-1), mine, group=group, async_op=True))
         return message
     message = _Message(problems, indices, [like.new_empty(size) for size in sizes], [])
     message.solve(rank)

@@ -448,6 +448,7 @@ def test_a_run_of_an_older_version_resumes_with_the_digits_rate_that_it_began_wi
         "batch_size": 8,
         "mixed_precision": "no",
         "crop_size": 32,
+        "orth_layers": "conv",
     }
     step = Trainer._step
 
