@@ -85,7 +85,6 @@ def settle_optimizer(
     weight_decay: float,
     orth_layers: Layers | None,
     attention: Literal["whole", "heads"] | None,
-    default_layers: Layers,
 ) -> OptimizerSettings:
     """Check the settings of an optimizer, and fill in what is not given.
 
@@ -93,8 +92,7 @@ def settle_optimizer(
         name: key of OPTIMIZERS.
         given: settings by name, such as momentum; None where one is not given.
         lr, weight_decay: of the weights; the rate is absolute.
-        orth_layers, attention: see `param_groups`; None where not given.
-        default_layers: layers to orthonormalise where `orth_layers` is None; Muon takes all.
+        orth_layers, attention: see `param_groups`; None where not given: all layers, whole weights.
 
     With `orth_momentum` alone, momentum comes before the orthonormalisation and none after it; gradients
     that are not orthonormalised keep the optimizer's usual one.
@@ -121,10 +119,9 @@ def settle_optimizer(
     if "orth_momentum" in accepted and settings.get("orth_momentum") and after not in settings:
         settings |= none
         raw_settings = usual
-    if has_auxiliary(name):
-        default_layers = "all"
-    elif "momentum" in accepted:
-        settings.setdefault("momentum", 0.9)
+    if "momentum" in accepted:
+        if not has_auxiliary(name):  # Muon has a default of its own
+            settings.setdefault("momentum", 0.9)
     elif "momentum" in settings and "betas" in accepted:
         momentum = settings["momentum"]
         raise ValueError(
@@ -136,7 +133,7 @@ def settle_optimizer(
         name=name,
         lr=lr,
         weight_decay=weight_decay,
-        orth_layers=(orth_layers or default_layers) if "orth" in accepted else "none",
+        orth_layers=(orth_layers or "all") if "orth" in accepted else "none",
         attention=attention or "whole",
         settings=settings,
         raw_settings=raw_settings,

@@ -13,7 +13,7 @@ NOTHING = dict.fromkeys(("momentum", "nesterov", "betas", "trust_coefficient", "
 def settle(name, *, orth_layers=None, attention=None, **given):
     return settle_optimizer(
         name, {**NOTHING, **given}, lr=0.1, weight_decay=0.01, orth_layers=orth_layers,
-        attention=attention, default_layers="conv",
+        attention=attention,
     )  # fmt: skip
 
 
@@ -57,7 +57,8 @@ def test_settings_without_effect_are_refused(name, options, message):
 
 
 def test_layers_are_the_default_where_they_have_an_effect():
-    assert settle("orth_lars").orth_layers == "conv"
+    assert settle("orth_lars").orth_layers == "all"
+    assert settle("orth_lars", orth_layers="conv").orth_layers == "conv"
     assert settle("orth_lars", orth_layers="all").orth_layers == "all"
     assert settle("lars").orth_layers == "none"
 
@@ -114,6 +115,8 @@ def test_muon_has_all_layers_its_momentum_and_a_rate_for_adamw():
         "biases and norms": (0.002, 0.95),
     }
     assert settle("muon", orth_layers="conv").orth_layers == "conv"
+    assert settle("muon", momentum=0.9).settings == {"momentum": 0.9}
+    assert "momentum" not in settle("muon").settings
 
 
 @pytest.mark.parametrize(

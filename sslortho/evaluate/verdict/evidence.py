@@ -36,8 +36,6 @@ class Accuracy:
     now: float
     images: int | None
     """Number of images that were judged, if it is known."""
-    begun: str = UNTRAINED
-    """Beginning of the training, UNTRAINED or GIVEN_WEIGHTS: the weights that `before` is of."""
 
     @property
     def gain(self) -> float:
@@ -143,8 +141,8 @@ def _read_accuracy(records: Sequence[Record], summary: Mapping[str, Any]) -> Acc
     A run that began with given weights is compared with those.
     """
     inputs = summary.get("inputs") or {}
-    given = bool((summary.get("config") or {}).get("initial_weights"))
-    begun, prefix = (GIVEN_WEIGHTS, "initial") if given else (UNTRAINED, "untrained")
+    given = (summary.get("config") or {}).get("initial_weights")
+    prefix = "initial" if given else "untrained"
     for name, role in (("val_knn_top1", "held-out"), ("knn_top1", "test")):
         taken = [(r["step"], r[name]) for r in records if r.get(name) is not None]
         before = summary.get(f"{prefix}_{name}")
@@ -155,5 +153,5 @@ def _read_accuracy(records: Sequence[Record], summary: Mapping[str, Any]) -> Acc
             now = taken[-1][1]
         if before is not None and now is not None:
             images = (inputs.get(role) or {}).get("count")
-            return Accuracy(name, float(before), float(now), images, begun)
+            return Accuracy(name, float(before), float(now), images)
     return None

@@ -255,10 +255,10 @@ def _compare_accuracies(e: Evidence) -> Finding | None:
         return None
     better = accuracy.gain > 0
     limit = accuracy.before + math.copysign(2 * accuracy.noise, accuracy.gain)
-    figure = f"kNN top-1 ({accuracy.begun} {accuracy.before:.4g} %)"
+    figure = f"kNN top-1 ({e.begun} {accuracy.before:.4g} %)"
     if better:
         return Finding(HEALTHY, figure, accuracy.now, "above", limit, " %")
-    name = NOT_BETTER if accuracy.begun == UNTRAINED else WORSE
+    name = NOT_BETTER if e.begun == UNTRAINED else WORSE
     return Finding(name, figure, accuracy.now, "below", limit, " %")
 
 

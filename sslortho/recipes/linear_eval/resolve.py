@@ -88,7 +88,7 @@ def resolve(options: LinearEvalOptions) -> LinearEvalRecipe:
     backbone.
     """
     lr = options.lr * (options.batch_size or USUAL_BATCH) / 256
-    optimizer = settle_optimizer(lr=lr, default_layers="all", **options.optimizer_settings)
+    optimizer = settle_optimizer(lr=lr, **options.optimizer_settings)
     frozen = options.weights == "freeze"
     if options.attention is not None and frozen:
         raise ValueError(f"attention={options.attention!r} has no effect on a frozen backbone")

@@ -142,9 +142,7 @@ def resolve(
         method=method,
         views=views,
         evaluation_views=(evaluation_spec(views[0], False), evaluation_spec(views[0], True)),
-        optimizer=settle_optimizer(
-            lr=settled(options.lr) * scale, default_layers="all", **options.optimizer_settings
-        ),
+        optimizer=settle_optimizer(lr=settled(options.lr) * scale, **options.optimizer_settings),
         lr_biases=None if options.lr_biases is None else options.lr_biases * scale,
         given=given,
         weights=weights,

@@ -38,7 +38,7 @@ def resolve_supervised_optimizer(options: SupervisedOptions) -> OptimizerSetting
 
     Raises ValueError for an option that the optimizer does not take.
     """
-    return settle_optimizer(lr=options.lr, default_layers="all", **options.optimizer_settings)
+    return settle_optimizer(lr=options.lr, **options.optimizer_settings)
 
 
 def check_beginning(options: SupervisedOptions, given: Given = NOTHING) -> None:

@@ -45,7 +45,7 @@ def check_trials(options: TuneOptions) -> None:
     }
     trial = SupervisedOptions(**trial_options(options, middle))
     weight = torch.zeros(1, requires_grad=True)
-    settings = settle_optimizer(lr=trial.lr, default_layers="all", **trial.optimizer_settings)
+    settings = settle_optimizer(lr=trial.lr, **trial.optimizer_settings)
     settings.create([{"params": [weight]}])
     check_beginning(trial)
     check_data_dir(trial.data, trial.data_dir)
