@@ -103,6 +103,7 @@ def options_of(plan: Plan, broken: Break) -> dict[str, Any]:
         "lr_biases": broken.rate * biases,
         "seed": plan.seed,
         "linear_probe": False,
+        "mixed_precision": "no",
         "threads": 1,
         "trackers": "none",
         "announce": False,

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sslortho.data import Batch, EvaluationLoader
-from sslortho.models.backbones import evaluation_mode
+from sslortho.models.network_facts import evaluation_mode
 
 Context = Callable[[], AbstractContextManager[Any]]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sslortho.augment.views import IMAGENET_MEAN, IMAGENET_STD
 from sslortho.data.loading import evaluation_batch
 from sslortho.data.preprocessing import Preprocessing, list_images
-from sslortho.models.backbones import USUAL_SIZE, evaluation_mode, required_size
+from sslortho.models.network_facts import USUAL_SIZE, evaluation_mode, required_size
 from sslortho.models.weights import pretraining_of
 
 

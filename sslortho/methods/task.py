@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from sslortho.models.backbones import feature_dim
+from sslortho.models.network_facts import feature_dim
 from sslortho.models.own_networks import ProjectorSource, create_projector
 from sslortho.optim.precision import HALF_PRECISION, in_float32
 from sslortho.options import Options

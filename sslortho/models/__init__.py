@@ -1,6 +1,6 @@
 """Backbones by name, their weights, heads, and batch norm over all ranks."""
 
-from sslortho.models.backbones import BACKBONES, create_backbone, feature_dim
+from sslortho.models.backbones import BACKBONES, create_backbone
 from sslortho.models.export import export_backbone
 from sslortho.models.heads import (
     Projector,
@@ -8,6 +8,7 @@ from sslortho.models.heads import (
     linear_classifier,
     write_classifier,
 )
+from sslortho.models.network_facts import feature_dim
 from sslortho.models.sync_batch_norm import SyncBatchNorm, convert_sync_batch_norm
 from sslortho.models.weights import (
     BackboneInfo,

@@ -3,10 +3,9 @@
 torchvision and timm take seconds to import, so they are imported where a network of theirs is made.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 
 from sslortho.generators import kept_generators
 from sslortho.models.cifar_resnet import BasicCNN, CifarResNet
+from sslortho.models.network_facts import has_depthwise, required_size
 from sslortho.models.torchvision_networks import (
     check_image_size,
     create_torchvision,
@@ -24,15 +24,13 @@ from sslortho.options import nearest
 
 Stem = Literal["stock", "small", "solo_learn"]
 
-USUAL_SIZE = 224
-"""Side in pixels of the images that a network is tried on, or given, where nothing says another: ImageNet's."""
 
-
-def small_vit() -> nn.Module:
+def small_vit(any_size: bool = False) -> nn.Module:
     """Vision transformer for images of 32 pixels, made by timm.
 
     The width of DeiT-Ti (arXiv 2012.12877: 192, 3 heads) and half its depth, on patches of 4 pixels.
-    Maps (batch, 3, 32, 32) to (batch, 192), the mean over the 64 patches.
+    Maps (batch, 3, 32, 32) to (batch, 192), the mean over the 64 patches. With `any_size`, images may
+    have any other side that is a multiple of 4; the positions are interpolated.
     """
     from timm.models.vision_transformer import VisionTransformer
 
@@ -44,6 +42,7 @@ def small_vit() -> nn.Module:
         num_heads=3,
         num_classes=0,
         global_pool="avg",
+        dynamic_img_size=any_size,
     )
 
 
@@ -177,8 +176,8 @@ def create_backbone(
         zero_init_residual: start the last batch norm of each block at zero, as in
             facebookresearch/barlowtwins; torchvision's default is one. It affects torchvision's
             residual networks only.
-        any_size: let timm's vision transformers take images of any size that the patches fill, by
-            interpolating the positions. The weights are the same.
+        any_size: let vit_small_32 and timm's vision transformers take images of any size that the patches
+            fill, by interpolating the positions. The weights are the same.
         seed: of torch's generator, which the weights are drawn from; None: as it stands.
         image_size: side of the images in pixels for torchvision's vision transformers (vit_*), which
             take one size; None for 224.
@@ -194,6 +193,8 @@ def create_backbone(
     if image_size is not None:
         check_image_size(str(name), image_size)
     check_backbone(name)
+    if name == "vit_small_32":
+        return small_vit(any_size)
     if name in OWN:
         return OWN[name]()
     if name in STEMMED:
@@ -229,73 +230,30 @@ def is_small(name: str) -> bool:
     return name in OWN
 
 
-def required_size(backbone: nn.Module) -> int | None:
-    """Side in pixels of the only images that a backbone takes; None if it takes several sizes.
-
-    Vision transformers of torchvision and timm have a position embedding for one size.
-    """
-    if isinstance(size := getattr(backbone, "image_size", None), int):
-        return size
-    patches: Any = getattr(backbone, "patch_embed", None)
-    size = getattr(patches, "img_size", None)
-    if getattr(patches, "strict_img_size", False) and isinstance(size, tuple):
-        return size[0] if len(set(size)) == 1 else None
-    return None
-
-
-def required_size_of(name: str) -> int | None:
-    """`required_size` of a backbone by name, which is made without memory where its code allows that."""
-    if name in STEMMED or name in CIFAR_RESNETS:
-        return None
+@cache
+def _facts(name: str) -> tuple[int | None, bool]:
+    """`required_size` and `has_depthwise` of a backbone, made without memory where its code allows that."""
+    if name in STEMMED or name in CIFAR_RESNETS or name in WIDE_RESNETS:
+        return None, False
     with kept_generators():
         try:
             with torch.device("meta"):
-                return required_size(create_backbone(name))
+                network = create_backbone(name)
         except (RuntimeError, NotImplementedError):  # it computes with numbers while it is made
-            return required_size(create_backbone(name))
+            network = create_backbone(name)
+    return required_size(network), has_depthwise(network)
 
 
-@contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Put every part of a module in evaluation mode; restore each part's mode afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
+def required_size_of(name: str) -> int | None:
+    """`required_size` of a backbone by name."""
+    return _facts(name)[0]
 
 
-@torch.no_grad()
-def feature_dim(backbone: nn.Module, crop_size: int) -> int:
-    """Dimension of a backbone's features, for square images of `crop_size` pixels.
-
-    Raises:
-        ValueError: the backbone does not take images of that size, or its output is not (batch, dim).
-    """
-    parameter = next(backbone.parameters())
-    try:
-        with evaluation_mode(backbone):
-            features = backbone(torch.zeros(1, 3, crop_size, crop_size).to(parameter))
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(
-            f"crop_size={crop_size} does not fit a {type(backbone).__name__}: {error}"
-        ) from error
-    if features.ndim != 2:
-        raise ValueError(
-            f"the backbone gives features of shape {tuple(features.shape)}; (batch, dim) is needed"
-        )
-    return features.shape[1]
+def needs_any_size(name: str, image_size: int) -> bool:
+    """Whether a backbone takes images of `image_size` pixels by `any_size` alone: a transformer of another."""
+    return required_size_of(name) not in (None, image_size)
 
 
-def count_multiplications(backbone: nn.Module, crop_size: int) -> float:
-    """Multiplications of a forward pass of one image, those of convolutions and matrix products.
-
-    Raises ValueError as `feature_dim`.
-    """
-    from torch.utils.flop_counter import FlopCounterMode  # takes seconds
-
-    with FlopCounterMode(display=False) as counter:
-        feature_dim(backbone, crop_size)
-    return counter.get_total_flops() / 2
+def has_depthwise_of(name: str) -> bool:
+    """`has_depthwise` of a backbone by name."""
+    return _facts(name)[1]

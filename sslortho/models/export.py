@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from sslortho.atomic import atomic_file
-from sslortho.models.backbones import STEMMED, USUAL_SIZE, feature_dim
+from sslortho.models.backbones import STEMMED
 from sslortho.models.huggingface import export_huggingface
+from sslortho.models.network_facts import USUAL_SIZE, feature_dim
 from sslortho.models.torchvision_networks import torchvision_names
 from sslortho.models.weights import RestoredBackbone, write_backbone
 from sslortho.options import GIVEN
@@ -116,7 +117,8 @@ def export_timm(restored: RestoredBackbone, out: Path) -> tuple[str, str]:
     if restored.stem != "stock":
         model = f"timm.create_model({name!r}, num_classes=0)"
         return _loading(restored, out, "timm", model)
-    model = f"timm.create_model({name!r}, num_classes=0, checkpoint_path={str(out)!r})"
+    options = ", dynamic_img_size=True" if restored.any_size else ""
+    model = f"timm.create_model({name!r}, num_classes=0, checkpoint_path={str(out)!r}{options})"
     return "import timm", f"model = {model}"
 
 
@@ -128,7 +130,15 @@ def export_torchvision(restored: RestoredBackbone, out: Path) -> tuple[str, str]
 
 
 def export_hub(restored: RestoredBackbone, out: Path, repository: str) -> tuple[str, str]:
-    """Write a state dict that the entry point `backbone` of hubconf.py loads, for any network."""
+    """Write a state dict that the entry point `backbone` of hubconf.py loads, for any network.
+
+    Raises ValueError if only a .safetensors file can say for which size of images.
+    """
+    if restored.any_size and out.suffix != ".safetensors":
+        raise ValueError(
+            f"out={str(out)!r} must end in .safetensors, which says the size of the images that "
+            f"{restored.name} was pretrained on"
+        )
     _write_state(restored, out)
     options = f"source='local', weights={str(out)!r}"
     if out.suffix != ".safetensors" or restored.info is None:  # the file does not say which

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sslortho.models.backbones import USUAL_SIZE, feature_dim
+from sslortho.models.network_facts import USUAL_SIZE, feature_dim
 from sslortho.models.weights import RestoredBackbone, write_backbone
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -54,6 +54,7 @@ def create_config(restored: RestoredBackbone) -> dict[str, Any]:
         "architecture": restored.name.removeprefix("timm:"),
         "num_classes": 0,
         "num_features": feature_dim(restored.network, size),
+        **({"model_args": {"dynamic_img_size": True}} if restored.any_size else {}),
         "pretrained_cfg": {
             "tag": "sslortho",
             "custom_load": False,

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sslortho.generators import kept_generators
-from sslortho.models.backbones import Stem, evaluation_mode
+from sslortho.models.backbones import Stem
+from sslortho.models.network_facts import evaluation_mode
 from sslortho.options import GIVEN
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")

@@ -20,7 +20,8 @@ from sslortho.models import (
     read_weights,
     restore_backbone,
 )
-from sslortho.models.backbones import STEMMED, Stem, required_size
+from sslortho.models.backbones import STEMMED, Stem, check_backbone, needs_any_size
+from sslortho.models.network_facts import required_size
 from sslortho.models.own_networks import copy_module, read_as_features
 from sslortho.models.weights import pretraining_of
 from sslortho.options import GIVEN
@@ -82,6 +83,12 @@ def _describe_guesses(options: BackboneOptions, info: BackboneInfo) -> str:
     return f"; the weights do not say how they were pretrained, taken: {guessed}" if guessed else ""
 
 
+def check_random(options: BackboneOptions) -> None:
+    """Raise ValueError for an unknown backbone of random weights; to be called before images are read."""
+    if options.backbone_from == "random":
+        check_backbone(str(options.backbone))
+
+
 def load_subject(options: BackboneOptions, native_size: int, given: Given = NOTHING) -> Subject:
     """The backbone that the options name, with its weights, on the CPU.
 
@@ -135,7 +142,7 @@ def _create_subject(options: BackboneOptions, crop_size: int) -> Subject:
     name = str(options.backbone)
     stem = resolve_stem(name, options.stem, crop_size)
     torch.manual_seed(options.seed)
-    network = create_backbone(name, stem)
+    network = create_backbone(name, stem, any_size=needs_any_size(name, crop_size))
     mean, std = _normalisation(options, crop_size, None)
     info = BackboneInfo(backbone=name, stem=stem, crop_size=crop_size, mean=mean, std=std)
     dim = feature_dim(network, crop_size)

@@ -10,7 +10,7 @@ own scale.
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -159,7 +159,6 @@ def _images_of(folder: Path) -> dict[str, Any]:
 def _networks(folder: Path, panels: int) -> Iterator[tuple[int, "nn.Module"]]:
     """Steps and networks of a run, on the CPU, in evaluation mode: the untrained one, and checkpoints."""
     from sslortho.models import read_weights, restore_backbone
-    from sslortho.models.weights.file import note_pretraining
     from sslortho.options import GIVEN
     from sslortho.recipes.calls import torch_as_before
     from sslortho.runs.folder import RunFolder
@@ -189,16 +188,21 @@ def _networks(folder: Path, panels: int) -> Iterator[tuple[int, "nn.Module"]]:
             yield 0, network
             continue
         with torch_as_before():
-            network = restore_backbone(read_weights(file), info.backbone, stem).network
-        note_pretraining(network, info)
+            weights = replace(read_weights(file), info=info)
+            network = restore_backbone(weights, info.backbone, stem).network
         yield int(file.name.split("-")[1].split(".")[0]), network
 
 
 def _create_untrained(info: "BackboneInfo", seed: int) -> "nn.Module":
-    from sslortho.models.backbones import BackboneSettings
+    from sslortho.models.backbones import BackboneSettings, needs_any_size
     from sslortho.models.weights.file import note_pretraining
 
-    network = BackboneSettings(name=info.backbone, stem=cast("Stem", info.stem), seed=seed).create()
+    network = BackboneSettings(
+        name=info.backbone,
+        stem=cast("Stem", info.stem),
+        any_size=needs_any_size(info.backbone, info.crop_size),
+        seed=seed,
+    ).create()
     network.eval()
     note_pretraining(network, info)
     return network

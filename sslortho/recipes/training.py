@@ -32,14 +32,21 @@ from sslortho.train.trainer import Evaluate, Trainer
 
 
 def check_ranks(inputs: Inputs, accelerator: Accelerator) -> None:
-    """Compare the inputs of all ranks. Every rank must call.
+    """Compare the inputs and the precision of all ranks. Every rank must call.
 
     Raises ValueError, on every rank, if they differ: shares of different orders would overlap, a backbone
-    that each rank drew for itself is another before the first step, and only one of them could resume.
+    that each rank drew for itself is another before the first step, and only one of them could resume. The
+    precision is fitted to each rank's processor.
     """
     if accelerator.num_processes == 1:
         return
     ours = {name: entry["digest"] for name, entry in inputs.state().items()}
+    precisions = gather_object([accelerator.mixed_precision])
+    if len(set(precisions)) > 1:
+        raise ValueError(
+            f"the ranks' processors chose different precisions, {', '.join(precisions)}; give "
+            "--mixed_precision no or bf16"
+        )
     first, *others = gather_object([ours])
     for rank, theirs in enumerate(others, 1):
         different = [n for n in {**first, **theirs} if first.get(n) != theirs.get(n)]

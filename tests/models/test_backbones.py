@@ -7,8 +7,9 @@ from torch import nn
 from torchvision.models import get_model_weights
 
 from sslortho.models import BACKBONES, create_backbone, feature_dim, initial_classifier
-from sslortho.models.backbones import TORCHVISION, count_multiplications
+from sslortho.models.backbones import TORCHVISION
 from sslortho.models.cifar_resnet import CifarResNet
+from sslortho.models.network_facts import count_multiplications
 
 DIMS = {
     "basic_cnn": 512,

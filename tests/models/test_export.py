@@ -15,7 +15,14 @@ import torchvision
 from helpers.networks import trained
 from torch import nn
 
-from sslortho.models import BackboneInfo, create_backbone, export_backbone
+from sslortho.models import (
+    BackboneInfo,
+    create_backbone,
+    export_backbone,
+    read_weights,
+    restore_backbone,
+    write_backbone,
+)
 from sslortho.models.backbones import TORCHVISION
 from sslortho.models.cifar_resnet import CifarResNet
 from sslortho.models.export import check_format, check_packages
@@ -208,6 +215,57 @@ def test_an_impossible_size_is_told(tmp_path):
     with pytest.raises(ValueError, match="crop_size=32 does not fit a VisionTransformer"):
         export_backbone(restored("timm:vit_tiny_patch16_224"), "onnx", tmp_path / "x.onnx", 32)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def half_size(tmp_path_factory):
+    """A transformer of timm for images of 224 pixels that was pretrained on 112."""
+    info = BackboneInfo(
+        backbone="timm:vit_tiny_patch16_224",
+        stem="stock",
+        crop_size=112,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+    )
+    path = tmp_path_factory.mktemp("vit") / "w.safetensors"
+    write_backbone(create_backbone(info.backbone, any_size=True, seed=0), path, info)
+    return restore_backbone(read_weights(path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "out"), [("timm", "x.pth"), ("huggingface", "x"), ("hub", "x.safetensors")]
+)
+def test_a_transformer_of_another_size_than_its_own_loads_for_that_size(
+    tmp_path, half_size, format, out
+):
+    lines = export_backbone(half_size, format, tmp_path / out, repository=str(ROOT))
+    model = run(lines)["model"].eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(images(size=112)), half_size.network(images(size=112)))
+
+
+def test_only_a_file_with_metadata_says_the_size_of_a_transformer(tmp_path, half_size):
+    with pytest.raises(ValueError, match=r"x.pth' must end in .safetensors"):
+        export_backbone(half_size, "hub", tmp_path / "x.pth")
+
+
+@pytest.mark.slow
+def test_onnx_of_a_transformer_of_another_size_than_its_own(tmp_path):
+    path, info = (
+        tmp_path / "w.safetensors",
+        BackboneInfo(
+            backbone="vit_small_32", stem="stock", crop_size=28, mean=(0.5,) * 3, std=(0.5,) * 3
+        ),
+    )
+    write_backbone(create_backbone("vit_small_32", any_size=True, seed=0), path, info)
+    source = restore_backbone(read_weights(path))
+    export_backbone(source, "onnx", tmp_path / "x.onnx", 28)
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"))
+    (features,) = session.run(None, {"images": images(3, 28).numpy()})
+    with torch.no_grad():
+        expected = source.network(images(3, 28))
+    torch.testing.assert_close(torch.from_numpy(features), expected, atol=1e-4, rtol=1e-3)
 
 
 def test_missing_packages_are_named(monkeypatch):

@@ -133,3 +133,15 @@ def test_panels_are_spread_evenly(count, most):
     assert (found[0], found[-1]) == (0, count - 1)
     gaps = [b - a for a, b in itertools.pairwise(found)]
     assert max(gaps) - min(gaps) <= 1
+
+
+def test_a_transformer_on_views_of_several_sizes_is_mapped_at_the_largest(tmp_path):
+    """The network by its name takes 32 pixels alone."""
+    run = sslortho.pretrain(
+        "digits", "vit_small_32", method="lejepa", crop_size=28, out=tmp_path / "x", subset=32, epochs=1,
+        projector="16-16", slices=16, **SMALL,
+    )  # fmt: skip
+    strip = sslortho.map_training(run.folder, threads=1, panels=2, points=40)
+    assert list(strip.steps) == [0, 2]
+    sslortho.knn_eval("random", "digits", backbone="vit_small_32", crop_size=28, subset=64, k=3,
+                      threads=1, out=tmp_path / "knn")  # fmt: skip

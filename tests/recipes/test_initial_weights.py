@@ -238,7 +238,8 @@ def photographs(tmp_path_factory):
 
 
 def test_images_without_labels_are_judged_by_views_and_loss(first, photographs, tmp_path):
-    options = {**PRETRAIN, "subset": None, "batch_size": 10, "evaluate_every": 1, "epochs": 2}
+    options = {**PRETRAIN, "subset": None, "batch_size": 10, "evaluate_every": 1, "epochs": 2,
+               "mixed_precision": "no"}  # fmt: skip
     run = sslortho.pretrain(
         photographs,
         "basic_cnn",

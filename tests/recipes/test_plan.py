@@ -244,7 +244,8 @@ def test_a_run_says_its_plan_before_the_first_step_on_stderr(tmp_path):
     for i in range(40):
         pixels = numbers.integers(0, 255, (130, 140, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"d/train/{i}.png")
-    arguments = ["--data", "folder", "--data_dir", str(tmp_path / "d"), *SMALL, "--epochs", "3"]
+    arguments = ["--data", "folder", "--data_dir", str(tmp_path / "d"), *SMALL, "--epochs", "3",
+                 "--mixed_precision", "no"]  # fmt: skip
     done = call_command("pretrain", *arguments, "--out", str(tmp_path / "run"))
     assert done.returncode == 0
     for words in (

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from sslortho.models.backbones import USUAL_SIZE, required_size
+from sslortho.models.network_facts import USUAL_SIZE, required_size
 from sslortho.models.own_networks import copy_module, read_as_features
 from sslortho.models.weights.file import WeightsFile, note_pretraining
 from sslortho.models.weights.restore import load_backbone

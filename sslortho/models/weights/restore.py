@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sslortho.models.backbones import Stem, create_backbone
+from sslortho.models.network_facts import required_size
 from sslortho.models.torchvision_networks import MIXED_INPUT
 from sslortho.models.weights.architecture import choose_architecture
 from sslortho.models.weights.choice import choose_fit
@@ -57,6 +58,8 @@ class RestoredBackbone:
     """How it was pretrained; None if the file does not say."""
     image_size: int | None = None
     """Its image size for `create_backbone`; None unless it is a vision transformer of torchvision."""
+    any_size: bool = False
+    """Whether it is a vision transformer that was pretrained on images of another size than its own."""
     report: LoadReport
     """Which tensors were loaded."""
 
@@ -247,6 +250,10 @@ def restore_backbone(
     name, chosen = choose_architecture(weights, backbone, stem, prefix)
     image_size = _choose_image_size(weights, name, chosen, prefix)
     network = create_backbone(name, chosen, image_size=image_size)
+    size = required_size(network)
+    any_size = bool(weights.info) and size not in (None, weights.info.crop_size)
+    if any_size:
+        network = create_backbone(name, chosen, image_size=image_size, any_size=True)
     report = load_backbone(network, weights, prefix)
     if name in MIXED_INPUT:
         note = f"torchvision's published {name} needs transform_input=True; it is False here"
@@ -258,6 +265,7 @@ def restore_backbone(
         name=name,
         stem=chosen,
         image_size=image_size,
+        any_size=any_size,
         info=info,
         report=report,
     )

@@ -32,7 +32,7 @@ from sslortho.data.skip_list import SKIP_LIST
 from sslortho.evaluate.feature_files import Features, FeatureTable, check_format, load_features
 from sslortho.evaluate.feature_rows import FeatureRows
 from sslortho.options import GIVEN
-from sslortho.recipes.backbone import Subject
+from sslortho.recipes.backbone import Subject, check_random
 from sslortho.recipes.embed.identity import about_features, drop_unbegun, find_changes, take_folder
 from sslortho.recipes.embed.options import EmbedOptions
 from sslortho.recipes.evaluation import place_subject
@@ -100,6 +100,7 @@ def build(options: EmbedOptions, given: Given = NOTHING) -> Embedding:
     """Load images and backbone, on every rank. Raises ValueError for a user's mistake."""
     if options.out is not None:
         check_format(Path(options.out))
+    check_random(options)
     accelerator = join_ranks(options, options.run_folder, options.mixed_precision)
     with load_in_turn(accelerator):
         images, split = _choose_images(options, given)

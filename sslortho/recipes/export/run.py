@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from sslortho.models import RestoredBackbone, export_backbone, read_weights, restore_backbone
-from sslortho.models.backbones import USUAL_SIZE
 from sslortho.models.export import check_packages
+from sslortho.models.network_facts import USUAL_SIZE
 from sslortho.recipes.export.options import ExportOptions
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.model_card import write_card

@@ -67,13 +67,19 @@ class Machine:
 
     gpu: bool = False
     bf16: bool = False
-    """Whether the GPU computes in bf16 by itself."""
+    """Whether it computes in bf16 by itself: the GPU, or the CPU where there is none."""
     launcher_precision: str = "no"
     """Precision that the launcher was asked for."""
 
 
-def fit_precision(options: PretrainOptions, machine: Machine) -> Choice:
-    """Precision of the network, which is needed before the images are read."""
+def fit_precision(options: PretrainOptions, machine: Machine, depthwise: bool = False) -> Choice:
+    """Precision of the network.
+
+    Args:
+        options: of the run.
+        machine: that trains.
+        depthwise: whether the backbone has depthwise convolutions, which CPUs compute slowly in bf16.
+    """
     if options.data == "digits":
         return Choice(DIGITS["mixed_precision"], "the digits' own", "")
     if machine.launcher_precision != "no":
@@ -85,6 +91,12 @@ def fit_precision(options: PretrainOptions, machine: Machine) -> Choice:
         return Choice("bf16", reason, "never tested on a GPU by this project")
     if machine.gpu:
         return Choice("no", "the GPU has no bf16; fp16 is there for who asks", "")
+    if machine.bf16 and depthwise:
+        return Choice(
+            "no", "most networks with depthwise convolutions are slower in bf16 on a CPU", ""
+        )
+    if machine.bf16:
+        return Choice("bf16", "a CPU that computes in bf16, faster than in float32", "")
     return Choice("no", "float32 on a CPU", "")
 
 
@@ -130,6 +142,7 @@ def fit_options(
     images: int,
     machine: Machine | None = None,
     work: float | None = None,
+    depthwise: bool = False,
 ) -> dict[str, Choice]:
     """Values for all options that are left out and fitted, by name, but for the side of views.
 
@@ -139,10 +152,11 @@ def fit_options(
         machine: that trains. Default: a CPU.
         work: multiplications of the forward passes of all views of an image; None: not known yet, or of no
             account.
+        depthwise: see `fit_precision`.
     """
     machine = machine or Machine()
     fitted = {
-        "mixed_precision": fit_precision(options, machine),
+        "mixed_precision": fit_precision(options, machine, depthwise),
         **(
             _digits(images)
             if options.data == "digits"

@@ -78,8 +78,8 @@ class PretrainOptions(InitialWeightsOptions, TrainingOptions):
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
         None, group="hardware", fitted=True
     )
-    """Precision of the network; fp16 needs a GPU. Default, and auto: no for digits and on a CPU, bf16 on a GPU
-    that has it."""
+    """Precision of the network; fp16 needs a GPU. Default, and auto: bf16 on a GPU or a CPU that has it, else
+    no; no for digits, and on a CPU for depthwise convolutions."""
 
     evaluate_every: int | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
         None, group="output", unit="epochs", affects_result=False, fitted=True

@@ -15,11 +15,12 @@ from sslortho.methods.task import Method, create_method
 from sslortho.models.backbones import (
     BackboneSettings,
     check_backbone,
-    count_multiplications,
+    has_depthwise_of,
     is_small,
-    required_size,
+    needs_any_size,
     required_size_of,
 )
+from sslortho.models.network_facts import count_multiplications, has_depthwise, required_size
 from sslortho.models.own_networks import GivenBackbone
 from sslortho.optim.registry import check_options
 from sslortho.optim.settings import OptimizerSettings, settle_optimizer
@@ -83,9 +84,13 @@ class PretrainRecipe:
 def find_machine() -> Machine:
     """Facts about this machine that fitted options depend on."""
     gpu = torch.cuda.is_available()
+    if gpu:
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # older versions of torch do not say
+        bf16 = getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)
     return Machine(
         gpu=gpu,
-        bf16=gpu and torch.cuda.is_bf16_supported(including_emulation=False),
+        bf16=bf16,
         launcher_precision=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
     )
 
@@ -127,12 +132,15 @@ def resolve(
             f"views={options.views!r} are {len(views)} of each image, which method={options.method!r} "
             "does not take; leave it out for the method's own"
         )
-    any_size = len({view.crop_size for view in views}) > 1
-    backbone = _choose_backbone(options, given, weights, any_size)
+    backbone = _choose_backbone(options, given, weights, len({view.crop_size for view in views}))
     on_cpu = machine is None or not machine.gpu
     fitted = images is not None and options.epochs is None and options.data != "digits"
     work = _count_work(backbone, views) if fitted and on_cpu else None  # takes seconds
-    length = fit_options(options, DIGITS_IMAGES if images is None else images, machine, work)
+    asks = machine is not None and on_cpu and machine.bf16
+    asks = asks and options.mixed_precision is None and options.data != "digits"
+    depthwise = asks and _has_depthwise(options, given)
+    count = DIGITS_IMAGES if images is None else images
+    length = fit_options(options, count, machine, work, depthwise)
     options = fill(options, length)
     scale = settled(options.batch_size) / 256
     recipe = PretrainRecipe(
@@ -183,6 +191,12 @@ def _fit_network(
     return {"crop_size": Choice(size, f"the only size that {name} takes", "")}
 
 
+def _has_depthwise(options: PretrainOptions, given: Given) -> bool:
+    if given.backbone is not None:
+        return has_depthwise(given.backbone)
+    return has_depthwise_of(options.backbone)
+
+
 def _count_work(
     backbone: BackboneSettings | GivenBackbone, views: tuple[ViewSpec, ...] | tuple[OwnView, ...]
 ) -> float:
@@ -215,9 +229,9 @@ def _choose_views(
 
 
 def _choose_backbone(
-    options: PretrainOptions, given: Given, weights: InitialWeights | None, any_size: bool
+    options: PretrainOptions, given: Given, weights: InitialWeights | None, sizes: int
 ) -> BackboneSettings | GivenBackbone:
-    """The backbone before its initial weights; any_size: it must take views of several sizes."""
+    """The backbone before its initial weights, for views of that many sizes."""
     crop_size = settled(options.crop_size)
     if weights is None or given.backbone is not None:
         stem = resolve_stem(options.backbone, options.stem, crop_size)
@@ -225,4 +239,5 @@ def _choose_backbone(
         stem = weights.choose_stem(options.backbone, options.stem)
     if given.backbone is not None:
         return GivenBackbone(given.backbone, crop_size, options.seed)
+    any_size = sizes > 1 or needs_any_size(options.backbone, crop_size)
     return BackboneSettings(name=options.backbone, stem=stem, any_size=any_size, seed=options.seed)

@@ -25,7 +25,6 @@ from sslortho.recipes.identity import identify_objects
 from sslortho.recipes.initial_weights import keep_first_layer, layer_factors
 from sslortho.recipes.plan import name_network
 from sslortho.recipes.pretrain.evaluations import Evaluations, create_evaluations
-from sslortho.recipes.pretrain.fitting import fit_precision
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.plan import plan_pretraining
 from sslortho.recipes.pretrain.probe import Probe, create_probe
@@ -85,9 +84,9 @@ def build(options: PretrainOptions, given: Given = NOTHING) -> Pretraining:
 
     Raises ValueError for a user's mistake.
     """
-    resolve(options, given)  # mistakes are found before data that may take minutes
     machine = find_machine()
-    precision = options.mixed_precision or fit_precision(options, machine).value
+    # mistakes are found before data that may take minutes
+    precision = settled(resolve(options, given, machine=machine).options.mixed_precision)
     accelerator = join_ranks(options, options.run_folder, precision, options.trackers)
     if options.shard:
         check_sharding(accelerator)

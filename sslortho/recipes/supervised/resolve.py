@@ -11,7 +11,7 @@ from sslortho.data.labelled import LabelledData
 from sslortho.generators import kept_generators
 from sslortho.methods import Classification
 from sslortho.models import BackboneInfo, feature_dim, initial_classifier
-from sslortho.models.backbones import BackboneSettings, Stem, check_backbone
+from sslortho.models.backbones import BackboneSettings, Stem, check_backbone, needs_any_size
 from sslortho.models.own_networks import GivenBackbone
 from sslortho.optim import param_groups
 from sslortho.optim.layer_rates import split_by_factor
@@ -88,7 +88,11 @@ class SupervisedRecipe:
             return Start(GivenBackbone(self.given.backbone, info.crop_size, seed), self.weights)
         # torchvision's own default, which the paper's networks have
         fresh = BackboneSettings(
-            name=info.backbone, stem=self.stem, zero_init_residual=False, seed=seed
+            name=info.backbone,
+            stem=self.stem,
+            zero_init_residual=False,
+            any_size=needs_any_size(info.backbone, info.crop_size),
+            seed=seed,
         )
         return Start(fresh, self.weights)
 

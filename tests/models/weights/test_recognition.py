@@ -14,7 +14,7 @@ from sslortho.models import (
     recognise,
     restore_backbone,
 )
-from sslortho.models.backbones import required_size
+from sslortho.models.network_facts import required_size
 from sslortho.models.torchvision_networks import MIXED_INPUT, torchvision_names
 from sslortho.models.wide_resnet import WIDE_RESNETS
 

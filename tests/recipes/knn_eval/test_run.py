@@ -136,3 +136,13 @@ def test_the_configuration_for_imagenet_is_the_published_one():
     arguments = ["--config", "knn_imagenet", "--backbone_from", "x", "--data_dir", "y"]
     options = parse_options(KnnEvalOptions, arguments)
     assert resolve(options) == (200, 0.1)
+
+
+@pytest.mark.parametrize("command", ["knn_eval", "linear_eval", "embed"])
+def test_an_unknown_backbone_is_refused_before_the_images_are_read(command, tmp_path):
+    unreadable = ["--data", "folder", "--data_dir", tmp_path / "nowhere"]
+    done = call_script(command, "--backbone_from", "random", "--backbone", "resnet21", *unreadable,
+                       "--out", tmp_path / "x.npz")  # fmt: skip
+    assert done.returncode == 2
+    assert "backbone='resnet21' is not one of" in done.stderr
+    assert "nowhere" not in done.stderr

@@ -9,12 +9,14 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import nn
 from torchvision.models import VisionTransformer
 
 import sslortho
 from sslortho.methods.options import METHOD_OPTIONS
 from sslortho.models import BackboneInfo, create_backbone, write_backbone
-from sslortho.models.backbones import required_size, required_size_of
+from sslortho.models.backbones import _facts, required_size_of
+from sslortho.models.network_facts import required_size
 from sslortho.optim import OPTIMIZERS
 from sslortho.options import GIVEN
 from sslortho.recipes.configs import configs_folder
@@ -28,7 +30,7 @@ from sslortho.recipes.pretrain.fitting import (
     fit_precision,
 )
 from sslortho.recipes.pretrain.options import PretrainOptions
-from sslortho.recipes.pretrain.resolve import resolve
+from sslortho.recipes.pretrain.resolve import find_machine, resolve
 from sslortho.runs.config_file import check_same_run, keep_fitted
 from sslortho.runs.status import RunStoppedError
 from sslortho.train.trainer import Trainer
@@ -141,6 +143,7 @@ def test_nothing_is_counted_where_the_length_is_known(monkeypatch, given):
     ("machine", "precision"),
     [
         (Machine(), "no"),
+        (Machine(bf16=True), "bf16"),
         (Machine(gpu=True), "no"),
         (GPU, "bf16"),
         (Machine(launcher_precision="bf16"), "bf16"),
@@ -254,6 +257,7 @@ def test_views_of_several_sizes_are_for_networks_of_any():
     "name", ["timm:test_vit", "timm:test_resnet", "vit_small_32", "resnet18", "basic_cnn"]
 )
 def test_the_size_of_a_backbone_by_name_is_that_of_the_network(name):
+    _facts.cache_clear()
     state = torch.get_rng_state()
     found = required_size_of(name)
     assert torch.equal(torch.get_rng_state(), state)
@@ -374,6 +378,34 @@ def test_what_is_given_is_kept_and_not_listed():
         "crop_size", "evaluate_every", "mixed_precision", "lr_biases", "orth_layers",
     }  # fmt: skip
     assert recipe.optimizer.lr == pytest.approx(3.0 * 64 / 256)
+
+
+@pytest.mark.parametrize(
+    ("network", "precision"),
+    [
+        ("resnet18", "bf16"),
+        ("timm:test_vit", "bf16"),
+        ("timm:mobilenetv3_small_050", "no"),
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "bf16"),
+        (nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "no"),
+    ],
+)
+def test_a_cpu_with_bf16_uses_it_unless_convolutions_are_depthwise(network, precision):
+    """benchmarks/bench_precision.py: a MobileNet takes twice as long in bf16."""
+    given = Given(backbone=network) if isinstance(network, nn.Module) else NOTHING
+    name = network if given is NOTHING else GIVEN
+    options = PretrainOptions.of(**FOLDER, backbone=name, epochs=1)
+    recipe = resolve(options, given, images=100, machine=Machine(bf16=True))
+    assert recipe.options.mixed_precision == precision
+
+
+@pytest.mark.parametrize("known", [{"avx512_bf16": True}, {"avx512_bf16": False}, {}])
+def test_a_cpu_says_whether_it_has_bf16(known, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    assert find_machine().bf16 == known.get("avx512_bf16", False)
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # torch 2.6
+    assert not find_machine().bf16
 
 
 def test_the_precision_auto_is_that_of_who_gives_none():

@@ -11,6 +11,8 @@ from torch import nn
 
 from sslortho.methods.options import METHOD_OPTIONS as METHODS
 from sslortho.models import create_backbone, load_backbone, read_weights
+from sslortho.models.weights.file import BackboneInfo, write_backbone
+from sslortho.models.weights.restore import restore_backbone
 from sslortho.recipes.command_line import parse_options
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import resolve
@@ -215,12 +217,39 @@ def test_local_views_that_a_network_does_not_take_are_told_by_what_was_given(met
         task_of(resolve(options))
 
 
-@pytest.mark.parametrize(("method", "size", "local"), [("dino", 224, 96), ("lejepa", 256, 112)])
-def test_sizes_of_which_all_views_fit_a_transformer_with_patches_of_16(method, size, local):
+@pytest.mark.parametrize(
+    ("method", "size", "local", "backbone"),
+    [
+        ("dino", 224, 96, "timm:vit_tiny_patch16_224"),
+        ("lejepa", 256, 112, "timm:vit_tiny_patch16_224"),
+        ("dino", 28, 12, "vit_small_32"),
+        ("lejepa", 28, 12, "vit_small_32"),
+    ],
+)
+def test_sizes_of_which_all_views_fit_the_patches_of_a_transformer(method, size, local, backbone):
     """Those that docs/methods.md names."""
-    settings = resolve(PretrainOptions.of(method=method, crop_size=size, **VIT))
+    options = PretrainOptions.of(method=method, crop_size=size, **{**VIT, "backbone": backbone})
+    settings = resolve(options)
     assert {view.crop_size for view in settings.views} == {size, local}
     task_of(settings)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size"), [("vit_small_32", 28), ("timm:vit_tiny_patch16_224", 112)]
+)
+def test_a_transformer_of_views_of_several_sizes_is_restored_for_images_of_its_own(
+    backbone, size, tmp_path
+):
+    """The network itself takes images of 32 or 224 pixels alone."""
+    info = BackboneInfo(
+        backbone=backbone, stem="stock", crop_size=size, mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    trained = create_backbone(backbone, any_size=True, seed=0).eval()
+    write_backbone(trained, tmp_path / "w.safetensors", info)
+    restored = restore_backbone(read_weights(tmp_path / "w.safetensors"))
+    images = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        assert torch.equal(restored.network(images), trained(images))
 
 
 def test_views_are_the_methods_own_by_size_or_as_named():

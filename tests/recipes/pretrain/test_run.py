@@ -201,7 +201,7 @@ def betons(tmp_path_factory):
             env=ENVIRONMENT, check=True, capture_output=True, timeout=100,
         )  # fmt: skip
     return ["--data", "beton", "--data_dir", str(folder), "--workers", "2", "--trackers", "none",
-            "--views", "barlow_twins_digits"]  # fmt: skip
+            "--views", "barlow_twins_digits", "--mixed_precision", "no"]  # fmt: skip
 
 
 @pytest.mark.slow
