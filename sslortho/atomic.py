@@ -22,8 +22,8 @@ def atomic_file(path: Path, final: Callable[[], Path] | None = None) -> Iterator
 
     Args:
         path: the file.
-        final: for a name that depends on the content: called when all is written, it returns the
-            path to use, in the same folder.
+        final: called when all is on the disk, just before the file takes its name; it returns the path to
+            use, in the same folder.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

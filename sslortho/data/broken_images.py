@@ -20,17 +20,11 @@ from sslortho.data.decoding import BrokenImageError
 from sslortho.data.first_rank import is_first_rank
 from sslortho.data.image_sets import ImageSet, Split
 from sslortho.data.names import join_first, to_line
-from sslortho.data.prefetch import available_cores
+from sslortho.data.prefetch import available_cores, map_in_pieces
 from sslortho.data.skip_list import has_begun, keeps_list, read_skip_list, write_skip_list
 
 MOST_CHECKED = 100_000
 """Images up to which each is checked by its header and its end; of a larger set a sample is."""
-
-AT_ONCE = 4096
-"""Images that are handed to the threads at a time: a future for each of millions takes gigabytes."""
-
-A_PIECE = 16
-"""Images that a thread takes at a time: one by one the hand-over costs as much as a check."""
 
 BAR_AFTER = 5.0
 """Seconds after which a check shows a bar."""
@@ -77,7 +71,7 @@ def handle_broken(
     seen: list[Checked] = []
     if skip is not False:
         data = _leave_out(data, split, skip_list, skip is None, seen)
-    chosen = _choose_checked(data)
+    chosen = choose_checked(data)
     sizes, broken = seen.pop() if seen else _check(data, chosen, thorough=False)
     if broken:
         raise ValueError(
@@ -93,7 +87,8 @@ def _binding(skip: bool | None, skip_list: Path | None) -> Path | None:
     return skip_list if skip is not False else None
 
 
-def _choose_checked(data: ImageSet) -> Sequence[int]:
+def choose_checked(data: ImageSet) -> Sequence[int]:
+    """Indices of the images that are looked at before training: all up to MOST_CHECKED, else a sample."""
     if len(data) <= MOST_CHECKED:
         return range(len(data))
     first = np.unique(data.labels.numpy(), return_index=True)[1]
@@ -105,24 +100,20 @@ def _check(data: ImageSet, indices: Sequence[int], thorough: bool) -> Checked:
     # PIL itself calls this at the first rare format, when other threads' files can seem broken
     Image.init()
 
-    def attempt(part: Sequence[int]) -> list[Size | BrokenImageError]:
-        return [_attempt(data, index, thorough) for index in part]
+    def attempt(index: int) -> Size | BrokenImageError:
+        return _attempt(data, index, thorough)
 
     sizes: list[Size] = []
     broken: dict[int, BrokenImageError] = {}
     pool = ThreadPoolExecutor(available_cores() if thorough else None)
     bar = tqdm(total=len(indices), unit="image", desc="checking", delay=BAR_AFTER)
     try:
-        for start in range(0, len(indices), AT_ONCE):
-            part = indices[start : start + AT_ONCE]
-            pieces = [part[i : i + A_PIECE] for i in range(0, len(part), A_PIECE)]
-            for piece, results in zip(pieces, pool.map(attempt, pieces), strict=True):
-                bar.update(len(piece))
-                for index, result in zip(piece, results, strict=True):
-                    if isinstance(result, BrokenImageError):
-                        broken[index] = result
-                    else:
-                        sizes.append(result)
+        for index, result in zip(indices, map_in_pieces(pool, attempt, indices), strict=True):
+            bar.update()
+            if isinstance(result, BrokenImageError):
+                broken[index] = result
+            else:
+                sizes.append(result)
     finally:
         bar.close()
         pool.shutdown(cancel_futures=True)

@@ -21,6 +21,7 @@ from sslortho.data.identity import ImageTable, hash_array
 from sslortho.data.image_sets import ImageSet
 from sslortho.data.item_workers import ItemReader
 from sslortho.data.labels import Labelling
+from sslortho.data.prefetch import map_in_pieces
 from sslortho.data.tensor_loader import TensorLoader
 from sslortho.data.view_loader import Indices, ViewLoader
 
@@ -162,7 +163,7 @@ def read_labels(reader: ItemReader) -> list[Any] | None:
     if count == 0 or reader.read_label(0) is None:
         return None
     with ThreadPoolExecutor(max(1, reader.processes)) as pool:
-        found = pool.map(reader.read_label, range(count))
+        found = map_in_pieces(pool, reader.read_label, range(count), piece=1)  # an item may be slow
         labels = list(tqdm(found, total=count, unit="item", desc="labels", delay=BAR_AFTER))
     missing = [i for i, label in enumerate(labels) if label is None]
     if missing:

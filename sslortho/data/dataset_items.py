@@ -165,7 +165,9 @@ def find_labels(dataset: Any) -> tuple[Sequence[Any] | None, tuple[str, ...]]:
         found = [find_labels(part) for part in parts]
         if any(labels is None for labels, _ in found):
             return None, ()
-        return [label for labels, _ in found for label in labels or ()], found[0][1]
+        names = {classes for _, classes in found}
+        classes = names.pop() if len(names) == 1 else ()
+        return [label for labels, _ in found for label in labels or ()], classes
     return _own_labels(dataset)
 
 

@@ -22,6 +22,7 @@ from sslortho.data.folder_walk import (
 from sslortho.data.image_files import ImageFiles
 from sslortho.data.image_sets import SMALL_SIDE, ImageArray, ImageSet, Split
 from sslortho.data.names import compose, to_line
+from sslortho.data.prefetch import map_in_pieces
 from sslortho.data.split_folders import find_test_folder, find_train_folder
 
 
@@ -180,7 +181,8 @@ def read_into_memory(files: ImageSet) -> ImageArray:
         return None
 
     with ThreadPoolExecutor() as pool:
-        broken = [error for error in pool.map(attempt, range(len(files))) if error is not None]
+        results = map_in_pieces(pool, attempt, range(len(files)))
+        broken = [error for error in results if error is not None]
     if broken:
         raise ValueError(describe_broken(broken, len(files)))
     return ImageArray(images, files.labels, files.classes, files.table)

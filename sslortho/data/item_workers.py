@@ -35,18 +35,28 @@ _items: Items | None = None
 """The items, in a process that reads them."""
 
 
-def _begin(items: Items, parent: int) -> None:
-    global _items
-    _items = items
-    torch.set_num_threads(1)  # OpenMP's threads do not live on after a fork
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process, which saves
+def outlive_signals(worker: int = 0) -> None:
+    """Let this process go on when all processes get a signal, until the first one has saved.
+
+    Ctrl-C, SLURM and systemd send it to all of them at once.
+
+    Args:
+        worker: unused; torch's DataLoader gives its number.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    # SLURM and systemd send it to all processes at once: the first one needs its items until it has saved
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=end, daemon=True).start())
 
     def end() -> None:
         time.sleep(GRACE)
         os._exit(1)
+
+
+def _begin(items: Items, parent: int) -> None:
+    global _items
+    _items = items
+    torch.set_num_threads(1)  # OpenMP's threads do not live on after a fork
+    outlive_signals()
 
     def watch() -> None:
         while os.getppid() == parent:

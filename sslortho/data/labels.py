@@ -8,9 +8,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sslortho.data.image_sets import ImageSet
+
 MOST_CLASSES = 10_000_000
 """Number that every label is below. A classifier has an output for each number up to the largest, and numbers
 beyond are those of people or times; WebFace260M (arXiv 2103.04098) has 4 million classes."""
+
+
+def check_named_classes(train: ImageSet, test: ImageSet, given: str) -> None:
+    """Raise ValueError if both have names of classes, and others: equal numbers would be other classes.
+
+    Args:
+        train, test: images to train and to test on.
+        given: argument that the test images come from, for the message.
+    """
+    if not train.classes or not test.classes or train.classes == test.classes:
+        return
+    different = sorted(set(train.classes).symmetric_difference(test.classes))
+    some = ", ".join(different[:3])
+    how = f"{some} in one alone" if different else "they are in another order"
+    raise ValueError(
+        f"{given} does not have the classes of the training images ({how}); labels would not match. Give the "
+        "same classes, or labels as numbers"
+    )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from torch import Tensor
 from sslortho.augment import EvaluationRenderer, EvaluationSpec, ViewRenderer, ViewSpec
 from sslortho.augment.own_views import OwnView, OwnViewRenderer
 from sslortho.data.batches import EvaluationLoader
+from sslortho.data.broken_images import choose_checked
 from sslortho.data.datasets import load_split
+from sslortho.data.image_files import ImageFiles
 from sslortho.data.image_sets import ImageSet, Split
 from sslortho.data.names import to_line
 from sslortho.data.options import PATH, DataOptions
@@ -177,11 +179,15 @@ def _check_sizes(images: ImageSet, specs: Sequence[ViewSpec]) -> None:
         return  # the loader of the first checks them; images that only decoding tells are named when read
     if all(spec.crop_padding is None for spec in specs):
         return
-    heights, widths = images.sizes(np.arange(len(images)))
-    smallest = int(np.minimum(heights, widths).argmin())
+    # a file is opened for its size; one that is too small and not in the sample is named when it is read
+    chosen = choose_checked(images) if isinstance(images, ImageFiles) else range(len(images))
+    indices = np.array(chosen)
+    heights, widths = images.sizes(indices)
+    place = int(np.minimum(heights, widths).argmin())
     try:
-        ViewRenderer(tuple(specs)).check_size(int(heights[smallest]), int(widths[smallest]))
+        ViewRenderer(tuple(specs)).check_size(int(heights[place]), int(widths[place]))
     except ValueError as error:
+        smallest = int(indices[place])
         name = images.file_of(smallest) or images.name_of(smallest)
         raise ValueError(f"{to_line(name)} is too small: {error}") from error
 

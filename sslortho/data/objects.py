@@ -19,7 +19,7 @@ from sslortho.data.first_rank import say
 from sslortho.data.image_folder import read_into_memory, settle_files
 from sslortho.data.image_sets import ImageSet, Split
 from sslortho.data.item_workers import ItemReader
-from sslortho.data.labels import Labelling
+from sslortho.data.labels import Labelling, check_named_classes
 from sslortho.data.options import DataOptions
 from sslortho.data.pixel_values import find_white
 from sslortho.data.prefetch import share_of_cores
@@ -212,7 +212,9 @@ def load_pair(
     if test_data is None:
         return train, None
     white = _white_of(data, test_data)
-    return train, load_object(test_data, options, "test", needs_labels, white)
+    test = load_object(test_data, options, "test", needs_labels, white)
+    check_named_classes(train, test, "test_data")
+    return train, test
 
 
 def _white_of(data: Any, test_data: Any) -> float | None:

@@ -1,5 +1,6 @@
 """Image sets of a user's own path: the kind is told from what is there."""
 
+import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from sslortho.data.folder_walk import (
 from sslortho.data.image_files import ImageFiles
 from sslortho.data.image_folder import read_into_memory, settle_files
 from sslortho.data.image_sets import ImageSet, Split
-from sslortho.data.labels import Labelling
+from sslortho.data.labels import Labelling, check_named_classes
+from sslortho.data.names import to_line
 from sslortho.data.options import PATTERN, DataOptions
 from sslortho.data.own_folders import scan_own_folder
 from sslortho.data.pixel_values import find_white
@@ -32,6 +34,9 @@ from sslortho.data.tar_shards import load_shards
 ARRAY_SUFFIXES = (".npy", ".npz")
 
 LIST_SUFFIXES = (".txt", ".lst")
+
+TEST_SHARD = re.compile(r"(test|val|valid|validation)(?![a-z])", re.IGNORECASE)
+"""Beginning of the name of a shard to test on."""
 
 
 def load_place(
@@ -54,6 +59,11 @@ def load_place(
         return load_file(path, options, "train", check) if split == "train" else None
     if parts := _find_shards(place):
         chosen = parts[split]
+        if split == "train" and not chosen:
+            raise ValueError(
+                f"data={path!r} holds shards to test on alone, {to_line(Path(parts['test'][0]).name)} first; "
+                f"to train on them give a pattern, {str(place / '*.tar')!r}"
+            )
         return _load_shards(chosen, options, split, check) if chosen else None
     if (place / "train.beton").is_file():
         found = load_beton(place, split)
@@ -76,12 +86,7 @@ def load_test_place(path: str, options: DataOptions, train: ImageSet) -> ImageSe
     else:
         test = load_file(path, options, "test", white=_white_of_training(options, place))
     assert test is not None
-    if train.classes and test.classes and train.classes != test.classes:
-        different = sorted(set(train.classes).symmetric_difference(test.classes))
-        raise ValueError(
-            f"test_data={path!r} does not have the classes of the training images "
-            f"({', '.join(different[:3])} in one alone); labels would not match"
-        )
+    check_named_classes(train, test, f"test_data={path!r}")
     return test
 
 
@@ -150,12 +155,12 @@ def load_file(
 def _find_shards(folder: Path) -> dict[Split, list[str]]:
     """Shards of a folder that holds nothing but shards and small files; empty if it holds other things.
 
-    Those whose names begin with test or val are to test on.
+    Those whose names begin with test, val, valid or validation are to test on.
     """
     names = [name for name in list_files(folder) if name.endswith(".tar")]
     if not names or list_folders(folder) or list_loose_images(folder):
         return {}
-    test = [name for name in names if name.lower().startswith(("test", "val"))]
+    test = [name for name in names if TEST_SHARD.match(name)]
     shards: dict[Split, list[str]] = {"train": [n for n in names if n not in test], "test": test}
     return {split: [str(folder / name) for name in found] for split, found in shards.items()}
 

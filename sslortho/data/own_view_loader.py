@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sslortho.augment.own_views import OwnViewRenderer
 from sslortho.data.batches import Batch, EpochOrder
+from sslortho.data.item_workers import METHOD, outlive_signals
 from sslortho.data.pixel_source import DecodedImages
 
 Key = tuple[int, int]
@@ -93,6 +94,10 @@ class OwnViewLoader:
             num_workers=self.workers,
             collate_fn=_stack,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=outlive_signals,
+            multiprocessing_context=METHOD
+            if self.workers
+            else None,  # by fork views may be closures
             generator=torch.Generator(),  # else it draws its seed from the global one
         )
         for indices, views in zip(steps, loader, strict=True):

@@ -1,12 +1,14 @@
 """Threads that make batches ahead of need, and the memory for these batches."""
 
 import contextlib
+import math
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -22,11 +24,48 @@ PART = 4
 Result = TypeVar("Result")
 
 
+AT_ONCE = 4096
+"""Items that are handed to the threads at a time: a future for each of millions takes gigabytes."""
+
+A_PIECE = 16
+"""Items that a thread takes at a time where each is quick: one by one the hand-over costs as much."""
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def map_in_pieces(
+    pool: ThreadPoolExecutor,
+    function: Callable[[int], Result],
+    indices: Sequence[int],
+    piece: int = A_PIECE,
+) -> Iterator[Result]:
+    """The results for the indices, in order; a thread takes `piece` of them at a time."""
+    for start in range(0, len(indices), AT_ONCE):
+        part = indices[start : start + AT_ONCE]
+        pieces = [part[i : i + piece] for i in range(0, len(part), piece)]
+        for results in pool.map(lambda some: [function(index) for index in some], pieces):
+            yield from results
+
+
+def _quota() -> float:
+    """Cores that the container may use, by its control group; infinite without a limit."""
+    with contextlib.suppress(OSError, ValueError):
+        most, period = (CGROUP / "cpu.max").read_text().split()
+        return int(most) / int(period)  # "max" is no number
+    with contextlib.suppress(OSError, ValueError):
+        most, period = (
+            int((CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period")
+        )
+        return most / period if most > 0 else math.inf
+    return math.inf
+
+
 def available_cores() -> int:
-    """Number of cores that this process may use."""
+    """Number of cores that this process may use: by affinity, and by the limit of its container."""
+    cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    return max(1, math.ceil(min(cores, _quota())))
 
 
 def share_of_cores() -> int:

@@ -123,10 +123,10 @@ class Shards:
         with self._lock:
             file = self._files.get(shard)
             kept = file is not None or len(self._files) < MOST_OPEN
-            if file is None:
-                file = os.open(self.places[shard], os.O_RDONLY)
-            if kept:
-                self._files[shard] = file
+            if file is None and kept:
+                file = self._files[shard] = os.open(self.places[shard], os.O_RDONLY)
+        if file is None:  # other threads need not wait for it
+            file = os.open(self.places[shard], os.O_RDONLY)
         try:
             yield file
         finally:

@@ -4,9 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sslortho.data.image_sets import ImageSet
 from sslortho.data.names import compose
+
+
+def _by_class(labels: Tensor, order: Tensor) -> tuple[Tensor, ...]:
+    """The indices of each class, classes ascending, those of a class as they follow in `order`."""
+    found, places = labels[order].sort(stable=True)
+    counts = found.unique_consecutive(return_counts=True)[1]
+    return order[places].split(counts.tolist())
 
 
 def balanced_subset(data: ImageSet, size: int, seed: int) -> ImageSet:
@@ -18,8 +26,7 @@ def balanced_subset(data: ImageSet, size: int, seed: int) -> ImageSet:
     if not 1 <= size <= len(data):
         raise ValueError(f"subset={size} must be from 1 to the {len(data)} images of the data")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(data)))
-    labels = data.labels[order]
-    groups = [order[labels == label] for label in labels.unique(sorted=True)]
+    groups = _by_class(data.labels, order)
     chosen = []
     for i, group in enumerate(groups):
         count = size // len(groups) + (i < size % len(groups))
@@ -29,6 +36,14 @@ def balanced_subset(data: ImageSet, size: int, seed: int) -> ImageSet:
             )
         chosen.append(group[:count])
     return data.select(torch.cat(chosen).sort().values)
+
+
+def choose_some(data: ImageSet, most: int, seed: int) -> ImageSet:
+    """At most `most` of the images, chosen by `seed` whatever their classes, in the order of the data."""
+    if len(data) <= most:
+        return data
+    generator = torch.Generator().manual_seed(seed)
+    return data.select(torch.randperm(len(data), generator=generator)[:most].sort().values)
 
 
 def named_subset(data: ImageSet, path: Path) -> ImageSet:
@@ -83,11 +98,7 @@ def hold_out(data: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSe
     """
     generator = np.random.default_rng((seed, 1))  # not the numbers that choose a subset
     order = torch.from_numpy(generator.permutation(len(data)))
-    labels = data.labels[order]
-    parts = []
-    for label in labels.unique():
-        group = order[labels == label]
-        parts.append(group[: round(share * len(group))])
+    parts = [group[: round(share * len(group))] for group in _by_class(data.labels, order)]
     chosen = torch.cat(parts).sort().values
     if len(chosen) in (0, len(data)):
         raise ValueError(

@@ -24,7 +24,7 @@ from sslortho.data.names import to_line
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "pgm", "tif", "tiff", "gif")
 """Ends of the names of images in shards."""
 
-VERSION = 2
+VERSION = 3
 """Version of the files in the cache folder."""
 
 MOST_LABEL_BYTES = 1 << 20
@@ -161,7 +161,7 @@ def _describe_several(shown: str, one: str, other: str) -> str:
 def _read_label(end: str, content: bytes) -> int | None:
     """Label in a .cls or .json; None if it has none that is a whole number."""
     try:
-        value: Any = json.loads(content)
+        value: Any = int(content) if end == "cls" else json.loads(content)
     except ValueError:
         return None
     if end == "json":

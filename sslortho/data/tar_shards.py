@@ -4,6 +4,7 @@ Order, shares of ranks and resume are those of any image set: shards are not str
 """
 
 import io
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -149,8 +150,10 @@ def load_shards(
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = list(pool.map(index, range(len(places))))
+    # shards of one name differ by their folder
+    shared = os.path.commonprefix(list(places)).rpartition("/")[0]  # noqa: RUF071, ends at a folder
     names = [
-        f"{place.rpartition('/')[2]}/{name}"
+        f"{place.removeprefix(shared).lstrip('/')}/{name}"
         for place, part in zip(places, found, strict=True)
         for name in part.names
     ]

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -120,14 +121,18 @@ def _similar_pairs(unit: Tensor, threshold: float) -> Iterator[tuple[int, Tensor
     Each part comes with the number of rows that have been compared with all after them. A part has as many
     pairs as there are rows, or more: to join it takes time for each row too.
     """
-    rows = max(1, BLOCK // max(1, len(unit)))
+    rows = max(1, math.isqrt(BLOCK))
     waiting: list[Tensor] = []
     for first in range(0, len(unit), rows):
         block = unit[first : first + rows]
-        cosines = block @ unit[first:].mT
-        one, other = (cosines.triu(1) >= threshold).nonzero(as_tuple=True)
-        keep = other > one  # triu has put 0 in place of the rest
-        waiting.append(torch.stack([one[keep], other[keep]], dim=1).cpu() + first)
+        for second in range(
+            first, len(unit), rows
+        ):  # square: few rows would be compared as fast as read
+            cosines = block @ unit[second : second + rows].mT
+            one, other = (cosines >= threshold).nonzero(as_tuple=True)
+            one, other = one + first, other + second
+            keep = other > one
+            waiting.append(torch.stack([one[keep], other[keep]], dim=1).cpu())
         done = min(first + rows, len(unit))
         if sum(map(len, waiting)) >= len(unit) or done == len(unit):
             yield done, torch.cat(waiting)

@@ -45,6 +45,18 @@ def create_dino_projector(
     return head
 
 
+class _Student(nn.Sequential):
+    """Backbone and head: from views (batch, 3, height, width) to outputs (batch, dim), one for each.
+
+    The backbone has one pass for each size of views, the head one for all, as in the paper's code
+    (MultiCropWrapper of its utils.py): the head's batch norm sees all crops together.
+    """
+
+    def forward(self, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        backbone, head = self
+        return head(torch.cat(pass_views(backbone, views))).chunk(len(views))
+
+
 class DINO(Method):
     """DINO: match the EMA teacher's output distribution on the global views.
 
@@ -67,7 +79,7 @@ class DINO(Method):
         widths = read_widths(options.projector)
         norms = any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
         self.projector = create_dino_projector(dim, widths, norms, options.freeze_output_epochs)
-        self.student = copy.deepcopy(nn.Sequential(backbone, self.projector))
+        self.student = copy.deepcopy(_Student(backbone, self.projector))
         self.backbone.requires_grad_(False)
         self.projector.requires_grad_(False)
         self.loss = DINOLoss(widths[-1], teacher_temp=options.teacher_temperature)
@@ -88,9 +100,9 @@ class DINO(Method):
         self.average.update(tuple(self.student), teacher, self.momentum)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
-        outputs = pass_views(self.student, views)  # one pass for a size, as in the paper's code
+        outputs = self.student(views)
         with torch.no_grad():
-            targets = pass_views(lambda images: self.projector(self.backbone(images)), views[:2])
+            targets = self.projector(torch.cat(pass_views(self.backbone, views[:2]))).chunk(2)
         with torch.autocast(outputs[0].device.type, enabled=False):
             entropies = self._teacher_entropies(in_float32(targets[0]))
             loss = self.loss([in_float32(t) for t in targets], [in_float32(z) for z in outputs])

@@ -12,6 +12,7 @@ from sslortho.augment.views import evaluation_spec
 from sslortho.data import EvaluationLoader, ImageSet
 from sslortho.data.labelled import LabelledData, choose_training_images, load_labelled_data
 from sslortho.data.loading import create_evaluation_loader, evaluation_views
+from sslortho.data.subsets import choose_some
 from sslortho.evaluate import evaluate_classifier
 from sslortho.evaluate.accuracy import leave_out_top5
 from sslortho.methods import Classification
@@ -52,11 +53,7 @@ class Evaluation:
 
     def some_training_images(self, most: int) -> ImageSet:
         """At most this many of the training images, chosen by seed, in their order."""
-        data = self.data.train
-        if len(data) <= most:
-            return data
-        generator = torch.Generator().manual_seed(self.options.seed)
-        return data.select(torch.randperm(len(data), generator=generator)[:most].sort().values)
+        return choose_some(self.data.train, most, self.options.seed)
 
     def evaluation_loader(self, data: ImageSet) -> EvaluationLoader:
         """Evaluation views of other images, this rank's share."""

@@ -108,9 +108,9 @@ class Training:
             say_compiling(self.loader)
         views = next(iter(self.loader)).views if main else None
         folder.prepare(self.accelerator, self.options, views)
-        for line in self.plan.lines() if tells else ():
-            say(line)
         with status_of(folder.path, main):
+            for line in self.plan.lines() if tells else ():
+                say(line)
             if main and held.writes_tables:
                 write_tables(folder.images, self.inputs, held.kept_tables)
             yield held
@@ -202,4 +202,4 @@ def _uninterrupted() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)  # None: not of Python

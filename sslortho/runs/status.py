@@ -103,18 +103,19 @@ def status_of(folder: Path, writes: bool) -> Iterator[None]:
         folder: of the run; held by this process.
         writes: whether this process writes; of several ranks the main one alone.
     """
-
-    if writes:
-        write_status(folder, "running")
     try:
+        if writes:
+            write_status(folder, "running")
         yield
     except BaseException as error:
         if writes:
             give_up(folder, error)
         raise
     if writes:
-        write_status(folder, "finished")
-        release_folder(folder)
+        try:
+            write_status(folder, "finished")
+        finally:
+            release_folder(folder)
 
 
 def give_up(folder: Path, error: BaseException) -> None:

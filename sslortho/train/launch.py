@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import (
     DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     ProjectConfiguration,
 )
@@ -119,6 +120,8 @@ def create_accelerator(
     accelerator = Accelerator(
         cpu=not cuda,
         mixed_precision=mixed_precision,
+        # else the environment may ask for others, by which Accelerate would divide the loss
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=names or None,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=rank_timeout))],
         project_config=ProjectConfiguration(

@@ -47,7 +47,10 @@ def describe_change(state: dict[str, Any], accelerator: Accelerator) -> str:
     ]
     if not different:
         return ""
-    return f"; it goes on as an unbroken run would up to rounding only ({'; '.join(different)})"
+    return (
+        f"; it goes on as an unbroken run would up to rounding, and to what the network draws, such as dropout "
+        f"({'; '.join(different)})"
+    )
 
 
 def steps_per_epoch(state: Mapping[str, Any]) -> int | None:

@@ -350,3 +350,24 @@ def test_a_dict_of_splits_has_images_to_test_on():
         load_pair(DatasetDict(a=table()), None, DataOptions(data="given"), False)
     with pytest.raises(ValueError, match="streams"):
         load(table().to_iterable_dataset())
+
+
+def test_test_images_of_other_named_classes_are_refused():
+    """Names are numbered in their order: "c" of the test images would be "b" of the training images."""
+    options = DataOptions(data="given")
+    named = (GREY[:3], ["a", "b", "c"])
+    with pytest.raises(
+        ValueError, match=r"test_data does not have the classes .* \(b in one alone\)"
+    ):
+        load_pair(named, (GREY[:2], ["a", "c"]), options, True)
+    _, test = load_pair(named, (GREY[:2], [0, 2]), options, True)
+    assert test is not None
+    assert test.labels.tolist() == [0, 2]
+
+
+def test_data_sets_put_together_have_names_of_classes_if_they_agree():
+    def part(*classes):
+        return Items(lambda i: GREY[i], 2, targets=[0, 1], classes=list(classes))
+
+    assert load(ConcatDataset([part("a", "b"), part("a", "b")])).classes == ("a", "b")
+    assert load(ConcatDataset([part("a", "b"), part("b", "a")])).classes == ()

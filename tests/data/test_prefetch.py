@@ -1,11 +1,23 @@
+import math
+import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
-from sslortho.data.prefetch import PART, Buffers, Job, run_ahead
+from sslortho.data import prefetch
+from sslortho.data.prefetch import (
+    AT_ONCE,
+    PART,
+    Buffers,
+    Job,
+    available_cores,
+    map_in_pieces,
+    run_ahead,
+)
 
 WAIT = 30.0  # seconds until a test gives up on a thread
 
@@ -132,3 +144,41 @@ def test_memory_has_the_shape_and_type_that_is_asked_for():
         assert (taken.shape, taken.dtype) == (shape, dtype)
         del taken
     assert len(buffers.kept) == 3
+
+
+class CountingPool(ThreadPoolExecutor):
+    submitted = 0
+
+    def submit(self, *arguments, **options):
+        self.submitted += 1
+        return super().submit(*arguments, **options)
+
+
+@pytest.mark.parametrize("piece", [1, 16])
+def test_millions_of_items_are_handed_over_in_parts(piece):
+    with CountingPool(2) as pool:
+        results = map_in_pieces(pool, lambda i: i**2, range(10_000), piece)
+        assert next(results) == 0
+        assert pool.submitted == math.ceil(AT_ONCE / piece)
+        assert list(results) == [i**2 for i in range(1, 10_000)]
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 16),
+        ({"cpu.max": "max 100000"}, 16),
+        ({"cpu.max": "800000 100000"}, 8),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "5000 100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 16),
+    ],
+)
+def test_a_containers_limit_of_its_cores_counts(files, cores, tmp_path, monkeypatch):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    monkeypatch.setattr(prefetch, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    assert available_cores() == cores

@@ -15,6 +15,7 @@ from sslortho.data import (
 )
 from sslortho.data.beton import read_beton, write_beton
 from sslortho.data.beton.manifest import names_path
+from sslortho.data.subsets import _by_class, choose_some
 
 # balanced subsets
 
@@ -23,6 +24,21 @@ def labelled(counts: list[int]) -> ImageArray:
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     images = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
     return ImageArray(images, labels, tuple(str(i) for i in range(len(counts))))
+
+
+def test_classes_are_found_as_by_a_look_at_each():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(-1, 9, (500,), generator=generator)
+    order = torch.randperm(500, generator=generator)
+    expected = [order[labels[order] == label] for label in labels.unique()]
+    found = _by_class(labels, order)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.timeout(60)  # a pass over all labels for each class takes minutes
+def test_a_subset_of_many_classes():
+    data = labelled([2] * 100_000)
+    assert torch.equal(balanced_subset(data, 100_000, seed=0).labels, torch.arange(100_000))
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 25, 30, 40])
@@ -217,3 +233,12 @@ def test_a_list_in_the_other_unicode_form_names_the_same_files(tmp_path):
     for name, text in ((composed, split), (split, composed)):
         data = ImageFiles((f"/x/{name}", "/x/other.png"), torch.tensor([0, 0]), ("x",))
         assert named_subset(data, write_list(tmp_path, text)).paths == (f"/x/{name}",)
+
+
+def test_some_images_are_chosen_by_seed_in_their_order():
+    data = labelled([30])
+    chosen = choose_some(data, 10, seed=1).images[:, 0, 0, 0].long()
+    assert len(chosen) == 10
+    assert (chosen.diff() > 0).all()
+    assert not torch.equal(chosen, choose_some(data, 10, seed=2).images[:, 0, 0, 0].long())
+    assert choose_some(data, 30, seed=1) is data

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 
 from sslortho.data import shard_files, tar_index
+from sslortho.data.broken_images import handle_broken
 from sslortho.data.loading import load_test_set, load_training_set
 from sslortho.data.options import DataOptions
 from sslortho.data.shard_files import expand_shards
@@ -269,3 +271,60 @@ def test_a_suffix_tells_which_image_is_meant(tmp_path):
 def test_patterns_of_nothing(tmp_path, pattern):
     with pytest.raises(ValueError, match=r"runs backwards|names no shards"):
         expand_shards(str(tmp_path / pattern))
+
+
+def test_shards_of_one_name_in_different_folders_have_names_of_their_own(tmp_path):
+    """The layout of img2dataset; one of two images of the same name is broken."""
+    whole, cut = samples(0, 2), samples(0, 2)
+    cut[0] = (cut[0][0], cut[0][1][:60])
+    write(tmp_path / "a/00000.tar", whole)
+    write(tmp_path / "b/00000.tar", cut)
+    images = load_shards(expand_shards(str(tmp_path / "*/00000.tar")))
+    names = [images.name_of(i) for i in range(4)]
+    assert names == [f"{folder}/00000.tar/{i:04d}.png" for folder in "ab" for i in range(2)]
+    with pytest.warns(UserWarning, match=r"1 of 4 train images are broken .* b/00000.tar/0000.png"):
+        kept, _ = handle_broken(images, "train", skip=True)
+    assert [kept.name_of(i) for i in range(len(kept))] == [names[0], names[1], names[3]]
+
+
+def test_labels_with_leading_zeros_are_numbers(tmp_path):
+    """As WebDataset reads them."""
+    write(tmp_path / "a.tar", samples(0, 3, lambda i: ("cls", b"%03d\n" % i)))
+    assert load_shards([str(tmp_path / "a.tar")]).labels.tolist() == [0, 1, 2]
+
+
+def test_a_folder_of_shards_to_test_on_alone_is_told(tmp_path):
+    write(tmp_path / "d/val-000.tar", samples(0, 2))
+    with pytest.raises(ValueError, match=r"shards to test on alone, val-000.tar first; .*\*\.tar"):
+        load_training_set(DataOptions(data=str(tmp_path / "d")))
+
+
+def test_only_whole_words_make_a_shard_one_to_test_on(tmp_path):
+    for i, name in enumerate(("street-0", "valley-0", "testbed-0", "VAL_0", "test0")):
+        write(tmp_path / f"d/{name}.tar", samples(10 * i, 2))
+    options = DataOptions(data=str(tmp_path / "d"))
+    train, test = load_training_set(options), load_test_set(options)
+    assert {train.name_of(i).split("/")[0] for i in range(6)} == {
+        "street-0.tar",
+        "valley-0.tar",
+        "testbed-0.tar",
+    }
+    assert test is not None
+    assert len(test) == 4
+
+
+def test_shards_beyond_those_that_stay_open_are_opened_side_by_side(tmp_path, monkeypatch):
+    places = [write(tmp_path / f"{i}.tar", samples(10 * i, 1)) for i in range(2)]
+    images, both, opened = load_shards(places), threading.Barrier(2, timeout=20), os.open
+    monkeypatch.setattr(shard_files, "MOST_OPEN", 0)
+
+    def open_together(*arguments, **options):
+        if str(arguments[0]) in places:
+            both.wait()  # breaks if the other thread has to wait for this one
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(shard_files.os, "open", open_together)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(images.open, range(2)))
+    for i, pixels in enumerate(found):
+        np.testing.assert_array_equal(pixels, picture(10 * i)[0])

@@ -63,7 +63,7 @@ def test_any_pairs_are_joined_as_scipy_joins_them(seed):
 
 
 def test_features_that_tell_nothing_apart_are_told_early(monkeypatch):
-    monkeypatch.setattr(duplicates, "BLOCK", 300)
+    monkeypatch.setattr(duplicates, "BLOCK", 25)
     same, groups = torch.ones(60, 3), Groups(60)
     # 5 rows a block: 59 + ... + 55, then 54 + ... + 50, then 49 + ... + 45 pairs: 780 are more than 600
     with pytest.warns(UserWarning, match=r"780 pairs among 15 of 60 images") as warned:

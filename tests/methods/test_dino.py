@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from helpers.methods import BATCH, DIM, SIDE, WIDTHS, create, draw_views
@@ -13,7 +15,10 @@ def test_dino_sorts_every_view_as_the_teacher_sorts_the_other_global_ones():
     task = create("dino", teacher_temperature=0.05)
     for parameter in task.backbone.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    student = task.student(torch.cat(views)).chunk(4)  # all of one size pass together
+    student = task.student(views)  # all of one size pass together
+    backbone, head = task.student
+    expected = head(backbone(torch.cat(views))).chunk(4)
+    assert all(torch.equal(a, b) for a, b in zip(student, expected, strict=True))
     teacher = task.projector(task.backbone(torch.cat(views[:2]))).chunk(2)
     terms = [
         -(softmax(t / 0.05, dim=1) * log_softmax(s / 0.1, dim=1)).sum(dim=1).mean()
@@ -35,7 +40,8 @@ def test_global_views_of_different_sizes_pass_the_teacher_one_by_one():
     task = create("dino", teacher_temperature=0.05)
     for parameter in task.backbone.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    student = [task.student(view) for view in (square, wide)]
+    backbone, head = task.student
+    student = [head(backbone(view)) for view in (square, wide)]
     teacher = [task.projector(task.backbone(view)) for view in (square, wide)]
     terms = [
         -(softmax(t / 0.05, dim=1) * log_softmax(s / 0.1, dim=1)).sum(dim=1).mean()
@@ -101,3 +107,31 @@ def test_the_entropy_of_the_mean_is_that_of_all_ranks(tmp_path):
     mean = _entropy_of_the_mean_on_a_rank(None, views).double().mean(dim=0)
     expected = torch.distributions.Categorical(mean).entropy().item()
     assert [value.item() for value in found] == pytest.approx([expected] * 2, rel=1e-5)
+
+
+def test_the_batch_norm_of_the_head_sees_crops_of_all_sizes_together():
+    """MultiCropWrapper of the paper's code: a pass of the backbone for each size, one of the head for all."""
+    torch.manual_seed(0)
+    method = load_method("dino")
+    backbone = nn.Sequential(
+        nn.Conv2d(3, DIM, 3), nn.BatchNorm2d(DIM), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    task = method(backbone, DIM, method.Options(projector=WIDTHS["dino"]))
+    assert any(isinstance(module, nn.BatchNorm1d) for module in task.student[1].modules())
+    large, small = torch.randn(2, BATCH, 3, 8, 8), 3 + torch.randn(3, BATCH, 3, 5, 5)
+    body, head = copy.deepcopy(task.student)
+    features = torch.cat([body(torch.cat(tuple(large))), body(torch.cat(tuple(small)))])
+    student = head(features).chunk(5)
+    teacher = task.projector(task.backbone(torch.cat(tuple(large)))).chunk(2)
+    terms = [
+        -(softmax(t / task.loss.teacher_temp, dim=1) * log_softmax(s / 0.1, dim=1))
+        .sum(dim=1)
+        .mean()
+        for i, t in enumerate(teacher)
+        for j, s in enumerate(student)
+        if i != j
+    ]
+    loss = task((*large, *small), torch.zeros(BATCH))["loss"]
+    torch.testing.assert_close(loss, sum(terms) / len(terms))
+    apart = [head(body(views)) for views in (large[0], small[0])]  # the test can tell
+    assert not torch.allclose(apart[1], student[2], atol=1e-3)

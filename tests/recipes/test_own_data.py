@@ -206,6 +206,10 @@ def test_a_signal_to_all_processes_lets_the_run_save(number, expected, tmp_path,
             time.sleep(0.5)
 
     data = Pictures(pictures())
+    views = {"views": [plain_view] * 2, "workers": 1}
+    own = pretrain(pictures(), tmp_path / "whole", **views)
     monkeypatch.setattr(Trainer, "_step", stop)
+    told = pretrain(pictures(), tmp_path / "told", **views)  # processes that make views
+    assert all(torch.equal(a, b) for a, b in zip(weights(told), weights(own), strict=True))
     found = pretrain(data, tmp_path / "run", worker_type="processes", workers=1)
     assert all(torch.equal(a, b) for a, b in zip(weights(found), expected, strict=True))

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from sslortho.runs import status
 from sslortho.runs.lock import hold_folder, is_held
 from sslortho.runs.status import RunStoppedError, Status, read_status, status_of, write_status
 
@@ -101,3 +102,20 @@ def test_a_run_with_a_summary_is_finished_whatever_was_written_last(tmp_path):
     write_status(tmp_path, "running")
     (tmp_path / "summary.json").write_text("{}")
     assert read_status(tmp_path) == Status("finished", None)
+
+
+@pytest.mark.parametrize("state", ["running", "finished"])
+def test_a_status_that_cannot_be_written_leaves_the_folder_free(state, tmp_path, monkeypatch):
+    """In a notebook the process lives on, and the same call is to work once the disk has room."""
+    written = status.write_status
+
+    def refuse(folder, wanted, message=None):
+        if wanted == state:
+            raise OSError(errno.ENOSPC, "full")
+        written(folder, wanted, message)
+
+    monkeypatch.setattr(status, "write_status", refuse)
+    hold_folder(tmp_path)
+    with pytest.raises(OSError, match="full"), status_of(tmp_path, writes=True):
+        pass
+    hold_folder(tmp_path)

@@ -25,6 +25,12 @@ def test_a_launcher_that_asks_for_another_precision_is_an_error(monkeypatch, tmp
         launch.create_accelerator("no", "none", tmp_path)
 
 
+def test_the_environment_does_not_divide_the_loss(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    accelerator = launch.create_accelerator("no", "none", tmp_path)
+    assert accelerator.gradient_accumulation_steps == 1
+
+
 def test_processes_that_do_not_know_of_each_other_are_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)

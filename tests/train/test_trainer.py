@@ -224,6 +224,17 @@ def test_a_signal_in_the_last_evaluation_is_not_lost(tmp_path):
     assert torch.equal(weights(again), weights(stopped))
 
 
+def test_a_signal_handler_that_is_not_pythons_does_not_end_training(tmp_path, monkeypatch):
+    """Where Python is embedded, signal.signal says None of it, and does not take None."""
+    plain = signal.signal
+    monkeypatch.setattr(signal, "signal", lambda number, handler: plain(number, handler) and None)
+    _, result = train(tmp_path)
+    monkeypatch.undo()
+    assert result.step == 12
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        assert signal.getsignal(number) == signal.SIG_DFL
+
+
 def _stop_one_rank_in_the_last_step_of_an_epoch(rank, folder):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
@@ -562,7 +573,7 @@ def test_going_on_with_other_threads_is_said(tmp_path, capsys):
         train(tmp_path, epochs=3)
     finally:
         torch.set_num_threads(threads)
-    said = f"up to rounding only (threads {threads} then, {threads + 1} now)"
+    said = f"such as dropout (threads {threads} then, {threads + 1} now)"
     assert said in capsys.readouterr().out
 
 

@@ -90,15 +90,19 @@ def write_beton(
     encode = _encoder(data, encoding)
     images = _encode_in_order(encode, len(data), workers, skip_broken)
     bar = tqdm(images, total=len(data), unit="image", disable=not progress, smoothing=0.1)
-    with atomic_file(path) as file, contextlib.closing(images), contextlib.closing(bar):
+
+    def clear_old() -> Path:
+        # a manifest of another file must not stand beside this one, not for a moment
+        manifest_path(path).unlink(missing_ok=True)
+        names_path(path).unlink(missing_ok=True)
+        return path
+
+    with atomic_file(path, clear_old) as file, contextlib.closing(images), contextlib.closing(bar):
         layout = BetonLayout(file, data, page_size)
         for i, image in enumerate(bar):
             before_each()
             layout.add(i, image)
         layout.finish()
-        # a manifest of another file must not stand beside this one, not for a moment
-        manifest_path(path).unlink(missing_ok=True)
-        names_path(path).unlink(missing_ok=True)
     settings = {
         **(source or {}),
         "mode": mode,

@@ -8,6 +8,7 @@ from torch import nn
 
 from sslortho.data import EvaluationLoader, ImageSet
 from sslortho.data.loading import Shard, create_evaluation_loader
+from sslortho.data.subsets import choose_some
 from sslortho.evaluate import FrozenEvaluation
 from sslortho.methods.task import Task
 from sslortho.recipes.pretrain.resolve import PretrainRecipe
@@ -57,6 +58,10 @@ def _of_held_out(figures: dict[str, float]) -> dict[str, float]:
     return {f"val_{n}" if n.endswith("_top1") else n: value for n, value in figures.items()}
 
 
+MOST_RANKED = 25_600
+"""Most images without labels that RankMe is computed of: the number of its paper (arXiv 2210.02885)."""
+
+
 def has_all_labels(images: ImageSet) -> bool:
     """Whether each image has a label: its figures are those of labels then."""
     return bool((images.labels >= 0).all())
@@ -102,8 +107,11 @@ def create_evaluations(
     def loader(images: ImageSet) -> EvaluationLoader:
         return create_evaluation_loader(options, images, recipe.evaluation_views, shard)
 
+    known_images = train if has_labels or held_out is None else held_out
+    if not has_labels:  # RankMe alone is computed of them
+        known_images = choose_some(known_images, MOST_RANKED, options.seed)
     with_test = FrozenEvaluation(
-        train=loader(train if has_labels or held_out is None else held_out),
+        train=loader(known_images),
         test=loader(test) if test and labelled else None,
         knn_k=options.knn_k,
         knn_temperature=options.knn_temperature,

@@ -72,13 +72,13 @@ class Machine:
     """Precision that the launcher was asked for."""
 
 
-def fit_precision(options: PretrainOptions, machine: Machine, depthwise: bool = False) -> Choice:
+def fit_precision(options: PretrainOptions, machine: Machine, slow: str = "") -> Choice:
     """Precision of the network.
 
     Args:
         options: of the run.
         machine: that trains.
-        depthwise: whether the backbone has depthwise convolutions, which CPUs compute slowly in bf16.
+        slow: reason why bf16 is slower than float32 on a CPU for this run; empty if it is faster.
     """
     if options.data == "digits":
         return Choice(DIGITS["mixed_precision"], "the digits' own", "")
@@ -91,10 +91,8 @@ def fit_precision(options: PretrainOptions, machine: Machine, depthwise: bool = 
         return Choice("bf16", reason, "never tested on a GPU by this project")
     if machine.gpu:
         return Choice("no", "the GPU has no bf16; fp16 is there for who asks", "")
-    if machine.bf16 and depthwise:
-        return Choice(
-            "no", "most networks with depthwise convolutions are slower in bf16 on a CPU", ""
-        )
+    if machine.bf16 and slow:
+        return Choice("no", slow, "")
     if machine.bf16:
         return Choice("bf16", "a CPU that computes in bf16, faster than in float32", "")
     return Choice("no", "float32 on a CPU", "")
@@ -152,11 +150,11 @@ def fit_options(
         machine: that trains. Default: a CPU.
         work: multiplications of the forward passes of all views of an image; None: not known yet, or of no
             account.
-        depthwise: see `fit_precision`.
+        depthwise: whether the backbone has depthwise convolutions.
     """
     machine = machine or Machine()
     fitted = {
-        "mixed_precision": fit_precision(options, machine, depthwise),
+        "mixed_precision": fit_precision(options, machine, _explain_slow_bf16(options, depthwise)),
         **(
             _digits(images)
             if options.data == "digits"
@@ -165,11 +163,33 @@ def fit_options(
     }
     if options.optim != "muon":  # whose AdamW has a rate of its own
         fitted["lr_biases"] = _fit_biases(options, images, fitted)
-    if options.optim == "orth_lars":
-        fitted["orth_layers"] = Choice("conv", "as the paper for Barlow Twins", "")
-    elif options.optim.startswith("orth_") or options.optim.endswith("norm_sgd"):
-        fitted["orth_layers"] = Choice("all", "as in docs/order", "")
+    if (layers := _fit_layers(options)) is not None:
+        fitted["orth_layers"] = layers
     return {name: choice for name, choice in fitted.items() if getattr(options, name) is None}
+
+
+def _fit_layers(options: PretrainOptions) -> Choice | None:
+    """Layers that are orthonormalised; None if the optimizer has no such option."""
+    if options.optim == "orth_lars":
+        return Choice("conv", "as the paper for Barlow Twins", "")
+    if options.optim.startswith("orth_") or options.optim.endswith("norm_sgd"):
+        return Choice("all", "as in docs/order", "")
+    return None
+
+
+def _explain_slow_bf16(options: PretrainOptions, depthwise: bool) -> str:
+    """Reason why bf16 is slower than float32 on a CPU; empty if it is faster.
+
+    The gradient of a dense layer has at most as many directions as the batch has views. bf16 rounds it to a
+    matrix of full rank, whose eigenproblem is as large as the layer (docs/orthonormalisation.md).
+    """
+    if depthwise:
+        return "most networks with depthwise convolutions are slower in bf16 on a CPU"
+    layers = _fit_layers(options)
+    chosen = options.orth_layers or (layers.value if layers else None)
+    if options.optim == "muon" or (options.optim.startswith("orth_") and chosen == "all"):
+        return "on a CPU bf16 makes it slow to orthonormalise dense layers"
+    return ""
 
 
 def _fit_biases(options: PretrainOptions, images: int, fitted: dict[str, Choice]) -> Choice:

@@ -78,7 +78,7 @@ def _passing_on(process: Popen[bytes]) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def rerun(run: FinishedRun, command: list[str], out: Path) -> None:

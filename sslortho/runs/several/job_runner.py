@@ -115,7 +115,7 @@ class JobRunner:
         finally:
             self._stop()
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, handler or signal.SIG_DFL)
         return Outcome(tuple(self.failed), tuple(self.busy), self.signal)
 
     def _fill(self, waiting: Iterator[Job | None]) -> bool:

@@ -1,5 +1,6 @@
 """write_beton: what FFCV and PIL find in the file, and what is left when something goes wrong."""
 
+import errno
 import hashlib
 import io
 import json
@@ -543,6 +544,20 @@ def test_an_existing_file_stays_unless_overwrite(out):
     assert (out.read_bytes(), manifest_path(out).read_bytes()) == before
     write_beton(in_memory(3, 8, 8), out, overwrite=True)
     assert len(read_beton(out)) == json.loads(manifest_path(out).read_text())["count"] == 3
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_what_was_there(out, monkeypatch):
+    """Some file systems say it when the file is flushed to the disk."""
+    write_beton(in_memory(2, 8, 8), out)
+    before = out.read_bytes(), manifest_path(out).read_bytes()
+
+    def refuse(file):
+        raise OSError(errno.EDQUOT, "quota")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="quota"):
+        write_beton(in_memory(3, 8, 8), out, overwrite=True)
+    assert (out.read_bytes(), manifest_path(out).read_bytes()) == before
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, MemoryError])

@@ -4,12 +4,16 @@ import contextlib
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+import sslortho
 from sslortho.data.image_sets import ImageArray
 from sslortho.data.loading import Shard
+from sslortho.evaluate.collapse import rankme
 from sslortho.methods import Method
+from sslortho.recipes.pretrain import evaluations
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.pretrain.resolve import resolve
 from sslortho.recipes.pretrain.unlabelled import (
@@ -89,3 +93,18 @@ def test_the_loss_of_held_out_images_is_a_mean_though_each_overwrites_the_last()
     evaluation.__dict__["accelerator"] = accelerator
     batches = [SimpleNamespace(views=(), labels=None)] * 4
     assert evaluation._loss(Overwriting(), batches) == 2.5
+
+
+@pytest.mark.slow
+def test_rankme_of_many_images_without_labels_is_of_some(tmp_path, monkeypatch):
+    """All features of a million images do not fit into memory."""
+    monkeypatch.setattr(evaluations, "MOST_RANKED", 24)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (60, 32, 32, 3), np.uint8)
+    run = sslortho.pretrain(
+        images, "basic_cnn", out=tmp_path / "run", projector="16-16", epochs=1, batch_size=20, seed=3,
+        threads=1, trackers="none", announce=False, mixed_precision="no",
+    )  # fmt: skip
+    chosen = torch.randperm(60, generator=torch.Generator().manual_seed(3))[:24].sort().values
+    found = sslortho.extract_features(run.backbone, images[chosen.numpy()], threads=1)
+    assert run.summary["rankme"] == pytest.approx(rankme(found.features), rel=1e-3)
