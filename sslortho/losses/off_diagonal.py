@@ -7,13 +7,16 @@ from torch import Tensor
 def off_diagonal(matrix: Tensor, start: int = 0) -> Tensor:
     """All entries (rows, columns - 1) but that of column `start + row` in each row, in their order.
 
-    A mask would do the same, but its `nonzero` makes a GPU wait for the host.
+    A mask would do the same, but its `nonzero` makes a GPU wait for the host, and an index would be twice as
+    large as the matrix. Between two entries that are left out there are `columns` others.
 
     Args:
         matrix: (rows, columns), with at least start + rows columns.
         start: column of the entry that the first row loses.
     """
     rows, columns = matrix.shape
-    places = torch.arange(columns - 1, device=matrix.device).expand(rows, -1)
-    left_out = torch.arange(start, start + rows, device=matrix.device).unsqueeze(1)
-    return matrix.gather(1, places + (places >= left_out))
+    entries = matrix.reshape(-1)
+    last = start + (rows - 1) * (columns + 1)
+    between = entries[start + 1 : last + 1].view(rows - 1, columns + 1)[:, :columns]
+    parts = [entries[:start], between.reshape(-1), entries[last + 1 :]]
+    return torch.cat(parts).view(rows, columns - 1)

@@ -121,7 +121,7 @@ def draw_slices(seed: int, dim: int, count: int, device: torch.device | str = "c
     works, and sent from pinned memory.
     """
     generator = torch.Generator().manual_seed(seed)
-    slices = torch.randn(dim, count, generator=generator)
+    slices = torch.randn(dim, count, generator=generator, dtype=torch.float32, device="cpu")
     slices /= torch.linalg.vector_norm(slices, dim=0)
     device = torch.device(device)
     if device.type == "cuda":

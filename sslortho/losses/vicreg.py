@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, relu
 
-from sslortho.losses.gather import gather_parts
+from sslortho.losses.gather import gather_batch
 from sslortho.losses.inputs import check_pair, check_weight, widen
 from sslortho.losses.off_diagonal import off_diagonal
 
@@ -72,7 +72,10 @@ class VICRegLoss(nn.Module):
         """The sum of the three terms of projections (batch, dim)."""
         invariance = mse_loss(z_a, z_b)
         if self.gather_distributed:
-            z_a, z_b = gather_parts(z_a), gather_parts(z_b)
+            z_a, z_b = (
+                gather_batch(z_a),
+                gather_batch(z_b),
+            )  # what follows is the same on every rank
         if len(z_a) < 2:
             raise ValueError(f"a batch of {len(z_a)} has no variance; give at least 2 samples")
         variance = 0.5 * (variance_loss(z_a) + variance_loss(z_b))

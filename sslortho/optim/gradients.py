@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -71,6 +71,21 @@ def is_sharded(tensor: Tensor) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def sum_partial_gradients(parameters: Iterable[Tensor]) -> None:
+    """Sum gradients whose parts are sums yet to be added over ranks (Partial), as torch's optimizers do.
+
+    Tensor parallelism leaves such gradients to replicated parameters. The sum becomes the gradient.
+    """
+    for parameter in parameters:
+        grad: Any = parameter.grad
+        if grad is None or not is_sharded(grad) or not any(p.is_partial() for p in grad.placements):
+            continue
+        from torch.distributed.tensor import Replicate
+
+        placements = [Replicate() if p.is_partial() else p for p in grad.placements]
+        parameter.grad = grad.redistribute(placements=placements)
+
+
 def gather(sharded: Tensor) -> tuple[Tensor, Callable[[], None]]:
     """A DTensor in full, and a function that writes the full tensor back to this rank's part."""
     from torch.distributed.tensor import DTensor, Replicate
@@ -134,7 +149,7 @@ def replace(
     for gradient in {id(gradient.grad): gradient for gradient in gradients}.values():
         (sharded if gradient.sharded else plain).append(gradient)
     _replace_window(plain, solver)
-    # a gathered gradient is on every rank already, so sharing would gain nothing
+    # Every rank has the full gradient and solves it. They could share the work as others do, and do not yet.
     window: list[Gradient] = []
     entries = 0
     for gradient in sharded:
@@ -216,6 +231,7 @@ def orthonormalise_(
     if not isinstance(share, bool):
         raise ValueError(f"share={share!r} must be True or False")
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    sum_partial_gradients(parameters)
     separate_gradients(*split_written(parameters))
     gradients = collect(parameters, polar, components, view, rank_tol)
     replace(gradients, solve_shared if share and world_size() > 1 else solve)
@@ -238,6 +254,7 @@ def normalise_(
     if per not in ("layer", "component"):
         raise ValueError(f"per={per!r} is not one of 'layer', 'component'")
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    sum_partial_gradients(parameters)
     separate_gradients(*split_written(parameters))
     for grad in _matrix_gradients(parameters):
         matrix = in_float32(to_matrices(grad)[0])

@@ -43,3 +43,14 @@ def check_numbers(options: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{TORCH_WORDING[name]}{value} ({name}={value!r} must be 0 or more, and finite)"
         )
+
+
+def take_foreach(options: dict[str, Any]) -> None:
+    """Make foreach=None, in place, what it means in torch: the optimizer's choice, which is True.
+
+    Raises ValueError for what is neither None, True nor False.
+    """
+    if options.get("foreach", True) is None:
+        options["foreach"] = True
+    if not isinstance(options.get("foreach", True), bool):
+        raise ValueError(f"foreach={options['foreach']!r} must be True, False or None")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslortho.optim.group_options import check_numbers
+from sslortho.optim.group_options import check_numbers, take_foreach
 from sslortho.optim.never_compiled import PlainOptimizer
 from sslortho.optim.precision import all_in_float32, as_scalar, in_float32, round_into
 
@@ -161,6 +161,7 @@ class LARS(PlainOptimizer):
             "foreach": foreach,
             "maximize": maximize,
         }
+        take_foreach(defaults)
         check_numbers(defaults)
         super().__init__(params, defaults)
 
@@ -170,9 +171,11 @@ class LARS(PlainOptimizer):
             # saved before there were such options
             group.setdefault("foreach", True)
             group.setdefault("maximize", False)
+            take_foreach(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group as torch does, with its options checked."""
+        take_foreach(param_group)
         options = {**self.defaults, **param_group}
         check_numbers(options)
         trust_coefficient = options["trust_coefficient"]

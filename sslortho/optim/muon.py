@@ -56,7 +56,7 @@ class Muon(Orthogonal, ScaledStep):
         foreach: step parameters together, in few kernels; False: one by one.
         orth, polar, orth_components, orth_view, rank_tol, share, process_group: see `Orthogonal`. polar is
             "auto" by default, the exact factor: then every direction of a step has the length that
-            `scale` says, in every layer, and directions of rounding noise have none. The original's
+            `scale` says, in every layer, and directions of float32's rounding noise have none. The original's
             "muon_bf16" makes lengths of 0.7 to 1.2 of that.
 
     Memory: one buffer of the weights' size for matrices, two for the rest; of float32 for parameters of half

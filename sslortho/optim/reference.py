@@ -137,7 +137,8 @@ def nearest_orthonormal(matrix: Tensor, rank_tol: float | None = None) -> Tensor
         matrix: float32 or float64.
         rank_tol: singular values below `rank_tol` times the largest count as zero; their directions
             go to zero, which makes the result a partial isometry and unique. None: eps times the longer
-            side, as numpy's `matrix_rank`. 0: every direction is kept, as in the authors' code.
+            side, as numpy's `matrix_rank`, but at most 1e-3. 0: every direction is kept, as in the
+            authors' code.
 
     Returns:
         The same shape. Zero stays zero; a NaN or an infinity anywhere makes all of it NaN.
@@ -147,7 +148,7 @@ def nearest_orthonormal(matrix: Tensor, rank_tol: float | None = None) -> Tensor
     if not matrix.any():
         return torch.zeros_like(matrix)
     if rank_tol is None:
-        rank_tol = torch.finfo(matrix.dtype).eps * max(matrix.shape)
+        rank_tol = min(torch.finfo(matrix.dtype).eps * max(matrix.shape), 1e-3)
     u, s, vt = torch.linalg.svd(matrix / matrix.abs().max(), full_matrices=False)  # equation 4
     kept = s >= rank_tol * s[0]
     return u[:, kept] @ vt[kept]  # equation 5

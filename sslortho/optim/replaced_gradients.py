@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from sslortho.optim.aliasing import separate_gradients
 from sslortho.optim.components import is_matrix
 from sslortho.optim.flattened import check_still_matrices, find_matrices
-from sslortho.optim.gradients import check_real, split_written
+from sslortho.optim.gradients import check_real, split_written, sum_partial_gradients
 from sslortho.optim.group_options import check_numbers
 from sslortho.optim.mixed_gradients import one_by_one_where_mixed
 from sslortho.optim.momentum import means_orth_nesterov, set_aside, settle_nesterov
@@ -129,6 +129,7 @@ class ReplacedGradients(Optimizer):
             matrices, others = split_written(group["params"])
             (written if group["orth"] else kept).extend(matrices)
             kept.extend(others)
+        sum_partial_gradients(written)
         separate_gradients(written, kept)
 
     def __getstate__(self) -> dict[str, Any]:

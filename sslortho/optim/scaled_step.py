@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sslortho.optim.auxiliary_adamw import step_by_adamw
 from sslortho.optim.components import is_matrix, matrix_shape
+from sslortho.optim.group_options import take_foreach
 from sslortho.optim.never_compiled import PlainOptimizer
 from sslortho.optim.precision import all_in_float32, as_scalar, round_into
 from sslortho.optim.update_scale import Scale, update_scale
@@ -66,6 +67,7 @@ class ScaledStep(PlainOptimizer):
             "eps": eps,
             "foreach": foreach,
         }
+        take_foreach(defaults)
         super().__init__(params, defaults)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -73,6 +75,12 @@ class ScaledStep(PlainOptimizer):
         for group in self.param_groups:
             for name in GROUP_OPTIONS:  # saved before there was such an option
                 group.setdefault(name, self.defaults[name])
+            take_foreach(group)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group as torch does; foreach=None is True."""
+        take_foreach(param_group)
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

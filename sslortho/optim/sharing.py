@@ -201,6 +201,15 @@ def find_data_parallel(parameters: Iterable[Tensor]) -> DistributedDataParallel 
     return None
 
 
+def lets_ranks_end_early(module: DistributedDataParallel) -> bool:
+    """Whether a rank that has run out of data may have stopped to step: within torch's `Join` context.
+
+    Such a rank answers to DistributedDataParallel's communication alone.
+    """
+    join = getattr(module, "_join_config", None)
+    return bool(join is not None and join.enable and not join.throw_on_early_termination)
+
+
 def check_share(share: object, process_group: object = None) -> None:
     """Raise ValueError for a `share` or a `process_group` that cannot be honoured."""
     if share != "auto" and not isinstance(share, bool):
@@ -233,6 +242,15 @@ class Sharing:
         self.share: Share | None = None
         self.process_group: Any = None
         self._shared: bool | None = None
+        self._module: weakref.ref[DistributedDataParallel] | None = None
+
+    def _may_be_alone(self, parameters: Iterable[Tensor]) -> bool:
+        """Whether other ranks may not call at this step; all that do call say the same."""
+        module = None if self._module is None else self._module()
+        if module is None and self._shared is None:  # at the first step alone
+            module = find_data_parallel(parameters)
+            self._module = None if module is None else weakref.ref(module)
+        return module is not None and lets_ranks_end_early(module)
 
     def _find_group(self, problems: Sequence[Matrices], parameters: Iterable[Tensor]) -> bool:
         """Whether there is a process group to share in; sets it."""
@@ -285,6 +303,10 @@ class Sharing:
             share, process_group: the optimizer's options, read at the first step and when `share` changes.
             parameters: all of the optimizer's.
         """
+        automatic = share == "auto" and process_group is None and world_size() > 1
+        if automatic and self._may_be_alone(parameters):
+            solve(problems)
+            return
         if self._shared is None or self.share != share:
             self.share, self.process_group, self._shared = share, process_group, None
             self._shared = self._decide(problems, parameters)

@@ -111,3 +111,11 @@ def test_wrong_values():
         NTXentLoss(0)
     with pytest.raises(ValueError, match="batch of 1 has no variance; give at least 2 samples"):
         VICRegLoss()(*draw(batch=1))
+
+
+def test_no_index_as_large_as_the_matrix_is_kept_for_the_gradient():
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        VICRegLoss()(torch.randn(6, 9, requires_grad=True), torch.randn(6, 9, requires_grad=True))
+    assert kept
+    assert not any(tensor.dtype == torch.int64 and tensor.numel() > 9 for tensor in kept)

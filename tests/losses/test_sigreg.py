@@ -174,3 +174,15 @@ def test_ranks_together_have_the_loss_and_gradient_of_one(tmp_path):
         torch.testing.assert_close(rank, expected)
     apart = backward(Views(False), draw(3, BATCH, 4)[:, : BATCH // world_size])
     assert not torch.allclose(apart[0], expected[0])
+
+
+def test_the_defaults_of_the_process_do_not_change_the_slices():
+    expected = draw_slices(3, 5, 4)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = draw_slices(3, 5, 4)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)

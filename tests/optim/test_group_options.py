@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sslortho.optim import LARS, OrthAdam, OrthAdamW, OrthLARS, OrthSGD, create_optimizer
+from sslortho.optim import LARS, Muon, OrthAdam, OrthAdamW, OrthLARS, OrthSGD, create_optimizer
 from sslortho.optim.wrapped import NormSGD
 
 
@@ -127,3 +127,13 @@ def test_a_group_that_is_no_dictionary_is_torchs_error(group):
     optimizer = OrthSGD(parameters(), lr=0.1)
     with pytest.raises(TypeError, match="param_group must be a dict"):
         optimizer.add_param_group(group)
+
+
+@pytest.mark.parametrize("make", [LARS, OrthLARS, Muon])
+def test_foreach_none_lets_the_optimizer_choose_as_in_torch(make):
+    parameters = [torch.nn.Parameter(torch.ones(3, 2)) for _ in range(2)]
+    optimizer = make(parameters[:1], foreach=None)
+    optimizer.add_param_group({"params": parameters[1:], "foreach": None})
+    assert all(group["foreach"] is True for group in optimizer.param_groups)
+    with pytest.raises(ValueError, match="foreach='yes' must be True, False or None"):
+        make(parameters[:1], foreach="yes")

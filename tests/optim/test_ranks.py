@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.matrices import nearest_orthonormal
 from helpers.ranks import run_on_ranks
 from torch import nn
 
@@ -143,3 +144,35 @@ def test_groups_may_hold_sharded_and_whole_parameters(tmp_path, name):
     for parameters in results:
         for p, expected in zip(parameters, alone.parameters(), strict=True):
             torch.testing.assert_close(p, expected.data, rtol=1e-6, atol=1e-9)
+
+
+def step_along_partial_sums(rank: int, momentum: float) -> list[torch.Tensor]:
+    """A replicated weight of tensor parallelism, whose gradient is a sum over the ranks' halves of a batch."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (2,))
+    weight, batch = partial_case()
+    parameter = nn.Parameter(distribute_tensor(weight, mesh, [Replicate()]))
+    optimizer = OrthSGD([parameter], lr=1.0, momentum=0.0, orth_momentum=momentum)
+    products = distribute_tensor(batch, mesh, [Shard(0)]) @ parameter
+    products.square().sum().backward()
+    assert parameter.grad.placements[0].is_partial()
+    optimizer.step()
+    return [parameter.full_tensor().detach()]
+
+
+def partial_case() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(5, 3, generator=generator), torch.randn(8, 5, generator=generator)
+
+
+@pytest.mark.ranks
+@fsdp_on_cpu
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_gradients_that_are_partial_sums_are_summed_first(tmp_path, momentum):
+    weight, batch = partial_case()
+    gradient = 2 * batch.mT @ (batch @ weight)
+    expected = weight - nearest_orthonormal(gradient.double()).float()
+    for (found,) in run_on_ranks(step_along_partial_sums, 2, tmp_path, momentum):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

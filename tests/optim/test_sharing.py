@@ -1,3 +1,4 @@
+import collections
 import copy
 import gc
 import itertools
@@ -341,3 +342,38 @@ def test_share_survives_pickling_and_is_not_part_of_the_state():
     other = OrthSGD([nn.Parameter(torch.zeros(2, 2))], lr=0.1, share=True)
     other.load_state_dict(optimizer.state_dict())
     assert other.share is True
+
+
+def steps_with_uneven_data(rank: int) -> torch.Tensor:
+    """Rank 1 has more batches than rank 0."""
+    from torch.distributed.algorithms.join import Join
+
+    torch.manual_seed(0)
+    model = nn.parallel.DistributedDataParallel(nn.Linear(6, 4))
+    optimizer = OrthSGD(model.parameters(), lr=0.1)
+    generator = torch.Generator().manual_seed(rank)
+    with Join([model]):
+        for _ in range(3 + 2 * rank):
+            optimizer.zero_grad()
+            model(torch.randn(5, 6, generator=generator)).square().sum().backward()
+            optimizer.step()
+    return model.module.weight.detach()
+
+
+@pytest.mark.ranks
+def test_a_rank_without_data_does_not_let_the_others_wait(tmp_path):
+    first, second = run_on_ranks(steps_with_uneven_data, 2, tmp_path, timeout=120)
+    assert first.isfinite().all()
+    assert torch.equal(first, second)  # at its end Join hands over what the last rank has learned
+
+
+def test_join_is_noticed():
+    class Module:
+        _join_config = None
+
+    module = Module()
+    assert not sharing.lets_ranks_end_early(module)
+    kind = collections.namedtuple("kind", "enable throw_on_early_termination")
+    for enable, throws in itertools.product([True, False], repeat=2):
+        module._join_config = kind(enable, throws)
+        assert sharing.lets_ranks_end_early(module) == (enable and not throws)

@@ -29,12 +29,18 @@ float32. That costs an error of up to eps / ratio between directions, 1.2e-3 at 
 1e-7. The default rank_tol (eps * side) keeps every ratio above this where a side is over 838."""
 
 
+MOST_RANK_TOL = 1e-3
+"""Largest default of rank_tol, so that directions above a thousandth of the largest are kept in any matrix.
+In float32 it counts for sides above 8,388. Rounding moves a singular value by far less, about eps times the
+square root of the shorter side."""
+
+
 def default_rank_tol(rows: int, columns: int, dtype: torch.dtype) -> float:
-    """Relative size below which a singular value is rounding noise: eps * max(rows, columns).
+    """Relative size below which a singular value is rounding noise: eps * max(rows, columns), at most 1e-3.
 
     The rule of numpy's `matrix_rank`, in the precision that the decomposition runs in.
     """
-    return torch.finfo(dtype).eps * max(rows, columns)
+    return min(torch.finfo(dtype).eps * max(rows, columns), MOST_RANK_TOL)
 
 
 def polar_svd(matrices: Tensor, rank_tol: float) -> Tensor:

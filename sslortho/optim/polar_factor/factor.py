@@ -229,14 +229,16 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
             and polar_express on other devices and in compiled code. In float32 it keeps directions
             above 1e-3 of the largest within 1.2e-3 of exact; "svd" keeps them within 1e-4.
         rank_tol: singular values below `rank_tol` times the largest count as zero (svd and
-            gram_eigh alone). None: eps * max(rows, columns). 0 keeps every direction, rounding
+            gram_eigh alone). None: eps * max(rows, columns), at most 1e-3. 0 keeps every direction, rounding
             noise too, as the paper's authors do.
 
     Returns:
         The same shape, dtype and device. Rows are orthonormal where rows <= columns, columns where
         rows >= columns, except for directions that count as zero. A matrix that holds a NaN or an
-        infinity becomes all NaN and leaves the others of the batch alone. Differentiable where autograd is
-        on and `matrices` asks for a gradient; on a CPU a batch is then solved on the calling thread.
+        infinity becomes all NaN and leaves the others of the batch alone. Compiled code multiplies as
+        torch.get_float32_matmul_precision() says, and is exact at "highest" alone. Differentiable where
+        autograd is on and `matrices` asks for a gradient; on a CPU a batch is then solved on the calling
+        thread. Two equal singular values make that gradient NaN.
 
     Raises:
         ValueError: an unknown method, fewer than two dimensions, a dtype that is not real floating
@@ -259,7 +261,8 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
         return matrices.clone()
     method = resolve_method(matrices, method, rank_tol)
     if torch.compiler.is_compiling():  # ieee_float32 cannot be entered in compiled code
-        return polar_stack(matrices, method, rank_tol)
+        with torch.autocast(matrices.device.type, enabled=False):
+            return polar_stack(matrices, method, rank_tol)
     with ieee_float32([matrices.device.type]):
         if matrices.ndim == 2 or not matrices.is_cpu or is_recorded(matrices):
             return polar_stack(matrices, method, rank_tol)

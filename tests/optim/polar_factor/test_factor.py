@@ -423,3 +423,14 @@ def test_gradients_are_those_of_finite_differences(method, shape):
     assert torch.autograd.gradcheck(lambda x: polar(x, method), matrices, atol=1e-5)
     with torch.no_grad():
         assert not polar(matrices, method).requires_grad
+
+
+@pytest.mark.parametrize("method", ["svd", "gram_eigh", "auto"])
+def test_a_thousandth_of_the_largest_is_kept_however_long_the_rows_are(method):
+    """eps * 12,000 is above a thousandth: the rule of matrix_rank would lose it."""
+    generator = torch.Generator().manual_seed(0)
+    u = torch.linalg.qr(torch.randn(2, 2, generator=generator, dtype=torch.float64)).Q
+    v = torch.linalg.qr(torch.randn(12_000, 2, generator=generator, dtype=torch.float64)).Q
+    matrix = u @ torch.diag(torch.tensor([1.0, 1.2e-3], dtype=torch.float64)) @ v.mT
+    found = polar(matrix.float(), method).double()
+    assert torch.linalg.matrix_norm(found - u @ v.mT, 2) < 1.2e-3

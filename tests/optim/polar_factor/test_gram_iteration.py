@@ -106,6 +106,18 @@ def test_compiles_into_one_graph(shape, method):
     torch.testing.assert_close(compiled(matrices), polar(matrices, method), rtol=0, atol=1e-5)
 
 
+def test_autocast_does_not_reach_compiled_code():
+    """In bfloat16 the Gram matrix would lose all but the largest directions."""
+    torch.compiler.reset()
+    matrices = torch.randn(3, 24, 60, generator=torch.Generator().manual_seed(0))
+    compiled = torch.compile(
+        lambda x: polar(x, "polar_express"), backend="aot_eager", fullgraph=True
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        found = compiled(matrices)
+    torch.testing.assert_close(found, polar(matrices, "polar_express"), rtol=0, atol=1e-5)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_replays_as_a_cuda_graph():
