@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from sslortho.models import create_backbone
+from sslortho.models.backbones import Stem
 
-CASES = (
+CASES: tuple[tuple[str, Stem, int, int], ...] = (
     ("resnet20", "stock", 32, 256),
     ("resnet18", "small", 32, 64),
     ("resnet18", "stock", 96, 64),

@@ -46,6 +46,7 @@ equivariant, and zero stays zero. The iterative methods take no hard decision: a
 """
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +58,7 @@ from sslortho.optim.polar_factor.decompositions import (
     polar_gram_eigh,
     polar_svd,
 )
+from sslortho.optim.polar_factor.derivative import ExactPolar
 from sslortho.optim.polar_factor.fast_path import FP16X3, choose_iteration, polar_express_fp16x3
 from sslortho.optim.polar_factor.iterative import MUON, muon, newton_schulz, polar_express
 from sslortho.optim.polar_factor.parallel import run_on_threads
@@ -136,6 +138,9 @@ def check_rank_tol(rank_tol: float | None, method: str) -> None:
 def _decompose(matrices: Tensor, method: str, rank_tol: float) -> Tensor:
     """One exact method; again in float64 if LAPACK does not converge, NaN if that fails too."""
     decomposition = polar_svd if method == "svd" else polar_gram_eigh
+    if is_recorded(matrices) and not torch.compiler.is_compiling():
+        apply: Any = ExactPolar.apply
+        decomposition = functools.partial(apply, decomposition)
     for attempt in (matrices, matrices.double()):
         try:
             return decomposition(attempt, rank_tol).to(matrices.dtype)
@@ -238,7 +243,7 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
         infinity becomes all NaN and leaves the others of the batch alone. Compiled code multiplies as
         torch.get_float32_matmul_precision() says, and is exact at "highest" alone. Differentiable where
         autograd is on and `matrices` asks for a gradient; on a CPU a batch is then solved on the calling
-        thread. Two equal singular values make that gradient NaN.
+        thread.
 
     Raises:
         ValueError: an unknown method, fewer than two dimensions, a dtype that is not real floating

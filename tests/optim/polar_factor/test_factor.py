@@ -434,3 +434,37 @@ def test_a_thousandth_of_the_largest_is_kept_however_long_the_rows_are(method):
     matrix = u @ torch.diag(torch.tensor([1.0, 1.2e-3], dtype=torch.float64)) @ v.mT
     found = polar(matrix.float(), method).double()
     assert torch.linalg.matrix_norm(found - u @ v.mT, 2) < 1.2e-3
+
+
+def _repeated(rows: int, columns: int, values: list[float]) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    u = torch.linalg.qr(torch.randn(rows, rows, generator=generator, dtype=torch.float64)).Q
+    v = torch.linalg.qr(torch.randn(columns, columns, generator=generator, dtype=torch.float64)).Q
+    return (
+        u[:, : len(values)]
+        @ torch.diag(torch.tensor(values, dtype=torch.float64))
+        @ v[: len(values)]
+    )
+
+
+@pytest.mark.parametrize("method", ["svd", "gram_eigh"])
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        torch.eye(3, dtype=torch.float64),
+        torch.eye(4, dtype=torch.float64)[[2, 0, 3, 1]],
+        _repeated(3, 5, [2.0, 2.0, 2.0]),
+        _repeated(5, 3, [1.5, 0.7, 0.7]),
+        _repeated(4, 4, [3.0, 1.0, 1.0, 0.2]),
+        torch.stack([torch.eye(3, dtype=torch.float64), _repeated(3, 3, [1.0, 0.5, 0.5])]),
+    ],
+)
+def test_equal_singular_values_have_a_gradient(method, matrix):
+    """That of an SVD divides by their difference."""
+    matrix = matrix.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: polar(x, method), matrix, atol=1e-5)
+
+
+def test_directions_that_count_as_zero_have_the_gradient_of_the_partial_isometry():
+    matrix = _repeated(4, 5, [1.0, 0.5, 1e-3, 1e-3]).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: polar(x, "svd", rank_tol=0.1), matrix, atol=1e-5)
