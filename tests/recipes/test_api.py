@@ -327,7 +327,9 @@ def test_a_folder_is_data(tmp_path):
     assert shlex.split(run.summary["command"])[2:4] == ["--data", str(tmp_path / "photos")]
 
 
-def test_a_call_leaves_torch_as_it_was(tmp_path):
+def test_a_call_leaves_torch_as_it_was(tmp_path, monkeypatch):
+    # torch's default; a command in this process may have changed it
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     threads, generator = torch.get_num_threads(), torch.get_rng_state()
     sslortho.supervised(
         out=tmp_path, model="basic_cnn", subset=40, batch_size=20, epochs=1, warmup_epochs=0, threads=1,
@@ -337,7 +339,7 @@ def test_a_call_leaves_torch_as_it_was(tmp_path):
     assert torch.equal(torch.get_rng_state(), generator)
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.get_float32_matmul_precision() == "highest"
-    assert torch.utils.deterministic.fill_uninitialized_memory  # torch's default
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 def test_the_random_state_of_gpus_in_use_is_restored(monkeypatch):

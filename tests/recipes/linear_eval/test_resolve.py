@@ -135,7 +135,10 @@ def test_pictures_show_the_images_that_were_asked_for():
         ({"optim": "orth_lars", "orth_layers": "conv"}, "nothing to orthonormalise"),
         ({"stem": "solo_learn"}, "stem='solo_learn' has no effect on backbone='basic_cnn'"),
         ({"workers": 2}, "workers=2 has no effect"),
-        ({"backbone": "timm:vit_tiny_patch16_224"}, "crop_size=32 does not fit a VisionTransf"),
+        (
+            {"backbone": "timm:vit_tiny_patch16_224", "crop_size": 40},
+            "crop_size=40 does not fit a VisionTransf",
+        ),
         ({"subset": 100, "batch_size": 101}, "batch_size=101 is larger than the data"),
         ({"train_list": "no/list.txt"}, "train_list='no/list.txt' cannot be read"),
         ({"optim": "adamm"}, "did you mean adam"),
