@@ -95,9 +95,8 @@ class OwnViewLoader:
             collate_fn=_stack,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=outlive_signals,
-            multiprocessing_context=METHOD
-            if self.workers
-            else None,  # by fork views may be closures
+            # by fork views may be closures
+            multiprocessing_context=METHOD if self.workers else None,
             generator=torch.Generator(),  # else it draws its seed from the global one
         )
         for indices, views in zip(steps, loader, strict=True):
