@@ -167,6 +167,13 @@ def _forget_earlier_run() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+def precision_of_caller() -> str | None:
+    """Precision of an Accelerator that the caller has made in this process, which no run can change."""
+    if _joined or not AcceleratorState._shared_state:
+        return None
+    return AcceleratorState().mixed_precision
+
+
 def join_ranks(
     options: ProcessOptions, folder: Path, mixed_precision: str = "no", trackers: str = "none"
 ) -> Accelerator:

@@ -3,6 +3,7 @@ import types
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from helpers.ranks import run_on_ranks
 from torch import nn
 
@@ -28,6 +29,9 @@ def test_a_launcher_that_asks_for_another_precision_is_an_error(monkeypatch, tmp
 def test_the_environment_does_not_divide_the_loss(monkeypatch, tmp_path):
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     accelerator = launch.create_accelerator("no", "none", tmp_path)
+    AcceleratorState._reset_state(
+        reset_partial_state=True
+    )  # it keeps the precision of the first one
     assert accelerator.gradient_accumulation_steps == 1
 
 

@@ -31,6 +31,7 @@ from sslortho.recipes.given import NOTHING, Given, check_given
 from sslortho.recipes.initial_weights import InitialWeights, Start, read_initial_weights
 from sslortho.recipes.pretrain.fitting import DIGITS_IMAGES, Machine, fit_crop, fit_options
 from sslortho.recipes.pretrain.options import PretrainOptions
+from sslortho.train.launch import precision_of_caller
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,11 @@ def find_machine() -> Machine:
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:  # older versions of torch do not say
         bf16 = getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)
+    theirs = precision_of_caller()
     return Machine(
         gpu=gpu,
-        bf16=bf16,
-        launcher_precision=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
+        bf16=bf16 and theirs in (None, "bf16"),
+        launcher_precision=theirs or os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
     )
 
 

@@ -429,6 +429,17 @@ def test_a_cpu_says_whether_it_has_bf16(known, monkeypatch):
     assert not find_machine().bf16
 
 
+def test_an_accelerator_of_the_callers_own_decides_the_precision(monkeypatch):
+    """Accelerate's state is one for the process, and refuses another precision."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    for theirs, bf16, launcher in ((None, True, "no"), ("no", False, "no"), ("bf16", True, "bf16")):
+        monkeypatch.setattr(
+            "sslortho.recipes.pretrain.resolve.precision_of_caller", lambda theirs=theirs: theirs
+        )
+        assert (find_machine().bf16, find_machine().launcher_precision) == (bf16, launcher)
+
+
 def test_the_precision_auto_is_that_of_who_gives_none():
     asked, silent = (PretrainOptions.of(**FOLDER, **o) for o in ({"mixed_precision": "auto"}, {}))
     assert asked == silent
