@@ -228,11 +228,16 @@ def test_a_signal_handler_that_is_not_pythons_does_not_end_training(tmp_path, mo
     """Where Python is embedded, signal.signal says None of it, and does not take None."""
     plain = signal.signal
     monkeypatch.setattr(signal, "signal", lambda number, handler: plain(number, handler) and None)
-    _, result = train(tmp_path)
-    monkeypatch.undo()
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    try:
+        _, result = train(tmp_path)
+        after = {signal.getsignal(number) for number in before}
+    finally:
+        monkeypatch.undo()
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert result.step == 12
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        assert signal.getsignal(number) == signal.SIG_DFL
+    assert after == {signal.SIG_DFL}
 
 
 def _stop_one_rank_in_the_last_step_of_an_epoch(rank, folder):
