@@ -18,6 +18,17 @@ for number, handler in (
         signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def float32_on_every_cpu():
+    """Let the precision that `pretrain` chooses in this process not depend on its processor."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        if hasattr(torch.cpu, "get_capabilities"):
+            patch.setattr(torch.cpu, "get_capabilities", dict)
+        yield
+
+
 @pytest.fixture
 def set_threads():
     """Sets the number of torch's threads; afterwards it is as before, whatever the test did."""
