@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from sslortho.data import ImageSet
-from sslortho.data.prefetch import available_cores
+from sslortho.data.prefetch import available_cores, map_in_pieces
 from sslortho.evaluate.neighbours import BLOCK, unit_rows
 
 QUALITY = 75
@@ -25,9 +25,6 @@ SHRINK, CUT = 0.8, 0.02
 
 MANY_PAIRS = 10
 """Pairs for each image from which on there is a warning: groups of 20 copies have 9.5."""
-
-AT_ONCE = 1024
-"""Images that are handed to the threads at a time."""
 
 
 def hash_pixels(images: ImageSet) -> list[bytes]:
@@ -40,11 +37,8 @@ def hash_pixels(images: ImageSet) -> list[bytes]:
         pixels = images.open(index)
         return hashlib.blake2b(pixels.tobytes(), salt=repr(pixels.shape).encode()[:16]).digest()
 
-    found: list[bytes] = []
     with ThreadPoolExecutor(available_cores()) as pool:
-        for first in range(0, len(images), AT_ONCE):
-            found += pool.map(hash_one, range(first, min(first + AT_ONCE, len(images))))
-    return found
+        return list(map_in_pieces(pool, hash_one, range(len(images))))
 
 
 class Groups:

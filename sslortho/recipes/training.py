@@ -41,13 +41,14 @@ def check_ranks(inputs: Inputs, accelerator: Accelerator) -> None:
     if accelerator.num_processes == 1:
         return
     ours = {name: entry["digest"] for name, entry in inputs.state().items()}
-    precisions = gather_object([accelerator.mixed_precision])
+    everyones = gather_object([(accelerator.mixed_precision, ours)])
+    precisions = [precision for precision, _ in everyones]
     if len(set(precisions)) > 1:
         raise ValueError(
             f"the ranks' processors chose different precisions, {', '.join(precisions)}; give "
             "--mixed_precision no or bf16"
         )
-    first, *others = gather_object([ours])
+    first, *others = (inputs for _, inputs in everyones)
     for rank, theirs in enumerate(others, 1):
         different = [n for n in {**first, **theirs} if first.get(n) != theirs.get(n)]
         if different:

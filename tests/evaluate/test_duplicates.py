@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from sslortho.data import ImageArray
+from sslortho.data import ImageArray, prefetch
 from sslortho.data.image_folder import scan_folder
 from sslortho.evaluate import duplicates
 from sslortho.evaluate.duplicates import (
@@ -145,6 +145,6 @@ def test_hashes_are_in_order_in_whatever_number_they_are_made(monkeypatch):
     images = torch.arange(7, dtype=torch.uint8)[:, None, None, None].expand(7, 3, 2, 2)
     array = ImageArray(images.contiguous(), torch.zeros(7).long(), ())
     at_once = hash_pixels(array)
-    monkeypatch.setattr(duplicates, "AT_ONCE", 3)
+    monkeypatch.setattr(prefetch, "AT_ONCE", 3)
     assert hash_pixels(array) == at_once
     assert len(set(at_once)) == 7

@@ -14,7 +14,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sslortho.optim import OrthSGD, orthonormalise_, sharing
-from sslortho.optim.sharing import check_share, deal, find_data_parallel
+from sslortho.optim.data_parallel import find_data_parallel
+from sslortho.optim.sharing import check_share, deal
 
 # the convolutions of a small ResNet, a dense layer, and more matrices than ranks of one shape
 SHAPES = [(64, 3, 7, 7), *[(64, 64, 3, 3)] * 4, (128, 64, 3, 3), *[(128, 128, 3, 3)] * 3]

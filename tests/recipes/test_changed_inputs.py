@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -463,6 +464,11 @@ def _compare_on_rank(rank):
             check_ranks(inputs, accelerator)
         except ValueError as error:
             said.append(str(error))
+    chosen = SimpleNamespace(num_processes=2, mixed_precision="bf16" if rank else "no")
+    try:
+        check_ranks(Inputs({"training": same}), chosen)
+    except ValueError as error:
+        said.append(str(error))
     return said
 
 
@@ -470,6 +476,10 @@ def _compare_on_rank(rank):
 def test_ranks_with_other_inputs_are_refused_on_each(tmp_path):
     said = run_on_ranks(_compare_on_rank, 2, tmp_path)
     assert said[0] == said[1]
+    for texts in said:
+        assert texts.pop() == (
+            "the ranks' processors chose different precisions, no, bf16; give --mixed_precision no or bf16"
+        )
     start = "ranks 0 and 1 do not have the same inputs"
     assert [text.split(";")[0] for text in said[0]] == [
         f"{start} (training)", f"{start} (backbone)", f"{start} (test)",
