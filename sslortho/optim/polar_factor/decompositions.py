@@ -59,9 +59,9 @@ def is_recorded(*tensors: Tensor) -> bool:
 
 
 def _is_one_on_cpu(matrices: Tensor) -> bool:
-    """Whether (..., rows, columns) is one matrix on a CPU, and neither autograd nor a compiler looks on."""
+    """Whether (..., rows, columns) is one matrix on a CPU, and no compiler looks on."""
     one = matrices.is_cpu and matrices[..., 0, 0].numel() == 1
-    return one and not is_recorded(matrices) and not torch.compiler.is_compiling()
+    return one and not torch.compiler.is_compiling()
 
 
 def _lower_gram(matrices: Tensor) -> Tensor:

@@ -44,11 +44,16 @@ class ExactPolar(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, method: Callable[[Tensor, float], Tensor], matrices: Tensor, rank_tol: float
+        method: Callable[[Tensor, float], Tensor], matrices: Tensor, rank_tol: float
     ) -> Tensor:
-        ctx.save_for_backward(matrices)
-        ctx.rank_tol = rank_tol
         return method(matrices, rank_tol)
+
+    @staticmethod
+    def setup_context(
+        ctx: Any, inputs: tuple[Callable[..., Tensor], Tensor, float], output: Tensor
+    ) -> None:
+        _, matrices, ctx.rank_tol = inputs
+        ctx.save_for_backward(matrices)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:

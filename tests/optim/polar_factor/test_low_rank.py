@@ -202,12 +202,27 @@ def test_matrices_that_are_not_contiguous(stride, ranks):
     assert distance(result, matrix) <= 2e-5
 
 
-def test_gradients_pass_through_by_the_whole_matrix(ranks):
-    matrix = of_rank(90).requires_grad_()
-    recorded = polar(matrix, "gram_eigh")
-    assert ranks == []
-    assert recorded.requires_grad
-    assert distance(recorded.detach(), matrix.detach()) <= 2e-5
+@pytest.mark.parametrize("functional", [False, True])
+def test_gradients_pass_through(functional, ranks):
+    """A rotation R(t) = exp(t K) takes A to A R, so its factor too: along A K the derivative is polar(A) K."""
+    matrix = of_rank(90)
+    generator = torch.Generator().manual_seed(3)
+    skew = torch.randn(WIDE[1], WIDE[1], generator=generator)
+    skew -= skew.clone().mT
+    weights = torch.randn(WIDE, generator=generator)
+
+    def project(matrix):
+        return (weights * polar(matrix, "gram_eigh")).sum()
+
+    if functional:
+        gradient = torch.func.grad(project)(matrix)
+    else:
+        (gradient,) = torch.autograd.grad(project(matrix.requires_grad_()), matrix)
+    assert ranks == [90]
+    matrix = matrix.detach().double()
+    expected = (weights * (partial_isometry(matrix) @ skew.double())).sum()
+    measured = (gradient.double() * (matrix @ skew.double())).sum()
+    assert abs(measured - expected) <= 1e-3 * abs(expected)
 
 
 def test_full_rank_matrices_that_need_no_search_are_left_as_they_were():
