@@ -11,7 +11,7 @@ import torch
 from sslortho.evaluate import diagnose
 from sslortho.evaluate.verdict import NAMES_IN_RECORDS
 from sslortho.evaluate.verdict.findings import ADVICE, NAMES, UNDECIDED
-from sslortho.evaluate.verdict.rules import trivial_loss
+from sslortho.evaluate.verdict.trivial_loss import trivial_loss
 from sslortho.losses import SIGReg, draw_slices
 
 METHODS = {
