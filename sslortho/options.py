@@ -110,6 +110,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+def _brief(value: Any) -> str:
+    """A value for a message; of an object with a long description its type alone."""
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"<{type(value).__name__}>"
+
+
 def to_text(name: str, value: Any) -> str:
     """A value as a command line has it: text and paths as they are, others as JSON.
 
@@ -125,7 +131,7 @@ def to_text(name: str, value: Any) -> str:
         return json.dumps(value, default=lambda scalar: scalar.item())  # of NumPy and torch
     except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"{name}={value!r} must be a number, text, a path, None, or a list of those"
+            f"{name}={_brief(value)} must be a number, text, a path, None, or a list of those"
         ) from error
 
 

@@ -161,7 +161,11 @@ def run_script(arguments: list[str]) -> None:
     script = Path(options.script)
     if not script.is_file():
         parser.error(f"script={options.script!r} is not a file; give the path of a Python script")
-    sys.path[0] = str(script.resolve().parent)
+    folder = str(script.resolve().parent)
+    if getattr(sys.flags, "safe_path", False):  # then python puts no folder of this module there
+        sys.path.insert(0, folder)
+    else:
+        sys.path[0] = folder
     sys.argv = [options.script, *options.arguments]
     register_optimizers()
     runpy.run_path(options.script, run_name="__main__")

@@ -162,7 +162,6 @@ def test_the_meta_device_has_nothing_to_orthonormalise(name):
         (lambda: OrthSGD([parameter(2, 3)], lr=1, orth_components=3), "orth_components=3"),
         (lambda: OrthSGD([parameter(2, 3)], lr=1, orth_components=1.0), "orth_components=1.0"),
         (lambda: OrthSGD([parameter(2, 3)], lr=1, orth_view="diagonal"), "orth_view='diagonal'"),
-        (lambda: OrthAdam([parameter(2)], lr=1, fused=True), "fused=True"),
         (lambda: orthogonal(torch.optim.LBFGS), r"orthogonal\(LBFGS\)"),
         (lambda: orthogonal(OrthSGD), "already"),
         (lambda: orthogonal("sgd"), "orthogonal takes a subclass"),

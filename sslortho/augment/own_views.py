@@ -104,6 +104,7 @@ def read_own_view(transform: Transform) -> OwnView:
     view = OwnView(transform, crop_size=1)
     noise = np.random.default_rng(0).integers(0, 256, (TRIAL_SIDE, TRIAL_SIDE, 3), np.uint8)
     found = _try_view(view, noise)
+    _check_one_size(view, found.shape[1])
     normalisation = _find_normalisation(transform)
     if normalisation is None:
         _check_range(view.name, found, NOISE_MARGIN)
@@ -113,6 +114,18 @@ def read_own_view(transform: Transform) -> OwnView:
     return OwnView(transform, found.shape[1], *normalisation)
 
 
+def _check_one_size(view: OwnView, side: int) -> None:
+    """Raise ValueError for a view that keeps the size of the image; `side` is that of the first trial."""
+    larger = np.zeros((TRIAL_SIDE + 88, TRIAL_SIDE + 88, 3), np.uint8)
+    found = _try_view(view, larger).shape[1]
+    if found != side:
+        raise ValueError(
+            f"views: {view.name} keeps the size of the image: it gives {side} pixels for one of {TRIAL_SIDE}, "
+            f"and {found} for one of {TRIAL_SIDE + 88}; let it crop or resize to one size, such as "
+            "torchvision.transforms.RandomResizedCrop(32)"
+        )
+
+
 def _try_view(view: OwnView, pixels: NDArray[np.uint8]) -> Tensor:
     try:
         with seeded_generators(0):
@@ -120,7 +133,7 @@ def _try_view(view: OwnView, pixels: NDArray[np.uint8]) -> Tensor:
     except Exception as error:  # a user's callable may raise anything
         words = " ".join(str(error).split())
         raise ValueError(
-            f"views: {view.name} fails on a PIL image of {TRIAL_SIDE} x {TRIAL_SIDE} pixels, RGB "
+            f"views: {view.name} fails on a PIL image of {pixels.shape[1]} x {len(pixels)} pixels, RGB "
             f"({type(error).__name__}: {words})"
         ) from error
     return check_view(found, view.name)

@@ -58,13 +58,18 @@ class Labelling:
             raise ValueError(
                 f"labels of shape {array.shape} do not fit {count} images; give one for each"
             )
-        if array.dtype.kind in "US" or (array.dtype == object and _are_texts(array)):
+        if are_names(array):
             return _number(array.astype(str))
         return _check_numbers(array, self.classes), self.classes
 
 
-def _are_texts(array: Any) -> bool:
-    return all(isinstance(value, str) for value in array)
+def are_names(labels: Any) -> bool:
+    """Whether labels, of whatever shape, are names of classes, and not numbers."""
+    if isinstance(labels, Tensor):
+        return False
+    array = np.asarray(labels)
+    texts = array.dtype == object and all(isinstance(value, str) for value in array.flat)
+    return array.dtype.kind in "US" or (texts and array.size > 0)
 
 
 def _number(names: Sequence[str] | Any) -> tuple[Tensor, tuple[str, ...]]:

@@ -71,7 +71,7 @@ def _load_split(options: DataOptions, split: Split) -> ImageSet | None:
     if options.data == GIVEN:
         raise ValueError(
             "data='given' stands for images that a Python program has handed over, which no command line has: "
-            "call sslortho's function with data= as before"
+            "call sslortho's function with data= as before; a file or folder of this name is ./given"
         )
     if options.data == PATH:
         if options.data_dir is None:

@@ -19,7 +19,7 @@ from sslortho.data.first_rank import say
 from sslortho.data.image_folder import read_into_memory, settle_files
 from sslortho.data.image_sets import ImageSet, Split
 from sslortho.data.item_workers import ItemReader
-from sslortho.data.labels import Labelling, check_named_classes
+from sslortho.data.labels import Labelling, are_names, check_named_classes
 from sslortho.data.options import DataOptions
 from sslortho.data.pixel_values import find_white
 from sslortho.data.prefetch import share_of_cores
@@ -212,9 +212,32 @@ def load_pair(
     if test_data is None:
         return train, None
     white = _white_of(data, test_data)
+    test_data = _number_alike(data, test_data, train.classes)
     test = load_object(test_data, options, "test", needs_labels, white)
     check_named_classes(train, test, "test_data")
     return train, test
+
+
+def _number_alike(data: Any, test_data: Any, classes: Sequence[str]) -> Any:
+    """The test images, with names of classes as the numbers that they have among the training images.
+
+    The test images may have some of the classes alone. Raises ValueError for names in one and numbers in the
+    other.
+    """
+    ours, theirs = _split_pair(data)[1], _split_pair(test_data)[1]
+    if ours is None or theirs is None:
+        return test_data
+    named = are_names(ours), are_names(theirs)
+    if named[0] != named[1]:
+        kinds = ("numbers", "names of classes")
+        raise ValueError(
+            f"the labels of data are {kinds[named[0]]}, and those of test_data are {kinds[named[1]]}; give "
+            "both alike"
+        )
+    if not named[0] or not set(map(str, theirs)) <= set(classes):
+        return test_data
+    numbers = {name: number for number, name in enumerate(classes)}
+    return test_data[0], [numbers[str(name)] for name in theirs]
 
 
 def _white_of(data: Any, test_data: Any) -> float | None:

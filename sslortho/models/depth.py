@@ -29,11 +29,21 @@ class Layer:
             yield from module.parameters()
 
 
-def _repeats_blocks(module: nn.Module) -> bool:
-    """Whether a module is a row of blocks: two or more of one type, each with modules of its own."""
+def _is_row_of_blocks(module: nn.Module) -> bool:
+    """Whether a module holds two or more blocks of one type, and nothing else.
+
+    A block has two layers or more, as residual and transformer blocks do. A convolution with its norm has one,
+    and such rows are found inside of blocks too; so are sequences side by side, which are branches.
+    """
     children = list(module.children())
-    alike = len(children) > 1 and len({type(child) for child in children}) == 1
-    return isinstance(module, CONTAINERS) and alike and any(True for _ in children[0].children())
+    if len(children) < 2 or len({type(child) for child in children}) > 1:
+        return False
+    first = children[0]
+    return type(first) not in CONTAINERS and sum(map(_holds_matrix, first.modules())) > 1
+
+
+def _holds_matrix(module: nn.Module) -> bool:
+    return any(p.ndim > 1 for p in module.parameters(recurse=False))
 
 
 def _with_parameters(module: nn.Module) -> list[nn.Module]:
@@ -41,9 +51,9 @@ def _with_parameters(module: nn.Module) -> list[nn.Module]:
 
 
 def _leads_to_blocks(module: nn.Module) -> bool:
-    """Whether the layers of a module count one by one, and not as one: a row of modules, or a module
-    around one of blocks. Rows inside a block are not asked."""
-    return isinstance(module, CONTAINERS) or any(map(_repeats_blocks, module.modules()))
+    """Whether the layers of a module count one by one, and not as one: a sequence, or a module around a row
+    of blocks."""
+    return isinstance(module, CONTAINERS) or any(map(_is_row_of_blocks, module.modules()))
 
 
 def _add_layers(module: nn.Module, layers: list[Layer]) -> None:

@@ -85,15 +85,20 @@ def export_huggingface(restored: RestoredBackbone, out: Path, card: str) -> tupl
     """
     check_stem(restored)
     check_folder(out)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial, before = (
+        out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("partial", "before")
+    )
     try:
         partial.mkdir()
         write_backbone(restored.network, partial / WEIGHTS, restored.info)
         (partial / CONFIG).write_text(json.dumps(create_config(restored), indent=2) + "\n")
         (partial / CARD).write_text(card, encoding="utf-8")
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(before)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if not out.exists() and before.exists():
+            before.rename(out)
+        shutil.rmtree(before, ignore_errors=True)
     return "import timm", f"model = timm.create_model({f'local-dir:{out}'!r}, pretrained=True)"

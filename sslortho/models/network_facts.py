@@ -52,7 +52,7 @@ def feature_dim(backbone: nn.Module, crop_size: int) -> int:
     Raises:
         ValueError: the backbone does not take images of that size, or its output is not (batch, dim).
     """
-    parameter = next(backbone.parameters())
+    parameter = next(backbone.parameters(), torch.empty(0))
     try:
         with evaluation_mode(backbone):
             features = backbone(torch.zeros(1, 3, crop_size, crop_size).to(parameter))

@@ -12,12 +12,16 @@ from torch import Tensor, nn
 
 from sslortho.generators import kept_generators
 from sslortho.models.backbones import Stem
-from sslortho.models.network_facts import evaluation_mode
+from sslortho.models.network_facts import evaluation_mode, feature_dim
 from sslortho.options import GIVEN
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 """Names of the parameter that is put before the tokens of an image: of timm and most of transformers,
 of torchvision, of transformers' CLIP."""
+
+
+HEADS = ("fc", "head", "classifier", "heads", "last_linear")
+"""Names that classifiers have in the networks of torchvision, timm and others."""
 
 
 @contextmanager
@@ -92,6 +96,20 @@ def _choose_reading(network: nn.Module, output: Any) -> str | None:
     return _CLASS_TOKEN if any(name in CLASS_TOKENS for name in names) else _MEAN_TOKEN
 
 
+def _find_head(network: nn.Module, dim: int) -> str | None:
+    """Name of the dense layer of `dim` outputs that a network ends with, if it is called as classifiers are."""
+    children = list(network.named_children())
+    name, last = children[-1] if children else ("", network)
+    is_head = isinstance(last, nn.Linear) and last.out_features == dim and name in HEADS
+    return name if is_head else None
+
+
+def _find_channels(network: nn.Module) -> int:
+    """Channels of the images that the first convolution takes; 3 if there is none."""
+    convolutions = (part for part in network.modules() if isinstance(part, nn.Conv2d))
+    return next((part.in_channels for part in convolutions), 3)
+
+
 def _run(network: nn.Module, crop_size: int) -> Any:
     """Output of two grey images. Raises ValueError, with the network's own words, if it fails."""
     images = torch.zeros(2, 3, crop_size, crop_size)
@@ -102,6 +120,12 @@ def _run(network: nn.Module, crop_size: int) -> Any:
         size = getattr(getattr(network, "config", None), "image_size", None)
         remedy = f"give crop_size={size}, its own" if isinstance(size, int) else "give another"
         words = " ".join(str(error).split())
+        if "channels" in words and (channels := _find_channels(network)) != 3:
+            raise ValueError(
+                f"model={type(network).__name__} does not take images of 3 channels, its first convolution has "
+                f"{channels}; wrap it in a module that makes {channels} of 3, such as by "
+                "images.mean(dim=1, keepdim=True)"
+            ) from error
         raise ValueError(
             f"model={type(network).__name__} does not take images (2, 3, {crop_size}, {crop_size}) "
             f"({type(error).__name__}: {words}); crop_size={crop_size} says their size, {remedy}"
@@ -147,7 +171,7 @@ def _no_features(network: nn.Module, output: Any) -> ValueError:
     )
 
 
-def _unwrap(module: nn.Module) -> nn.Module:
+def unwrap(module: nn.Module) -> nn.Module:
     """The module inside of torch.compile's or DataParallel's."""
     while True:
         inside = getattr(module, "_orig_mod", None)
@@ -167,10 +191,10 @@ def copy_module(module: nn.Module, name: str) -> nn.Module:
         module: of a user. What torch.compile and DataParallel put around it stays behind.
         name: of the argument that it is, for messages.
 
-    Raises ValueError for a module without parameters, with lazy ones or with ones on the meta device, and
-    if it cannot be copied.
+    Raises ValueError for a module with lazy parameters or with ones on the meta device, and if it cannot be
+    copied.
     """
-    module = _unwrap(module)
+    module = unwrap(module)
     parameters = list(module.parameters())
     if any(isinstance(p, nn.UninitializedParameter) for p in parameters):
         raise ValueError(
@@ -221,8 +245,15 @@ class GivenBackbone:
     def __str__(self) -> str:
         read = self._read
         features = read.reading if isinstance(read, FeatureReader) else "its output"
-        kind = type(plain_network(read)).__name__
-        return f"backbone: a copy of the {kind} that was handed over; features: {features}"
+        kind, dim = type(plain_network(read)).__name__, feature_dim(read, self.crop_size)
+        words = f"backbone: a copy of the {kind} that was handed over; features: {features}, {dim:,} numbers"
+        head = _find_head(plain_network(read), dim)
+        if head is not None:
+            words += (
+                f". Its last layer {head!r} looks like a classifier: if these are classes, set it to "
+                "torch.nn.Identity() (timm: num_classes=0)"
+            )
+        return words
 
     def create(self) -> nn.Module:
         """A new copy with the module's weights, from images to (batch, dim), on the CPU.

@@ -1,6 +1,6 @@
 """Explain parameter groups: a table of every parameter, what it gets, and why."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -90,14 +90,19 @@ def _totals(lines: list[_Line]) -> list[tuple[str, ...]]:
 
 
 def describe_param_groups(
-    model: nn.Module, orth: OrthChoice = "all", *, attention: Attention = "whole"
+    model: nn.Module,
+    orth: OrthChoice = "all",
+    *,
+    attention: Attention = "whole",
+    no_decay: Collection[str] = (),
 ) -> str:
-    """Explain what `param_groups(model, orth, attention=attention)` gives each parameter, and why.
+    """Explain what `param_groups` with these arguments gives each parameter, and why.
 
     Args:
         model: as for `param_groups`. Values are not read: a model on the meta device will do.
         orth: "conv", "all", "none", or a function of (layer, full name, parameter).
-        attention: "whole" or "heads".
+        attention: "whole", "qkv" or "heads".
+        no_decay: names of parameters to count among biases and norms.
 
     Returns:
         Two tables to print. First one line for each name of a parameter, frozen and shared ones too: its
@@ -110,6 +115,6 @@ def describe_param_groups(
     Raises:
         ValueError: as `param_groups` does.
     """
-    lines = list(_lines(model, decide_all(model, orth, attention)))
+    lines = list(_lines(model, decide_all(model, orth, attention, no_decay)))
     table = _aligned([COLUMNS, *map(_cells, lines)])
     return "\n".join([*table, "", *_aligned(_totals(lines), right=(1, 2, 3))])

@@ -51,7 +51,17 @@ def check_still_matrices(groups: Sequence[dict], were: Mapping[int, Sequence[boo
     """
     for index, group in enumerate(groups):
         before = were.get(index, ())
-        if not group["orth"] or len(before) != len(group["params"]):
+        if not group["orth"]:
+            continue
+        if len(before) != len(group["params"]):
+            if any(before) and group["params"] and not any(map(is_matrix, group["params"])):
+                shape = tuple(group["params"][0].shape)
+                raise ValueError(
+                    f"a group that had {sum(before)} matrices when the optimizer was made has none now, but a "
+                    f"parameter of shape {shape}; an engine such as DeepSpeed's ZeRO has flattened them, and "
+                    "none is left to orthonormalise; use DistributedDataParallel or "
+                    "torch.distributed.fsdp.fully_shard (FSDP2)"
+                )
             continue
         for parameter, was_matrix in zip(group["params"], before, strict=True):
             if was_matrix and not is_matrix(parameter):

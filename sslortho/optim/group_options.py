@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 NUMBERS = ("lr", "momentum", "weight_decay")
 """Options that must be 0 or more and finite in every optimizer. Not `eps`, which is a pair in
@@ -19,6 +20,17 @@ def is_finite_and_not_negative(value: Any) -> bool:
             return True
         value = value.item() if value.numel() == 1 else math.nan
     return isinstance(value, numbers.Real) and 0 <= float(value) < math.inf
+
+
+def check_dense(optimizer: Optimizer) -> None:
+    """Raise ValueError for a sparse gradient of an optimizer that takes none, before anything is written."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                raise ValueError(
+                    f"{type(optimizer).__name__} does not take sparse gradients, and a parameter of shape "
+                    f"{tuple(parameter.shape)} has one; use sparse=False"
+                )
 
 
 TORCH_WORDING = {

@@ -26,7 +26,7 @@ The type of the layer that uses the parameter and the shape of the parameter dec
 what each parameter of a model gets, and why.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -34,15 +34,16 @@ from torch import Size, Tensor, nn
 
 from sslortho.optim.components import View, matrix_shape
 from sslortho.optim.flattened import check_not_flattened
-from sslortho.optim.layers import HeadsByTensor, find_heads
+from sslortho.optim.layers import HeadsByTensor, find_heads, fused_alone
 from sslortho.optim.roles import Role, choose_role, describe_origin
 from sslortho.optim.uses import NamedUse, list_uses
+from sslortho.options import nearest
 
 Kind = Literal["orthonormalised weights", "weights", "biases and norms"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 OrthChoice = Literal["conv", "all", "none"] | Callable[[nn.Module, str, Tensor], bool]
-Attention = Literal["whole", "heads"]
+Attention = Literal["whole", "qkv", "heads"]
 
 GroupKey = tuple[Kind, int, View]
 """Kind, `orth_components` and `orth_view` of a group."""
@@ -104,11 +105,11 @@ def decide(role: Role, name: str, parameter: Tensor, orth: OrthChoice, split: bo
 def _check(model: nn.Module, orth: OrthChoice, attention: Attention) -> None:
     if not callable(orth) and orth not in ("conv", "all", "none"):
         raise ValueError(f"orth={orth!r} is not 'conv', 'all', 'none' or a function")
-    if attention not in ("whole", "heads"):
-        raise ValueError(f"attention={attention!r} is not 'whole' or 'heads'")
-    if attention == "heads" and orth in ("conv", "none"):
+    if attention not in get_args(Attention):
+        raise ValueError(f"attention={attention!r} is not 'whole', 'qkv' or 'heads'")
+    if attention != "whole" and orth in ("conv", "none"):
         raise ValueError(
-            f"attention='heads' has no effect with orth={orth!r}, which leaves dense layers raw; "
+            f"attention={attention!r} has no effect with orth={orth!r}, which leaves dense layers raw; "
             "take orth='all'"
         )
     if not isinstance(model, nn.Module):
@@ -178,21 +179,36 @@ def _decide_named(
     return decided
 
 
+def _exempt(
+    decided: dict[str, tuple[Tensor, Decision]], no_decay: Collection[str]
+) -> dict[str, tuple[Tensor, Decision]]:
+    """The decisions, with the parameters named in `no_decay` among biases and norms."""
+    unknown = [name for name in no_decay if name not in decided]
+    if unknown:
+        raise ValueError(
+            f"no_decay: {unknown[0]!r} is no trainable parameter of the model{nearest(unknown[0], decided)}"
+        )
+    exempt = Decision(("biases and norms", 1, "rows"), "named in no_decay")
+    return {name: (p, exempt if name in no_decay else d) for name, (p, d) in decided.items()}
+
+
 def decide_all(
-    model: nn.Module, orth: OrthChoice, attention: Attention
+    model: nn.Module, orth: OrthChoice, attention: Attention, no_decay: Collection[str] = ()
 ) -> dict[str, tuple[Tensor, Decision]]:
     """Every trainable parameter by name, with its decision; raises as `param_groups` does."""
     _check(model, orth, attention)
-    heads, split = find_heads(model), attention == "heads"
+    heads, split = find_heads(model), attention != "whole"
     if split and not heads:
         raise ValueError(
-            f"attention='heads' has no effect: {type(model).__name__} has no attention layer of a "
+            f"attention={attention!r} has no effect: {type(model).__name__} has no attention layer of a "
             "known form; set orth_components and orth_view in the groups yourself"
         )
+    if attention == "qkv":
+        heads = fused_alone(heads)
     decided = _decide_named(list_uses(model, every_name=False), orth, split, heads)
     if not decided:
         raise ValueError(f"{type(model).__name__} has no trainable parameters")
-    return decided
+    return _exempt(decided, no_decay)
 
 
 def group_name(key: GroupKey) -> str:
@@ -216,6 +232,7 @@ def param_groups(
     lr_biases: float | None = None,
     lr_raw: float | None = None,
     weight_decay: float | None = None,
+    no_decay: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Make parameter groups for an optimizer of `sslortho.optim` or of torch, by this module's table.
 
@@ -242,13 +259,16 @@ def param_groups(
             (layer, full name, parameter) that is True for matrices to orthonormalise. The layer is the
             one that uses the parameter, such as the convolution under a parametrisation; where several
             share the parameter, the one that decides over it.
-        attention: "heads" gives each head of q, k, v and of the output a matrix of its own, "whole"
-            takes every weight as one matrix. See `sslortho.optim.layers.find_heads`.
+        attention: "heads" gives each head of q, k, v and of the output a matrix of its own; "qkv" makes
+            three matrices of a fused q, k and v, as K. Jordan advises; "whole" takes every weight as one
+            matrix. See `sslortho.optim.layers.find_heads`.
         lr: absolute learning rate of the weights; None leaves it to the optimizer.
         lr_biases: absolute learning rate of biases and norms; None for that of other raw groups.
         lr_raw: absolute learning rate of all groups with orth=False, which Muon steps by AdamW; None for
             `lr`. With Muon give it, or leave `lr` out: AdamW then has Muon's `adamw_lr`.
         weight_decay: decay of the weights; None leaves it to the optimizer. Biases and norms get 0.
+        no_decay: full names of parameters to count among biases and norms: neither orthonormalised nor
+            decayed, such as positions and class tokens. timm's models name them: `model.no_weight_decay()`.
 
     Returns:
         Groups with "params", "names", "name" (of the group), "orth", "orth_components", "orth_view", and
@@ -256,11 +276,12 @@ def param_groups(
         weight_decay 0 and trust_coefficient None.
 
     Raises:
-        ValueError: `orth` or `attention` has another value, there is no attention to split, or the
+        ValueError: `orth` or `attention` has another value, there is no attention to split, `no_decay` names
+            what is no trainable parameter, or the
             model is not a module, has lazy parameters or flattened ones (FSDP1), or has nothing to train.
     """
     assigned: dict[GroupKey, dict[str, Tensor]] = {}
-    for name, (parameter, decision) in decide_all(model, orth, attention).items():
+    for name, (parameter, decision) in decide_all(model, orth, attention, no_decay).items():
         assigned.setdefault(decision.key, {})[name] = parameter
 
     groups: list[dict[str, Any]] = []

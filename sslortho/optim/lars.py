@@ -11,17 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslortho.optim.group_options import check_numbers, take_foreach
+from sslortho.optim.group_options import check_dense, check_numbers, take_foreach
 from sslortho.optim.never_compiled import PlainOptimizer
 from sslortho.optim.precision import all_in_float32, as_scalar, in_float32, round_into
 
 
 def lars_direction(
-    parameter: Tensor, gradient: Tensor, weight_decay: float, trust_coefficient: float | None
+    parameter: Tensor,
+    gradient: Tensor,
+    weight_decay: float,
+    trust_coefficient: float | None,
+    undefined: float = 1.0,
 ) -> Tensor:
     """`dp * trust_coefficient * ||p|| / ||dp||` with `dp = gradient + weight_decay * parameter`.
 
-    The ratio is one where either norm is zero, and always where `trust_coefficient` is None. Shape of
+    The ratio is `undefined` where either norm is zero, and one where `trust_coefficient` is None. Shape of
     the parameter; float32 if that is of half precision. Does not wait for the device.
     """
     parameter, gradient = in_float32(parameter), in_float32(gradient)
@@ -32,18 +36,21 @@ def lars_direction(
     direction_norm = torch.linalg.vector_norm(direction)
     ratio = trust_coefficient * parameter_norm / direction_norm
     defined = (parameter_norm > 0) & (direction_norm > 0)
-    return direction * torch.where(defined, ratio, 1)
+    return direction * torch.where(defined, ratio, undefined)
 
 
 def lars_ratios(
-    parameters: list[Tensor], directions: list[Tensor], trust_coefficient: float
+    parameters: list[Tensor],
+    directions: list[Tensor],
+    trust_coefficient: float,
+    undefined: float = 1.0,
 ) -> list[Tensor]:
-    """The ratio of each direction, without dimensions; one where either norm is zero."""
+    """The ratio of each direction, without dimensions; `undefined` where either norm is zero."""
     parameter_norms = torch.stack(torch._foreach_norm(parameters))
     direction_norms = torch.stack(torch._foreach_norm(directions))
     ratios = trust_coefficient * parameter_norms / direction_norms
     defined = (parameter_norms > 0) & (direction_norms > 0)
-    return list(torch.where(defined, ratios, torch.ones_like(ratios)).unbind())
+    return list(torch.where(defined, ratios, torch.full_like(ratios, undefined)).unbind())
 
 
 def lars_directions(
@@ -51,6 +58,7 @@ def lars_directions(
     gradients: list[Tensor],
     weight_decay: float,
     trust_coefficient: float | None,
+    undefined: float = 1.0,
 ) -> list[Tensor]:
     """Apply `lars_direction` to many parameters of one device and dtype, in few kernels."""
     parameters, gradients = all_in_float32(parameters), all_in_float32(gradients)
@@ -58,9 +66,8 @@ def lars_directions(
         gradients = list(torch._foreach_add(gradients, parameters, alpha=weight_decay))
     if trust_coefficient is None:
         return gradients
-    return list(
-        torch._foreach_mul(gradients, lars_ratios(parameters, gradients, trust_coefficient))
-    )
+    ratios = lars_ratios(parameters, gradients, trust_coefficient, undefined)
+    return list(torch._foreach_mul(gradients, ratios))
 
 
 def fewer_passes_pay(parameter: Tensor, rate: float | Tensor) -> bool:
@@ -76,6 +83,7 @@ def step_in_fewer_passes(
     buffers: list[Tensor],
     group: dict[str, Any],
     exempt: bool,
+    undefined: float = 1.0,
 ) -> None:
     """The step of `LARS` with 13 passes over the memory of all parameters, for 17.
 
@@ -89,7 +97,7 @@ def step_in_fewer_passes(
         gradients = list(torch._foreach_add(gradients, parameters, alpha=decay))
     ratios: list[Tensor] | None = None
     if group["trust_coefficient"] is not None and not exempt:
-        ratios = lars_ratios(parameters, gradients, group["trust_coefficient"])
+        ratios = lars_ratios(parameters, gradients, group["trust_coefficient"], undefined)
 
     def add_directions(targets: list[Tensor], factor: float) -> None:
         if ratios is None:
@@ -202,16 +210,19 @@ class LARS(PlainOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        check_dense(self)
         for group in self.param_groups:
             ready = [p for p in group["params"] if p.grad is not None]
-            if any(p.grad.is_sparse for p in ready):
-                raise ValueError("LARS does not take sparse gradients; use sparse=False")
             if group["foreach"]:
                 self._update_together(ready, group)
             else:
                 for parameter in ready:
                     self._update(parameter, parameter.grad, group)
         return loss
+
+    def undefined_ratio(self, parameter: Tensor, group: dict[str, Any]) -> float:
+        """The ratio of a parameter where a norm is zero: one, as in barlowtwins."""
+        return 1.0
 
     def _buffer(self, parameter: Tensor) -> Tensor:
         """The momentum of a parameter, zero at first."""
@@ -228,6 +239,7 @@ class LARS(PlainOptimizer):
             -gradient if group["maximize"] else gradient,
             0.0 if exempt else group["weight_decay"],
             None if exempt else group["trust_coefficient"],
+            self.undefined_ratio(parameter, group),
         )
         if group["momentum"]:
             buffer = self._buffer(parameter)
@@ -242,13 +254,16 @@ class LARS(PlainOptimizer):
         for p in parameters:
             exempt = bool(group["exempt_1d"]) and p.ndim <= 1
             assert p.grad is not None
-            alike[exempt, p.device, p.dtype, type(p.grad), p.grad.dtype].append(p)
-        for (exempt, *_), params in alike.items():
+            undefined = self.undefined_ratio(p, group)
+            alike[exempt, undefined, p.device, p.dtype, type(p.grad), p.grad.dtype].append(p)
+        for (exempt, undefined, *_), params in alike.items():
             gradients = [p.grad for p in params if p.grad is not None]
             if fewer_passes_pay(params[0], group["lr"]):
                 buffers = [self._buffer(p) for p in params] if group["momentum"] else []
                 wide, moved = all_in_float32(params), all_in_float32(buffers)
-                step_in_fewer_passes(wide, all_in_float32(gradients), moved, group, exempt)
+                step_in_fewer_passes(
+                    wide, all_in_float32(gradients), moved, group, exempt, undefined
+                )
                 round_into(buffers, moved)
                 round_into(params, wide)
                 continue
@@ -257,6 +272,7 @@ class LARS(PlainOptimizer):
                 list(torch._foreach_neg(gradients)) if group["maximize"] else gradients,
                 0.0 if exempt else group["weight_decay"],
                 None if exempt else group["trust_coefficient"],
+                undefined,
             )
             if group["momentum"]:
                 buffers = [self._buffer(p) for p in params]

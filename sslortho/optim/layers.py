@@ -62,6 +62,9 @@ class Heads(NamedTuple):
     label: str
 
 
+FUSED = "fused qkv"
+"""Label of a weight that holds q, k and v."""
+
 HeadsByTensor = dict[tuple[int, str], Heads]
 """Heads by id(layer) and the tensor's name in the layer."""
 
@@ -252,15 +255,22 @@ def find_heads(model: nn.Module) -> HeadsByTensor:
                 continue
             width = output.in_features
             if qkv.out_features == 3 * width and width % heads == 0:  # q, k, v of one size
-                found[id(qkv), "weight"] = Heads(3 * heads, "rows", "fused qkv")
+                found[id(qkv), "weight"] = Heads(3 * heads, "rows", FUSED)
                 found[id(output), "weight"] = Heads(heads, "columns", "attention output")
     return found
+
+
+def fused_alone(heads: HeadsByTensor) -> HeadsByTensor:
+    """Of the attention weights of `find_heads` the fused q, k and v, in three matrices each."""
+    return {
+        tensor: Heads(3, "rows", FUSED) for tensor, found in heads.items() if found.label == FUSED
+    }
 
 
 def _torch_heads(attention: nn.MultiheadAttention) -> HeadsByTensor:
     heads = attention.num_heads
     found: HeadsByTensor = {}
-    found[id(attention), "in_proj_weight"] = Heads(3 * heads, "rows", "fused qkv")
+    found[id(attention), "in_proj_weight"] = Heads(3 * heads, "rows", FUSED)
     single = Heads(heads, "rows", "q, k or v")
     for part in "qkv":
         found[id(attention), f"{part}_proj_weight"] = single

@@ -39,12 +39,12 @@ def apply_momentum_(
 ) -> None:
     """Replace gradients by their momentum, in place.
 
-        buffer   = momentum * buffer + gradient
-        gradient = buffer                                   (nesterov: gradient + momentum * buffer)
+        buffer   = momentum * buffer + (1 - momentum) * gradient
+        gradient = buffer               (nesterov: (1 - momentum) * gradient + momentum * buffer)
 
-    The buffer is the sum that torch.optim.SGD keeps. torch.optim.Muon keeps 1 - momentum times as much, a
-    mean. The polar factor is the same. The gradients become that mean, so that methods of low precision round
-    as they do there.
+    The buffer is a running mean, as those of torch.optim.Muon and KellerJordan/Muon, and not the sum that
+    torch.optim.SGD keeps. The polar factors are the same as long as the coefficient is; where it changes, as in
+    a warm-up of the momentum, a mean keeps the scale of the gradients.
 
     Args:
         gradients: float32 or float64, of any shapes.
@@ -55,16 +55,14 @@ def apply_momentum_(
     if not gradients:
         return
     gradients, buffers = list(gradients), list(buffers)
-    torch._foreach_mul_(buffers, momentum)
-    torch._foreach_add_(buffers, gradients)
+    torch._foreach_lerp_(buffers, gradients, 1 - momentum)
     if nesterov:
-        torch._foreach_add_(gradients, buffers, alpha=momentum)
+        torch._foreach_lerp_(gradients, buffers, momentum)
     elif is_sharded(gradients[0]):  # DTensors have no such foreach function
         for gradient, buffer in zip(gradients, buffers, strict=True):
             gradient.copy_(buffer)
     else:
         torch._foreach_copy_(gradients, buffers)
-    torch._foreach_mul_(gradients, 1 - momentum)
 
 
 def write_in_range(gradients: Sequence[Tensor], momenta: Sequence[Tensor]) -> None:
@@ -127,8 +125,8 @@ def replace_by_momentum(
 ) -> None:
     """Replace the gradients of parameters by their momentum, in place, those alike in one call.
 
-    Half-precision gradients have their buffer in float32: a sum of float16 gradients may exceed 65,504, and
-    bfloat16 has 8 bits. They become the momentum times a number (`write_in_range`).
+    Half-precision gradients have their buffer in float32, since bfloat16's 8 bits are too few for a mean of
+    many. They become the momentum times a number (`write_in_range`).
 
     Args:
         parameters: those without a gradient are left alone, and so are their buffers.

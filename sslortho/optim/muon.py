@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +16,9 @@ from sslortho.optim.precision import in_float32
 from sslortho.optim.scaled_step import ROW_MOMENT, ScaledStep
 from sslortho.optim.update_scale import SCALES, normalise_rows_
 from sslortho.optim.wrapped import MATRIX_OPTIONS, Orthogonal
+
+THEIR_BUFFER = "momentum_buffer"
+"""Name of the momentum in the state of other projects' Muon."""
 
 
 class Muon(Orthogonal, ScaledStep):
@@ -30,8 +34,9 @@ class Muon(Orthogonal, ScaledStep):
     dimensions or more is one matrix, flattened from the second on, embeddings too; the rest is AdamW's.
 
     A group that holds both kinds is made into two, the second for AdamW with a rate of its own. Schedules that
-    multiply scale both rates. OneCycleLR and CyclicLR set rates and momentum: give max_lr as a list, one a
-    group, and cycle_momentum=False.
+    multiply scale both rates. Loops that write one rate into every group give it to AdamW too, some 60 times
+    its own: at the first step there is a warning. OneCycleLR and CyclicLR set rates and momentum: give max_lr
+    as a list, one a group, and cycle_momentum=False.
 
     With polar="muon_bf16" the steps on parameters of two dimensions are those of torch.optim.Muon, with
     polar="muon" the same in float32. A difference by intent: gradients of norm below 1e-7 count here.
@@ -50,7 +55,9 @@ class Muon(Orthogonal, ScaledStep):
             "spectral", sqrt(rows / columns) (Scion, arXiv 2502.07529, on dense layers; its convolutions of
             k x k step k times less); "none". Columns of a convolution are in * kh * kw / groups.
         normalise_rows: NorMuon (arXiv 2510.05491): coefficient of a running second moment of each row, by
-            whose root the row is divided; the paper's is 0.95. None for none. One number a row of state.
+            whose root the row is divided; the paper's is 0.95. None for none. One number a row of state. The
+            rows of an exact factor of full rank have length one where there are no more rows than columns, so
+            it changes nothing there; it does on taller matrices, and with "muon" or "muon_bf16".
         adamw_lr: absolute learning rate of groups for AdamW that have no `lr` of their own.
         betas, eps: of AdamW; the defaults are those of KellerJordan/Muon.
         foreach: step parameters together, in few kernels; False: one by one.
@@ -103,6 +110,19 @@ class Muon(Orthogonal, ScaledStep):
             group["orth"] = False
         group.setdefault("lr", group.get("adamw_lr", self.defaults["adamw_lr"]))
         return [group]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, also one of torch.optim.Muon or KellerJordan/Muon, whose buffer is the same mean.
+
+        Raises ValueError, with nothing loaded, for a group option that cannot be honoured.
+        """
+        state = {
+            key: {
+                BUFFER if name == THEIR_BUFFER else name: value for name, value in entries.items()
+            }
+            for key, entries in state_dict.get("state", {}).items()
+        }
+        super().load_state_dict({**state_dict, "state": state})
 
     def check_group(self, group: dict[str, Any]) -> None:
         super().check_group(group)
@@ -159,6 +179,21 @@ class Muon(Orthogonal, ScaledStep):
             state[ROW_MOMENT] = in_float32(factors.new_zeros(number * rows))
         normalise_rows_(factors, state[ROW_MOMENT].view(number, rows, 1), beta)
 
+    def check_first_step(self) -> None:
+        """Warn of a group that AdamW steps with the matrices' rate; scale="moonlight" is meant for that."""
+        usual = self.defaults["adamw_lr"]
+        rates = {_rate(g) for g in self.param_groups if g["orth"] and g["scale"] == "muon"}
+        rates -= {0, None, usual}
+        for group in self.param_groups:
+            if not group["orth"] and _rate(group) in rates:
+                warnings.warn(
+                    f"AdamW steps the group {group.get('name', 'without a name')!r} with the matrices' rate "
+                    f"{_rate(group):g}, which is large for it ({usual:g} is usual); give "
+                    "param_groups lr_raw=..., or leave its lr out",
+                    stacklevel=4,
+                )
+                return
+
     def apply_momentum(self, group: dict[str, Any]) -> None:
         parameters = [p for p in split_written(group["params"])[0] if p.grad is not None]
         if group["weight_decay"] and not group["decoupled_weight_decay"]:
@@ -167,6 +202,12 @@ class Muon(Orthogonal, ScaledStep):
                 p.grad.add_(p, alpha=group["weight_decay"])
         if group["momentum"]:
             replace_by_momentum(parameters, self.state, group["momentum"], group["nesterov"])
+
+
+def _rate(group: dict[str, Any]) -> float | None:
+    """Rate of a group, before any schedule; None if it is a tensor, which may lie on a GPU."""
+    rate = group.get("initial_lr", group["lr"])
+    return None if isinstance(rate, Tensor) else rate
 
 
 def _is_coefficient(value: Any) -> bool:

@@ -12,17 +12,15 @@ from sslortho.optim.aliasing import separate_gradients
 from sslortho.optim.components import is_matrix
 from sslortho.optim.flattened import check_still_matrices, find_matrices
 from sslortho.optim.gradients import check_real, split_written, sum_partial_gradients
-from sslortho.optim.group_options import check_numbers
-from sslortho.optim.mixed_gradients import one_by_one_where_mixed
+from sslortho.optim.group_options import check_dense, check_numbers
+from sslortho.optim.mixed_gradients import has_tensor_option, one_by_one_where_needed
 from sslortho.optim.momentum import means_orth_nesterov, set_aside, settle_nesterov
 from sslortho.optim.never_compiled import PlainOptimizer
 
 
-def _has_tensor_option(options: Mapping[str, Any]) -> bool:
-    """Whether the rate or a beta is a tensor, with which some of torch's foreach forms do not work."""
-    betas = options.get("betas")
-    numbers = (options.get("lr"), *(betas if isinstance(betas, (tuple, list)) else ()))
-    return any(isinstance(number, Tensor) for number in numbers)
+def _without_nones(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without those that are None by default, as the rate of transformers' Adafactor is."""
+    return {n: v for n, v in options.items() if not (v is None and defaults.get(n, 0) is None)}
 
 
 class ReplacedGradients(Optimizer):
@@ -42,19 +40,21 @@ class ReplacedGradients(Optimizer):
         signature = inspect.signature(super().__init__)
         theirs = {name: value for name, value in kwargs.items() if name in signature.parameters}
         given = {**signature.bind_partial(params, *args, **theirs).arguments, **kwargs}
-        check_numbers(given)
         defaults = {name: p.default for name, p in signature.parameters.items()}
+        check_numbers(_without_nones(given, defaults))
         if means_orth_nesterov({**defaults, **given}, kwargs):
             kwargs.update(nesterov=False, orth_nesterov=True)
         # torch's own default is foreach on CUDA alone
         others = given.get("fused") or given.get("differentiable")
         if "foreach" in signature.parameters and "foreach" not in given and not others:
             self._foreach_by_default = True
-            kwargs.update(foreach=None if _has_tensor_option(given) else True)
+            kwargs.update(foreach=None if has_tensor_option(given) else True)
         self._were_matrices: dict[int, list[bool]] = {}
         self._options = {key: kwargs.pop(key, value) for key, value in self.group_defaults.items()}
         super().__init__(params, *args, **kwargs)
         self.defaults.update(self._options)
+        # torch's scaler leaves scaled gradients to fused optimizers, and those must not be replaced
+        self._step_supports_amp_scaling = False
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group as torch does, with this class's options filled in and checked."""
@@ -62,7 +62,7 @@ class ReplacedGradients(Optimizer):
             settle_nesterov(param_group, {**self.defaults, **self._options})
             for key, value in self._options.items():
                 param_group.setdefault(key, value)
-            if self._foreach_by_default and _has_tensor_option(param_group):
+            if self._foreach_by_default and has_tensor_option(param_group):
                 param_group.setdefault("foreach", None)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -76,16 +76,10 @@ class ReplacedGradients(Optimizer):
 
     def check_group(self, group: dict[str, Any]) -> None:
         """Raise ValueError for an option of a group that cannot be honoured."""
-        check_numbers(group)
-        name = type(self).__name__
-        if group.get("fused"):
-            raise ValueError(
-                f"{name}(fused=True): a gradient scaler hands fused optimizers scaled gradients, "
-                "which must not be replaced; use foreach=True"
-            )
+        check_numbers(_without_nones(group, self.defaults))
         if group.get("differentiable"):
             raise ValueError(
-                f"{name}(differentiable=True): gradients are replaced in place, outside autograd"
+                f"{type(self).__name__}(differentiable=True): gradients are replaced in place, outside autograd"
             )
         if not isinstance(group["orth"], bool):
             raise ValueError(f"orth={group['orth']!r} of a parameter group must be True or False")
@@ -93,6 +87,9 @@ class ReplacedGradients(Optimizer):
             for parameter in group["params"]:
                 if is_matrix(parameter):
                     check_real(parameter)
+
+    def check_first_step(self) -> None:
+        """Look at the groups before the first step; a subclass may warn of what is probably not meant."""
 
     def replace_gradients(self, groups: list[dict[str, Any]]) -> None:
         """Replace the gradients of these groups in place."""
@@ -107,6 +104,9 @@ class ReplacedGradients(Optimizer):
         if self._were_matrices:
             check_still_matrices(self.param_groups, self._were_matrices)
             self._were_matrices = {}
+            self.check_first_step()
+        if isinstance(self, PlainOptimizer):  # ours take none, torch's say so themselves
+            check_dense(self)
         self._separate_gradients()
         with torch.no_grad():
             self.replace_gradients([group for group in self.param_groups if group["orth"]])
@@ -117,7 +117,7 @@ class ReplacedGradients(Optimizer):
             step = step.__wrapped__
         # ours sort gradients by their type
         by_torch = self._foreach_by_default and not isinstance(self, PlainOptimizer)
-        with set_aside(self.state), one_by_one_where_mixed(self.param_groups if by_torch else []):
+        with set_aside(self.state), one_by_one_where_needed(self.param_groups if by_torch else []):
             step(self)
         return loss
 

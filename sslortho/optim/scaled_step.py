@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sslortho.optim.auxiliary_adamw import step_by_adamw
 from sslortho.optim.components import is_matrix, matrix_shape
-from sslortho.optim.group_options import take_foreach
+from sslortho.optim.group_options import check_dense, take_foreach
 from sslortho.optim.never_compiled import PlainOptimizer
 from sslortho.optim.precision import all_in_float32, as_scalar, round_into
 from sslortho.optim.update_scale import Scale, update_scale
@@ -89,6 +89,7 @@ class ScaledStep(PlainOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        check_dense(self)
         for group in self.param_groups:
             matrices = [p for p in group["params"] if is_stepped_as_matrix(p, group)]
             others = [p for p in group["params"] if not is_stepped_as_matrix(p, group)]

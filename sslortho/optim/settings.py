@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
-from sslortho.optim.grouping import param_groups
+from sslortho.optim.grouping import Attention, param_groups
 from sslortho.optim.layer_rates import split_by_factor
 from sslortho.optim.registry import OPTIMIZERS, accepted_options, check_options, create_optimizer
 
@@ -27,7 +27,7 @@ class OptimizerSettings:
     weight_decay: float
     orth_layers: Layers
     """Layers whose gradients it orthonormalises."""
-    attention: Literal["whole", "heads"]
+    attention: Attention
     """Matrices of attention layers."""
     settings: Mapping[str, Any]
     """Other arguments of `create_optimizer`."""
@@ -84,7 +84,7 @@ def settle_optimizer(
     lr: float,
     weight_decay: float,
     orth_layers: Layers | None,
-    attention: Literal["whole", "heads"] | None,
+    attention: Attention | None,
 ) -> OptimizerSettings:
     """Check the settings of an optimizer, and fill in what is not given.
 

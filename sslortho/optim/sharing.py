@@ -231,7 +231,11 @@ class Sharing:
             )
         return module is not None
 
-    def _decide(self, problems: Sequence[Matrices], parameters: Iterable[Tensor]) -> bool:
+    def _decide(self, problems: Sequence[Matrices], parameters: Iterable[Tensor]) -> bool | None:
+        """Whether to share from now on; None while all gradients are zero, which tells nothing.
+
+        torch.distributed.checkpoint makes such a step before it loads the state of an optimizer.
+        """
         if self.share is False or world_size() == 1:
             return False
         if not self._find_group(problems, parameters):
@@ -239,6 +243,8 @@ class Sharing:
         if world_size(self.process_group) == 1:
             return False
         agreed = gradients_agree(problems, self.process_group)
+        if agreed and problems and not any(bool(problem.stack.any()) for problem in problems):
+            return None
         if not agreed and self.share is True:
             raise ValueError(
                 "share=True, but the ranks' gradients differ; average them before the step (as "

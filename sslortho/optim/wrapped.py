@@ -9,6 +9,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from sslortho.optim.components import check_components, is_matrix
@@ -111,7 +112,14 @@ class Orthogonal(ReplacedGradients):
             self._sharing = Sharing()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state as torch does, and keep in float32 what half-precision parameters have there."""
+        """Load a state as torch does, and keep in float32 what half-precision parameters have there.
+
+        Raises ValueError, with nothing loaded, for a group option that cannot be honoured.
+        """
+        for saved, group in zip(
+            state_dict.get("param_groups", ()), self.param_groups, strict=False
+        ):
+            self.check_group({**self.defaults, **group, **saved, "params": group["params"]})
         load_wide(self, super().load_state_dict, state_dict, self.kept_in_float32)
 
     def check_group(self, group: dict[str, Any]) -> None:
@@ -182,7 +190,17 @@ class OrthLARS(Orthogonal, LARS):
 
     Arguments are those of `LARS` and `Orthogonal`; `lr` is absolute. Raises ValueError for an option that
     cannot be honoured.
+
+    A weight that is all zeros moves by `lr * trust_coefficient` times the orthonormal gradient: with LARS's
+    ratio of one it would move by `lr` times, which is thousands of times the step of any other weight. It grows
+    slowly then, as small weights do under LARS; give it a group with trust_coefficient=None and a rate of its
+    own if that is not meant.
     """
+
+    def undefined_ratio(self, parameter: Tensor, group: dict[str, Any]) -> float:
+        coefficient = group["trust_coefficient"]
+        replaced = group["orth"] and coefficient is not None and is_matrix(parameter)
+        return coefficient if replaced else 1.0
 
 
 class NormSGD(ReplacedGradients, SGD):

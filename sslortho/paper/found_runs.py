@@ -1,6 +1,5 @@
 """Runs of an experiment as they are found on disk: finished, under way, stopped or failed."""
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sslortho.paper.grid import Cell, Experiment
-from sslortho.paper.run_records import Read, find_by_seed, is_number
+from sslortho.paper.run_records import Read, find_by_seed, is_number, read_summary
 from sslortho.paper.tuning import FOLDER as TRIALS
 from sslortho.runs.lock import is_held
 from sslortho.runs.markdown import escape
@@ -44,17 +43,6 @@ class CellRuns:
         return statistic(numbers) if numbers else None
 
 
-def _read_summary(folder: Path) -> dict[str, Any] | None:
-    try:
-        summary = json.loads((folder / "summary.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(summary, dict):
-        return None
-    config = summary.get("config")
-    return {**summary, "config": config if isinstance(config, dict) else {}}
-
-
 def _find_state(folder: Path | None, log: Path | None) -> str:
     """State of a run without a summary, by its status.json and by the log that it keeps locked."""
     status = read_status(folder) if folder is not None else None
@@ -80,7 +68,7 @@ def find_runs(experiment: Experiment, out: Path) -> list[CellRuns]:
         found: dict[str, list[Any]] = defaultdict(list)
         for seed in sorted({*folders, *logs}):
             folder, log = folders.get(seed), logs.get(seed)
-            if folder and (summary := _read_summary(folder)) is not None:
+            if folder and (summary := read_summary(folder)) is not None:
                 found["finished"].append(Run(str(folder), summary))
                 continue
             state = _find_state(folder, log)
@@ -109,7 +97,7 @@ def count_precisions(experiment: Experiment, out: Path) -> Counter[str]:
     """Number of finished runs and trials of the cells by their mixed_precision, where they tell it."""
     names, found = {cell.name for cell in experiment.cells}, Counter[str]()
     for folder in sorted((*(out / TRIALS).glob("*"), *(out / "runs").glob("*"))):
-        if "-".join(folder.name.split("-")[:2]) in names and (summary := _read_summary(folder)):
+        if "-".join(folder.name.split("-")[:2]) in names and (summary := read_summary(folder)):
             precision = summary["config"].get("mixed_precision")
             found.update([] if precision is None else [str(precision)])
     return found

@@ -1,6 +1,7 @@
 """Figures of finished runs in one file, so that an experiment can be taken up on another machine."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import yaml
 
 from sslortho.atomic import atomic_file
+from sslortho.paper.run_records import read_records, read_summary
 from sslortho.paper.tuning import FOLDER, has_diverged
 from sslortho.runs.status import read_status, write_status
+from sslortho.train.backward import NonFiniteError
 
 FOLDERS = (FOLDER, "runs")
 """Folders of an experiment that hold run folders."""
@@ -20,9 +23,8 @@ LOCAL = ("command", "directory", "host", "settings", "data_dir", "out", "run fol
 
 def _read_run(folder: Path) -> dict[str, Any] | None:
     """Summary and records of a finished run, or that it diverged; None for any other."""
-    try:
-        summary = json.loads((folder / "summary.json").read_bytes())
-    except (OSError, ValueError):
+    summary = read_summary(folder)
+    if summary is None:
         status = read_status(folder)
         if status is None or not has_diverged(folder):
             return None
@@ -33,8 +35,7 @@ def _read_run(folder: Path) -> dict[str, Any] | None:
         kept["plan"] = {n: v for n, v in summary["plan"].items() if n not in LOCAL}
     if folder.parent.name == FOLDER:  # no report shows the records of a trial
         return {"summary": kept, "records": []}
-    records = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return {"summary": kept, "records": [json.loads(line) for line in records]}
+    return {"summary": kept, "records": read_records(folder)}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -56,7 +57,8 @@ def _find_runs(out: Path) -> Iterator[tuple[str, Path]]:
         folder = out / name
         if folder.is_dir():
             for path in sorted(folder.iterdir()):
-                yield f"{name}/{path.name}", path
+                if not path.name.startswith("."):  # one that is being restored
+                    yield f"{name}/{path.name}", path
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
@@ -84,19 +86,27 @@ def restore_runs(path: Path, out: Path) -> int:
         folder = out / kind / run
         if kind not in FOLDERS or not run or folder.exists():
             continue
-        folder.mkdir(parents=True)
+        partial = folder.with_name(f".{run}.partial")
+        shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
+        partial.mkdir(parents=True)
+        _write_run(partial, entry)
+        partial.rename(folder)
         count += 1
-        if "summary" not in entry:
-            write_status(folder, "failed", entry["diverged"])
-            if "config" in entry:
-                _write_config(folder, entry["config"])
-            continue
-        records = "".join(json.dumps(record) + "\n" for record in entry["records"])
-        (folder / "metrics.jsonl").write_text(records, encoding="utf-8")
-        _write_config(folder, entry["summary"]["config"])
-        with atomic_file(folder / "summary.json") as file:  # last: it says that the run is finished
-            file.write(json.dumps(entry["summary"], indent=2).encode())
     return count
+
+
+def _write_run(folder: Path, entry: dict[str, Any]) -> None:
+    """Write the files of a run of the file."""
+    if "summary" not in entry:
+        write_status(folder, "failed", entry["diverged"], NonFiniteError.__name__)
+        if "config" in entry:
+            _write_config(folder, entry["config"])
+        return
+    records = "".join(json.dumps(record) + "\n" for record in entry["records"])
+    (folder / "metrics.jsonl").write_text(records, encoding="utf-8")
+    _write_config(folder, entry["summary"]["config"])
+    with atomic_file(folder / "summary.json") as file:
+        file.write(json.dumps(entry["summary"], indent=2).encode())
 
 
 def keep_runs(path: Path, out: Path, belongs: Callable[[Path], bool]) -> list[str]:

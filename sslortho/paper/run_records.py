@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from sslortho.paper.grid import Cell
+from sslortho.runs.folder import RunFolder
 
 Record = Mapping[str, Any]
 Read = Callable[[Path], Sequence[Record]]
@@ -19,6 +20,15 @@ EVALUATIONS = {"accuracy": ("val_top1", "top1"), "evaluation_loss": ("val_loss",
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """Content of a run's summary.json, with its options under "config"; None if it is missing or damaged."""
+    summary = RunFolder(folder).read_summary()
+    if summary is None:
+        return None
+    config = summary.get("config")
+    return {**summary, "config": config if isinstance(config, dict) else {}}
 
 
 def read_records(folder: Path) -> list[Record]:

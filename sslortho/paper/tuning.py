@@ -1,6 +1,5 @@
 """Rates of an experiment's cells, tuned with the same number of trials for each before its runs."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,9 +10,11 @@ from sslortho.optim.settings import has_auxiliary
 from sslortho.options import nearest
 from sslortho.paper.compass import Compass, Point
 from sslortho.paper.grid import Cell, Experiment, Search
+from sslortho.paper.run_records import find_by_seed, read_summary
 from sslortho.runs.several.job_runner import Ending
 from sslortho.runs.several.jobs import Job
 from sslortho.runs.status import read_status
+from sslortho.train.backward import NonFiniteError
 
 FOLDER = "search"
 """Folder of the trials in that of an experiment."""
@@ -52,9 +53,8 @@ class CellSearch:
         Raises ValueError if the summary of a trial that did not diverge lacks the objective.
         """
         folder = self.out / FOLDER / self.name(point)
-        try:
-            summary = json.loads((folder / "summary.json").read_bytes())
-        except (OSError, ValueError):
+        summary = read_summary(folder)
+        if summary is None:
             return -math.inf if has_diverged(folder) else None
         objective = self.search.objective
         if summary.get("diverged"):
@@ -97,9 +97,11 @@ class CellSearch:
         """
         tuned = self.tuned()
         names = ["betas" if name == "beta1" else name for name in self.search.start_of(self.cell)]
-        for path in sorted((self.out / "runs").glob(f"{self.cell.name}-s*/summary.json")):
-            config = json.loads(path.read_bytes()).get("config", {})
-            found = {name: config[name] for name in names if name in config}
+        for folder in find_by_seed(self.out / "runs", self.cell).values():
+            summary = read_summary(folder)
+            if summary is None:
+                continue
+            found = {name: summary["config"][name] for name in names if name in summary["config"]}
             if tuned is not None and any(value != tuned[name] for name, value in found.items()):
                 return found
         return None
@@ -113,7 +115,11 @@ def all_diverged(results: Mapping[Point, float]) -> bool:
 def has_diverged(folder: Path) -> bool:
     """Whether a run ended since its gradients were not finite."""
     status = read_status(folder)
-    return status is not None and status.state == "failed" and "finite" in (status.message or "")
+    if status is None or status.state != "failed":
+        return False
+    if status.error is None:  # of a version that wrote the message alone
+        return "not finite" in (status.message or "")
+    return status.error == NonFiniteError.__name__
 
 
 def searches(experiment: Experiment, out: Path) -> list[CellSearch]:

@@ -19,6 +19,7 @@ from sslortho.evaluate.raw_images import Backbone, with_preprocessing
 from sslortho.methods import Method
 from sslortho.models import read_weights, restore_backbone, restore_module
 from sslortho.models.backbones import Stem
+from sslortho.models.weights.argument_name import argument_named
 from sslortho.recipes.calls import (
     Images,
     PathLike,
@@ -236,8 +237,8 @@ def load_backbone(
     Raises ValueError for a file that cannot be read, and weights that do not fit.
     """
     check_place("weights", weights)
-    file = read_weights(os.fspath(weights))
-    with torch_as_before():
+    with argument_named("weights"), torch_as_before():
+        file = read_weights(os.fspath(weights))
         if isinstance(model, nn.Module):
             if stem is not None:
                 raise ValueError(f"stem={stem!r} has no effect on a module; leave it out")

@@ -22,8 +22,9 @@ from sslortho.models import (
 )
 from sslortho.models.backbones import STEMMED, Stem, check_backbone, needs_any_size
 from sslortho.models.network_facts import required_size
-from sslortho.models.own_networks import copy_module, read_as_features
+from sslortho.models.own_networks import copy_module, read_as_features, unwrap
 from sslortho.models.weights import pretraining_of
+from sslortho.models.weights.file import locate_weights
 from sslortho.options import GIVEN
 from sslortho.recipes.given import NOTHING, Given, check_given
 from sslortho.recipes.options import BackboneOptions
@@ -66,13 +67,15 @@ class Subject:
 
 
 def _normalisation(
-    options: BackboneOptions, crop_size: int, known: BackboneInfo | None
+    options: BackboneOptions, crop_size: int, known: BackboneInfo | None, photographs: bool = False
 ) -> tuple[Triple, Triple]:
+    """Mean and deviation. photographs: whether weights that do not say theirs are of large images."""
     if options.normalise != "auto":
         return NORMALISATIONS[options.normalise]
     if known is not None:
         return known.mean, known.std
-    return NORMALISATIONS["cifar10" if crop_size <= SMALL_CROP else "imagenet"]
+    small = crop_size <= SMALL_CROP and not photographs
+    return NORMALISATIONS["cifar10" if small else "imagenet"]
 
 
 def _describe_guesses(options: BackboneOptions, info: BackboneInfo) -> str:
@@ -83,10 +86,15 @@ def _describe_guesses(options: BackboneOptions, info: BackboneInfo) -> str:
     return f"; the weights do not say how they were pretrained, taken: {guessed}" if guessed else ""
 
 
-def check_random(options: BackboneOptions) -> None:
-    """Raise ValueError for an unknown backbone of random weights; to be called before images are read."""
+def check_source(options: BackboneOptions) -> None:
+    """Raise ValueError for an unknown backbone of random weights, and for weights that are not there.
+
+    To be called before images are read.
+    """
     if options.backbone_from == "random":
         check_backbone(str(options.backbone))
+    elif options.backbone_from != GIVEN:
+        locate_weights(options.backbone_from)
 
 
 def load_subject(options: BackboneOptions, native_size: int, given: Given = NOTHING) -> Subject:
@@ -111,19 +119,27 @@ def load_subject(options: BackboneOptions, native_size: int, given: Given = NOTH
     crop_size = options.crop_size or (
         known.crop_size if known else required_size(restored.network) or native_size
     )
-    mean, std = _normalisation(options, crop_size, known)
+    photographs = restored.name.startswith("timm:") or (
+        restored.name in STEMMED and restored.stem == "stock"
+    )
+    mean, std = _normalisation(options, crop_size, known, photographs)
     info = BackboneInfo(
         backbone=restored.name, stem=restored.stem, crop_size=crop_size, mean=mean, std=std
     )
     origin = f"{options.backbone_from} ({restored.report})"
     if known is None:
         origin += _describe_guesses(options, info)
+        if photographs and options.crop_size is None and crop_size <= SMALL_CROP:
+            origin += (
+                "; weights of ImageNet see more with --crop_size 224, which enlarges the images"
+            )
     dim = feature_dim(restored.network, info.crop_size)
     return Subject(restored.network, info, dim, origin, restored=True)
 
 
 def _take_module(options: BackboneOptions, module: nn.Module, native_size: int) -> Subject:
     """A copy of a module that is handed over; one of ours knows how it was pretrained."""
+    module = unwrap(module)
     network, known = copy_module(module, "backbone_from"), pretraining_of(module)
     crop_size = options.crop_size or (
         known.crop_size if known else required_size(network) or native_size

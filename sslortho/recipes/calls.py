@@ -85,6 +85,7 @@ def torch_as_before() -> Iterator[None]:
     threads, generator = torch.get_num_threads(), torch.get_rng_state()
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     deterministic = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark, products = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
     settings: Any = torch.utils.deterministic
     fill = settings.fill_uninitialized_memory
@@ -95,7 +96,7 @@ def torch_as_before() -> Iterator[None]:
         torch.set_rng_state(generator)
         if on_gpus:
             torch.cuda.set_rng_state_all(on_gpus)
-        torch.use_deterministic_algorithms(deterministic)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warns)
         torch.backends.cudnn.benchmark = benchmark
         if torch.get_float32_matmul_precision() != products:
             torch.set_float32_matmul_precision(products)

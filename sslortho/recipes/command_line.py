@@ -51,11 +51,6 @@ class PlainParser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def _asks_for_debug(arguments: Sequence[str]) -> bool:
-    """Whether a command line, perhaps a wrong one, has `--debug`."""
-    return "--debug" in arguments or "--debug=true" in arguments
-
-
 class OptionParser(PlainParser):
     """A parser with a flag for each option of a class, all of them texts, and `--config`.
 
@@ -106,6 +101,12 @@ def _read_ahead(arguments: Sequence[str], name: str) -> str | None:
         if flag in ("--config", f"--{name}") and given is not None:
             found[flag] = given
     return found.get(f"--{name}", found.get("--config"))
+
+
+def asks_for_debug(arguments: Sequence[str]) -> bool:
+    """Whether a command line, perhaps a wrong one, asks for tracebacks: `--debug`, without or with a value."""
+    value = _read_ahead(arguments, "debug")
+    return value is not None and value.strip().lower() not in ("false", "no", "off")
 
 
 def _choose_class(cls: type[Any], arguments: Sequence[str]) -> type[Any]:
@@ -170,7 +171,7 @@ def parse_options(
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     program = program or Path(sys.argv[0]).name
-    parser, debug = PlainParser(prog=program, add_help=False), _asks_for_debug(given)
+    parser, debug = PlainParser(prog=program, add_help=False), asks_for_debug(given)
     try:
         chosen = _choose_class(cls, given)
         if {"--help", "-h"} & set(given):

@@ -117,8 +117,8 @@ def describe_kinds(
     return "\n".join(parts)
 
 
-def write_tables(text: str, comparison: "Comparison", stem: Path) -> None:
-    """Write STEM.md and STEM.csv, and print their paths.
+def write_tables(text: str, comparison: "Comparison", stem: Path) -> list[Path]:
+    """Write STEM.md and STEM.csv; their paths.
 
     Args:
         text: content of STEM.md.
@@ -129,11 +129,13 @@ def write_tables(text: str, comparison: "Comparison", stem: Path) -> None:
     from sslortho.runs.several.comparison_tables import to_csv
 
     stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = list[Path]()
     for suffix, content in ((".md", text), (".csv", to_csv(comparison))):
         path = stem.with_name(stem.name.removesuffix(".md").removesuffix(".csv") + suffix)
         with atomic_file(path) as file:
             file.write(content.encode())
-        print(path)
+        paths.append(path)
+    return paths
 
 
 def main(arguments: Sequence[str], program: str) -> int:
@@ -158,6 +160,7 @@ def main(arguments: Sequence[str], program: str) -> int:
         runs = read_runs(given.runs)
         comparison = compare_runs(runs, figures, by, ignored=ignored_options())
         text = describe_kinds(runs, figures, by)
+        paths = write_tables(text, comparison, Path(given.out).expanduser())
         print(text)
-        write_tables(text, comparison, Path(given.out).expanduser())
+        print(*paths, sep="\n")
     return 0

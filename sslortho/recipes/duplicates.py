@@ -59,6 +59,11 @@ class Duplicates:
         """Images that could go if one of each group stayed."""
         return sum(len(group) - 1 for group in self.groups)
 
+    @property
+    def exact(self) -> int:
+        """How many of these have the pixels of another image of their group."""
+        return sum(member.kind == "exact" for group in self.groups for member in group)
+
 
 def find_duplicates(
     source: Any,
@@ -137,6 +142,11 @@ def _find_both(
     from sslortho.evaluate.neighbours import unit_rows
     from sslortho.recipes.embedded import images_of
 
+    if threshold is not None and backbone_from is not None:
+        raise ValueError(
+            f"backbone_from={backbone_from!r} has no effect on threshold={threshold}, which is given and not "
+            "measured; leave one of them out"
+        )
     groups, hashes = Groups(len(features)), None
     try:
         images, _ = images_of(features, data)
@@ -233,8 +243,9 @@ def describe_duplicates(found: Duplicates) -> str:
 
     count = len(found.groups)
     lines = [
-        f"{found.images:,} images, {count:,} group{'s' if count != 1 else ''} of duplicates; "
-        f"{found.surplus:,} could go if one of each stayed"
+        f"{found.images:,} images, {count:,} group{'s' if count != 1 else ''} of duplicates: "
+        f"{found.exact:,} exact, which could go if one of each stayed; {found.surplus - found.exact:,} near, "
+        "to be looked at first"
     ]
     if found.threshold is not None:
         lines.append(f"near-duplicates: cosine {found.threshold:.4f} and more")

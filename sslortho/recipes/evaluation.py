@@ -18,7 +18,7 @@ from sslortho.evaluate.accuracy import leave_out_top5
 from sslortho.methods import Classification
 from sslortho.models.network_facts import evaluation_mode
 from sslortho.options import GIVEN
-from sslortho.recipes.backbone import Subject, check_random, load_subject
+from sslortho.recipes.backbone import Subject, check_source, load_subject
 from sslortho.recipes.given import NOTHING, Given
 from sslortho.recipes.options import BackboneOptions, RunOptions
 from sslortho.recipes.training import Training
@@ -126,7 +126,7 @@ def identify(
 
 
 def _load(options: BackboneOptions, given: Given) -> LabelledData:
-    check_random(options)
+    check_source(options)
     data = load_labelled_data(options, given.images)
     return choose_training_images(options, data, options.train_percent, options.train_list)
 

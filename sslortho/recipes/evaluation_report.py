@@ -22,6 +22,7 @@ from sslortho.recipes.evaluation import ClassifierTraining, Evaluation
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.provenance import Session, provenance
 from sslortho.runs.run_report import ReportFigure, write_report
+from sslortho.train.on_main import on_main
 
 MEANINGS = {
     "top1": ("%", "test images whose class is the first guess"),
@@ -191,8 +192,10 @@ def write_results(
         **inputs,
         "config": run.options.values(),
     }
-    if run.accelerator.is_main_process:
+
+    def write() -> None:
         _write_report(run, folder, results, details, origin)
         folder.write_summary(summary)
-    run.accelerator.wait_for_everyone()
+
+    on_main(run.accelerator, write)
     return summary

@@ -61,5 +61,5 @@ def check_given(options: Options, given: Given) -> None:
         if getattr(options, name, None) == GIVEN and getattr(given, field) is None:
             raise ValueError(
                 f"{name}={GIVEN!r} stands for an object that is handed over in Python, and none is; call "
-                f"sslortho.{form}"
+                f"sslortho.{form}; a file or folder of this name is ./{GIVEN}"
             )

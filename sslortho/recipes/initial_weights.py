@@ -1,7 +1,5 @@
 """Weights that a training goes on from: a file's or timm's, in a backbone that was drawn by seed."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -14,21 +12,12 @@ from sslortho.models import choose_architecture, load_backbone, read_weights
 from sslortho.models.backbones import Stem
 from sslortho.models.depth import Layer, list_layers
 from sslortho.models.own_networks import plain_network
+from sslortho.models.weights.argument_name import argument_named
 from sslortho.recipes.backbone import resolve_stem
 from sslortho.recipes.initial_options import TIMM, InitialWeightsOptions
 
 if TYPE_CHECKING:
     from sslortho.models import WeightsFile
-
-
-@contextmanager
-def _naming_the_option() -> Iterator[None]:
-    """Messages about a file inside name `initial_weights` in place of `backbone_from`."""
-    try:
-        yield
-    except ValueError as error:
-        words = str(error).replace("backbone_from=", "initial_weights=")
-        raise ValueError(words) from error
 
 
 @dataclass(frozen=True)
@@ -47,7 +36,7 @@ class InitialWeights:
         if self.file is None:
             network.load_state_dict(self.state)
             return
-        with _naming_the_option():
+        with argument_named("initial_weights"):
             load_backbone(network, self.file)
 
     def choose_stem(self, backbone: str, stem: str) -> Stem:
@@ -57,7 +46,7 @@ class InitialWeights:
         """
         if stem != "auto" or self.file is None:
             return resolve_stem(backbone, stem, 0)
-        with _naming_the_option():
+        with argument_named("initial_weights"):
             return choose_architecture(self.file, backbone)[1]
 
 
@@ -74,7 +63,7 @@ def read_initial_weights(options: InitialWeightsOptions, backbone: str) -> Initi
         return None
     if options.initial_weights == TIMM:
         return _fetch_from_timm(backbone.removeprefix("timm:"))
-    with _naming_the_option():
+    with argument_named("initial_weights"):
         file = read_weights(options.initial_weights)
     known = file.info and (file.info.mean, file.info.std)
     return InitialWeights(file, {}, known)

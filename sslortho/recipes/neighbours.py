@@ -83,6 +83,11 @@ def find_neighbours(
     read = [_read_query(query, table, rows) for query in listed]
     if not read:
         raise ValueError("queries holds none; give one or more")
+    if backbone_from is not None and all(isinstance(query, int) for query in read):
+        raise ValueError(
+            f"backbone_from={str(backbone_from)!r} has no effect on queries that are rows of the features; "
+            "leave it out"
+        )
     own = [query if isinstance(query, int) else -1 for query in read]
     indices, similarities = _search(table, _embed_queries(table, read, backbone_from), own, k)
     names = [
@@ -122,9 +127,15 @@ def _search(
     for part in table.features.split(ROWS):
         search.add(part.float())
     similarities, indices = search.result(gather_distributed=False)
-    others = indices != torch.tensor(own).view(-1, 1)
+    own_rows = torch.tensor(own).view(-1, 1)
+    most = len(table) - int((own_rows >= 0).any())
+    if most < 1:
+        raise ValueError(
+            "the features are of one image alone, which has no neighbours; give an image file"
+        )
+    others = indices != own_rows
     # own rows last, the order of the rest as it is; one place more than k is enough
-    order = torch.argsort((~others).long(), dim=1, stable=True)[:, : max(1, min(k, len(table) - 1))]
+    order = torch.argsort((~others).long(), dim=1, stable=True)[:, : min(k, most)]
     return indices.gather(1, order), similarities.gather(1, order)
 
 
@@ -203,6 +214,10 @@ def main(arguments: Sequence[str], program: str) -> int:
         out = None if given.out is None else given.out.expanduser()
         if out is not None:
             check_picture(out, "out")
+        elif given.data is not None:
+            raise ValueError(
+                f"data={given.data!r} has no effect without out, the picture; give --out"
+            )
         features = load_features(given.features)
         found = find_neighbours(features, given.queries, given.k, backbone_from=given.backbone_from)
         _tell(found, features)

@@ -72,9 +72,11 @@ class OptimizerOptions(Options):
     """Trust coefficient of lars; default 0.001."""
     orth_layers: Literal["conv", "all"] | None = option(None, group="optimisation")
     """Layers whose gradients orth_* and muon orthonormalise. Default of muon all."""
-    attention: Literal["whole", "heads"] | None = option(None, group="optimisation", rare=True)
-    """Matrices of attention layers for orth_* and muon: a whole weight, or each head's share of it. Default
-    whole."""
+    attention: Literal["whole", "qkv", "heads"] | None = option(
+        None, group="optimisation", rare=True
+    )
+    """Matrices of attention layers for orth_* and muon: a whole weight, q, k and v apart, or each head's share.
+    Default whole."""
     polar: (
         Literal[
             "auto", "svd", "gram_eigh", "polar_express", "polar_express_fp16x3", "newton_schulz",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from sslortho.atomic import atomic_file
+from sslortho.data.first_rank import is_first_rank
 from sslortho.options import Options
 from sslortho.runs.config_file import check_same_run, to_yaml
 from sslortho.runs.lock import hold_folder
@@ -100,12 +101,12 @@ class RunFolder:
             return None
 
     def finished_summary(self) -> dict[str, Any] | None:
-        """Content of summary.json, after a line that says that the run is finished; None if it is not.
+        """Content of summary.json, after a line of the first rank that the run is finished; None if it is not.
 
         Raises ValueError for a broken file.
         """
         summary = self.load_summary()
-        if summary is not None:
+        if summary is not None and is_first_rank():
             print("this run is finished already; another --out starts a new one")
         return summary
 

@@ -43,13 +43,18 @@ class Status:
     state: State
     message: str | None
     """Reason of a run that stopped or failed."""
+    error: str | None = None
+    """Class of the error that ended it; None in files of versions that did not write it."""
 
 
-def write_status(folder: Path, state: State, message: str | None = None) -> None:
-    """Write status.json: state, message, process, host and time (UTC)."""
+def write_status(
+    folder: Path, state: State, message: str | None = None, error: str | None = None
+) -> None:
+    """Write status.json: state, message, class of the error, process, host and time (UTC)."""
     content = {
         "state": state,
         "message": message,
+        "error": error,
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -73,7 +78,7 @@ def read_status(folder: Path) -> Status | None:
         return None
     if state == "running" and not _is_alive(folder, content):
         return Status("killed", None)
-    return Status(state, message)
+    return Status(state, message, content.get("error"))
 
 
 def _is_alive(folder: Path, content: dict[str, Any]) -> bool:
@@ -125,5 +130,5 @@ def give_up(folder: Path, error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt):
         reason = "interrupted"
     with contextlib.suppress(OSError):  # the disk may be full, the folder gone
-        write_status(folder, "stopped" if stopped else "failed", reason)
+        write_status(folder, "stopped" if stopped else "failed", reason, type(error).__name__)
     release_folder(folder)

@@ -245,7 +245,7 @@ def test_a_folder_without_train_says_what_it_holds(tmp_path, names, holds):
 
 def test_a_test_split_without_train_is_refused(tmp_path):
     write_classes(tmp_path, "test")
-    with pytest.raises(ValueError, match="train"):
+    with pytest.raises(ValueError, match="has no folder train/"):
         load_split("folder", tmp_path, "test")
 
 

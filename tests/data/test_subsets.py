@@ -10,7 +10,6 @@ from sslortho.data import (
     ImageFiles,
     balanced_subset,
     hold_out,
-    load_split,
     named_subset,
 )
 from sslortho.data.beton import read_beton, write_beton
@@ -216,10 +215,12 @@ def test_the_share_is_of_every_class(numbered):
 def test_the_choice_is_of_the_seed_alone_and_not_that_of_a_subset(numbered):
     assert numbers(hold_out(numbered, 0.3, 5)[1]) == numbers(hold_out(numbered, 0.3, 5)[1])
     assert numbers(hold_out(numbered, 0.3, 5)[1]) != numbers(hold_out(numbered, 0.3, 6)[1])
-    digits = load_split("digits", None, "train")
-    held_out = hold_out(digits, 0.1, 0)[1]
-    subset = balanced_subset(digits, len(held_out), 0)
-    assert not torch.equal(held_out.images, subset.images)
+    images = torch.arange(40, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
+    balanced = ImageArray(images, torch.arange(2).repeat_interleave(20), ("a", "b"))
+    for seed in range(5):
+        held_out, subset = hold_out(balanced, 0.25, seed)[1], balanced_subset(balanced, 10, seed)
+        assert len(held_out) == len(subset)
+        assert not torch.equal(held_out.images, subset.images)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.999])

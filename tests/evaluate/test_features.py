@@ -1,9 +1,13 @@
 import weakref
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from helpers.ranks import run_on_ranks
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from sslortho.data import Batch
@@ -232,3 +236,38 @@ def test_features_of_several_views_are_their_mean():
     backbone.eval()
     expected = (backbone(views[0]) + backbone(views[1]) + backbone(views[2])) / 3
     torch.testing.assert_close(features, expected.detach())
+
+
+def test_final_figures_are_those_of_scikit_learn():
+    """Classes that overlap: another temperature, or another l2, gives other figures."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (200,), generator=generator)
+    centres = torch.randn(4, 12, generator=generator)
+    points = centres[labels] + 2 * torch.randn(200, 12, generator=generator)
+
+    def batches(part):
+        pairs = zip(points[part].split(32), labels[part].split(32), strict=True)
+        return [Batch((features.view(-1, 3, 2, 2),), classes) for features, classes in pairs]
+
+    train, test = slice(0, 120), slice(120, 200)
+    evaluation = FrozenEvaluation(batches(train), batches(test), knn_k=25, knn_temperature=0.02)
+    figures = evaluation.final(nn.Flatten())
+    x, y = points.double().numpy(), labels.numpy()
+
+    def knn(temperature):
+        peer = KNeighborsClassifier(
+            25, metric="cosine", algorithm="brute",
+            weights=lambda distances: np.exp((1 - distances) / temperature),
+        )  # fmt: skip
+        return 100 * np.mean(peer.fit(x[train], y[train]).predict(x[test]) == y[test])
+
+    def probe(l2):
+        scaler = StandardScaler().fit(x[train])
+        peer = LogisticRegression(C=1 / (l2 * 120), tol=1e-9, max_iter=5000)
+        peer.fit(scaler.transform(x[train]), y[train])
+        return 100 * np.mean(peer.predict(scaler.transform(x[test])) == y[test])
+
+    assert figures["knn_top1"] == pytest.approx(knn(0.02))
+    assert figures["linear_top1"] == pytest.approx(probe(1e-3))
+    assert knn(0.02) != knn(2.0)
+    assert probe(1e-3) != probe(1.0)

@@ -3,6 +3,24 @@ from helpers.methods import create
 
 from sslortho.methods.options import METHOD_OPTIONS, options_of_method
 
+PUBLISHED = {
+    "barlow_twins": {"lambda_param": 0.0051},  # arXiv 2103.03230, appendix A
+    "simclr": {"temperature": 0.5},  # arXiv 2002.05709, appendix B.9, for CIFAR-10
+    "vicreg": {"invariance": 25, "variance": 25, "covariance": 1},  # arXiv 2105.04906, section 4.2
+    "byol": {"teacher_momentum": 0.996, "weight_decay": 1.5e-6},  # arXiv 2006.07733, section 3.3
+    "moco_v2": {"temperature": 0.2},  # arXiv 2003.04297, section 3
+    "dino": {"teacher_temperature": 0.04},  # arXiv 2104.14294, section 3.1
+    "lejepa": {"lambda_param": 0.05},  # arXiv 2511.08544, section 6
+    "emp_ssl": {"similarity": 200, "coding_rate": 1, "eps": 0.2},  # tsb0601/EMP-SSL, main.py
+}
+"""Values that a method has as its paper or its authors' code."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_defaults_that_are_published(name):
+    options = METHOD_OPTIONS[name]()
+    assert {field: getattr(options, field) for field in PUBLISHED[name]} == PUBLISHED[name]
+
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),

@@ -48,6 +48,25 @@ def test_number_of_layers(name, count):
     assert len(list_layers(create_backbone(name))) == count
 
 
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("regnet_x_400mf", 1 + 2 + 7 + 12 + 2),
+        ("regnet_y_400mf", 1 + 3 + 6 + 6 + 2),
+        ("shufflenet_v2_x0_5", 4 + 8 + 4 + 3),
+        ("mobilenet_v3_small", 11 + 4),
+    ],
+)
+def test_convolutions_inside_a_block_are_no_layers(name, count):
+    """Blocks of the stages by the papers, with the stem and what stands behind them."""
+    assert len(list_layers(torchvision.models.get_model(name, weights=None))) == count
+
+
+def test_a_stage_that_is_no_sequence_has_its_blocks():
+    network = timm.create_model("regnetx_002", num_classes=0)
+    assert len(list_layers(network)) == 1 + 1 + 1 + 4 + 7
+
+
 @pytest.mark.parametrize("name", ["convnext_tiny", "swin_t", "densenet121", "mobilenet_v3_small"])
 def test_every_parameter_has_one_depth_and_they_rise(name):
     network = torchvision.models.get_model(name, weights=None)

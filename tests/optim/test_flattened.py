@@ -119,3 +119,16 @@ def test_a_group_that_is_added_later_is_checked():
     flatten(late)
     with pytest.raises(ValueError, match=FLATTENED):
         optimizer.step()
+
+
+@pytest.mark.parametrize("cls", [OrthSGD, Muon])
+def test_one_flat_parameter_for_many_is_refused(cls):
+    """As DeepSpeed's ZeRO leaves the groups."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2))
+    optimizer = cls(param_groups(model), lr=0.1)
+    for group in optimizer.param_groups:
+        flat = nn.Parameter(torch.cat([p.detach().flatten() for p in group["params"]]))
+        flat.grad = torch.ones_like(flat)
+        group["params"] = [flat]
+    with pytest.raises(ValueError, match=r"had 2 matrices .* flattened them"):
+        optimizer.step()

@@ -227,6 +227,35 @@ def heads_by_name(model: nn.Module) -> dict[str, tuple[int, str]]:
     }
 
 
+def test_fused_attention_in_three_matrices():
+    model = nn.TransformerEncoderLayer(8, 2, dim_feedforward=12)
+    layouts = {
+        name: (group["orth_components"], group["orth_view"])
+        for group in param_groups(model, attention="qkv")
+        if group["orth"]
+        for name in group["names"]
+    }
+    assert layouts.pop("self_attn.in_proj_weight") == (3, "rows")
+    assert set(layouts.values()) == {(1, "rows")}
+    with pytest.raises(ValueError, match="attention='qkv' has no effect"):
+        param_groups(nn.Linear(2, 2), attention="qkv")
+
+
+def test_parameters_named_in_no_decay_are_exempt():
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=5)
+    names = model.no_weight_decay()
+    assert "pos_embed" in names
+    *others, exempt = param_groups(
+        model, weight_decay=0.1, no_decay=names & {"pos_embed", "cls_token"}
+    )
+    assert {"pos_embed", "cls_token", "norm.bias"} <= set(exempt["names"])
+    assert exempt["weight_decay"] == 0
+    assert not any("pos_embed" in group["names"] for group in others)
+    with pytest.raises(ValueError, match=r"no_decay: 'pos_embd' is no .*did you mean pos_embed"):
+        param_groups(model, no_decay=["pos_embd"])
+
+
 def test_heads_of_timms_attention():
     timm = pytest.importorskip("timm")
     model = timm.create_model("vit_tiny_patch16_224", depth=2, num_classes=5)

@@ -202,15 +202,15 @@ def test_sums_of_large_gradients_stay_in_range(make):
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 5000.0])
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_the_momentum_is_summed_in_float32(nesterov, scale, dtype):
-    """Against the sum in float64, of gradients that would overflow it in float16 or vanish in a mean."""
+def test_the_momentum_is_averaged_in_float32(nesterov, scale, dtype):
+    """Against the mean in float64, of gradients that would overflow a sum in float16 or vanish in a mean."""
     parameter = nn.Parameter(torch.zeros(8, 8, dtype=dtype))
     total = torch.zeros(8, 8).double()
     states = {parameter: {}}
     for step in range(60):
         parameter.grad = gradient = draw((8, 8), scale, dtype, seed=step).abs()
-        total = 0.95 * total + gradient.double()
-        expected = gradient.double() + 0.95 * total if nesterov else total
+        total = 0.95 * total + 0.05 * gradient.double()
+        expected = 0.05 * gradient.double() + 0.95 * total if nesterov else total
         parameter.grad = gradient.clone()
         replace_by_momentum([parameter], states, 0.95, nesterov)
         assert parameter.grad.dtype == dtype
@@ -268,7 +268,7 @@ def test_a_half_precision_buffer_of_before_is_widened():
     parameter.grad = torch.ones(3, 4).half()
     states = {parameter: {BUFFER: torch.full((3, 4), 2.0).half()}}
     replace_by_momentum([parameter], states, 0.5, nesterov=False)
-    assert torch.equal(states[parameter][BUFFER], torch.full((3, 4), 2.0))
+    assert torch.equal(states[parameter][BUFFER], torch.full((3, 4), 0.5 * 2 + 0.5 * 1))
 
 
 @pytest.mark.parametrize("returned", [True, False])

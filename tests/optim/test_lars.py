@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sslortho.optim import LARS, lars
+from sslortho.optim import LARS, OrthLARS, lars
 
 SHAPES = [(5,), (4, 6), (3, 2, 3, 3), (2, 4), (6,), (3, 3)]
 STEPS = 25
@@ -159,17 +159,20 @@ def test_together_equals_one_by_one(monkeypatch, options, lr, passes):
         torch.testing.assert_close(together, alone, rtol=rtol, atol=atol)
 
 
-def test_a_step_uphill_in_fewer_passes_is_one_down_the_other_side(monkeypatch):
-    monkeypatch.setattr(lars, "fewer_passes_pay", lambda *_: True)
-    weights = []
-    for sign, maximize in ((1, False), (-1, True)):
-        parameters = draw_parameters()
-        optimizer = LARS(parameters, lr=0.3, weight_decay=0.1, maximize=maximize)
-        for parameter, gradient in zip(parameters, draw_gradients(7), strict=True):
-            parameter.grad = sign * gradient
-        optimizer.step()
-        weights.append(parameters)
-    assert all(map(torch.equal, *weights))
+@pytest.mark.parametrize("form", ["one by one", "together", "as on a GPU"])
+def test_steps_uphill_are_those_down_the_other_side(monkeypatch, form):
+    """The decay shrinks the weights in both."""
+    monkeypatch.setattr(lars, "fewer_passes_pay", lambda *_: form == "as on a GPU")
+    options = {"lr": 0.3, "weight_decay": 0.1, "foreach": form != "one by one"}
+    up, down = draw_parameters(), draw_parameters()
+    first, second = LARS(up, maximize=True, **options), LARS(down, **options)
+    for step in range(5):
+        for p, q, gradient in zip(up, down, draw_gradients(step), strict=True):
+            p.grad, q.grad = gradient, -gradient
+        first.step()
+        second.step()
+    for p, q in zip(up, down, strict=True):
+        torch.testing.assert_close(p, q)
 
 
 def test_fewer_passes_are_for_plain_gradients_on_a_gpu():
@@ -333,3 +336,17 @@ def test_sparse_gradient_is_refused():
     table(torch.tensor([1])).sum().backward()
     with pytest.raises(ValueError, match="sparse=False"):
         LARS(table.parameters(), lr=0.1).step()
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+def test_a_zero_weight_does_not_blow_up_on_orthonormal_gradients(foreach):
+    """By LARS's ratio of one the step would have the spectral norm lr, here 6."""
+    weight = nn.Parameter(torch.zeros(3, 5))
+    bias = nn.Parameter(torch.zeros(3))
+    groups = [{"params": [weight]}, {"params": [bias], "orth": False}]
+    optimizer = OrthLARS(groups, lr=6.0, momentum=0, trust_coefficient=1e-3, foreach=foreach)
+    weight.grad = 1e-4 * torch.eye(3, 5)
+    bias.grad = torch.full((3,), 1e-4)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), -6e-3 * torch.eye(3, 5))
+    torch.testing.assert_close(bias.detach(), torch.full((3,), -6e-4))  # exempt, as ever

@@ -85,8 +85,7 @@ def test_the_order_of_torchs_muon(monkeypatch, nesterov):
         other.step()
         for p, q in zip(ours, theirs, strict=True):
             torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
-            mean = (1 - 0.95) * optimizer.state[p][BUFFER]
-            buffers = mean, other.state[q]["momentum_buffer"]
+            buffers = optimizer.state[p][BUFFER], other.state[q]["momentum_buffer"]
             torch.testing.assert_close(*buffers, rtol=1e-12, atol=1e-14)
 
 
@@ -103,15 +102,15 @@ def test_each_step_of_that_order_has_length_one():
 
 
 def test_the_factor_does_not_depend_on_the_form_of_the_momentum():
-    """A mean, as torch.optim.Muon keeps, has the same directions as the sum here."""
+    """A sum, as torch.optim.SGD keeps, has the same directions as the mean here."""
     params = parameters()
-    means = [torch.zeros_like(p) for p in params]
+    sums = [torch.zeros_like(p) for p in params]
     ours = train(OrthSGD, lr=0.1, momentum=0, orth_momentum=0.7)
     for step in range(STEPS):
         set_gradients(params, step)
-        for p, mean in zip(params, means, strict=True):
-            mean.lerp_(p.grad, 1 - 0.7)
-            factor = nearest_orthonormal(mean.flatten(1)).reshape(p.shape)
+        for p, total in zip(params, sums, strict=True):
+            total.mul_(0.7).add_(p.grad)
+            factor = nearest_orthonormal(total.flatten(1)).reshape(p.shape)
             p.data -= 0.1 * factor
     for p, q in zip(ours, params, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
@@ -120,12 +119,11 @@ def test_the_factor_does_not_depend_on_the_form_of_the_momentum():
 def test_formulas_on_numbers():
     gradient, buffer = torch.tensor([[1.0]]), torch.tensor([[3.0]])
     apply_momentum_([gradient], [buffer], 0.75, nesterov=False)
-    assert buffer.item() == 0.75 * 3 + 1
-    assert gradient.item() == 0.25 * buffer.item()
+    assert buffer.item() == gradient.item() == 0.75 * 3 + 0.25 * 1
     gradient, buffer = torch.tensor([[1.0]]), torch.tensor([[3.0]])
     apply_momentum_([gradient], [buffer], 0.75, nesterov=True)
-    assert buffer.item() == 3.25
-    assert gradient.item() == 0.25 * (1 + 0.75 * 3.25)
+    assert buffer.item() == 2.5
+    assert gradient.item() == 0.25 * 1 + 0.75 * 2.5
     apply_momentum_([], [], 0.5, nesterov=True)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -271,6 +272,57 @@ def test_groups_of_a_model_can_have_a_rate_for_adamw():
     assert [group["lr"] for group in Muon(groups, lr=1.0).param_groups] == [0.1, 0.01, 0.2]
 
 
+def test_a_momentum_that_warms_up_is_torchs():
+    skip_without_muon()
+    ours, theirs = parameters(MATRICES), parameters(MATRICES)
+    optimizer = Muon(ours, lr=0.02, polar="muon_bf16")
+    other = torch.optim.Muon(theirs, lr=0.02, weight_decay=0)
+    for step, momentum in enumerate((0.5, 0.8, 0.95, 0.7)):
+        for params, each in ((ours, optimizer), (theirs, other)):
+            each.param_groups[0]["momentum"] = momentum
+            set_gradients(params, step)
+            each.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-3)
+
+
+def test_a_state_of_torchs_muon_goes_on():
+    skip_without_muon()
+    theirs = parameters(MATRICES)
+    other = torch.optim.Muon(theirs, lr=0.02, weight_decay=0)
+    train(other, theirs)
+    ours = [nn.Parameter(p.detach().clone()) for p in theirs]
+    optimizer = Muon(ours, lr=0.02, polar="muon_bf16")
+    optimizer.load_state_dict(copy.deepcopy(other.state_dict()))  # torch shares the tensors
+    for params, each in ((ours, optimizer), (theirs, other)):
+        set_gradients(params, 9)
+        each.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-3)
+
+
+def test_adamw_at_the_rate_of_the_matrices_is_said():
+    model = nn.Linear(3, 2)
+    model.weight.grad, model.bias.grad = torch.ones(2, 3), torch.ones(2)
+    with pytest.warns(UserWarning, match="'biases and norms' with the matrices' rate 0.02"):
+        Muon(param_groups(model, lr=0.02)).step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Muon(param_groups(model), lr=0.02).step()
+        Muon(param_groups(model, lr=0.02, lr_raw=1e-3)).step()
+        Muon(param_groups(model, lr=1e-3), scale="moonlight").step()  # rates of AdamW serve
+
+
+def test_rows_of_wide_matrices_have_length_one_already():
+    """Where an exact factor has no more rows than columns, NorMuon's second moment is the same for all rows."""
+    wide, tall = [(4, 9)], [(9, 4)]
+    for shapes, changes in ((wide, False), (tall, True)):
+        plain, normalised = parameters(shapes), parameters(shapes)
+        train(Muon(plain, lr=0.1), plain)
+        train(Muon(normalised, lr=0.1, normalise_rows=0.95), normalised)
+        assert torch.allclose(plain[0], normalised[0], atol=1e-5) is not changes
+
+
 # --- Options ----------------------------------------------------------------------------------------
 
 
@@ -353,7 +405,7 @@ def test_sparse_gradients_are_refused():
     table = nn.Embedding(5, 3, sparse=True)
     table(torch.tensor([1, 2])).sum().backward()
     for orth in (True, False):
-        with pytest.raises(ValueError, match=r"shape \(5, 3\) is torch.sparse_coo"):
+        with pytest.raises(ValueError, match=r"Muon does not take sparse .* shape \(5, 3\)"):
             Muon([{"params": table.parameters(), "orth": orth}]).step()
 
 

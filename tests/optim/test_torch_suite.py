@@ -36,6 +36,9 @@ if not _frozen:  # that import forbids other tests of this process to set torch'
     torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
 
 INFOS = {info.optim_cls: info for info in database.optim_db}
+# the suite gives all groups of Muon one rate
+pytestmark = pytest.mark.filterwarnings("ignore:AdamW steps the group")
+
 WRAPPED = [cls for cls in INFOS if cls.__name__ not in REFUSED]
 OF_LARS = [
     {},

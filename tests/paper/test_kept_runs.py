@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sslortho.paper import kept_runs
 from sslortho.paper.kept_runs import keep_runs, restore_runs
+from sslortho.paper.tuning import has_diverged
 from sslortho.runs.status import write_status
 
 
@@ -63,6 +65,46 @@ def test_a_run_that_is_there_is_left(out, tmp_path):
     path.unlink()
     assert restore_runs(kept, out) == 0
     assert not path.exists()
+
+
+def test_a_restoration_that_was_killed_is_made_again(out, tmp_path, monkeypatch):
+    kept, other = tmp_path / "kept.jsonl", tmp_path / "other"
+    keep_runs(kept, out, every)
+
+    def kill(folder, config):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_runs, "_write_config", kill)
+        with pytest.raises(KeyboardInterrupt):
+            restore_runs(kept, other)
+    assert restore_runs(kept, other) == 2
+    assert sorted(path.name for path in (other / "runs").iterdir()) == ["a-b-s0"]
+    assert (other / "runs" / "a-b-s0" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("summary", ["{}", "[]", '{"top1": 5', '{"config": 3}'])
+def test_damaged_folders_end_nothing(out, tmp_path, summary):
+    damaged = out / "runs" / "a-b-s1"
+    damaged.mkdir()
+    (damaged / "summary.json").write_text(summary)
+    keep_runs(tmp_path / "kept.jsonl", out, every)
+    assert "runs/a-b-s0" in {entry["name"] for entry in read(tmp_path / "kept.jsonl")}
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "diverged"),
+    [
+        ("step 3: the gradients are not finite", "NonFiniteError", True),
+        ("step 3: the gradients are not finite", None, True),  # of an older version
+        ("the matrix is not positive-definite", "LinAlgError", False),
+        ("the matrix is not positive-definite", None, False),
+        ("weights that are not finite", "ValueError", False),
+    ],
+)
+def test_divergence_is_told_from_other_failures(tmp_path, message, error, diverged):
+    write_status(tmp_path, "failed", message, error)
+    assert has_diverged(tmp_path) is diverged
 
 
 def test_unfinished_and_failed_runs_are_not_kept_but_divergence_is(out, tmp_path):

@@ -11,13 +11,18 @@ import torch
 from helpers.script_runs import ENVIRONMENT, TORCHRUN, call_command
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 import sslortho
 from sslortho.augment.views import CIFAR10_MEAN, CIFAR10_STD
 from sslortho.data import load_split
+from sslortho.options import GIVEN
 from sslortho.recipes.api import TrainingResult
+from sslortho.recipes.backbone import load_subject
 from sslortho.recipes.calls import torch_as_before
 from sslortho.recipes.command_line import create_options
+from sslortho.recipes.given import Given
+from sslortho.recipes.knn_eval.options import KnnEvalOptions
 from sslortho.recipes.linear_eval.options import LinearEvalOptions
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.recipes.supervised.options import SupervisedOptions
@@ -164,7 +169,7 @@ if fails:
 try:
     result = sslortho.pretrain("digits", "basic_cnn", out=out / "run", **json.loads(sys.argv[3]))
     (out / rank).write_text(json.dumps(result.summary["verdict"]))
-except (OSError, RuntimeError) as error:
+except (OSError, ValueError) as error:
     (out / rank).write_text(f"{type(error).__name__}: {error}")
 """
 
@@ -185,8 +190,7 @@ def test_every_rank_has_the_verdict_or_the_error(tmp_path, fails):
     summary = tmp_path / "run/summary.json"
     if fails:
         assert told[0] == "OSError: no room"
-        assert told[1].startswith("RuntimeError: rank 0 could not write the summary")
-        assert "OSError: no room" in told[1]
+        assert told[1] == "ValueError: rank 0 failed (OSError: no room)"
         assert not summary.exists()
     else:
         assert told[0] == told[1]
@@ -205,6 +209,36 @@ def test_features_are_those_of_the_backbone_in_order(pretrained):
     assert found.features.dtype == torch.float32
     torch.testing.assert_close(found.features, expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(found.labels, test.labels)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_a_wrapped_backbone_is_read_as_itself(pretrained, wrap):
+    options = KnnEvalOptions(backbone_from=GIVEN)
+    plain, wrapped = (
+        load_subject(options, 99, Given(backbone=module)).info
+        for module in (pretrained.backbone, wrap(pretrained.backbone))
+    )
+    assert wrapped == plain
+    assert wrapped.crop_size != 99
+
+
+def test_pixels_themselves_are_a_baseline(tmp_path):
+    images = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(8, 8, 8, 3) * 30
+    data = (images.contiguous(), torch.arange(8) // 4)
+    options = {"k": 1, "crop_size": 8, "threads": 1, "pictures": False}
+    found = sslortho.knn_eval(nn.Flatten(), data, test_data=data, out=tmp_path, **options)
+    assert found.summary["knn_top1"] == 100
+
+
+def test_messages_name_the_argument(tmp_path):
+    with pytest.raises(ValueError, match=r"^weights=.*gone' does not exist"):
+        sslortho.load_backbone(tmp_path / "gone")
+
+
+def test_a_run_that_diverged_has_no_weights(tmp_path):
+    (tmp_path / "summary.json").write_text('{"diverged": true}')
+    with pytest.raises(ValueError, match="is a run that diverged, and has no weights"):
+        sslortho.load_backbone(tmp_path)
 
 
 def test_features_of_a_folder_without_labels(pretrained, tmp_path):
@@ -288,7 +322,7 @@ def test_values_become_those_that_the_options_hold(tmp_path):
         (lambda: sslortho.extract_features("x", out="y"), "out='y' must end in .npz"),
         (
             lambda: sslortho.extract_features("x", subset=5),
-            "subset=5 has no effect on split='test'",
+            "subset=5 has no effect on the test images",
         ),
         (lambda: sslortho.extract_features("x", split="val"), "split"),
         (lambda: sslortho.load_backbone("no/such/run"), "no/such/run"),
@@ -327,17 +361,20 @@ def test_a_folder_is_data(tmp_path):
     assert shlex.split(run.summary["command"])[2:4] == ["--data", str(tmp_path / "photos")]
 
 
-def test_a_call_leaves_torch_as_it_was(tmp_path, monkeypatch):
+def test_a_call_leaves_torch_as_it_was(tmp_path, monkeypatch, request):
     # torch's default; a command in this process may have changed it
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     threads, generator = torch.get_num_threads(), torch.get_rng_state()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
     sslortho.supervised(
         out=tmp_path, model="basic_cnn", subset=40, batch_size=20, epochs=1, warmup_epochs=0, threads=1,
         deterministic=True, matmul_precision="medium", trackers="none", pictures=False,
     )  # fmt: skip
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), generator)
-    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
     assert torch.get_float32_matmul_precision() == "highest"
     assert torch.utils.deterministic.fill_uninitialized_memory
 

@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from sslortho.augment.published_views import create_views
-from sslortho.data import load_split
+from sslortho.data import hold_out, load_split
 from sslortho.data.beton.writer import write_beton
 from sslortho.data.image_folder import scan_folder
 from sslortho.recipes.show_views import run as show_views
@@ -212,6 +212,16 @@ def test_few_images_need_no_batch_and_many_fill_one():
             show_views.collect_samples(
                 ShowViewsOptions.of(count=count, batch_size=batch_size, threads=1)
             )
+
+
+def test_images_that_are_held_out_are_not_shown():
+    options = ShowViewsOptions.of(count=8, batch_size=16, validation=0.5, threads=1)
+    data = load_split("digits", None, "train")
+    assert data is not None
+    trained, _ = hold_out(data, 0.5, options.seed)
+    order = next(trained.epoch_order(16, options.seed, cache="os").steps(0))[:8]
+    expected = [f"sample {i}, {int(trained.labels[i])}" for i in order]
+    assert [sample.title for sample in show_views.collect_samples(options)] == expected
 
 
 def test_captions_of_digits_come_from_the_data_set():

@@ -89,6 +89,19 @@ def test_more_neighbours_than_images(place):
     assert sorted(found.indices[0].tolist()) == list(range(1, COUNT + 2))
 
 
+def test_an_image_may_have_all_rows_as_neighbours(place):
+    found = sslortho.find_neighbours(place / "x.npz", [place / "photos" / "07.png"], k=100)
+    assert sorted(found.indices[0].tolist()) == list(range(COUNT + 2))
+
+
+def test_options_of_neighbours_without_effect(place):
+    with pytest.raises(ValueError, match="backbone_from='gone' has no effect on queries that are"):
+        sslortho.find_neighbours(place / "x.npz", [0, 1], backbone_from="gone")
+    done = call_command("neighbours", place / "x.npz", "3", "--data", "gone")
+    assert done.returncode == 2
+    assert "data='gone' has no effect without out" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("query", "message"),
     [
@@ -213,7 +226,10 @@ def test_the_command_prints_and_writes_the_groups(place):
     done = call_command(*arguments)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == "26 images, 2 groups of duplicates; 2 could go if one of each stayed"
+    assert lines[0] == (
+        "26 images, 2 groups of duplicates: 1 exact, which could go if one of each stayed; 1 near, to be "
+        "looked at first"
+    )
     assert lines[1] == "near-duplicates: cosine 0.9990 and more"
     with open("d/x.csv", newline="") as file:  # noqa: PTH123
         rows = list(csv.DictReader(file))
@@ -248,6 +264,8 @@ def test_features_whose_images_or_backbone_are_gone(place):
     ],
 )
 def test_options_of_duplicates(place, options, message):
+    with pytest.raises(ValueError, match=r"backbone_from='gone' has no effect on threshold=0\.9"):
+        sslortho.find_duplicates(place / "x.npz", threshold=0.9, backbone_from="gone")
     with pytest.raises(ValueError, match=message):
         sslortho.find_duplicates(place / "photos", **options)
 

@@ -34,7 +34,7 @@ def test_the_state_follows_the_block(tmp_path):
 def test_an_error_says_how_it_ended(tmp_path, error, state, message):
     with pytest.raises(type(error)), status_of(tmp_path, writes=True):
         raise error
-    assert read_status(tmp_path) == Status(state, message)
+    assert read_status(tmp_path) == Status(state, message, type(error).__name__)
 
 
 @pytest.mark.parametrize("error", [None, RunStoppedError(signal.SIGINT, 7)])
@@ -95,7 +95,7 @@ def test_a_broken_file_says_nothing(tmp_path, text):
 def test_the_file_names_the_process(tmp_path):
     write_status(tmp_path, "failed", "no memory")
     content = json.loads((tmp_path / "status.json").read_text())
-    assert content.keys() == {"state", "message", "pid", "host", "time"}
+    assert content.keys() == {"state", "message", "error", "pid", "host", "time"}
 
 
 def test_a_run_with_a_summary_is_finished_whatever_was_written_last(tmp_path):
@@ -109,10 +109,10 @@ def test_a_status_that_cannot_be_written_leaves_the_folder_free(state, tmp_path,
     """In a notebook the process lives on, and the same call is to work once the disk has room."""
     written = status.write_status
 
-    def refuse(folder, wanted, message=None):
+    def refuse(folder, wanted, *details):
         if wanted == state:
             raise OSError(errno.ENOSPC, "full")
-        written(folder, wanted, message)
+        written(folder, wanted, *details)
 
     monkeypatch.setattr(status, "write_status", refuse)
     hold_folder(tmp_path)

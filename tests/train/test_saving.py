@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from concurrent import futures
 
 import pytest
 import torch
@@ -111,10 +112,17 @@ class Full(CheckpointFolder):
 def test_a_checkpoint_that_cannot_be_written_ends_training(tmp_path, epochs, capsys):
     full = Full(tmp_path / "checkpoints")
 
+    trainers = []
+
     def fill(trainer):
         trainer.writer.folder = trainer.checkpoints = full
+        trainers.append(trainer)
 
-    loader = Loader(at_batch={(2, 0): lambda: full.tried.wait(30)})
+    def await_failure():
+        full.tried.wait(30)
+        futures.wait([trainers[0].writer.under_way], 30)
+
+    loader = Loader(at_batch={(2, 0): await_failure})
     with pytest.raises(OSError, match="No space left"):
         train(tmp_path, loader, prepare=fill, epochs=epochs)
     assert full.load_latest()["progress"]["step"] == 6

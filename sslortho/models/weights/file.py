@@ -254,11 +254,25 @@ def _is_safetensors(path: Path) -> bool:
     return beginning[8:] == b'{"' and 2 <= length <= path.stat().st_size - 8
 
 
+def _has_diverged(summary: Path) -> bool:
+    try:
+        content = json.loads(summary.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("diverged") is True
+
+
 def _file_of_run(folder: Path) -> Path:
     path = folder / "backbone.safetensors"
     if path.is_file():
         return path
-    if (folder / "summary.json").exists():
+    summary = folder / "summary.json"
+    if summary.exists():
+        if _has_diverged(summary):
+            raise ValueError(
+                f"backbone_from={str(folder)!r} is a run that diverged, and has no weights; train again with a "
+                "lower lr and another out"
+            )
         raise ValueError(
             f"backbone_from={str(folder)!r} is the run of an evaluation, which writes no backbone; give "
             "the one that it evaluated (backbone_from in its config.yaml)"
@@ -271,6 +285,16 @@ def _file_of_run(folder: Path) -> Path:
             f"resume it by its own command{other}"
         )
     raise ValueError(f"backbone_from={str(folder)!r} is a folder without {path.name}; give {KINDS}")
+
+
+def locate_weights(path: Path | str) -> Path:
+    """The file of weights that a path means: itself, or that of a run folder. Raises ValueError without one."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return _file_of_run(path)
+    if not path.is_file():
+        raise ValueError(f"backbone_from={str(path)!r} does not exist; give {KINDS}")
+    return path
 
 
 def read_weights(path: Path | str) -> WeightsFile:
@@ -289,11 +313,7 @@ def read_weights(path: Path | str) -> WeightsFile:
     Raises:
         ValueError: the file does not exist, cannot be read, or holds no weights.
     """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        path = _file_of_run(path)
-    elif not path.is_file():
-        raise ValueError(f"backbone_from={str(path)!r} does not exist; give {KINDS}")
+    path = locate_weights(path)
     if path.name.endswith(".index.json"):
         return _read_shards(path)
     _check_beginning(path)

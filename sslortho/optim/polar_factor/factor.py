@@ -218,7 +218,13 @@ def resolve_method(matrices: Tensor, method: str, rank_tol: float | None) -> str
     """The method that "auto" stands for, given a rank_tol or not; any other unchanged."""
     if method != "auto":
         return method
-    return choose_method(matrices) if rank_tol is None else "svd"
+    chosen = choose_method(matrices)
+    if rank_tol is None:
+        return chosen
+    # the Gram matrix tells directions above its rounding noise, whose length is the default tolerance
+    rows, columns = matrices.shape[-2:]
+    keeps = rank_tol >= default_rank_tol(rows, columns, torch.float32)
+    return "gram_eigh" if chosen == "gram_eigh" and keeps else "svd"
 
 
 def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = None) -> Tensor:
@@ -229,10 +235,11 @@ def polar(matrices: Tensor, method: str = "auto", *, rank_tol: float | None = No
             range first. float16 and bfloat16 are computed in float32.
         method: "auto", "svd", "gram_eigh", "polar_express", "polar_express_fp16x3", "newton_schulz",
             "muon" or "muon_bf16" (this module's tables). The last two are about 0.7 to 1.2 times
-            orthonormal. "auto": svd for float64 and wherever a rank_tol is given, else gram_eigh on a
-            CPU, polar_express_fp16x3 on an NVIDIA GPU of compute capability 8.0 or more with Triton,
-            and polar_express on other devices and in compiled code. In float32 it keeps directions
-            above 1e-3 of the largest within 1.2e-3 of exact; "svd" keeps them within 1e-4.
+            orthonormal. "auto": svd for float64, else gram_eigh on a CPU, polar_express_fp16x3 on an
+            NVIDIA GPU of compute capability 8.0 or more with Triton, and polar_express on other devices
+            and in compiled code. Where a rank_tol is given it is svd, but gram_eigh on a CPU for one that
+            is not below the default. In float32 it keeps directions above 1e-3 of the largest within
+            1.2e-3 of exact; "svd" keeps them within 1e-4.
         rank_tol: singular values below `rank_tol` times the largest count as zero (svd and
             gram_eigh alone). None: eps * max(rows, columns), at most 1e-3. 0 keeps every direction, rounding
             noise too, as the paper's authors do.

@@ -20,13 +20,13 @@ def describe_usage(program: str) -> str:
 def main(arguments: Sequence[str], program: str) -> int:
     """The command `reproduce`; the exit code."""
     from sslortho.paper.experiments import choose_experiment
-    from sslortho.recipes.command_line import parse_options, user_errors
+    from sslortho.recipes.command_line import asks_for_debug, parse_options, user_errors
 
     name, *given = arguments or ["--help"]
     if name in ("--help", "-h"):
         print(describe_usage(program))
         return 0 if arguments else 2
-    with user_errors("--debug" in given, program):
+    with user_errors(asks_for_debug(given), program):
         if name.startswith("-"):
             raise ValueError(f"the name of an experiment comes first, before {name}")
         path = choose_experiment(name)

@@ -33,11 +33,16 @@ class EmbedOptions(BackboneOptions):
     """Replace a file of other images or weights, and drop what a killed run has left of it."""
 
     def __post_init__(self) -> None:
-        if self.split is None and self.data in DATA_SETS:
-            object.__setattr__(self, "split", "test")
-        test = self.split == "test"
         names = ("subset", "train_percent", "train_list")
-        self._check_effect("split", **{n: test and getattr(self, n) is not None for n in names})
+        given = [name for name in names if getattr(self, name) is not None]
+        if self.split is None and self.data in DATA_SETS:
+            if given:
+                raise ValueError(
+                    f"{given[0]}={getattr(self, given[0])!r} has no effect on the test images, whose features "
+                    f"are made of data={self.data!r}; give split='train'"
+                )
+            object.__setattr__(self, "split", "test")
+        self._check_effect("split", **dict.fromkeys(given, self.split == "test"))
         self._check_effect(
             "out",
             dtype=self.out is None and self.dtype != "float32",

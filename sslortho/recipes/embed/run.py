@@ -1,7 +1,6 @@
 """Extraction of features: into memory, or into a file row by row, so that it can be killed."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -32,7 +30,7 @@ from sslortho.data.skip_list import SKIP_LIST
 from sslortho.evaluate.feature_files import Features, FeatureTable, check_format, load_features
 from sslortho.evaluate.feature_rows import FeatureRows
 from sslortho.options import GIVEN
-from sslortho.recipes.backbone import Subject, check_random
+from sslortho.recipes.backbone import Subject, check_source
 from sslortho.recipes.embed.identity import about_features, drop_unbegun, find_changes, take_folder
 from sslortho.recipes.embed.options import EmbedOptions
 from sslortho.recipes.evaluation import place_subject
@@ -41,6 +39,7 @@ from sslortho.runs.inputs import Inputs, hash_tensors
 from sslortho.runs.lock import is_held, release_folder
 from sslortho.train.launch import join_ranks, shard_of
 from sslortho.train.loading_turns import load_in_turn
+from sslortho.train.on_main import on_main
 
 BAR_AFTER = 2.0
 """Seconds after which a bar is shown."""
@@ -100,7 +99,7 @@ def build(options: EmbedOptions, given: Given = NOTHING) -> Embedding:
     """Load images and backbone, on every rank. Raises ValueError for a user's mistake."""
     if options.out is not None:
         check_format(Path(options.out))
-    check_random(options)
+    check_source(options)
     accelerator = join_ranks(options, options.run_folder, options.mixed_precision)
     with load_in_turn(accelerator):
         images, split = _choose_images(options, given)
@@ -147,7 +146,7 @@ def _write(run: Embedding, out: Path) -> None:
     """Compute the rows that are missing, each rank its share, and make the file of all."""
     options, accelerator = run.options, run.accelerator
     about = _about(run)
-    done = _on_main(accelerator, lambda: _prepare(run, about, out))
+    done = on_main(accelerator, lambda: _prepare(run, about, out))
     if done is None:  # finished already
         return
     rows = FeatureRows(options.work_folder, len(run.images), run.subject.dim, options.dtype)
@@ -155,29 +154,11 @@ def _write(run: Embedding, out: Path) -> None:
     try:
         _compute(run, rows, todo)
         accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            _finish(run, rows, about, out)
-            print(_describe(out, rows, len(todo)))
+        on_main(accelerator, lambda: _finish(run, rows, about, out))
+        accelerator.print(_describe(out, rows, len(todo)))
     finally:
         if accelerator.is_main_process:
             release_folder(options.work_folder)
-
-
-def _on_main(
-    accelerator: Accelerator, act: Callable[[], NDArray[np.bool_] | None]
-) -> NDArray[np.bool_] | None:
-    """Result of a function that the main process calls, on every rank; its errors too, as ValueError."""
-    answer: list[Any] = [None, None]
-    if accelerator.is_main_process:
-        try:
-            answer = [act(), None]
-        except (ValueError, OSError) as error:
-            answer = [None, str(error)]
-    broadcast_object_list(answer)
-    done, message = answer
-    if message is not None:
-        raise ValueError(message)
-    return done
 
 
 def _prepare(run: Embedding, about: dict[str, Any], out: Path) -> NDArray[np.bool_] | None:
@@ -240,7 +221,9 @@ def _finish(run: Embedding, rows: FeatureRows, about: dict[str, Any], out: Path)
     table.write(out, rows.path)
     skipped = run.options.work_folder / SKIP_LIST
     if skipped.exists():
-        skipped.replace(out.with_name(f"{out.name}.{SKIP_LIST}"))
+        listed = out.with_name(f"{out.name}.{SKIP_LIST}")
+        skipped.replace(listed)
+        print(f"images that were left out: {listed}")
     shutil.rmtree(run.options.work_folder)
 
 

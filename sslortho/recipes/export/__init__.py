@@ -7,9 +7,9 @@ from sslortho.recipes.export.options import ExportOptions
 
 def main(arguments: Sequence[str], program: str) -> int:
     """The command `export`; the exit code."""
-    from sslortho.recipes.command_line import parse_options, user_errors
+    from sslortho.recipes.command_line import name_first, parse_options, user_errors
 
-    options = parse_options(ExportOptions, arguments, program)
+    options = parse_options(ExportOptions, name_first(arguments, "backbone_from"), program)
     with user_errors(options.debug, program):
         from sslortho.recipes.export.run import run
 

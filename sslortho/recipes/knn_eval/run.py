@@ -10,6 +10,7 @@ from torch import Tensor
 from sslortho.augment.published_views import create_views
 from sslortho.augment.views import ViewSpec
 from sslortho.data import EvaluationLoader
+from sslortho.data.first_rank import is_first_rank
 from sslortho.data.loading import create_crop_loader
 from sslortho.evaluate import (
     PRESETS,
@@ -38,6 +39,7 @@ from sslortho.runs.inputs import write_tables
 from sslortho.runs.provenance import Session
 from sslortho.runs.status import status_of
 from sslortho.train.launch import join_ranks, shard_of
+from sslortho.train.on_main import on_main
 
 
 def resolve(options: KnnEvalOptions) -> tuple[int, float]:
@@ -77,7 +79,8 @@ def run(options: KnnEvalOptions, session: Session, given: Given = NOTHING) -> di
         options, folder, lambda: read_inputs(options, given), lambda: hash_backbone(options)
     )
     if finished is not None:
-        tell(finished, folder.path)
+        if is_first_rank():
+            tell(finished, folder.path)
         return finished
     k, temperature = resolve(options)
     evaluation = build(options, k, given)
@@ -87,8 +90,7 @@ def run(options: KnnEvalOptions, session: Session, given: Given = NOTHING) -> di
     with status_of(folder.path, accelerator.is_main_process):
         results = _measure(evaluation, options, k, temperature)
         inputs = identify(evaluation.data, evaluation.subject)
-        if accelerator.is_main_process:
-            write_tables(folder.images, inputs)
+        on_main(accelerator, lambda: write_tables(folder.images, inputs))
         summary = write_results(evaluation, folder, results, session, {"inputs": inputs.state()})
     if accelerator.is_main_process:
         tell(summary, folder.path)

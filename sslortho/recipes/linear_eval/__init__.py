@@ -8,9 +8,9 @@ from sslortho.recipes.linear_eval.options import LinearEvalOptions
 def main(arguments: Sequence[str], program: str) -> int:
     """The command `linear_eval`; the exit code."""
     from sslortho.recipes.command import call_run
-    from sslortho.recipes.command_line import parse_options
+    from sslortho.recipes.command_line import name_first, parse_options
 
-    options = parse_options(LinearEvalOptions, arguments, program)
+    options = parse_options(LinearEvalOptions, name_first(arguments, "backbone_from"), program)
     from sslortho.recipes.linear_eval.run import run  # torch and all: not for --help
 
     return call_run(run, options, program)

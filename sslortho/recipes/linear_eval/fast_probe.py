@@ -23,6 +23,7 @@ from sslortho.runs.folder import RunFolder
 from sslortho.runs.inputs import write_tables
 from sslortho.runs.provenance import Session
 from sslortho.train.launch import join_ranks
+from sslortho.train.on_main import on_main
 
 
 def build_fast_probe(options: LinearEvalOptions, given: Given = NOTHING) -> Evaluation:
@@ -61,8 +62,7 @@ def run_fast_probe(
     probe = LogisticRegression(features, labels, l2, classes=classes)
     counts = AccuracyCounts(logits=True)
     counts.add(probe.logits(test), truth)
-    if run.accelerator.is_main_process:
-        write_classifier(probe.as_linear(), folder.classifier)
+    on_main(run.accelerator, lambda: write_classifier(probe.as_linear(), folder.classifier))
     inspection = None
     if options.pictures:
         inspection = inspect_features(test, truth, probe.predict(test), features.split(512), seed)
@@ -80,8 +80,7 @@ def run_fast_probe(
         tables=[] if selection is None else [_list_trials(selection)],
     )
     inputs = identify(run.data, run.subject)
-    if run.accelerator.is_main_process:
-        write_tables(folder.images, inputs)
+    on_main(run.accelerator, lambda: write_tables(folder.images, inputs))
     return write_results(run, folder, results, session, {"inputs": inputs.state()})
 
 

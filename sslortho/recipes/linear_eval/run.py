@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sslortho.data.first_rank import is_first_rank
 from sslortho.recipes.changed_inputs import find_finished
 from sslortho.recipes.evaluation import hash_backbone, read_inputs
 from sslortho.recipes.evaluation_report import describe_accuracy
@@ -41,7 +42,8 @@ def run(options: LinearEvalOptions, session: Session, given: Given = NOTHING) ->
         options, folder, lambda: read_inputs(options, given), lambda: hash_backbone(options)
     )
     if finished is not None:
-        tell(finished, folder.path)
+        if is_first_rank():
+            tell(finished, folder.path)
         return finished
     fast = options.protocol == "lbfgs"
     build = build_fast_probe if fast else build_linear_evaluation

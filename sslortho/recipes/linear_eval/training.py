@@ -21,6 +21,7 @@ from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.provenance import Session
 from sslortho.train.launch import join_ranks, shard_of
+from sslortho.train.on_main import on_main
 from sslortho.train.options import TrainResult
 from sslortho.train.records import read_metrics
 from sslortho.train.sharding import check_sharding
@@ -122,10 +123,13 @@ def _finish(
     """Write weights, report and summary; the summary."""
     folder = held.folder
     task, info = run.task, run.subject.info
-    if run.accelerator.is_main_process:
+
+    def write() -> None:
         write_classifier(task.classifier, folder.classifier)
         if not task.freeze_backbone:
             write_backbone(plain_network(task.backbone), folder.backbone, info)
+
+    on_main(run.accelerator, write)
     figures = _measure(run, folder, result)
     inspection, neighbours = inspect_run(run) if run.recipe.options.pictures else (None, None)
     results = Results(
@@ -149,11 +153,10 @@ def _measure(run: LinearEvaluation, folder: RunFolder, result: TrainResult) -> d
     figures = {} if evaluated else run.evaluate(run.task)
     records = read_metrics(folder.metrics)
     seen = [record for record in records if "top1" in record] or [figures]
-    if run.accelerator.is_main_process:
-        network = name_network(run.subject.info.backbone, run.task.backbone)
-        kind = "linear evaluation" if run.task.freeze_backbone else "fine-tuning"
-        title = f"{network}, {kind}: {options.optim}, lr {options.lr:g}"
-        draw_curves(folder.curves, {options.optim: records}, title)
+    network = name_network(run.subject.info.backbone, run.task.backbone)
+    kind = "linear evaluation" if run.task.freeze_backbone else "fine-tuning"
+    title = f"{network}, {kind}: {options.optim}, lr {options.lr:g}"
+    on_main(run.accelerator, lambda: draw_curves(folder.curves, {options.optim: records}, title))
     return {
         **{name: seen[-1][name] for name in ("top1", "top5", "test_loss") if name in seen[-1]},
         "best_top1": max(record.get("top1") or 0 for record in seen),

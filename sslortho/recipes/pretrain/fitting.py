@@ -8,7 +8,7 @@ from typing import Any
 
 from sslortho.recipes.fitted import STEPS_AN_EPOCH, Choice, fit_batch
 from sslortho.recipes.pretrain.options import PretrainOptions
-from sslortho.recipes.pretrain.rates import choose_rate, momentum_order
+from sslortho.recipes.pretrain.rates import Order, choose_rate, momentum_order
 
 USUAL_BATCH = 128
 """Samples of a step where there are as many images."""
@@ -18,10 +18,12 @@ DIGITS: dict[str, Any] = {
     "epochs": 13,
     "warmup_epochs": 1,
     "evaluate_every": 4,
-    "lr": 6.0,
     "mixed_precision": "no",
 }
 """Values for the embedded digits: two minutes on two CPU cores."""
+
+DIGITS_RATE, HAVE_DIGITS_RATE = 6.0, ("lars", "orth_lars")
+"""Rate of the weights for the digits, and the optimizers that it is for, with momentum at the end."""
 
 DIGITS_IMAGES = 1437
 """Number of the digits' training images."""
@@ -156,7 +158,7 @@ def fit_options(
     fitted = {
         "mixed_precision": fit_precision(options, machine, _explain_slow_bf16(options, depthwise)),
         **(
-            _digits(images)
+            _fit_digits(options, images)
             if options.data == "digits"
             else _fit_length(options, images, machine.gpu, work)
         ),
@@ -166,6 +168,15 @@ def fit_options(
     if (layers := _fit_layers(options)) is not None:
         fitted["orth_layers"] = layers
     return {name: choice for name, choice in fitted.items() if getattr(options, name) is None}
+
+
+def without_images(fitted: dict[str, Choice]) -> dict[str, Choice]:
+    """The choices before images are read: of the largest batch and most epochs, whose mistakes are sure."""
+    largest = {"batch_size": USUAL_BATCH, "epochs": MOST_EPOCHS}
+    return {
+        name: replace(choice, value=largest.get(name, choice.value))
+        for name, choice in fitted.items()
+    }
 
 
 def _fit_layers(options: PretrainOptions) -> Choice | None:
@@ -205,18 +216,44 @@ def _fit_biases(options: PretrainOptions, images: int, fitted: dict[str, Choice]
     plain = options.optim.removeprefix("orth_")
     if options.lr is not None and plain == options.optim:
         return Choice(options.lr, "as lr", "")
-    epochs = options.epochs or fitted["epochs"].value
-    batch_size = options.batch_size or fitted["batch_size"].value
-    steps = max(1, epochs * (images // batch_size))
+    steps = _count_steps(options, images, fitted)
     choice = choose_rate(options.method, plain, "after", steps, images)
     return (
         choice if plain == options.optim else replace(choice, reason=f"of {plain}, {choice.reason}")
     )
 
 
-def _digits(images: int) -> dict[str, Choice]:
+def _fit_digits(options: PretrainOptions, images: int) -> dict[str, Choice]:
     own = {name: Choice(value, "the digits' own", "") for name, value in DIGITS.items()}
-    return {**own, "batch_size": fit_batch(USUAL_BATCH, images)}
+    own["batch_size"] = fit_batch(USUAL_BATCH, images)
+    if options.optim in HAVE_DIGITS_RATE and _order_of(options) == "after":
+        own["lr"] = Choice(DIGITS_RATE, "the digits' own", "")
+    else:
+        own["lr"] = _fit_rate(options, images, own)
+    return own
+
+
+def _fit_rate(options: PretrainOptions, images: int, fitted: dict[str, Choice]) -> Choice:
+    """Rate of the weights, by method, optimizer, order of momentum and number of steps."""
+    steps = _count_steps(options, images, fitted)
+    return choose_rate(options.method, options.optim, _order_of(options), steps, images)
+
+
+def _order_of(options: PretrainOptions) -> Order:
+    """Where momentum stands in a step, by the options of the run."""
+    given = {
+        "momentum": options.momentum,
+        "orth_momentum": options.orth_momentum,
+        "beta1": options.betas[0] if options.betas else None,
+    }
+    return momentum_order(options.optim, given)
+
+
+def _count_steps(options: PretrainOptions, images: int, fitted: dict[str, Choice]) -> int:
+    """Optimizer steps of the run, with fitted batch and epochs where the options have none."""
+    epochs = fitted["epochs"].value if options.epochs is None else options.epochs
+    batch_size = fitted["batch_size"].value if options.batch_size is None else options.batch_size
+    return max(1, epochs * (images // batch_size))
 
 
 def _fit_length(
@@ -226,27 +263,18 @@ def _fit_length(
     batch = fit_batch(USUAL_BATCH, images, STEPS_AN_EPOCH)
     length = _fit_epochs(images, gpu, work)
     epochs = length.value if options.epochs is None else options.epochs
+    chosen = {"batch_size": batch, "epochs": length}
     batch_size = batch.value if options.batch_size is None else options.batch_size
-    steps = max(1, epochs * (images // batch_size))
-    betas = options.betas
-    order = momentum_order(
-        options.optim,
-        {
-            "momentum": options.momentum,
-            "orth_momentum": options.orth_momentum,
-            "beta1": betas[0] if betas else None,
-        },
-    )
+    seen = _count_steps(options, images, chosen) * batch_size
     return {
-        "batch_size": batch,
-        "epochs": length,
+        **chosen,
         "warmup_epochs": Choice(
             min(float(MOST_WARMUP), epochs / 10),
             f"a tenth of the run, at most {MOST_WARMUP} epochs",
             "",
         ),
-        "evaluate_every": _fit_evaluations(epochs, steps * batch_size),
-        "lr": choose_rate(options.method, options.optim, order, steps, images),
+        "evaluate_every": _fit_evaluations(epochs, seen),
+        "lr": _fit_rate(options, images, chosen),
     }
 
 

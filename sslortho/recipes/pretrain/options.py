@@ -48,8 +48,8 @@ class PretrainOptions(InitialWeightsOptions, TrainingOptions):
     lr: float | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
         None, group="optimisation", unit="per 256 samples", fitted=True
     )
-    """Learning rate of the weights; multiplied by batch_size / 256. Default: 6 for digits; for other images
-    by method, optimizer and number of steps, and said before the first step with its source."""
+    """Learning rate of the weights; multiplied by batch_size / 256. Default: 6 for digits by lars, orth_lars;
+    else by method, optimizer and number of steps, and said before the first step with its source."""
     usual_lr_biases: ClassVar[float] = 0.0048
     """Rate of biases and norms for LARS and SGD, per 256 samples, whatever the length; as
     facebookresearch/barlowtwins. Methods with another one have it in their own options."""

@@ -25,9 +25,6 @@ LEAST_CONVOLUTIONS = 0.5
 """Share of a network's weights in convolutions, below which there is a remark if only these are
 orthonormalised."""
 
-RATE_OF_LARS = ("lars", "orth_lars")
-"""Optimizers that the digits' own rate is for."""
-
 
 def plan_pretraining(
     recipe: PretrainRecipe,
@@ -162,9 +159,8 @@ def _find_doubts(recipe: PretrainRecipe, images: ImageSet) -> list[str]:
             f"neither timm nor torchvision has backbone={recipe.backbone.name!r}: if they are to load its "
             "weights, take --backbone resnet18 or resnet50"
         )
-    if options.data == "digits" and "lr" in recipe.chosen and options.optim not in RATE_OF_LARS:
+    if options.knn_k > len(images) and has_all_labels(images):
         doubts.append(
-            f"lr {options.lr:g} is the digits' own rate, for lars and orth_lars; for "
-            f"{options.optim} give --lr"
+            f"knn_k={options.knn_k} is more than the {len(images):,} training images, so all of them vote"
         )
     return doubts

@@ -93,7 +93,7 @@ def tell(summary: dict[str, Any], folder: Path) -> None:
     names = {"val_knn_top1": "held-out kNN (%)", "val_linear_top1": "held-out probe (%)",
              "knn_top1": "kNN top-1 (%)", "linear_top1": "linear top-1 (%)",
              "rankme": "RankMe", "feature_std": "feature std",
-             "neighbour_agreement": "views agree (%)", "pair_ranking": "own view nearer (%)",
+             "neighbour_agreement": "views agree (%)", "pair_ranking": "own view told from others (%)",
              "val_loss": "held-out loss"}  # fmt: skip
     for name, label in names.items():
         if summary.get(name) is None:

@@ -29,7 +29,13 @@ from sslortho.recipes.backbone import SMALL_CROP, resolve_stem
 from sslortho.recipes.fitted import Choice, fill, settled
 from sslortho.recipes.given import NOTHING, Given, check_given
 from sslortho.recipes.initial_weights import InitialWeights, Start, read_initial_weights
-from sslortho.recipes.pretrain.fitting import DIGITS_IMAGES, Machine, fit_crop, fit_options
+from sslortho.recipes.pretrain.fitting import (
+    DIGITS_IMAGES,
+    Machine,
+    fit_crop,
+    fit_options,
+    without_images,
+)
 from sslortho.recipes.pretrain.options import PretrainOptions
 from sslortho.train.launch import precision_of_caller
 
@@ -143,6 +149,8 @@ def resolve(
     depthwise = asks and _has_depthwise(options, given)
     count = DIGITS_IMAGES if images is None else images
     length = fit_options(options, count, machine, work, depthwise)
+    if images is None and options.data != "digits":
+        length = without_images(length)
     options = fill(options, length)
     scale = settled(options.batch_size) / 256
     recipe = PretrainRecipe(

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from sslortho.data import ImageSet, hold_out
+from sslortho.data.first_rank import is_first_rank
 from sslortho.data.loading import (
     check_workers,
     create_train_loader,
@@ -40,6 +40,7 @@ from sslortho.runs.provenance import Session, provenance
 from sslortho.train.backward import NonFiniteError
 from sslortho.train.launch import join_ranks, shard_of
 from sslortho.train.loading_turns import load_in_turn
+from sslortho.train.on_main import on_main
 from sslortho.train.options import TrainResult
 from sslortho.train.records import read_metrics
 from sslortho.train.sharding import check_sharding
@@ -159,7 +160,8 @@ def run(options: PretrainOptions, session: Session, given: Given = NOTHING) -> d
     options = keep_fitted(options, folder.path)
     finished = find_finished(options, folder, lambda: _read_inputs(options, given))
     if finished is not None:
-        tell(finished, folder.path)
+        if is_first_rank():
+            tell(finished, folder.path)
         return finished
     pretraining = build(options, given)
     accelerator, training = pretraining.accelerator, pretraining.training
@@ -199,8 +201,9 @@ def _finish(
         mean=view.mean,
         std=view.std,
     )
-    if run.accelerator.is_main_process:  # first what cannot fail
-        write_backbone(plain_network(backbone), folder.backbone, info)
+    on_main(  # first the weights, whatever the evaluations may do
+        run.accelerator, lambda: write_backbone(plain_network(backbone), folder.backbone, info)
+    )
     summary: dict[str, Any] = {
         "loss": result.loss,
         **run.evaluations.final(run.training.task),
@@ -211,29 +214,7 @@ def _finish(
         **held.about,
         "config": options.values(),
     }
-    return _conclude_on_main(run, folder, summary)
-
-
-def _conclude_on_main(
-    run: Pretraining, folder: RunFolder, summary: dict[str, Any]
-) -> dict[str, Any]:
-    """The summary with the verdict, which the main process writes, on every rank. Every rank must call.
-
-    Raises RuntimeError on the others if the main process fails, so that none of them waits.
-    """
-    answer: list[Any] = [None, None]
-    try:
-        if run.accelerator.is_main_process:
-            answer = [_conclude(run, folder, summary), None]
-    except BaseException as error:
-        answer = [None, f"{type(error).__name__}: {error}"]
-        raise
-    finally:
-        broadcast_object_list(answer)
-    concluded, failure = answer
-    if failure is not None:
-        raise RuntimeError(f"rank 0 could not write the summary of the run ({failure})")
-    return concluded
+    return on_main(run.accelerator, lambda: _conclude(run, folder, summary))
 
 
 def _conclude(run: Pretraining, folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from sslortho.recipes.reproduce_run.options import ReproduceRunOptions
 
 def main(arguments: Sequence[str], program: str) -> int:
     """The command `reproduce_run`; the exit code."""
-    from sslortho.recipes.command_line import parse_options, user_errors
+    from sslortho.recipes.command_line import asks_for_debug, parse_options, user_errors
 
     folder, *given = arguments or ["--help"]
     if folder in ("--help", "-h"):
         parse_options(ReproduceRunOptions, ["--help"], f"{program} RUN")
-    with user_errors("--debug" in given, program):
+    with user_errors(asks_for_debug(given), program):
         if folder.startswith("-"):
             raise ValueError(f"the folder of a run comes first, before {folder}")
         shown = f"{program} RUN" if {"--help", "-h"} & set(given) else program

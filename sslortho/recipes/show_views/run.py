@@ -16,7 +16,7 @@ from sslortho.atomic import atomic_file
 from sslortho.augment import ViewRenderer, ViewSpec
 from sslortho.augment.draws.crops import CropDraw
 from sslortho.augment.draws.photometric import PhotometricDraw
-from sslortho.data import ImageSet
+from sslortho.data import ImageSet, hold_out
 from sslortho.data.loading import check_workers, create_train_loader, load_training_set
 from sslortho.data.options import PATH
 from sslortho.evaluate.pictures import undo_normalise
@@ -96,6 +96,8 @@ def collect_samples(options: ShowViewsOptions) -> list[Sample]:
     accelerator = join_ranks(options, options.run_folder, options.mixed_precision or "no")
     data = load_training_set(options)
     check_workers(options, data)
+    if options.validation is not None:
+        data, _ = hold_out(data, options.validation, options.seed)
     recipe = resolve(options, images=len(data), machine=find_machine(), side=max(data.first_size))
     batch_size = settled(recipe.options.batch_size)
     parts = batch_size // options.accumulation_steps

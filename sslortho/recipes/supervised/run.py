@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from sslortho.data.first_rank import is_first_rank
 from sslortho.evaluate import NonFiniteScoresError, Picture
 from sslortho.evaluate.accuracy import leave_out_top5
 from sslortho.models import write_backbone, write_classifier
@@ -26,6 +27,7 @@ from sslortho.runs.curves import draw_curves
 from sslortho.runs.folder import RunFolder
 from sslortho.runs.provenance import Session
 from sslortho.train.backward import NonFiniteError
+from sslortho.train.on_main import on_main
 from sslortho.train.records import Record, read_metrics
 
 TEST_FIGURES = ("top1", "top5", "test_loss")
@@ -56,7 +58,8 @@ def run(options: SupervisedOptions, session: Session, given: Given = NOTHING) ->
     options = keep_fitted(options, folder.path)
     finished = find_finished(options, folder, lambda: read_inputs(options, given))
     if finished is not None:
-        tell(finished, folder.path)
+        if is_first_rank():
+            tell(finished, folder.path)
         return finished
     supervised = build(options, given)
     accelerator, training = supervised.accelerator, supervised.training
@@ -153,13 +156,16 @@ def _finish(
     options, folder = run.recipe.options, held.folder
     records = read_metrics(folder.metrics)
     diverged, protocol = isinstance(measured, Exception), _describe(run)
-    if run.accelerator.is_main_process:
-        network = name_network(options.backbone, run.task.backbone)
-        title = f"{network}, supervised: {options.optim}, lr {options.lr:g}"
-        draw_curves(folder.curves, {options.optim: records}, title)
+
+    def write() -> None:
         if not diverged:
             write_classifier(run.task.classifier, folder.classifier)
             write_backbone(plain_network(run.task.backbone), folder.backbone, run.subject.info)
+        network = name_network(options.backbone, run.task.backbone)
+        title = f"{network}, supervised: {options.optim}, lr {options.lr:g}"
+        draw_curves(folder.curves, {options.optim: records}, title)
+
+    on_main(run.accelerator, write)
     continued: dict[str, float] = {}
     if options.test and not diverged and run.recipe.weights is not None:
         continued = compare_features(run, run.recipe.start.create())

@@ -336,6 +336,10 @@ def test_options_without_effect():
     with pytest.raises(ValueError, match="dtype='float16' has no effect on out=None"):
         EmbedOptions(backbone_from="x", dtype="float16")
     with pytest.raises(ValueError, match="subset=5 has no effect on split='test'"):
+        EmbedOptions(backbone_from="x", split="test", subset=5)
+    with pytest.raises(
+        ValueError, match=r"subset=5 has no effect on the test images.*split='train'"
+    ):
         EmbedOptions(backbone_from="x", subset=5)
 
 

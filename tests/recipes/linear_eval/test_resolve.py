@@ -48,6 +48,36 @@ def test_every_evaluation_builds_on_other_data(path, folder, monkeypatch):
     assert next(iter(run.test)).views[0].shape == (8, 3, 40, 40)
 
 
+def test_the_published_protocol():
+    """facebookresearch/barlowtwins, evaluate.py."""
+    path = configs_folder() / "linear_imagenet.yaml"
+    given = ["--backbone_from", "x", "--data_dir", "y"]
+    options = parse_options(LinearEvalOptions, ["--config", str(path), *given])
+    assert (options.optim, options.lr, options.momentum, options.weight_decay) == (
+        "sgd",
+        0.3,
+        0.9,
+        1e-6,
+    )
+    assert (options.batch_size, options.epochs) == (256, 100)
+
+
+@pytest.mark.slow
+def test_the_rate_falls_to_zero_by_optimizer_steps(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    arguments = [
+        "--backbone_from", "random", "--backbone", "basic_cnn", "--data", "folder", "--data_dir", str(folder),
+        "--crop_size", "32", "--threads", "1", "--batch_size", "4", "--accumulation_steps", "2",
+        "--epochs", "4", "--warmup_epochs", "1",
+    ]  # fmt: skip
+    run = build_linear_evaluation(parse_options(LinearEvalOptions, arguments))
+    schedule, steps = run.training.schedule, len(run.training.loader) // 2
+    assert steps == 2
+    assert schedule(0) == 0
+    assert schedule(steps) == 1
+    assert schedule(4 * steps) == pytest.approx(0)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Two classes of four grey images, of 50 x 60 pixels, to train and to test on."""

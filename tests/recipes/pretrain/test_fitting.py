@@ -46,12 +46,39 @@ def values(options, images, machine=None):
 @pytest.mark.parametrize("optim", ["orth_lars", "lars", "adamw"])
 @pytest.mark.parametrize("machine", [None, GPU])
 def test_the_digits_have_what_they_always_had(optim, machine):
-    """As the dataclass had it before options were fitted, but for fewer evaluations."""
+    """As the dataclass had it before options were fitted, but for fewer evaluations, and AdamW's rate."""
     layers = {"orth_layers": "conv"} if optim == "orth_lars" else {}
+    lr = 0.003 if optim == "adamw" else 6.0
     assert values(PretrainOptions.of(optim=optim), 1437, machine) == {
-        "lr": 6.0, "batch_size": 128, "epochs": 13, "warmup_epochs": 1, "evaluate_every": 4,
+        "lr": lr, "batch_size": 128, "epochs": 13, "warmup_epochs": 1, "evaluate_every": 4,
         "mixed_precision": "no", "lr_biases": 0.003 if optim == "adamw" else 0.0048, **layers,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optim": "muon"},
+        {"optim": "orth_sgd", "method": "simclr"},
+        {"optim": "orth_lars", "momentum": 0},
+        {"optim": "sgd", "method": "byol"},
+    ],
+)
+def test_the_digits_own_rate_is_for_lars_alone(options):
+    """13 epochs of 11 steps; any other images at that length have the same rate."""
+    digits = fit_options(PretrainOptions.of(**options), 1437)["lr"]
+    other = PretrainOptions.of(**options, **FOLDER, batch_size=128, epochs=13)
+    assert digits == fit_options(other, 1437)["lr"]
+    assert digits.value < 6 or options["optim"] == "orth_lars"
+
+
+def test_before_images_are_read_only_sure_mistakes_are_found():
+    options = PretrainOptions.of(**FOLDER, warmup_epochs=150, accumulation_steps=32)
+    assert resolve(options).options.epochs == 200
+    with pytest.raises(ValueError, match="warmup_epochs=150 must be from 0 to 1"):
+        resolve(options, images=1_000_000)
+    with pytest.raises(ValueError, match="warmup_epochs=201 must be from 0 to 200"):
+        resolve(PretrainOptions.of(**FOLDER, warmup_epochs=201))
 
 
 def test_nothing_of_the_digits_reaches_other_images():

@@ -56,6 +56,35 @@ def test_every_configuration_builds(path, optim):
     assert type(optimizer) is OPTIMIZERS[optim or options.optim]
 
 
+TWINS = {"lr": 0.2, "lr_biases": 0.0048, "weight_decay": 1e-6, "lambda_param": 0.0051, "warmup_epochs": 10,
+         "projector": "8192-8192-8192", "backbone": "resnet50"}  # fmt: skip
+"""Of facebookresearch/barlowtwins, main.py."""
+
+PUBLISHED = {
+    "imagenet_lars_1024": {**TWINS, "optim": "lars", "batch_size": 1024, "epochs": 100},
+    "imagenet_lars_2048": {**TWINS, "optim": "lars", "batch_size": 2048, "epochs": 300},
+    "imagenet_orth_lars_1024": {**TWINS, "optim": "orth_lars", "batch_size": 1024, "epochs": 100},
+    "imagenet_orth_lars_2048": {**TWINS, "optim": "orth_lars", "batch_size": 2048, "epochs": 300},
+    # arXiv 2002.05709, section 2.2 and appendix B.1
+    "imagenet_simclr": {"lr": 0.3, "batch_size": 4096, "weight_decay": 1e-6, "temperature": 0.1,
+                        "projector": "2048-128", "warmup_epochs": 10, "epochs": 100},
+    # facebookresearch/vicreg, README; arXiv 2105.04906, section 4.2
+    "imagenet_vicreg": {"lr": 0.3, "weight_decay": 1e-6, "warmup_epochs": 10, "epochs": 100,
+                        "projector": "8192-8192-8192"},
+    # rbalestr-lab/lejepa, scripts/launch_views_ablation.md
+    "imagenet_lejepa": {"lr": 0.00025, "weight_decay": 0.05, "batch_size": 512, "lambda_param": 0.05,
+                        "optim": "adamw", "epochs": 100},
+}  # fmt: skip
+"""What a configuration has of the recipe that it names."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_configurations_are_the_published_recipes(name):
+    path = configs_folder() / f"{name}.yaml"
+    options = parse_options(PretrainOptions, ["--config", str(path), "--data_dir", "x"])
+    assert {n: getattr(options, n) for n in PUBLISHED[name]} == PUBLISHED[name]
+
+
 @pytest.mark.parametrize("path", MACHINES, ids=names(MACHINES))
 def test_every_machine_is_one_that_accelerate_reads(path):
     assert load_config_from_file(str(path)).num_processes >= 1
