@@ -28,8 +28,8 @@ def check_named_classes(train: ImageSet, test: ImageSet, given: str) -> None:
     some = ", ".join(different[:3])
     how = f"{some} in one alone" if different else "they are in another order"
     raise ValueError(
-        f"{given} does not have the classes of the training images ({how}); labels would not match. Give the "
-        "same classes, or labels as numbers"
+        f"{given} does not have the classes of the training images ({how}); labels would not match; give "
+        "images of the same classes"
     )
 
 

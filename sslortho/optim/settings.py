@@ -48,14 +48,13 @@ class OptimizerSettings:
                 Muon, whose AdamW steps them.
             factors: see `split_by_factor`; None: one rate for all layers.
         """
-        rates = {} if lr_biases is None else {"lr_biases": lr_biases}
         groups = param_groups(
             module,
             self.orth_layers,
             attention=self.attention,
             lr=self.lr,
+            lr_biases=lr_biases,
             weight_decay=self.weight_decay,
-            **rates,
         )
         return self.create(groups if factors is None else split_by_factor(groups, factors, self.lr))
 

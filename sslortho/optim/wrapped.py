@@ -198,9 +198,10 @@ class OrthLARS(Orthogonal, LARS):
     """
 
     def undefined_ratio(self, parameter: Tensor, group: dict[str, Any]) -> float:
-        coefficient = group["trust_coefficient"]
-        replaced = group["orth"] and coefficient is not None and is_matrix(parameter)
-        return coefficient if replaced else 1.0
+        coefficient: float | None = group["trust_coefficient"]
+        if coefficient is None or not (group["orth"] and is_matrix(parameter)):
+            return 1.0
+        return coefficient
 
 
 class NormSGD(ReplacedGradients, SGD):

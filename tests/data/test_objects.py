@@ -352,17 +352,22 @@ def test_a_dict_of_splits_has_images_to_test_on():
         load(table().to_iterable_dataset())
 
 
-def test_test_images_of_other_named_classes_are_refused():
-    """Names are numbered in their order: "c" of the test images would be "b" of the training images."""
+def test_names_of_classes_mean_the_same_in_training_and_test_images():
+    """Each is numbered by itself: "c" of the test images alone would be "b" of the training images."""
     options = DataOptions(data="given")
     named = (GREY[:3], ["a", "b", "c"])
-    with pytest.raises(
-        ValueError, match=r"test_data does not have the classes .* \(b in one alone\)"
-    ):
-        load_pair(named, (GREY[:2], ["a", "c"]), options, True)
-    _, test = load_pair(named, (GREY[:2], [0, 2]), options, True)
+    _, test = load_pair(named, (GREY[:2], ["a", "c"]), options, True)
     assert test is not None
     assert test.labels.tolist() == [0, 2]
+    with pytest.raises(
+        ValueError, match=r"test_data does not have the classes .* \(b, c, d in one alone\)"
+    ):
+        load_pair(named, (GREY[:2], ["a", "d"]), options, True)
+    for one, other in ((named, (GREY[:2], [0, 2])), ((GREY[:2], [0, 1]), named)):
+        with pytest.raises(
+            ValueError, match=r"names of classes.* and those of test_data|numbers, and"
+        ):
+            load_pair(one, other, options, True)
 
 
 def test_data_sets_put_together_have_names_of_classes_if_they_agree():

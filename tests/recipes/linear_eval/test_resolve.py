@@ -136,10 +136,14 @@ def test_features_are_of_views_as_in_pretraining_unless_told(tmp_path):
     assert (changed.crop_size, changed.mean) == (224, IMAGENET_MEAN)
     torch.save(create_backbone("resnet18").state_dict(), tmp_path / "plain.pth")
     plain = linear(backbone_from=str(tmp_path / "plain.pth"), backbone=None)
-    for native, mean in ((224, IMAGENET_MEAN), (32, CIFAR10_MEAN)):
-        unknown = load_subject(plain, native).info
-        assert (unknown.backbone, unknown.stem) == ("resnet18", "stock")
-        assert (unknown.crop_size, unknown.mean) == (native, mean)
+    for native in (224, 32):  # first layers as ImageNet's
+        unknown = load_subject(plain, native)
+        assert (unknown.info.backbone, unknown.info.stem) == ("resnet18", "stock")
+        assert (unknown.info.crop_size, unknown.info.mean) == (native, IMAGENET_MEAN)
+        assert ("--crop_size 224" in unknown.origin) is (native == 32)
+    torch.save(create_backbone("resnet20").state_dict(), tmp_path / "small.pth")
+    small = load_subject(linear(backbone_from=str(tmp_path / "small.pth"), backbone="resnet20"), 32)
+    assert small.info.mean == CIFAR10_MEAN
 
 
 def test_small_images_are_shown_at_their_own_size_or_enlarged(tmp_path):
