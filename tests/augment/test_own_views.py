@@ -107,3 +107,9 @@ def test_attributes_of_a_function_are_its_normalisation():
     normalised.mean, normalised.std = (0.5,) * 3, (0.25,) * 3  # pyright: ignore[reportAttributeAccessIssue]
     view = read_own_view(normalised)
     assert (view.mean, view.std) == ((0.5,) * 3, (0.25,) * 3)
+
+
+def test_a_view_that_keeps_the_size_of_the_image_is_refused():
+    keeps = transforms.Compose([transforms.RandomHorizontalFlip(), transforms.ToTensor()])
+    with pytest.raises(ValueError, match=r"keeps the size of the image: it gives 512 pixels for"):
+        read_own_view(keeps)

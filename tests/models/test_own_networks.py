@@ -202,3 +202,17 @@ def test_projectors_are_copies_or_made():
 def test_projectors_that_do_not_fit_are_errors(source, message):
     with pytest.raises(ValueError, match=message):
         create_projector(source, 4)
+
+
+def test_a_classifier_at_the_end_is_said():
+    classifier = nn.Sequential()
+    classifier.add_module("body", nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5)))
+    classifier.add_module("fc", nn.Linear(5, 7))
+    assert "7 numbers. Its last layer 'fc' looks like a" in str(GivenBackbone(classifier, 8))
+    classifier.fc = nn.Identity()
+    assert str(GivenBackbone(classifier, 8)).endswith("features: its output, 5 numbers")
+
+
+def test_a_network_of_grey_images_is_named():
+    with pytest.raises(ValueError, match=r"does not take images of 3 channels, .* has 1; wrap"):
+        read_as_features(nn.Conv2d(1, 4, 3), 8)

@@ -419,3 +419,15 @@ def test_ranks_share_the_rows(tmp_path, pretrained):
     errors = process.communicate(timeout=200)[1]
     assert process.returncode != 0
     assert errors.count("dtype is float32 there and float16 here") >= 2  # each rank says so
+
+
+@pytest.mark.parametrize("command", ["embed", "knn_eval"])
+def test_weights_that_are_not_there_are_named_before_images_are_read(command, tmp_path):
+    """The place of the run may stand first."""
+    empty = tmp_path / "photos"
+    empty.mkdir()
+    given = (tmp_path / "gone", "--data", empty, "--out", tmp_path / "x.npz")
+    done = call_command(command, *given)
+    assert done.returncode == 2
+    assert "gone' does not exist" in done.stderr
+    assert list(tmp_path.iterdir()) == [empty]
