@@ -200,11 +200,11 @@ def _aligned(
 
 
 def _numbers(record: dict[str, Any]) -> dict[str, float]:
-    """Numbers of a record, without those that a clock gave; null is NaN."""
+    """Numbers of a record, without those that a clock gave, or that say where it was; null is NaN."""
     return {
         name: math.nan if value is None else float(value)
         for name, value in record.items()
-        if name not in CLOCK and (value is None or isinstance(value, (int, float)))
+        if name not in (*CLOCK, "git_commit") and (value is None or isinstance(value, (int, float)))
     }
 
 
