@@ -46,9 +46,9 @@ class Rate:
 _SMALL, _TEN, _IMAGENET = (5_000, 10_000), (10_000, 10_000), (1_281_167, 1_281_167)
 """Numbers of images: of the grids of docs/paper.md on CIFAR-10 (JPEG), of docs/order, and of ImageNet."""
 
-_GRID = "grid of rates on CIFAR-10 (JPEG), 5,000 images, then one run on 10,000 (docs/paper.md)"
+_GRID = "a grid on 5,000 images of CIFAR-10, then one run on 10,000, docs/paper.md"
 _ORDER = "first trial of the search in configs/paper/order.yaml"
-_TUNED = "tuned on CIFAR-10 (JPEG), 10,000 images, by kNN of held-out ones (docs/order)"
+_TUNED = "tuned on 10,000 images of CIFAR-10, docs/order"
 _LONG_ORDER = "LARS's for Barlow Twins, times the ratio of the short runs' rates"
 
 # All are scaled by batch / 256: by the authors' code, for MoCo by its README. That is no law for VICReg:
@@ -188,17 +188,15 @@ def _interpolate(known: Sequence[Rate], steps: int, images: int) -> Choice:
     """The rate for a run of this length, from rates that are sorted by length."""
     for rate in known:
         if rate.steps[0] <= steps <= rate.steps[1]:
-            tested = (
-                f"{rate.kind}: {rate.source}"
-                if rate.covers(steps, images)
-                else _untested(steps, images)
-            )
-            return Choice(rate.lr, f"known for {_describe_steps(rate)} ({rate.source})", tested)
+            known_for = f"known for {_describe_steps(rate)}"
+            if rate.covers(steps, images):
+                return Choice(rate.lr, known_for, f"{rate.kind}: {rate.source}")
+            return Choice(rate.lr, f"{known_for}, {rate.source}", _untested(steps, images))
     below = [rate for rate in known if rate.steps[1] < steps]
     above = [rate for rate in known if rate.steps[0] > steps]
     if not below or not above:
         nearest = below[-1] if below else above[0]
-        reason = f"that of the nearest length, {_describe_steps(nearest)} ({nearest.source})"
+        reason = f"that of the nearest length, {_describe_steps(nearest)}, {nearest.source}"
         return Choice(nearest.lr, reason, _untested(steps, images))
     short, long = below[-1], above[0]
     place = math.log(steps / short.steps[1]) / math.log(long.steps[0] / short.steps[1])
