@@ -230,11 +230,13 @@ def lars_step(
     """Orthogonal-LARS (section 3.3), in the dialect of facebookresearch/barlowtwins.
 
     The decay is a part of what is scaled, and the rate is not a part of the momentum. Where a norm is 0
-    the ratio is 1.
+    the ratio is 1 there; here it is the trust coefficient, since orthonormal gradients are long.
     """
     direction = o if exempt else o + weight_decay * p
-    if not exempt and p.norm() > 0 and direction.norm() > 0:
-        direction = trust_coefficient * p.norm() / direction.norm() * direction
+    if not exempt:
+        norms = p.norm(), direction.norm()
+        ratio = norms[0] / norms[1] if all(norms) else 1
+        direction = trust_coefficient * ratio * direction
     state["velocity"] = momentum * state.get("velocity", torch.zeros_like(p)) + direction
     p -= lr * state["velocity"]
 

@@ -105,8 +105,12 @@ def _read_ahead(arguments: Sequence[str], name: str) -> str | None:
 
 def asks_for_debug(arguments: Sequence[str]) -> bool:
     """Whether a command line, perhaps a wrong one, asks for tracebacks: `--debug`, without or with a value."""
-    value = _read_ahead(arguments, "debug")
-    return value is not None and value.strip().lower() not in ("false", "no", "off")
+    asked = False
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        flag, equals, value = argument.partition("=")
+        if flag == "--debug":
+            asked = (value if equals else following).strip().lower() not in ("false", "no", "off")
+    return asked
 
 
 def _choose_class(cls: type[Any], arguments: Sequence[str]) -> type[Any]:

@@ -111,12 +111,12 @@ spectral = by_shape(lambda rows, columns: math.sqrt(rows / columns))
 
 
 def by_lars(trust_coefficient: float) -> Scale:
-    """LARS's ratio, `trust_coefficient * ||p|| / ||o||`; one where either norm is zero."""
+    """LARS's ratio, `trust_coefficient * ||p|| / ||o||`; the coefficient where either norm is zero."""
 
     def scale(parameter: Tensor, polars: Sequence[Tensor]) -> float:
         weights = parameter.double().norm().item()
         update = math.sqrt(sum(polar.square().sum().item() for polar in polars))
-        return trust_coefficient * weights / update if weights and update else 1.0
+        return trust_coefficient * (weights / update if weights and update else 1)
 
     return scale
 

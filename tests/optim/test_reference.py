@@ -246,7 +246,7 @@ def test_lars_is_the_same_step_on_raw_gradients():
 
 
 def test_the_norms_of_lars_may_be_zero():
-    """The ratio is then 1."""
+    """The ratio is then the trust coefficient."""
     for weight, gradient in ((torch.zeros(2, 3), torch.ones(2, 3)), (torch.ones(2, 3), None)):
         models = [nn.Linear(3, 2, bias=False) for _ in range(2)]
         for model in models:
