@@ -261,7 +261,7 @@ def find_heads(model: nn.Module) -> HeadsByTensor:
 
 
 def fused_alone(heads: HeadsByTensor) -> HeadsByTensor:
-    """Of the attention weights of `find_heads` the fused q, k and v, in three matrices each."""
+    """Fused q, k and v among the attention weights of `find_heads`, in three matrices each."""
     return {
         tensor: Heads(3, "rows", FUSED) for tensor, found in heads.items() if found.label == FUSED
     }

@@ -58,7 +58,7 @@ def test_every_configuration_builds(path, optim):
 
 TWINS = {"lr": 0.2, "lr_biases": 0.0048, "weight_decay": 1e-6, "lambda_param": 0.0051, "warmup_epochs": 10,
          "projector": "8192-8192-8192", "backbone": "resnet50"}  # fmt: skip
-"""Of facebookresearch/barlowtwins, main.py."""
+"""Values of facebookresearch/barlowtwins, main.py."""
 
 PUBLISHED = {
     "imagenet_lars_1024": {**TWINS, "optim": "lars", "batch_size": 1024, "epochs": 100},
@@ -75,7 +75,7 @@ PUBLISHED = {
     "imagenet_lejepa": {"lr": 0.00025, "weight_decay": 0.05, "batch_size": 512, "lambda_param": 0.05,
                         "optim": "adamw", "epochs": 100},
 }  # fmt: skip
-"""What a configuration has of the recipe that it names."""
+"""Values that a configuration has of the recipe that it names."""
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
