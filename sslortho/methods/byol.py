@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sslortho.methods.options import BYOLOptions, read_widths
 from sslortho.methods.task import Method, compute_in_float32, spread
 from sslortho.methods.teacher import MovingAverage, rising_momentum
-from sslortho.models.own_networks import projector_width
+from sslortho.models.own_projectors import projector_width
 
 
 class BYOL(Method):

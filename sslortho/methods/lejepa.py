@@ -9,7 +9,7 @@ from sslortho.losses import LeJEPALoss, draw_slices
 from sslortho.methods.options import LeJEPAOptions, read_widths
 from sslortho.methods.task import Method, pass_views, spread
 from sslortho.models.heads import Projector
-from sslortho.models.own_networks import projector_width
+from sslortho.models.own_projectors import projector_width
 
 
 class LeJEPA(Method):

@@ -10,7 +10,7 @@ from sslortho.losses.gather import gather_parts
 from sslortho.methods.options import MoCoV2Options, read_widths
 from sslortho.methods.task import Method, compute_in_float32, spread
 from sslortho.methods.teacher import MovingAverage
-from sslortho.models.own_networks import projector_width
+from sslortho.models.own_projectors import projector_width
 
 
 class Queue(nn.Module):

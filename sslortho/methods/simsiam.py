@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from sslortho.methods.options import SimSiamOptions, read_widths
 from sslortho.methods.task import Method, compute_in_float32, spread
-from sslortho.models.own_networks import projector_width
+from sslortho.models.own_projectors import projector_width
 
 
 class SimSiam(Method):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from sslortho.models.network_facts import feature_dim
-from sslortho.models.own_networks import ProjectorSource, create_projector
+from sslortho.models.own_projectors import ProjectorSource, create_projector
 from sslortho.optim.precision import HALF_PRECISION, in_float32
 from sslortho.options import Options
 

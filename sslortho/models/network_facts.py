@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+HEADS = frozenset({"fc", "head", "heads", "classifier", "head_dist", "last_linear"})
+"""Names that classifiers have in networks of torchvision, timm and others."""
+
 USUAL_SIZE = 224
 """Side in pixels of the images that a network is tried on, or given, where nothing says another: ImageNet's."""
 

@@ -12,16 +12,12 @@ from torch import Tensor, nn
 
 from sslortho.generators import kept_generators
 from sslortho.models.backbones import Stem
-from sslortho.models.network_facts import evaluation_mode, feature_dim
+from sslortho.models.network_facts import HEADS, evaluation_mode, feature_dim
 from sslortho.options import GIVEN
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 """Names of the parameter that is put before the tokens of an image: of timm and most of transformers,
 of torchvision, of transformers' CLIP."""
-
-
-HEADS = ("fc", "head", "classifier", "heads", "last_linear")
-"""Names that classifiers have in the networks of torchvision, timm and others."""
 
 
 @contextmanager
@@ -70,7 +66,7 @@ def plain_network(backbone: nn.Module) -> nn.Module:
     return backbone.network if isinstance(backbone, FeatureReader) else backbone
 
 
-def _describe(value: Any) -> str:
+def describe_output(value: Any) -> str:
     """An output in a few words."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
@@ -166,7 +162,7 @@ def _no_features(network: nn.Module, output: Any) -> ValueError:
         else "wrap it in a module whose forward returns features (batch, dim)"
     )
     return ValueError(
-        f"model={type(network).__name__} gives {_describe(output)} for a batch of 2 images, and features "
+        f"model={type(network).__name__} gives {describe_output(output)} for a batch of 2 images, and features "
         f"(batch, dim) or a map (batch, dim, height, width) are needed; {remedy}"
     )
 
@@ -264,60 +260,3 @@ class GivenBackbone:
         network = copy.deepcopy(self._read)
         torch.manual_seed(self.seed)
         return network
-
-
-ProjectorSource = nn.Module | Callable[[int], nn.Module]
-"""A projector that a user hands over, or a function from the number of features to one."""
-
-
-def create_projector(source: ProjectorSource, dim: int) -> nn.Module:
-    """A projector for features (batch, dim): a copy of the module, or what the function makes.
-
-    Raises ValueError if it does not map (batch, dim) to (batch, width).
-    """
-    projector = (
-        copy_module(source, "projector")
-        if isinstance(source, nn.Module)
-        else _make_projector(source, dim)
-    )
-    if not isinstance(projector, nn.Module):
-        raise ValueError(
-            f"projector={source!r} gives {_describe(projector)} for {dim} features; a function must "
-            "give a torch.nn.Module"
-        )
-    projector_width(projector, dim)
-    return projector
-
-
-def _make_projector(source: Callable[[int], nn.Module], dim: int) -> nn.Module:
-    try:
-        return source(dim)
-    except Exception as error:  # a user's function may raise anything
-        words = " ".join(str(error).split())
-        raise ValueError(
-            f"projector={getattr(source, '__name__', source)}: called with the number of features, {dim}, it "
-            f"raises {type(error).__name__} ({words}); give a function of that one argument, such as "
-            "lambda dim: nn.Linear(dim, 128)"
-        ) from error
-
-
-def projector_width(projector: nn.Module, dim: int) -> int:
-    """Width of a projector's output for features (batch, dim).
-
-    Raises ValueError if it does not take them, or its output is not (batch, width).
-    """
-    kind = type(projector).__name__
-    try:
-        with trial_mode(projector):
-            output = projector(torch.zeros(2, dim))
-    except Exception as error:  # a user's module may raise anything
-        words = " ".join(str(error).split())
-        raise ValueError(
-            f"projector={kind} does not take features (2, {dim}) ({type(error).__name__}: {words}); give a "
-            f"function of the number of features, such as lambda dim: nn.Linear(dim, 128)"
-        ) from error
-    if not (isinstance(output, Tensor) and output.ndim == 2 and len(output) == 2):
-        raise ValueError(
-            f"projector={kind} gives {_describe(output)} for features (2, {dim}); (2, width) is needed"
-        )
-    return output.shape[1]

@@ -14,10 +14,10 @@ from sslortho.models.own_networks import (
     FeatureReader,
     GivenBackbone,
     copy_module,
-    create_projector,
     plain_network,
     read_as_features,
 )
+from sslortho.models.own_projectors import create_projector
 
 
 class Plain(nn.Module):

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Size, Tensor, nn
 
-HEADS = frozenset({"fc", "head", "heads", "classifier", "head_dist", "last_linear"})
-"""Top-level modules after the features. A file may hold them although the backbone lacks them."""
+from sslortho.models.network_facts import HEADS
 
 COPIES = frozenset({
     "momentum", "teacher", "target", "key", "k", "shadow",
